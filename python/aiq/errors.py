@@ -1,0 +1,33 @@
+"""What a caller can get wrong: every message says what is wrong and what to do about it."""
+
+
+class AiqError(Exception):
+    """Base of every error that aiq raises on purpose."""
+
+
+class InputError(AiqError, ValueError):
+    """An argument has the wrong type, shape or value."""
+
+
+class FormatError(InputError):
+    """A number format is unknown or impossible."""
+
+
+class GraphError(AiqError):
+    """The model cannot be exported to a graph."""
+
+
+class HardwareError(AiqError):
+    """A hardware profile is unknown, unreadable, or inconsistent."""
+
+
+class DataError(AiqError):
+    """A data set is missing, empty, corrupt, or does not fit the model."""
+
+
+class InfeasibleError(AiqError):
+    """No plan meets the budget; the message names the nearest feasible value."""
+
+
+class RuntimeUnavailableError(AiqError):
+    """A runtime is not installed, or cannot run what was asked of it."""

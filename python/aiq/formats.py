@@ -1,0 +1,153 @@
+"""Number formats: how a layer is stored and computed.
+
+A format joins the dtype of the weights, the dtype of the activations and the dtype of the
+arithmetic. Its name is the usual one: ``fp32``, ``bf16``, ``w8a8``, ``w4`` (weight-only), in
+general ``wNaM`` with N and M in 2..8.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from aiq.errors import FormatError
+
+
+class Kind(StrEnum):
+    """Whether the bits of a dtype are an integer code or a floating-point number."""
+
+    FLOAT = "float"
+    INT = "int"
+
+
+class Granularity(StrEnum):
+    """How many elements share one scale."""
+
+    TENSOR = "tensor"
+    CHANNEL = "channel"
+
+
+@dataclass(frozen=True, slots=True)
+class DType:
+    """A number type.
+
+    Attributes
+    ----------
+    name
+        ``fp32``, ``bf16``, or ``intN``.
+    kind
+        Floating point or integer.
+    bits
+        Width of one element in storage.
+    """
+
+    name: str
+    kind: Kind
+    bits: int
+
+
+FP32 = DType("fp32", Kind.FLOAT, 32)
+BF16 = DType("bf16", Kind.FLOAT, 16)
+INTEGERS = {bits: DType(f"int{bits}", Kind.INT, bits) for bits in range(2, 9)}
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How one layer is stored and computed.
+
+    Attributes
+    ----------
+    name
+        The name by which plans, tables and the command line call it.
+    weight, activation
+        Dtypes of the stored weights and of the activations read and written.
+    compute
+        Dtype of the multiplications: integer where both operands are (``int8`` for every
+        ``wNaM``, since narrower codes are unpacked to bytes), else the activations' dtype.
+    weight_granularity, activation_granularity
+        How many elements share one scale. Only integer dtypes have scales.
+    """
+
+    name: str
+    weight: DType
+    activation: DType
+    compute: DType
+    weight_granularity: Granularity = Granularity.CHANNEL
+    activation_granularity: Granularity = Granularity.TENSOR
+
+    @property
+    def quantizes_weights(self) -> bool:
+        """Whether the weights are stored as integers."""
+        return self.weight.kind is Kind.INT
+
+    @property
+    def quantizes_activations(self) -> bool:
+        """Whether the activations are stored as integers."""
+        return self.activation.kind is Kind.INT
+
+    def __str__(self) -> str:
+        return self.name
+
+
+_PATTERN = re.compile(r"w([2-8])(?:a([2-8]))?")
+
+
+def parse(name: str) -> Format:
+    """Return the format called `name`.
+
+    Parameters
+    ----------
+    name
+        ``fp32``, ``bf16``, ``wN`` or ``wNaM`` with N and M in 2..8; case and surrounding blanks
+        do not matter.
+
+    Raises
+    ------
+    FormatError
+        If no format has this name.
+
+    Examples
+    --------
+    >>> parse("w4a8").weight.bits, parse("w4a8").activation.bits, parse("w4").activation.name
+    (4, 8, 'fp32')
+    """
+    key = name.strip().lower() if isinstance(name, str) else name
+    if key == "fp32":
+        return Format(key, FP32, FP32, FP32)
+    if key == "bf16":
+        return Format(key, BF16, BF16, BF16)
+    match = _PATTERN.fullmatch(key) if isinstance(key, str) else None
+    if match is None:
+        raise FormatError(
+            f"Unknown format {name!r}; use fp32, bf16, wN or wNaM with N and M from 2 to 8, "
+            "for example w8a8 or w4."
+        )
+    weight = INTEGERS[int(match[1])]
+    if match[2] is None:
+        return Format(key, weight, FP32, FP32)
+    return Format(key, weight, INTEGERS[int(match[2])], INTEGERS[8])
+
+
+def parse_all(names: str | Iterable[str | Format]) -> tuple[Format, ...]:
+    """Return the formats in `names` (a sequence, or one string with commas), without repeats.
+
+    Raises
+    ------
+    FormatError
+        If the list is empty or one of the names is unknown.
+    """
+    items = names.split(",") if isinstance(names, str) else list(names)
+    formats = dict.fromkeys(f if isinstance(f, Format) else parse(f) for f in items)
+    if not formats:
+        raise FormatError("The list of formats is empty; name at least one, for example fp32,w8a8.")
+    return tuple(formats)
+
+
+PAPER = parse_all("fp32,w8,w4")
+"""The formats of the paper: weight-only, activations in float32."""
+
+INTEGER_GRID = (
+    *parse_all("fp32"),
+    *(parse(f"w{w}a{a}") for w in range(8, 1, -1) for a in range(8, 1, -1)),
+)
+"""Every integer weight and activation width, beside float32."""

@@ -1,0 +1,1 @@
+"""Quantisation: affine arithmetic, observers, batch-norm folding, simulation."""
