@@ -111,12 +111,12 @@ def parse(name: str) -> Format:
     >>> parse("w4a8").weight.bits, parse("w4a8").activation.bits, parse("w4").activation.name
     (4, 8, 'fp32')
     """
-    key = name.strip().lower() if isinstance(name, str) else name
+    key = str(name).strip().lower()
     if key == "fp32":
         return Format(key, FP32, FP32, FP32)
     if key == "bf16":
         return Format(key, BF16, BF16, BF16)
-    match = _PATTERN.fullmatch(key) if isinstance(key, str) else None
+    match = _PATTERN.fullmatch(key)
     if match is None:
         raise FormatError(
             f"Unknown format {name!r}; use fp32, bf16, wN or wNaM with N and M from 2 to 8, "

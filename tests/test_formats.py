@@ -1,0 +1,41 @@
+"""Names of formats and what they stand for."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiq.errors import FormatError
+from aiq.formats import BF16, FP32, INTEGER_GRID, PAPER, Kind, parse, parse_all
+
+
+@given(st.integers(2, 8), st.integers(2, 8))
+def test_every_width_has_a_format(n, m):
+    both, weights = parse(f"w{n}a{m}"), parse(f" W{n} ")
+    assert (both.weight.bits, both.activation.bits) == (n, m)
+    assert both.compute.name == "int8"
+    assert (weights.weight.bits, weights.activation, weights.compute) == (n, FP32, FP32)
+    assert both.quantizes_weights
+    assert both.quantizes_activations
+    assert not weights.quantizes_activations
+    assert parse(str(both)) == both
+
+
+def test_floating_point_formats():
+    assert parse("fp32").weight == FP32
+    assert parse("bf16").compute == BF16
+    assert BF16.kind is Kind.FLOAT
+
+
+@pytest.mark.parametrize("name", ["w1", "w9", "w8a9", "w8a", "a8", "int8", "", "w16a16", "w8 a8"])
+def test_unknown_format_says_what_is_known(name):
+    with pytest.raises(FormatError, match="use fp32, bf16, wN or wNaM"):
+        parse(name)
+
+
+def test_lists():
+    assert [f.name for f in parse_all("fp32, w8 ,w8,w4")] == ["fp32", "w8", "w4"]
+    assert parse_all([parse("w8"), "w4"]) == (parse("w8"), parse("w4"))
+    assert [f.name for f in PAPER] == ["fp32", "w8", "w4"]
+    assert len(INTEGER_GRID) == len(set(INTEGER_GRID)) == 50
+    with pytest.raises(FormatError, match="empty"):
+        parse_all([])
