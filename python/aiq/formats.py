@@ -143,6 +143,9 @@ def parse_all(names: str | Iterable[str | Format]) -> tuple[Format, ...]:
     return tuple(formats)
 
 
+REFERENCE = parse("fp32")
+"""The format of a layer that no plan changes, and what every plan is compared with."""
+
 PAPER = parse_all("fp32,w8,w4")
 """The formats of the paper: weight-only, activations in float32."""
 

@@ -1,0 +1,229 @@
+"""A plan: which format every layer gets, what that is predicted to buy, and how sure we are."""
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from aiq import files
+from aiq.errors import InputError
+from aiq.formats import Format
+from aiq.formats import parse as parse_format
+
+SCHEMA = "aiq/plan/v1"
+MAX_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedLayer:
+    """One row of a plan.
+
+    Attributes
+    ----------
+    name, op, format
+        The layer, its operator class, and the name of its format.
+    flops, weight_elements
+        Its work and its size.
+    share
+        Its share of the float32 network's cost, 0..1.
+    saving
+        Part of its own float32 cost that the format saves, 0..1 (negative if it costs more).
+    loss
+        Predicted accuracy loss of this choice alone, as a fraction (0.01 = 1 pp).
+    why
+        The next cheaper choice and why it was not taken, in words.
+    """
+
+    name: str
+    op: str
+    format: str
+    flops: int
+    weight_elements: int
+    share: float
+    saving: float
+    loss: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the cost models say of a plan.
+
+    Attributes
+    ----------
+    intensity
+        FLOPs per byte of convolution and linear layers (the paper's metric).
+    bytes
+        Their bytes.
+    seconds
+        Lower bound on the time of one batch under the roofline.
+    weight_bytes
+        Bytes of all weights in the plan's formats, scales not counted.
+    """
+
+    intensity: float
+    bytes: float
+    seconds: float
+    weight_bytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """What the plan's simulated network scored on the data, beside the float32 network."""
+
+    plan: float
+    baseline: float
+    samples: int
+
+    @property
+    def drop(self) -> float:
+        """Accuracy lost, as a fraction (0.01 = 1 pp)."""
+        return self.baseline - self.plan
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """How good the choice is on the tables: what the solver can vouch for.
+
+    Attributes
+    ----------
+    status
+        ``optimal``, ``heuristic``, ``time_limit``, ``node_limit`` or ``interrupted``.
+    value, bound, gap
+        Objective of the plan, lower bound of every plan within the budgets, and their relative
+        difference; ``None`` where a method gives no bound.
+    unit
+        Of `value` and `bound`: ``bytes``, ``seconds``, or ``objective`` (the weighted one).
+    nodes, seconds
+        Search effort.
+    loss_budget
+        Sum of predicted losses that the solve allowed, after correction by measurement.
+    """
+
+    status: str
+    value: float
+    bound: float | None
+    gap: float | None
+    unit: str
+    nodes: int
+    seconds: float
+    loss_budget: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Layer -> format, with predictions, proof and provenance.
+
+    Attributes
+    ----------
+    model, hardware, objective, method
+        What was searched, for which machine, towards what, and how.
+    layers
+        The layers whose format was a decision, in execution order.
+    predicted, baseline
+        Predictions of the plan and of the float32 network.
+    predicted_loss
+        Sum of single-layer losses, corrected by measurement where there was one.
+    accuracy
+        Measured accuracy, or ``None`` if there was no data: then losses are estimates from
+        signal-to-noise ratios.
+    proof
+        What the solver vouches for.
+    evaluations
+        Evaluations of the network on the data.
+    seconds
+        Wall time of the whole search.
+    provenance
+        Versions, seed, arguments: what is needed to repeat the search.
+    """
+
+    model: str
+    hardware: str
+    objective: str
+    method: str
+    layers: tuple[PlannedLayer, ...]
+    predicted: Prediction
+    baseline: Prediction
+    predicted_loss: float
+    accuracy: Accuracy | None
+    proof: Proof
+    evaluations: int
+    seconds: float
+    provenance: Mapping[str, Any]
+
+    @property
+    def formats(self) -> dict[str, Format]:
+        """Layer name -> format: what evaluators and runtimes take."""
+        return {layer.name: parse_format(layer.format) for layer in self.layers}
+
+    def to_json(self) -> str:
+        """Return the plan as JSON text."""
+        return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, file: str = "the plan") -> "Plan":
+        """Return the plan in `text`, as `to_json` wrote it.
+
+        Raises
+        ------
+        InputError
+            If the text is not a plan; `file` is what the message calls it.
+        """
+        try:
+            document = json.loads(text)
+            if document.pop("schema") != SCHEMA:
+                raise ValueError(f"schema is not {SCHEMA}")
+            accuracy = document["accuracy"]
+            plan = cls(
+                **document
+                | {
+                    "layers": tuple(PlannedLayer(**layer) for layer in document["layers"]),
+                    "predicted": Prediction(**document["predicted"]),
+                    "baseline": Prediction(**document["baseline"]),
+                    "accuracy": None if accuracy is None else Accuracy(**accuracy),
+                    "proof": Proof(**document["proof"]),
+                }
+            )
+            _ = plan.formats  # an unknown format is found here, not on deployment
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise InputError(
+                f"{file} is not a plan ({error}); give a file that Plan.save or `aiq search --output` "
+                "wrote."
+            ) from None
+        return plan
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan to `path` as JSON, atomically."""
+        files.write_atomic(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Plan":
+        """Read a plan that `save` wrote.
+
+        Raises
+        ------
+        InputError
+            If the file cannot be read or is not a plan.
+        """
+        try:
+            with Path(path).open("rb") as stream:
+                raw = stream.read(MAX_BYTES + 1)
+            if len(raw) > MAX_BYTES:
+                raise ValueError(f"larger than {MAX_BYTES} bytes")
+            text = raw.decode("utf-8")
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} cannot be read ({error}); give a plan's file.") from None
+        return cls.from_json(text, str(path))
+
+    def __str__(self) -> str:
+        from aiq.report import tables  # a report reads plans, so the import cannot stand above
+
+        console = Console(file=io.StringIO(), width=120, color_system=None)
+        console.print(tables.plan(self))
+        stream = console.file
+        assert isinstance(stream, io.StringIO)
+        return stream.getvalue().rstrip()
