@@ -1,0 +1,116 @@
+"""Tables for people: rich renderables, printed by the command line and by ``print(plan)``."""
+
+from collections.abc import Iterable
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from aiq.graph import Layer, LayerGraph
+from aiq.plan import Plan
+
+
+def points(fraction: float) -> str:
+    """Return a fraction in percentage points, ``0.0123`` -> ``1.23 pp``."""
+    return f"{100 * fraction:.2f} pp"
+
+
+def count(number: float) -> str:
+    """Return a number with a decimal prefix, ``81626368`` -> ``81.6 M``."""
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= factor:
+            return f"{number / factor:.3g} {prefix}"
+    return f"{number:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time with the unit that suits it, ``0.00123`` -> ``1.23 ms``."""
+    for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
+        if seconds >= factor:
+            return f"{seconds / factor:.3g} {unit}"
+    return f"{seconds / 1e-9:.3g} ns"
+
+
+def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
+    """Return a plain table; columns whose heading starts with ``<`` are aligned left."""
+    result = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for heading in columns:
+        left = heading.startswith("<")
+        result.add_column(heading.removeprefix("<"), justify="left" if left else "right")
+    for row in rows:
+        result.add_row(*row)
+    return result
+
+
+def layers(graph: LayerGraph) -> Table:
+    """Return the layer graph, one row a layer."""
+    columns = ["<layer", "<op", "FLOPs", "weights", "read", "written", "FLOP/byte", "<fused"]
+    rows = (
+        (
+            layer.name,
+            str(layer.op),
+            count(layer.flops),
+            count(layer.weight_elements),
+            count(layer.input_elements + layer.fused_elements),
+            count(layer.output_elements),
+            f"{layer.flops / 4 / max(1, _elements(layer)):.2f}",
+            " ".join(layer.fused),
+        )
+        for layer in graph.layers
+    )
+    return table(f"{graph.model}, batch {graph.batch}", columns, rows)
+
+
+def plan(plan: Plan) -> RenderableType:
+    """Return a plan: what it is predicted to buy, how sure that is, and every layer's format."""
+    columns = ["<layer", "<op", "<format", "share of cost", "saves", "loss", "<why not cheaper"]
+    rows = (
+        (
+            layer.name,
+            layer.op,
+            layer.format,
+            f"{100 * layer.share:.1f} %",
+            f"{100 * layer.saving:.0f} %",
+            points(layer.loss),
+            layer.why,
+        )
+        for layer in plan.layers
+    )
+    return Group(Text(summary(plan)), table("", columns, rows))
+
+
+def summary(plan: Plan) -> str:
+    """Return a plan in a few lines of prose."""
+    now, before, proof = plan.predicted, plan.baseline, plan.proof
+    lines = [
+        f"{plan.model} on {plan.hardware}: {plan.objective}, {plan.method}",
+        f"  intensity   {before.intensity:.2f} -> {now.intensity:.2f} FLOP/byte "
+        f"({now.intensity / before.intensity:.2f}x), {count(before.bytes)}B -> {count(now.bytes)}B",
+        f"  weights     {count(before.weight_bytes)}B -> {count(now.weight_bytes)}B",
+        f"  roofline    {duration(before.seconds)} -> {duration(now.seconds)} a batch at best "
+        f"({before.seconds / now.seconds:.2f}x)",
+    ]
+    if plan.accuracy is None:
+        lines.append(
+            f"  accuracy    not measured (no data); estimated loss {points(plan.predicted_loss)}"
+        )
+    else:
+        scores = plan.accuracy
+        lines.append(
+            f"  accuracy    {100 * scores.baseline:.2f} % -> {100 * scores.plan:.2f} % on "
+            f"{scores.samples:,} samples: loss {points(scores.drop)}, "
+            f"predicted {points(plan.predicted_loss)}"
+        )
+    if proof.bound is None or proof.gap is None:
+        lines.append(f"  proof       none: {proof.status}")
+    else:
+        lines.append(
+            f"  proof       {proof.status}: {proof.value:.6g} {proof.unit}, bound {proof.bound:.6g}, "
+            f"gap {100 * proof.gap:.3g} %, {proof.nodes} nodes, {duration(proof.seconds)}"
+        )
+    lines.append(f"  search      {plan.evaluations} evaluations, {duration(plan.seconds)}")
+    return "\n".join(lines)
+
+
+def _elements(layer: Layer) -> int:
+    return layer.weight_elements + layer.input_elements + layer.output_elements
