@@ -1,30 +1,18 @@
 """From an ``nn.Module`` to the layer graph: what is computed, on how much data, in which order."""
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
-import torch
+from torch import fx, nn
 
+from aiq.errors import GraphError
+from aiq.export import Inputs, export
+from aiq.fusion import Group, Grouping
+from aiq.operators import WEIGHTED, Op, argument, elements, flops, is_constant, shapes
+from aiq.simplify import name_of
 
-class Op(StrEnum):
-    """What a layer computes, as far as its speed depends on it."""
-
-    CONV = "conv"
-    POINTWISE = "pointwise"
-    DEPTHWISE = "depthwise"
-    GROUPED = "grouped"
-    LINEAR = "linear"
-    MATMUL = "matmul"
-    ADD = "add"
-    MUL = "mul"
-    POOL = "pool"
-    NORM = "norm"
-    SOFTMAX = "softmax"
-    ACTIVATION = "activation"
-    CONCAT = "concat"
-    EMBEDDING = "embedding"
-    LAYOUT = "layout"
-    OTHER = "other"
+__all__ = ["WEIGHTED", "Edge", "Layer", "LayerGraph", "Op", "Trace", "extract", "trace"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +68,12 @@ class Layer:
         return self.weight is not None and self.op in WEIGHTED
 
 
-WEIGHTED = frozenset({Op.CONV, Op.POINTWISE, Op.DEPTHWISE, Op.GROUPED, Op.LINEAR})
-
-
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """A tensor of `elements` elements that layer `source` writes and layer `target` reads."""
+    """A tensor of `elements` elements that layer `source` writes and layer `target` reads.
+
+    A tensor with several readers has one edge to each: edges of one source share their tensor.
+    """
 
     source: int
     target: int
@@ -109,6 +97,11 @@ class LayerGraph:
         """The layers whose format is a decision, in order."""
         return tuple(layer for layer in self.layers if layer.quantizable)
 
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of one run on the whole batch."""
+        return sum(layer.flops for layer in self.layers)
+
 
 @dataclass(frozen=True, slots=True)
 class Trace:
@@ -117,10 +110,138 @@ class Trace:
     Attributes
     ----------
     module
-        Graph module with parameters attached, inference mode, no in-place operators.
+        Graph module in inference mode, called like the model, without in-place operators. Its
+        ``get_attr`` nodes are the parameters, shared with the model: replace them, do not write
+        into them. ``torch.fx.Interpreter(module).run(*inputs)`` runs it node by node.
     graph
         The layer graph; ``Layer.nodes`` are names of nodes of ``module.graph``.
+    dynamic_batch
+        Whether `module` takes any batch size, or only that of the example.
     """
 
-    module: torch.fx.GraphModule
+    module: fx.GraphModule
     graph: LayerGraph
+    dynamic_batch: bool
+
+
+def trace(model: nn.Module, example_inputs: Inputs) -> Trace:
+    """Export `model` and read its layers.
+
+    Parameters
+    ----------
+    model
+        Any module that ``torch.export`` can capture; it is traced in evaluation mode and left as
+        it was. On the ``meta`` device nothing is computed, so it may be larger than memory.
+    example_inputs
+        A tensor, a sequence of positional or a mapping of keyword arguments. The first
+        dimension of the first tensor is the batch; counts are for this batch.
+
+    Raises
+    ------
+    GraphError
+        If the model cannot be exported, its inputs do not fit, its weights are not finite, or
+        it has no convolution or linear layer.
+
+    Notes
+    -----
+    What reads no input (attention masks, weight normalisation) is computed here, once, and is no
+    layer. Views (reshape, slice, split, transpose) and dropout are none either: edges lead
+    through them. A copy into another order (``permute`` and ``contiguous``) is a layout layer.
+    """
+    exported = export(model, example_inputs)
+    modules = dict(model.named_modules())
+    layers, edges = _read(exported.module, modules)
+    graph = LayerGraph(type(modules[""]).__name__, exported.batch, layers, edges)
+    if not graph.quantizable:
+        raise GraphError(
+            f"{graph.model} has no convolution or linear layer with a weight of its own, so there "
+            "is nothing to quantise; pass the module that holds them."
+        )
+    return Trace(exported.module, graph, exported.dynamic_batch)
+
+
+def extract(model: nn.Module, example_inputs: Inputs) -> LayerGraph:
+    """Return the layer graph of `model`; see `trace`."""
+    return trace(model, example_inputs).graph
+
+
+def _read(
+    module: fx.GraphModule, modules: Mapping[str, nn.Module]
+) -> tuple[tuple[Layer, ...], tuple[Edge, ...]]:
+    grouping = Grouping(module.graph)
+    (output,) = module.graph.find_nodes(op="output")
+    written = {grouping.writer(value) for value in output.all_input_nodes}
+    names: Counter[str] = Counter()
+    index: dict[Group, int] = {}
+    layers = []
+    edges = []
+    for target, group in enumerate(grouping.groups):
+        name = _layer_name(group.nodes[0], modules)
+        names[name] += 1
+        if names[name] > 1:
+            name = f"{name}#{names[name]}"
+        layers.append(_layer(name, group, grouping, is_output=group in written))
+        read: Counter[int] = Counter()
+        for node in group.nodes:
+            for operand in grouping.reads(node):
+                source = grouping.writer(operand)
+                if source is not None and source is not group:
+                    read[index[source]] += elements(operand)
+        edges += [
+            Edge(source, target, min(count, layers[source].output_elements))
+            for source, count in sorted(read.items())
+        ]
+        index[group] = target
+    return tuple(layers), tuple(edges)
+
+
+def _layer(name: str, group: Group, grouping: Grouping, *, is_output: bool) -> Layer:
+    head, *fused = group.nodes
+    weight = argument(head, "weight")
+    named = is_constant(weight)
+    inside = set(group.nodes)
+    inputs = grouping.reads(head)
+    further = [n for node in fused for n in grouping.reads(node) if n not in inside]
+    statistics = (argument(head, "running_mean"), argument(head, "running_var"))
+    return Layer(
+        name=name,
+        op=group.op,
+        flops=sum(map(flops, group.nodes)),
+        weight_elements=sum(
+            elements(n) for n in head.all_input_nodes if is_constant(n) and n not in statistics
+        ),
+        input_elements=sum(map(elements, inputs)),
+        output_elements=elements(group.nodes[-1]),
+        fused_elements=sum(map(elements, further)),
+        weight_shape=shapes(weight)[0] if named else None,
+        input_shapes=tuple(shape for n in inputs for shape in shapes(n)),
+        output_shape=shapes(group.nodes[-1])[0],
+        weight=str(weight.target) if named else None,
+        nodes=tuple(node.name for node in group.nodes),
+        fused=tuple(map(name_of, fused)),
+        is_output=is_output,
+    )
+
+
+def _layer_name(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
+    """Return the path of the ``torch.nn`` layer behind `node`, else the path of what it does.
+
+    A functional ``F.linear(x, self.qkv.weight)`` is named after its weight (``qkv``), any other
+    operator after the module that calls it (``layer1.0.add``).
+    """
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    path = stack[-1][0].split("@")[0] if stack else ""
+    module = modules.get(path)
+    if path and module is not None and _is_torch_layer(module):
+        return path
+    weight = argument(node, "weight")
+    if is_constant(weight) and str(weight.target).removesuffix("weight").strip("._"):
+        return str(weight.target).removesuffix("weight").rstrip("._")
+    return f"{path}.{name_of(node)}".lstrip(".") if module is not None else node.name
+
+
+def _is_torch_layer(module: nn.Module) -> bool:
+    return set(dict(module.named_children())) <= {"parametrizations"} and any(
+        base.__module__.startswith("torch.nn.modules.") and base is not nn.Module
+        for base in type(module).__mro__
+    )

@@ -1,0 +1,107 @@
+"""Which nodes of an exported graph run as one layer, and who writes and reads what.
+
+The chain is what compilers fuse: convolution or linear layer, batch norm, residual add,
+activation function. A value fuses into its reader only if nobody else reads it.
+"""
+
+from dataclasses import dataclass
+
+from torch import fx
+
+from aiq.operators import (
+    WEIGHTED,
+    Op,
+    argument,
+    classify,
+    is_identity,
+    is_view,
+    shapes,
+)
+from aiq.simplify import name_of, reads_only_metadata
+
+# The steps of the chain; a group takes on only steps later than its last one.
+_OPERATOR, _BATCH_NORM, _ADD, _ACTIVATION = range(4)
+
+_ACTIVATION_HOSTS = WEIGHTED | {Op.ADD, Op.MUL, Op.NORM}
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """The nodes of one layer: an operator, which carries the weights, and what fuses into it."""
+
+    op: Op
+    nodes: list[fx.Node]
+    step: int = _OPERATOR
+
+
+class Grouping:
+    """The groups of `graph` in execution order.
+
+    Attributes
+    ----------
+    groups
+        Sorted by their last nodes, so that each group follows all whose values it reads.
+    activations
+        Nodes whose values depend on the inputs of the network, the inputs included.
+    """
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self.groups: list[Group] = []
+        self.activations: set[fx.Node] = set()
+        self._group_of: dict[fx.Node, Group] = {}
+        self._position = {node: i for i, node in enumerate(graph.nodes)}
+        for node in graph.nodes:
+            if shapes(node) and (node.op == "placeholder" or self.reads(node)):
+                self.activations.add(node)
+                if node.op == "call_function" and not is_view(node):
+                    self._place(node)
+        self.groups.sort(key=lambda group: self._position[group.nodes[-1]])
+
+    def reads(self, node: fx.Node) -> list[fx.Node]:
+        """Return the operands of `node` that are activations, each once."""
+        if reads_only_metadata(node):
+            return []
+        return [operand for operand in node.all_input_nodes if operand in self.activations]
+
+    def writer(self, value: fx.Node) -> Group | None:
+        """Return the group that wrote the data of `value`; ``None`` if an input holds it."""
+        while is_view(value):
+            value = value.all_input_nodes[0]
+        return self._group_of.get(value)
+
+    def _place(self, node: fx.Node) -> None:
+        op = classify(node)
+        step, group = self._host(node, op)
+        if group is None:
+            group = Group(op, [])
+            self.groups.append(group)
+        group.nodes.append(node)
+        group.step = step
+        self._group_of[node] = group
+
+    def _host(self, node: fx.Node, op: Op) -> tuple[int, Group | None]:
+        """Return the step of the chain that `node` is, and the group that takes it on."""
+        operands = self.reads(node)
+        if name_of(node) == "batch_norm":
+            step, operand, hosts = _BATCH_NORM, argument(node, "input"), WEIGHTED
+        elif name_of(node) == "add" and len(operands) == 2:
+            later = max(operands, key=self._position.__getitem__)
+            step, operand, hosts = _ADD, later, WEIGHTED
+        elif op is Op.ACTIVATION and len(operands) == 1:
+            step, operand, hosts = _ACTIVATION, operands[0], _ACTIVATION_HOSTS
+        else:
+            return _OPERATOR, None
+        group = self._sole_reader_of(operand)
+        if group is None or group.op not in hosts or group.step >= step:
+            return _OPERATOR, None
+        if shapes(operand) != shapes(node):
+            return _OPERATOR, None
+        if step == _BATCH_NORM and group.op is Op.LINEAR and len(shapes(node)[0]) != 2:
+            return _OPERATOR, None  # the norm's channels are not the linear layer's features
+        return step, group
+
+    def _sole_reader_of(self, value: fx.Node) -> Group | None:
+        """Return the group that wrote `value`, if one node reads it and sees it unchanged."""
+        while is_identity(value) and len(value.users) == 1:
+            value = value.all_input_nodes[0]
+        return self._group_of.get(value) if len(value.users) == 1 else None

@@ -1,0 +1,226 @@
+"""What one ATen operator of an exported graph is: its class, its FLOPs, whether it moves data.
+
+FLOPs are 2 per multiply-accumulate of convolutions, matrix products and attention, the count of
+``torch.utils.flop_counter``. Everything else counts 0: its time is the time of its bytes.
+"""
+
+import math
+import operator
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any
+
+import torch
+from torch import fx
+
+from aiq.export import SHAPES
+from aiq.simplify import attribute, name_of
+
+Shape = tuple[int, ...]
+
+
+class Op(StrEnum):
+    """What a layer computes, as far as its speed depends on it."""
+
+    CONV = "conv"
+    POINTWISE = "pointwise"
+    DEPTHWISE = "depthwise"
+    GROUPED = "grouped"
+    LINEAR = "linear"
+    MATMUL = "matmul"
+    ADD = "add"
+    MUL = "mul"
+    POOL = "pool"
+    NORM = "norm"
+    SOFTMAX = "softmax"
+    ACTIVATION = "activation"
+    CONCAT = "concat"
+    EMBEDDING = "embedding"
+    LAYOUT = "layout"
+    OTHER = "other"
+
+
+WEIGHTED = frozenset({Op.CONV, Op.POINTWISE, Op.DEPTHWISE, Op.GROUPED, Op.LINEAR})
+"""Classes whose weights, and so whose formats, are a decision."""
+
+_CONVOLUTIONS = frozenset(
+    {f"conv{n}d" for n in (1, 2, 3)}
+    | {"conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution"}
+)
+# Class, then its operators; pointwise operators of one operand are activations without a line here.
+_TABLE = """
+matmul      mm bmm matmul addmm baddbmm addbmm mv dot scaled_dot_product_attention
+add         add sub rsub
+mul         mul div
+norm        batch_norm layer_norm group_norm instance_norm rms_norm native_layer_norm
+norm        native_group_norm _native_batch_norm_legit _fused_rms_norm
+softmax     softmax _softmax log_softmax _log_softmax
+activation  relu relu6 hardtanh hardswish hardsigmoid clamp sigmoid silu gelu elu selu celu
+activation  leaky_relu prelu _prelu_kernel glu mish softplus tanh log_sigmoid
+concat      cat stack
+embedding   embedding embedding_bag _embedding_bag
+pool        mean sum amax amin avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d
+pool        max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices
+pool        adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
+pool        adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
+layout      clone _to_copy copy pad constant_pad_nd reflection_pad1d reflection_pad2d
+layout      reflection_pad3d replication_pad1d replication_pad2d replication_pad3d roll flip rot90
+layout      repeat repeat_interleave tile gather index index_select index_put take_along_dim
+layout      scatter slice_scatter select_scatter masked_fill masked_scatter fill
+layout      pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle im2col col2im
+layout      upsample_nearest1d upsample_nearest2d upsample_nearest3d
+"""
+
+_CLASSES = {
+    name: Op(op)
+    for op, *names in (line.split() for line in _TABLE.strip().splitlines())
+    for name in names
+}
+
+_COPIES_NOTHING = frozenset({"_unsafe_view", "dropout", "feature_dropout", "alpha_dropout"})
+_SAME_TENSOR = frozenset({"dropout", "feature_dropout", "alpha_dropout", "alias", "detach"})
+
+
+def shapes(node: fx.Node) -> tuple[Shape, ...]:
+    """Return the shapes of the tensors that `node` produces, at the example's batch size."""
+    recorded: tuple[Shape, ...] = node.meta[SHAPES]
+    return recorded
+
+
+def elements(node: fx.Node) -> int:
+    """Return the number of elements of all tensors that `node` produces."""
+    return sum(math.prod(shape) for shape in shapes(node))
+
+
+def argument(node: fx.Node, name: str, default: Any = None) -> Any:  # noqa: ANN401  (any ATen type)
+    """Return the argument called `name` in the operator's schema, or `default`."""
+    if name in node.kwargs:
+        return node.kwargs[name]
+    if isinstance(node.target, torch._ops.OpOverload):
+        names = [parameter.name for parameter in node.target._schema.arguments]
+        if name in names and names.index(name) < len(node.args):
+            return node.args[names.index(name)]
+    return default
+
+
+def is_view(node: fx.Node) -> bool:
+    """Whether the node hands on a tensor without moving data (reshape, slice, dropout, ...)."""
+    if node.target is operator.getitem:
+        return True
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    returns = node.target._schema.returns
+    aliases = bool(returns) and returns[0].alias_info is not None
+    return aliases or name_of(node) in _COPIES_NOTHING
+
+
+def is_identity(node: fx.Node) -> bool:
+    """Whether the node hands on the very same tensor."""
+    return name_of(node) in _SAME_TENSOR
+
+
+def is_constant(value: object) -> bool:
+    """Whether an argument is a parameter or buffer."""
+    return isinstance(value, fx.Node) and value.op == "get_attr"
+
+
+def classify(node: fx.Node) -> Op:
+    """Return the operator class of `node`."""
+    name = name_of(node)
+    if name in _CONVOLUTIONS:
+        return _convolution_class(node)
+    if name == "linear":
+        return Op.LINEAR if is_constant(argument(node, "weight")) else Op.MATMUL
+    if name in _CLASSES:
+        return _CLASSES[name]
+    pointwise = isinstance(node.target, torch._ops.OpOverload) and (
+        torch.Tag.pointwise in node.target.tags
+    )
+    operands = [n for n in node.all_input_nodes if n.op != "get_attr" and shapes(n)]
+    return Op.ACTIVATION if pointwise and len(operands) == 1 else Op.OTHER
+
+
+def _convolution_class(node: fx.Node) -> Op:
+    (weight,) = shapes(argument(node, "weight"))
+    groups = int(argument(node, "groups", 1))
+    channels = shapes(argument(node, "input"))[0][-len(weight) + 1]
+    if groups == 1:
+        return Op.POINTWISE if math.prod(weight[2:]) == 1 else Op.CONV
+    return Op.DEPTHWISE if groups == channels else Op.GROUPED
+
+
+def flops(node: fx.Node) -> int:
+    """Return the floating-point operations of `node`, 2 per multiply-accumulate."""
+    name = name_of(node)
+    if name in _CONVOLUTIONS:
+        return _convolution_flops(node)
+    return _FLOPS[name](node) if name in _FLOPS else 0
+
+
+def _convolution_flops(node: fx.Node) -> int:
+    # Each weight meets each position of the output; of the input where the convolution is
+    # transposed. Weight dimensions: two of channels, the rest spatial.
+    (weight,) = shapes(argument(node, "weight"))
+    transposed = "transpose" in name_of(node) or bool(argument(node, "transposed", False))
+    (shape,) = shapes(argument(node, "input")) if transposed else shapes(node)
+    spatial = shape[-(len(weight) - 2) :]
+    batch = math.prod(shape[: -(len(weight) - 1)])
+    return 2 * batch * math.prod(spatial) * math.prod(weight)
+
+
+def _linear_flops(node: fx.Node) -> int:
+    ((out_features, in_features),) = shapes(argument(node, "weight"))
+    return 2 * elements(argument(node, "input")) // in_features * in_features * out_features
+
+
+def _product_flops(left: str) -> Callable[[fx.Node], int]:
+    """Return a counter for a product whose left operand's last dimension is summed over."""
+
+    def count(node: fx.Node) -> int:
+        (shape,) = shapes(argument(node, left))
+        return 2 * elements(node) * shape[-1]
+
+    return count
+
+
+def _addbmm_flops(node: fx.Node) -> int:
+    batch, _, inner = shapes(argument(node, "batch1"))[0]
+    return 2 * elements(node) * batch * inner
+
+
+def _attention_flops(node: fx.Node) -> int:
+    query, key, value = (shapes(argument(node, k))[0] for k in ("query", "key", "value"))
+    return 2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
+def _recurrent_flops(node: fx.Node) -> int:
+    # Each weight matrix (biases are vectors) is applied once per time step and sample.
+    (shape,) = shapes(argument(node, "input"))
+    matrices = [shapes(p)[0] for p in argument(node, "params") if len(shapes(p)[0]) == 2]
+    return 2 * math.prod(shape[:-1]) * sum(math.prod(matrix) for matrix in matrices)
+
+
+def _branch_flops(node: fx.Node) -> int:
+    # torch.cond runs one of two graphs: count the dearer.
+    owner = node.graph.owning_module
+    branches = [n.target for n in node.args[1:3] if isinstance(n, fx.Node)]
+    return max(sum(flops(n) for n in attribute(owner, str(name)).graph.nodes) for name in branches)
+
+
+_FLOPS: dict[str, Callable[[fx.Node], int]] = {
+    "linear": _linear_flops,
+    "mm": _product_flops("self"),
+    "bmm": _product_flops("self"),
+    "matmul": _product_flops("self"),
+    "mv": _product_flops("self"),
+    "dot": _product_flops("self"),
+    "addmm": _product_flops("mat1"),
+    "baddbmm": _product_flops("batch1"),
+    "addbmm": _addbmm_flops,
+    "scaled_dot_product_attention": _attention_flops,
+    "lstm": _recurrent_flops,
+    "gru": _recurrent_flops,
+    "rnn_tanh": _recurrent_flops,
+    "rnn_relu": _recurrent_flops,
+    "cond": _branch_flops,
+}
