@@ -31,3 +31,11 @@ class InfeasibleError(AiqError):
 
 class RuntimeUnavailableError(AiqError):
     """A runtime is not installed, or cannot run what was asked of it."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during a search; `solution` holds the best plan so far, with its bound."""
+
+    def __init__(self, message: str, solution: object) -> None:
+        super().__init__(message)
+        self.solution = solution

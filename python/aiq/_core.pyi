@@ -1,0 +1,83 @@
+from collections.abc import Callable, Iterable
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "Problem",
+    "Solution",
+    "__version__",
+    "intensity_table",
+    "measure_coordinate",
+    "measure_greedy",
+    "roofline_table",
+    "solve",
+]
+
+__version__: str
+
+_Ints = npt.NDArray[np.int64]
+_Measured = tuple[list[int], float, int, list[tuple[int, int, int, float]]]
+
+@final
+class Problem:
+    def __new__(
+        cls,
+        lengths: list[int],
+        cost: _Ints,
+        loss: _Ints,
+        size: _Ints | None,
+        edges: Iterable[tuple[object, ...]],
+    ) -> Problem: ...
+    @property
+    def n_layers(self) -> int: ...
+    @property
+    def n_choices(self) -> list[int]: ...
+    @property
+    def n_edges(self) -> int: ...
+    @property
+    def has_sizes(self) -> bool: ...
+    def tables(self) -> tuple[list[int], list[int], list[int]]: ...
+    def edges(self) -> list[tuple[int, int, list[int], list[int]]]: ...
+
+@final
+class Solution:
+    @property
+    def status(self) -> str: ...
+    @property
+    def choices(self) -> list[int] | None: ...
+    @property
+    def values(self) -> list[int]: ...
+    @property
+    def bound(self) -> int | None: ...
+    @property
+    def nodes(self) -> int: ...
+    @property
+    def nearest(self) -> tuple[str, int] | None: ...
+    @property
+    def signal(self) -> BaseException | None: ...
+    def proof(self) -> list[tuple[list[int], str, int, int, int, int]]: ...
+
+def solve(
+    problem: Problem,
+    objective: str,
+    limits: tuple[int | None, int | None, int | None],
+    method: str,
+    time_limit: float | None,
+    node_limit: int | None,
+) -> Solution: ...
+def measure_greedy(
+    n_choices: list[int], start: list[int], evaluate: Callable[[list[int]], float]
+) -> _Measured: ...
+def measure_coordinate(
+    n_choices: list[int], start: list[int], evaluate: Callable[[list[int]], float]
+) -> _Measured: ...
+
+_Work = tuple[int, int, int, int, int, int, bool]
+_Storage = tuple[int, int, bool, int]
+
+def intensity_table(works: list[_Work], storages: list[_Storage]) -> list[list[int]]: ...
+def roofline_table(
+    works: list[_Work], storages: list[_Storage], peaks: list[float], bandwidth: float
+) -> list[list[int]]: ...

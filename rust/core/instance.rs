@@ -1,0 +1,142 @@
+//! The canonical form every stage works on: minimise coordinate 0 of the summed points, keep each
+//! further coordinate within its limit.
+//!
+//! An instance is made from a [`Problem`] by naming the objective and the budgets, and made
+//! smaller by [`reduce`](crate::reduce).
+
+use std::collections::BTreeMap;
+
+use crate::problem::{Measure, Problem};
+
+/// Objective first, then one coordinate per budget.
+pub(crate) type Point<const M: usize> = [i64; M];
+/// Non-negative multipliers of the coordinates of a point.
+pub(crate) type Weights<const M: usize> = [i64; M];
+
+/// Values on the choices of two layers: row-major from `start` in [`Instance::pairs`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pair {
+    pub(crate) tail: u32,
+    pub(crate) head: u32,
+    pub(crate) start: usize,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Instance<const M: usize> {
+    /// Choices of layer `i` are `offsets[i]..offsets[i + 1]` in `nodes`.
+    pub(crate) offsets: Vec<usize>,
+    pub(crate) nodes: Vec<Point<M>>,
+    /// Sorted by `(tail, head)`, each once, `tail < head`.
+    pub(crate) edges: Vec<Pair>,
+    pub(crate) pairs: Vec<Point<M>>,
+    /// What is left of the budgets; `limits[0]` is not used.
+    pub(crate) limits: Point<M>,
+    /// Objective of the layers that are decided already, whose use of the budgets is off the limits.
+    pub(crate) offset: i64,
+}
+
+impl<const M: usize> Instance<M> {
+    /// Pick the coordinates; `measures[0]` is the objective.
+    pub(crate) fn new(problem: &Problem, measures: [Measure; M], limits: Point<M>) -> Self {
+        let offsets = problem.offsets().to_vec();
+        let tables = measures.map(|m| problem.table(m));
+        let count = offsets[offsets.len() - 1];
+        let nodes =
+            (0..count).map(|at| tables.map(|table| table.get(at).copied().unwrap_or(0))).collect();
+        let mut merged: BTreeMap<(u32, u32), Vec<Point<M>>> = BTreeMap::new();
+        let mut edges = Vec::with_capacity(problem.edges().len());
+        let mut pairs = Vec::new();
+        let sorted =
+            problem.edges().windows(2).all(|w| (w[0].tail, w[0].head) < (w[1].tail, w[1].head))
+                && problem.edges().iter().all(|e| e.tail < e.head);
+        for edge in problem.edges() {
+            let matrices = measures.map(|m| edge.values(m));
+            let value = |at: usize| matrices.map(|matrix| matrix.get(at).copied().unwrap_or(0));
+            let (rows, columns) = (problem.n_choices(edge.tail), problem.n_choices(edge.head));
+            if sorted {
+                edges.push(Pair {
+                    tail: index(edge.tail),
+                    head: index(edge.head),
+                    start: pairs.len(),
+                });
+                pairs.extend((0..rows * columns).map(value));
+                continue;
+            }
+            let forward = edge.tail < edge.head;
+            let key = if forward { (edge.tail, edge.head) } else { (edge.head, edge.tail) };
+            let target = merged
+                .entry((index(key.0), index(key.1)))
+                .or_insert_with(|| vec![[0; M]; rows * columns]);
+            for row in 0..rows {
+                for column in 0..columns {
+                    let at = if forward { row * columns + column } else { column * rows + row };
+                    target[at] = add(target[at], value(row * columns + column));
+                }
+            }
+        }
+        for ((tail, head), values) in merged {
+            edges.push(Pair { tail, head, start: pairs.len() });
+            pairs.extend(values);
+        }
+        Self { offsets, nodes, edges, pairs, limits, offset: 0 }
+    }
+
+    pub(crate) fn n_layers(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    pub(crate) fn n_choices(&self, layer: usize) -> usize {
+        self.offsets[layer + 1] - self.offsets[layer]
+    }
+
+    pub(crate) fn node(&self, layer: usize, choice: usize) -> Point<M> {
+        self.nodes[self.offsets[layer] + choice]
+    }
+
+    pub(crate) fn choices(&self, layer: usize) -> &[Point<M>] {
+        &self.nodes[self.offsets[layer]..self.offsets[layer + 1]]
+    }
+
+    /// Value of an edge for the choices of its two layers.
+    pub(crate) fn pair(&self, edge: Pair, tail: usize, head: usize) -> Point<M> {
+        self.pairs[edge.start + tail * self.n_choices(edge.head as usize) + head]
+    }
+
+    /// Sum over a plan, without the layers decided before.
+    pub(crate) fn evaluate(&self, choices: &[u16]) -> Point<M> {
+        let mut total = [0; M];
+        for (layer, &choice) in choices.iter().enumerate() {
+            total = add(total, self.node(layer, usize::from(choice)));
+        }
+        for &edge in &self.edges {
+            let (tail, head) = (choices[edge.tail as usize], choices[edge.head as usize]);
+            total = add(total, self.pair(edge, usize::from(tail), usize::from(head)));
+        }
+        total
+    }
+
+    pub(crate) fn fits(&self, point: &Point<M>) -> bool {
+        (1..M).all(|m| point[m] <= self.limits[m])
+    }
+}
+
+/// Layer positions are stored in 32 bits.
+pub(crate) fn index(layer: usize) -> u32 {
+    u32::try_from(layer).expect("a table of 2^32 layers does not fit in memory")
+}
+
+pub(crate) fn add<const M: usize>(a: Point<M>, b: Point<M>) -> Point<M> {
+    std::array::from_fn(|m| a[m] + b[m])
+}
+
+pub(crate) fn sub<const M: usize>(a: Point<M>, b: Point<M>) -> Point<M> {
+    std::array::from_fn(|m| a[m] - b[m])
+}
+
+pub(crate) fn dot<const M: usize>(weights: &Weights<M>, point: &Point<M>) -> i64 {
+    let mut sum = 0;
+    for m in 0..M {
+        sum += weights[m] * point[m];
+    }
+    sum
+}

@@ -1,0 +1,43 @@
+//! Exact mixed-precision selection.
+//!
+//! Choose one choice `x_i` for every layer `i`:
+//!
+//! ```text
+//! minimise    sum_i cost_i(x_i) + sum_(u,v) cost_uv(x_u, x_v)
+//! subject to  sum_i loss_i(x_i) + sum_(u,v) loss_uv(x_u, x_v)  <=  loss budget
+//!             sum_i size_i(x_i)                                <=  size budget
+//! ```
+//!
+//! All values are 64-bit fixed-point integers, so that "optimal" is a fact. The road of an exact
+//! search, one file a stage:
+//!
+//! | stage | file |
+//! |---|---|
+//! | what a layer costs in a format, on a machine | `cost`, `hardware` |
+//! | the caller's problem, validated; its mistakes | `problem`, `error` |
+//! | canonical form: objective and budgets as coordinates | `instance` |
+//! | dominated choices, decided layers, each with its inverse | `reduce` |
+//! | elimination order; the dynamic program over it | `graph`, `messages` |
+//! | from multipliers to a bound; the best multipliers | `bound`, `dual` |
+//! | best-first branch and bound around all this | `search::branch` |
+//! | what comes out | `solution` |
+
+mod bound;
+mod cost;
+mod dual;
+mod error;
+mod graph;
+mod hardware;
+mod instance;
+mod messages;
+mod problem;
+mod reduce;
+pub mod search;
+mod solution;
+
+pub use cost::{Storage, Work};
+pub use error::Error;
+pub use hardware::Hardware;
+pub use problem::{Edge, MAX_CHOICES, Measure, Problem, TOTAL_BITS};
+pub use search::{Method, Options, Task, solve};
+pub use solution::{Closed, Proof, Solution, Status};

@@ -1,0 +1,236 @@
+//! Best-first branch and bound.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use crate::bound::totals;
+use crate::dual::{self, Candidate, Dual};
+use crate::error::Error;
+use crate::graph::eliminate;
+use crate::instance::{Instance, Point};
+use crate::messages::Tree;
+use crate::problem::{Measure, Problem};
+use crate::reduce::{Reduced, restrict};
+use crate::search::monitor::Monitor;
+use crate::search::start::best_uniform;
+use crate::solution::{Closed, Proof, Solution, Status};
+
+/// Entries of the largest table the dynamic program may need (32 MiB).
+const MAX_TABLE: u128 = 1 << 22;
+
+/// The state of a search, and what is left of it at the end.
+#[derive(Debug, Clone)]
+pub(crate) struct Outcome<const M: usize> {
+    pub(crate) status: Status,
+    pub(crate) best: Option<Candidate<M>>,
+    pub(crate) bound: Option<i64>,
+    pub(crate) proof: Vec<Proof>,
+    /// Weights of each proof, in the order of the instance's coordinates.
+    weights: Vec<[i64; M]>,
+}
+
+impl<const M: usize> Outcome<M> {
+    pub(crate) fn unknown() -> Self {
+        Self {
+            status: Status::Interrupted,
+            best: None,
+            bound: None,
+            proof: Vec::new(),
+            weights: Vec::new(),
+        }
+    }
+
+    /// Keep the plan if it beats the incumbent; it must be within the limits.
+    pub(crate) fn offer(&mut self, plan: &[u16], point: Point<M>) {
+        if self.best.as_ref().is_none_or(|best| point[0] < best.point[0]) {
+            self.best = Some(Candidate { plan: plan.to_vec(), point });
+        }
+    }
+
+    /// The incumbent's objective.
+    fn target(&self) -> i64 {
+        self.best.as_ref().map_or(i64::MAX, |best| best.point[0])
+    }
+
+    /// The outcome of a heuristic that improved on this one's plan.
+    pub(crate) fn improved(mut self, found: Candidate<M>) -> Self {
+        self.offer(&found.plan, found.point);
+        self.best = Some(found);
+        self.status = Status::Heuristic;
+        self
+    }
+
+    pub(crate) fn into_solution(
+        self,
+        problem: &Problem,
+        measures: [Measure; M],
+        nodes: u64,
+    ) -> Solution {
+        let mut proof = self.proof;
+        for (entry, weights) in proof.iter_mut().zip(&self.weights) {
+            for (measure, weight) in measures.iter().zip(weights) {
+                entry.weights[*measure as usize] = *weight;
+            }
+        }
+        let choices = self.best.map(|best| best.plan);
+        let values = choices.as_ref().map_or([0; 3], |plan| problem.evaluate(plan));
+        Solution {
+            status: self.status,
+            choices,
+            values,
+            bound: self.bound,
+            nodes,
+            nearest: None,
+            proof,
+        }
+    }
+}
+
+/// A subproblem waiting for its turn.
+struct Node<const M: usize> {
+    /// From the original instance to this one.
+    reduced: Reduced<M>,
+    tree: Tree,
+    dual: Dual<M>,
+    proof: usize,
+}
+
+/// Bound the root and find a first plan; branch no further.
+pub(crate) fn root<const M: usize>(
+    instance: &Instance<M>,
+    monitor: &mut Monitor<'_>,
+) -> Result<Outcome<M>, Error> {
+    let mut outcome = Outcome::unknown();
+    if let Some(uniform) = best_uniform(instance) {
+        outcome.offer(&uniform.plan, uniform.point);
+    }
+    check_width(instance)?;
+    let tree = Tree::new(instance);
+    let dual = dual::solve(instance, &tree, totals(instance), i64::MAX, &mut || monitor.stopped());
+    outcome.bound = dual.bound;
+    if outcome.best.is_none() {
+        outcome.best = dual.feasible;
+    }
+    outcome.proof.push(Proof { weights: [0; 3], closed: Closed::Open });
+    outcome.weights.push(dual.weights);
+    Ok(outcome)
+}
+
+fn check_width<const M: usize>(instance: &Instance<M>) -> Result<(), Error> {
+    let bags = eliminate(instance.n_layers(), &instance.edges);
+    let entries = Tree::largest_table(instance, &bags);
+    if entries > MAX_TABLE { Err(Error::TooDense { entries }) } else { Ok(()) }
+}
+
+/// The exact search. `cutoff`: only plans cheaper than this are of interest.
+pub(crate) fn search<const M: usize>(
+    instance: &Instance<M>,
+    cutoff: Option<i64>,
+    monitor: &mut Monitor<'_>,
+) -> Result<Outcome<M>, Error> {
+    let _ = cutoff;
+    check_width(instance)?;
+    let mut outcome = Outcome::unknown();
+    if let Some(uniform) = best_uniform(instance) {
+        outcome.offer(&uniform.plan, uniform.point);
+    }
+    let mut open: BTreeMap<(i64, Reverse<usize>), Node<M>> = BTreeMap::new();
+    let everything = restrict(instance, &vec![true; instance.nodes.len()]);
+    let proof = add_proof(&mut outcome);
+    consider(&mut outcome, &mut open, instance, everything, proof, monitor);
+    let mut bound = None;
+    while let Some(((least, order), node)) = open.pop_first() {
+        if least >= outcome.target() {
+            outcome.proof[node.proof].closed = Closed::Bound;
+            continue;
+        }
+        if !monitor.visit() {
+            bound = Some(least);
+            open.insert((least, order), node);
+            break;
+        }
+        let (layer, choice) = branching(&node);
+        let small = &node.reduced.instance;
+        let (equal, other) = (outcome.proof.len(), outcome.proof.len() + 1);
+        outcome.proof[node.proof].closed = Closed::Branched {
+            layer: node.reduced.layers[layer] as usize,
+            choice: usize::from(node.reduced.original_choice(layer, choice)),
+            equal,
+            other,
+        };
+        let picked = small.offsets[layer] + usize::from(choice);
+        for same in [true, false] {
+            let mut keep = vec![true; small.nodes.len()];
+            for flat in small.offsets[layer]..small.offsets[layer + 1] {
+                keep[flat] = (flat == picked) == same;
+            }
+            let child = node.reduced.then(restrict(small, &keep));
+            let proof = add_proof(&mut outcome);
+            consider(&mut outcome, &mut open, instance, child, proof, monitor);
+        }
+    }
+    match (monitor.reason(), &outcome.best) {
+        (Some(reason), best) if bound.is_some() || best.is_none() => {
+            outcome.status = reason;
+            outcome.bound = bound;
+        }
+        (_, Some(best)) => {
+            outcome.bound = Some(best.point[0]);
+            outcome.status = Status::Optimal;
+        }
+        (_, None) => outcome.status = Status::Infeasible,
+    }
+    Ok(outcome)
+}
+
+fn add_proof<const M: usize>(outcome: &mut Outcome<M>) -> usize {
+    outcome.proof.push(Proof { weights: [0; 3], closed: Closed::Open });
+    outcome.weights.push([0; M]);
+    outcome.proof.len() - 1
+}
+
+/// Bound a subproblem and queue it unless that closes it.
+fn consider<const M: usize>(
+    outcome: &mut Outcome<M>,
+    open: &mut BTreeMap<(i64, Reverse<usize>), Node<M>>,
+    original: &Instance<M>,
+    reduced: Reduced<M>,
+    proof: usize,
+    monitor: &mut Monitor<'_>,
+) {
+    let tree = Tree::new(&reduced.instance);
+    let scale = totals(&reduced.instance);
+    let dual =
+        dual::solve(&reduced.instance, &tree, scale, outcome.target(), &mut || monitor.stopped());
+    outcome.weights[proof] = dual.weights;
+    if let Some(found) = &dual.feasible {
+        let plan = reduced.lift(&found.plan);
+        let point = original.evaluate(&plan);
+        outcome.offer(&plan, point);
+    }
+    outcome.proof[proof].closed = match dual.bound {
+        None => Closed::Infeasible,
+        Some(bound) if bound >= outcome.target() => Closed::Bound,
+        Some(bound) => {
+            open.insert((bound, Reverse(proof)), Node { reduced, tree, dual, proof });
+            Closed::Open
+        }
+    };
+}
+
+/// The layer on which the relaxation's plans differ most, and one of their choices.
+fn branching<const M: usize>(node: &Node<M>) -> (usize, u16) {
+    let instance = &node.reduced.instance;
+    let _ = &node.tree;
+    let spread = |layer: usize| {
+        let costs =
+            node.dual.basis.iter().map(|c| instance.node(layer, usize::from(c.plan[layer]))[0]);
+        let differ =
+            node.dual.basis.iter().any(|c| c.plan[layer] != node.dual.basis[0].plan[layer]);
+        let (low, high) = costs.fold((i64::MAX, i64::MIN), |(l, h), c| (l.min(c), h.max(c)));
+        (differ, high.saturating_sub(low))
+    };
+    let layer =
+        (0..instance.n_layers()).max_by_key(|&layer| (spread(layer), Reverse(layer))).unwrap_or(0);
+    (layer, node.dual.basis[0].plan[layer])
+}

@@ -1,0 +1,27 @@
+//! Coordinate descent: sweep the layers in order, give each its cheapest choice that keeps the
+//! plan within the limits, until a sweep changes nothing.
+
+use crate::dual::Candidate;
+use crate::instance::{Instance, add};
+use crate::search::start::{Around, others};
+
+pub(crate) fn search<const M: usize>(instance: &Instance<M>, start: Candidate<M>) -> Candidate<M> {
+    let around = Around::new(instance);
+    let Candidate { mut plan, mut point } = start;
+    loop {
+        let before = point[0];
+        for layer in 0..instance.n_layers() {
+            let best = others(instance, &plan, layer)
+                .map(|choice| (around.change(instance, &plan, layer, choice), choice))
+                .filter(|(change, _)| change[0] < 0 && instance.fits(&add(point, *change)))
+                .min_by_key(|(change, choice)| (change[0], *choice));
+            if let Some((change, choice)) = best {
+                point = add(point, change);
+                plan[layer] = choice;
+            }
+        }
+        if point[0] == before {
+            return Candidate { plan, point };
+        }
+    }
+}

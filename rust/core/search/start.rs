@@ -1,0 +1,83 @@
+//! Where the heuristics start, and the local view they share: what one change of one layer does.
+
+use crate::dual::Candidate;
+use crate::instance::{Instance, Point, add, sub};
+
+/// The cheapest plan within the limits that gives every layer the same choice.
+pub(crate) fn best_uniform<const M: usize>(instance: &Instance<M>) -> Option<Candidate<M>> {
+    let common = (0..instance.n_layers()).map(|i| instance.n_choices(i)).min().unwrap_or(0);
+    let plans = (0..common).filter_map(|choice| {
+        let plan = vec![u16::try_from(choice).ok()?; instance.n_layers()];
+        let point = instance.evaluate(&plan);
+        instance.fits(&point).then_some(Candidate { plan, point })
+    });
+    plans.min_by_key(|candidate| candidate.point[0])
+}
+
+/// Edges by layer, for looking at one layer at a time.
+pub(crate) struct Around {
+    edges: Vec<Vec<usize>>,
+}
+
+impl Around {
+    pub(crate) fn new<const M: usize>(instance: &Instance<M>) -> Self {
+        let mut edges = vec![Vec::new(); instance.n_layers()];
+        for (at, edge) in instance.edges.iter().enumerate() {
+            edges[edge.tail as usize].push(at);
+            edges[edge.head as usize].push(at);
+        }
+        Self { edges }
+    }
+
+    /// The layers that share an edge with `layer`.
+    pub(crate) fn neighbours<'a, const M: usize>(
+        &'a self,
+        instance: &'a Instance<M>,
+        layer: usize,
+    ) -> impl Iterator<Item = usize> + 'a {
+        self.edges[layer].iter().map(move |&at| {
+            let edge = instance.edges[at];
+            (edge.tail as usize + edge.head as usize) - layer
+        })
+    }
+
+    /// Everything that depends on `layer`, were it to take `choice`.
+    fn local<const M: usize>(
+        &self,
+        instance: &Instance<M>,
+        plan: &[u16],
+        layer: usize,
+        choice: u16,
+    ) -> Point<M> {
+        let mut sum = instance.node(layer, usize::from(choice));
+        for &at in &self.edges[layer] {
+            let edge = instance.edges[at];
+            let pick = |end: u32| if end as usize == layer { choice } else { plan[end as usize] };
+            let (tail, head) = (usize::from(pick(edge.tail)), usize::from(pick(edge.head)));
+            sum = add(sum, instance.pair(edge, tail, head));
+        }
+        sum
+    }
+
+    /// What changes when `layer` takes `choice`.
+    pub(crate) fn change<const M: usize>(
+        &self,
+        instance: &Instance<M>,
+        plan: &[u16],
+        layer: usize,
+        choice: u16,
+    ) -> Point<M> {
+        let now = self.local(instance, plan, layer, plan[layer]);
+        sub(self.local(instance, plan, layer, choice), now)
+    }
+}
+
+/// The choices of a layer other than its present one.
+pub(crate) fn others<const M: usize>(
+    instance: &Instance<M>,
+    plan: &[u16],
+    layer: usize,
+) -> impl Iterator<Item = u16> + use<M> {
+    let (now, count) = (plan[layer], u16::try_from(instance.n_choices(layer)).unwrap_or(u16::MAX));
+    (0..count).filter(move |&choice| choice != now)
+}

@@ -1,0 +1,21 @@
+//! `aiq._core`: convert, detach, call, map errors; nothing else.
+
+mod cost;
+mod error;
+mod problem;
+mod search;
+
+/// The compiled part of aiq.
+#[pyo3::pymodule]
+mod _core {
+    #[pymodule_export]
+    use crate::cost::{intensity_table, roofline_table};
+    #[pymodule_export]
+    use crate::problem::Problem;
+    #[pymodule_export]
+    use crate::search::{Solution, measure_coordinate, measure_greedy, solve};
+
+    #[pymodule_export]
+    #[allow(non_upper_case_globals)]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+}

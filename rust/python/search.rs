@@ -1,0 +1,178 @@
+//! The searches, with the interpreter lock released and Ctrl-C watched.
+
+use std::cell::Cell;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use aiq_core::search::measured::{self, Measured};
+use aiq_core::{Closed, Measure, Method, Options, Task};
+use pyo3::prelude::*;
+
+use crate::error::{InputError, input_error};
+use crate::problem::Problem;
+
+/// Signals are looked at this often; Ctrl-C must arrive within 100 ms.
+const SIGNAL_PERIOD: Duration = Duration::from_millis(20);
+
+/// `(weights, kind, layer, choice, equal, other)` of one subproblem.
+type ProofRow = ([i64; 3], &'static str, usize, usize, usize, usize);
+/// `(choices, value, evaluations, trace)` of a measured search.
+type MeasuredRow = (Vec<u16>, f64, u64, Vec<(u64, usize, u16, f64)>);
+
+/// What a search returned.
+#[pyclass(frozen, module = "aiq._core")]
+pub(crate) struct Solution {
+    inner: aiq_core::Solution,
+    signal: Option<PyErr>,
+}
+
+#[pymethods]
+impl Solution {
+    #[getter]
+    fn status(&self) -> &'static str {
+        self.inner.status.name()
+    }
+
+    #[getter]
+    fn choices(&self) -> Option<Vec<u16>> {
+        self.inner.choices.clone()
+    }
+
+    /// `(cost, loss, size)` of the plan.
+    #[getter]
+    fn values(&self) -> [i64; 3] {
+        self.inner.values
+    }
+
+    #[getter]
+    fn bound(&self) -> Option<i64> {
+        self.inner.bound
+    }
+
+    #[getter]
+    fn nodes(&self) -> u64 {
+        self.inner.nodes
+    }
+
+    /// If infeasible: the budget to change and the least value it can be met at.
+    #[getter]
+    fn nearest(&self) -> Option<(String, i64)> {
+        self.inner.nearest.map(|(measure, value)| (measure.to_string(), value))
+    }
+
+    /// The branching tree, root first.
+    fn proof(&self) -> Vec<ProofRow> {
+        let row = |proof: &aiq_core::Proof| match proof.closed {
+            Closed::Bound => (proof.weights, "bound", 0, 0, 0, 0),
+            Closed::Enumerated => (proof.weights, "enumerated", 0, 0, 0, 0),
+            Closed::Infeasible => (proof.weights, "infeasible", 0, 0, 0, 0),
+            Closed::Open => (proof.weights, "open", 0, 0, 0, 0),
+            Closed::Branched { layer, choice, equal, other } => {
+                (proof.weights, "branched", layer, choice, equal, other)
+            }
+        };
+        self.inner.proof.iter().map(row).collect()
+    }
+
+    /// The exception a signal handler raised while the search ran.
+    #[getter]
+    fn signal(&self, py: Python<'_>) -> Option<PyErr> {
+        self.signal.as_ref().map(|error| error.clone_ref(py))
+    }
+}
+
+/// Minimise `objective` within `limits`, the largest allowed (cost, loss, size).
+#[pyfunction]
+#[pyo3(signature = (problem, objective, limits, method, time_limit, node_limit))]
+pub(crate) fn solve(
+    py: Python<'_>,
+    problem: &Problem,
+    objective: &str,
+    limits: [Option<i64>; 3],
+    method: &str,
+    time_limit: Option<f64>,
+    node_limit: Option<u64>,
+) -> PyResult<Solution> {
+    let task = Task { objective: measure(objective)?, limits };
+    let method = match method {
+        "exact" => Method::Exact,
+        "greedy" => Method::Greedy,
+        "coordinate" => Method::Coordinate,
+        "exhaustive" => Method::Exhaustive,
+        _ => {
+            return Err(InputError::new_err(format!(
+                "unknown method {method:?}; use exact, greedy, coordinate or exhaustive"
+            )));
+        }
+    };
+    let time_limit = time_limit.map(|s| Duration::try_from_secs_f64(s).unwrap_or(Duration::MAX));
+    let options = Options::new(method, time_limit, node_limit);
+    let watch = SignalWatch::default();
+    let problem = &problem.inner;
+    let (solution, watch) = py.detach(move || {
+        let last = Cell::new(Instant::now());
+        let stop = || watch.signalled(&last);
+        (aiq_core::solve(problem, &task, &options, &stop), watch)
+    });
+    let signal = watch.into_error();
+    Ok(Solution { inner: solution.map_err(input_error)?, signal })
+}
+
+pub(crate) fn measure(name: &str) -> PyResult<Measure> {
+    let found = Measure::ALL.into_iter().find(|m| m.to_string() == name);
+    found.ok_or_else(|| {
+        InputError::new_err(format!("cannot minimise {name:?}; use cost, loss or size"))
+    })
+}
+
+/// Keeps the exception of a signal handler: the first look consumes the signal.
+#[derive(Default)]
+pub(crate) struct SignalWatch(Mutex<Option<PyErr>>);
+
+impl SignalWatch {
+    pub(crate) fn signalled(&self, last: &Cell<Instant>) -> bool {
+        let now = Instant::now();
+        if now.duration_since(last.get()) < SIGNAL_PERIOD {
+            return false;
+        }
+        last.set(now);
+        let Err(error) = Python::attach(Python::check_signals) else { return false };
+        if let Ok(mut slot) = self.0.lock() {
+            *slot = Some(error);
+        }
+        true
+    }
+
+    pub(crate) fn into_error(self) -> Option<PyErr> {
+        self.0.into_inner().ok().flatten()
+    }
+}
+
+/// Greedy over plans that the caller measures.
+#[pyfunction]
+pub(crate) fn measure_greedy(
+    n_choices: Vec<u16>,
+    start: Vec<u16>,
+    evaluate: &Bound<'_, PyAny>,
+) -> PyResult<MeasuredRow> {
+    measured::greedy(&n_choices, start, |plan| call(evaluate, plan)).map(row)
+}
+
+/// Coordinate descent over plans that the caller measures.
+#[pyfunction]
+pub(crate) fn measure_coordinate(
+    n_choices: Vec<u16>,
+    start: Vec<u16>,
+    evaluate: &Bound<'_, PyAny>,
+) -> PyResult<MeasuredRow> {
+    measured::coordinate(&n_choices, start, |plan| call(evaluate, plan)).map(row)
+}
+
+fn call(evaluate: &Bound<'_, PyAny>, plan: &[u16]) -> PyResult<f64> {
+    evaluate.py().check_signals()?;
+    evaluate.call1((plan.to_vec(),))?.extract()
+}
+
+fn row(found: Measured) -> MeasuredRow {
+    (found.choices, found.value, found.evaluations, found.trace)
+}
