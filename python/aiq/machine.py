@@ -1,11 +1,16 @@
-"""The machine a number was taken on, and the versions of the software that took it."""
+"""The machine a number was taken on: what it is, what it was doing, and its processors."""
 
 import os
 import platform
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from aiq.errors import InputError
 
 _PACKAGES = ("aiq", "torch", "torchao", "numpy", "onnxruntime", "openvino", "nncf")
 _FLAGS = (
@@ -79,3 +84,97 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class Ticks:
+    """Processor time since boot, in clock ticks over all processors."""
+
+    total: int
+    stolen: int
+
+
+def cpu_ticks() -> Ticks | None:
+    """Return the processor time spent so far; ``None`` where ``/proc/stat`` is missing."""
+    try:
+        fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    except (OSError, IndexError):
+        return None
+    values = [int(field) for field in fields[:8]]  # guest time is counted in user time already
+    return Ticks(sum(values), values[7]) if len(values) == 8 else None
+
+
+def steal(before: Ticks | None, after: Ticks | None) -> float | None:
+    """Return the share of processor time that the hypervisor gave to others in between, 0..1."""
+    if before is None or after is None or after.total <= before.total:
+        return None
+    return (after.stolen - before.stolen) / (after.total - before.total)
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[int]:
+    """Compute with `count` threads, kept on as many processors; all usable ones by default.
+
+    Yields the count. On leaving, the thread count and the affinity of every thread are as before.
+
+    Raises
+    ------
+    InputError
+        If `count` is not between 1 and the number of processors this process may use.
+    """
+    import torch  # noqa: PLC0415 - `describe` should not need it
+
+    processors = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    most = len(processors) or os.cpu_count() or 1
+    wanted = most if count is None else count
+    if not 1 <= wanted <= most:
+        raise InputError(
+            f"{wanted} threads were asked for, and this process may use {most} processors; "
+            f"choose 1 to {most}."
+        )
+    before = torch.get_num_threads()
+    affinity = _affinities() if wanted < len(processors) else {}
+    try:
+        torch.set_num_threads(wanted)
+        for task in affinity:
+            _set_affinity(task, set(processors[:wanted]))
+        yield wanted
+    finally:
+        torch.set_num_threads(before)
+        for task, cpus in affinity.items():
+            _set_affinity(task, cpus)
+
+
+def _affinities() -> dict[int, set[int]]:
+    found = {}
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            found[int(task.name)] = os.sched_getaffinity(int(task.name))
+        except OSError:  # the thread has ended meanwhile
+            continue
+    return found
+
+
+def _set_affinity(task: int, cpus: set[int]) -> None:
+    try:
+        os.sched_setaffinity(task, cpus)
+    except OSError:  # the thread has ended meanwhile
+        return
+
+
+def peak_memory(call: Callable[[], object]) -> int | None:
+    """Return the most bytes of memory that this process held while `call` ran.
+
+    Pages that earlier work left with the allocator count too, so compare processes, not calls.
+    ``None`` where the system does not tell.
+    """
+    reset, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+    try:
+        reset.write_text("5")
+    except OSError:
+        return None
+    call()
+    for line in status.read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return None
