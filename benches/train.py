@@ -48,7 +48,7 @@ class Recipe:
 
 RECIPES = {
     "resnet20": Recipe(13, 0.2, 5e-4, torch.float32, 0.93),
-    "mobilenet_v2": Recipe(12, 0.1, 2e-4, torch.float16, 0.925),
+    "mobilenet_v2": Recipe(14, 0.1, 2e-4, torch.float16, 0.925),
 }
 BATCH = 128
 SHIFT = 2

@@ -160,8 +160,13 @@ def test_take_keeps_order_and_balance():
 
 @pytest.mark.parametrize("per_class", [0, -1, 10])
 def test_take_refuses_what_a_class_does_not_have(per_class):
-    with pytest.raises(DataError, match="from 1 to 9"):
+    with pytest.raises(DataError, match="at most 9, the size"):
         dataset(95).take(per_class)
+
+
+def test_take_refuses_an_empty_data_set():
+    with pytest.raises(DataError, match="at most 0"):
+        dataset(0).take(1)
 
 
 # Fashion-MNIST from idx files

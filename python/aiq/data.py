@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import one_hot, pad
 
 from aiq.errors import DataError, InputError
 from aiq.imagefiles import CLASSES, read_cifar10, read_fashion_mnist
@@ -88,10 +88,11 @@ class Dataset:
             If a class has fewer.
         """
         counts = torch.bincount(self.labels)
-        if not 0 < per_class <= int(counts.min()):
+        fewest = min(counts[counts > 0].tolist(), default=0)
+        if not 0 < per_class <= fewest:
             raise DataError(
-                f"{self.name}: cannot take {per_class} images of every class; give a number from "
-                f"1 to {int(counts.min())}."
+                f"{self.name}: cannot take {per_class} images of every class; give a positive "
+                f"number, at most {fewest}, the size of the smallest class."
             )
         return self.where(_rank_in_class(self.labels) < per_class)
 
@@ -246,7 +247,7 @@ def _tensors(images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> tuple[Tens
 
 def _part(published: Dataset, split: str) -> Dataset:
     """Return the images of the published part that belong to `split`."""
-    if split == "test":
+    if split == "test" or not len(published):
         return published
     counts = torch.bincount(published.labels, minlength=CLASSES)
     # A data set too small to spare 500 images of a class spares a tenth.
@@ -257,5 +258,5 @@ def _part(published: Dataset, split: str) -> Dataset:
 
 def _rank_in_class(labels: Tensor) -> Tensor:
     """Return how many earlier labels equal each label."""
-    one_hot = torch.nn.functional.one_hot(labels, CLASSES)
-    return (one_hot.cumsum(0) * one_hot).sum(1) - 1
+    member = one_hot(labels)
+    return (member.cumsum(0) * member).sum(1) - 1

@@ -129,7 +129,7 @@ def _read_idx(path: Path, item: tuple[int, ...]) -> Bytes:
     header = 8 + 4 * len(item)
     raw = _read(path, header + 60_000 * prod(item))
     count = (len(raw) - header) // prod(item)
-    expected = np.array([0x0800 + 1 + len(item), count, *item], ">u4").tobytes()
+    expected = np.array([0x0800 + 1 + len(item), max(count, 0), *item], ">u4").tobytes()
     if raw[:header] != expected or len(raw) != header + count * prod(item):
         shape = " x ".join(["N", *map(str, item)])
         raise DataError(f"{path}: is not an idx file of {shape} bytes; get the file again.")
