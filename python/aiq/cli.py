@@ -20,7 +20,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from aiq import demo as story
+from aiq import graph, hardware
 from aiq.errors import AiqError
+from aiq.report import tables
+from aiq.search import search as run_search
+from aiq.spec import load_data, load_model, parse_pins
 
 app = typer.Typer(
     name="aiq",
@@ -40,7 +45,9 @@ ModelArgument = Annotated[
 ]
 InputOption = Annotated[
     str | None,
-    typer.Option("--input", help="Shape of the example input, e.g. 1x3x224x224; default: by model."),
+    typer.Option(
+        "--input", help="Shape of the example input, e.g. 1x3x224x224; default: by model."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 HardwareOption = Annotated[
@@ -77,8 +84,6 @@ def print_json(document: Any) -> None:  # noqa: ANN401 - whatever json takes
 @app.command()
 def demo(json_: JsonOption = False) -> None:
     """Run the main job on a trained ResNet-20: search, plan, prediction beside measurement."""
-    from aiq import demo as story  # importing torch takes seconds; `aiq --help` should not
-
     with progress_bars() as progress:
         result = story.run(progress)
     if json_:
@@ -93,9 +98,6 @@ def profiles(
     json_: JsonOption = False,
 ) -> None:
     """List the hardware profiles, or show and validate one."""
-    from aiq import hardware
-    from aiq.report import tables
-
     found = [hardware.Hardware.load(n) for n in ([name] if name else hardware.available())]
     if json_:
         print_json([hardware.to_dict(profile) for profile in found])
@@ -106,10 +108,6 @@ def profiles(
 @app.command("graph")
 def graph_(model: ModelArgument, shape: InputOption = None, json_: JsonOption = False) -> None:
     """Show the layers of a model: work, sizes, what fuses into what."""
-    from aiq import graph
-    from aiq.report import tables
-    from aiq.spec import load_model
-
     loaded = load_model(model, shape)
     result = graph.extract(loaded.module, loaded.example_inputs)
     if json_:
@@ -151,13 +149,9 @@ def search(
     json_: JsonOption = False,
 ) -> None:
     """Choose a format for every layer of a model."""
-    from aiq.report import tables
-    from aiq.search import search as run
-    from aiq.spec import load_data, load_model, parse_pins
-
     loaded = load_model(model, shape)
     with progress_bars() as progress:
-        plan = run(
+        plan = run_search(
             loaded.module,
             hw,
             None if data is None else load_data(data),

@@ -59,6 +59,11 @@ class CostTable:
     fixed: int
     flops: int
 
+    @property
+    def per_unit(self) -> int:
+        """Steps of `cost` in a byte (``intensity``) or second (``roofline``)."""
+        return _PER_UNIT[self.level]
+
     def total(self, formats: Mapping[str, Format]) -> float:
         """Return what a plan costs, in bytes (``intensity``) or seconds (``roofline``).
 
@@ -78,11 +83,11 @@ class CostTable:
             name = formats[layer].name if layer in formats else REFERENCE.name
             if name not in columns:
                 raise InputError(
-                    f"Layer {layer} has format {name}, which this cost table lacks; build the table "
-                    f"with it (it has {', '.join(columns)})."
+                    f"Layer {layer} has format {name}, which this cost table lacks; build one with "
+                    f"it (this one has {', '.join(columns)})."
                 )
             total += int(row[columns[name]])
-        return total / _PER_UNIT[self.level]
+        return total / self.per_unit
 
     def intensity(self, formats: Mapping[str, Format]) -> float:
         """Return the arithmetic intensity of a plan in FLOPs per byte.

@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -115,6 +115,18 @@ class Hardware:
         if path.suffix not in {".yaml", ".yml"}:
             path = _find(str(source))
         return parse(_read(path), str(path))
+
+
+def to_dict(hardware: Hardware) -> dict[str, Any]:
+    """Return a profile as plain lists and dictionaries, for JSON."""
+    return {
+        "name": hardware.name,
+        "description": hardware.description,
+        "threads": hardware.threads,
+        "peak_gflops": dict(hardware.peak_gflops),
+        "memory": [asdict(level) for level in hardware.memory],
+        "provenance": dict(hardware.provenance),
+    }
 
 
 def builtin_folder() -> Path:

@@ -191,8 +191,8 @@ class Plan:
             _ = plan.formats  # an unknown format is found here, not on deployment
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(
-                f"{file} is not a plan ({error}); give a file that Plan.save or `aiq search --output` "
-                "wrote."
+                f"{file} is not a plan ({error}); give a file that Plan.save or "
+                "`aiq search --output` wrote."
             ) from None
         return plan
 
@@ -220,7 +220,7 @@ class Plan:
         return cls.from_json(text, str(path))
 
     def __str__(self) -> str:
-        from aiq.report import tables  # a report reads plans, so the import cannot stand above
+        from aiq.report import tables  # noqa: PLC0415 - tables of plans import this module
 
         console = Console(file=io.StringIO(), width=120, color_system=None)
         console.print(tables.plan(self))

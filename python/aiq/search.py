@@ -1,41 +1,35 @@
 """The front door: model, machine and data in, a plan out.
 
 The stages in order: graph -> cost tables -> loss table -> search on the tables -> measure the plan
-as a whole -> correct the loss budget and search again until the measured accuracy holds.
+as a whole -> correct the prediction and search again, until the measured accuracy holds.
 """
 
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-import aiq
-from aiq import cost, graph, sensitivity, solver
+from aiq import choose, cost, graph, machine, verify
+from aiq import sensitivity as sensitivity_stage
+from aiq.choose import Tables
 from aiq.cost import CostTable
-from aiq.errors import DataError, InfeasibleError, InputError
-from aiq.evaluate import Evaluation, Evaluator
+from aiq.errors import DataError, InputError
+from aiq.evaluate import Evaluator
+from aiq.export import Inputs
 from aiq.formats import INTEGER_GRID, PAPER, REFERENCE, Format, parse_all
+from aiq.graph import LayerGraph, Trace
 from aiq.hardware import Hardware
-from aiq.plan import Accuracy, Plan, PlannedLayer, Prediction, Proof
+from aiq.plan import Plan, PlannedLayer, Prediction, Proof
 from aiq.sensitivity import LossTable
 
 Progress = Callable[[str, int, int], None]
 """Called with what is going on, how many steps of it are done, and how many there are."""
-
-POINTS = 100.0
-"""Percentage points in a fraction: the paper's weighted objective counts losses in points."""
-
-ROUNDS = 10
-"""Most corrections of the loss budget; each costs one evaluation and halves what is unknown."""
 
 
 class Objective(StrEnum):
@@ -45,53 +39,27 @@ class Objective(StrEnum):
     INTENSITY = "intensity"
     WEIGHTED = "weighted"
 
+    @property
+    def unit(self) -> str:
+        """Unit of the value that is minimised."""
+        return {"throughput": "seconds", "intensity": "bytes", "weighted": "objective"}[self]
 
-DEFAULT_FORMATS = {
+
+class Method(StrEnum):
+    """How the search goes."""
+
+    EXACT = "exact"
+    GREEDY = "greedy"
+    COORDINATE = "coordinate"
+    EXHAUSTIVE = "exhaustive"
+
+
+DEFAULT_FORMATS: Mapping[Objective, tuple[Format, ...]] = {
     Objective.THROUGHPUT: parse_all("fp32,bf16,w8a8"),
     Objective.INTENSITY: INTEGER_GRID,
     Objective.WEIGHTED: PAPER,
 }
-"""Formats with real kernels for speed, every integer width for intensity, the paper's for its own."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Problem:
-    """Everything the search knows: what is chosen, what it costs, what it loses."""
-
-    objective: Objective
-    lam: float
-    max_drop: float
-    cost: CostTable
-    intensity: CostTable
-    loss: NDArray[np.float64]
-    allowed: tuple[tuple[int, ...], ...]  # per layer, the formats it may have
-    sizes: NDArray[np.int64]
-    max_size: int | None
-
-    @property
-    def formats(self) -> tuple[Format, ...]:
-        return self.cost.formats
-
-    def plan(self, choices: Sequence[int]) -> dict[str, Format]:
-        """Layer name -> format of a solver's answer, which counts among the allowed formats."""
-        return {
-            name: self.formats[allowed[choice]]
-            for name, allowed, choice in zip(self.cost.layers, self.allowed, choices, strict=True)
-        }
-
-    def columns(self, formats: Mapping[str, Format]) -> list[int]:
-        return [self.formats.index(formats[name]) for name in self.cost.layers]
-
-    def predicted_loss(self, formats: Mapping[str, Format]) -> float:
-        return float(sum(self.loss[i, k] for i, k in enumerate(self.columns(formats))))
-
-    def value(self, formats: Mapping[str, Format], drop: float) -> float:
-        """The objective of a plan that loses `drop`; smaller is better."""
-        reference = dict.fromkeys(self.cost.layers, REFERENCE)
-        if self.objective is Objective.WEIGHTED:
-            ratio = self.intensity.intensity(formats) / self.intensity.intensity(reference)
-            return -self.lam * ratio + (1 - self.lam) * drop * POINTS
-        return self.cost.total(formats) if drop <= self.max_drop else math.inf
+"""Formats with kernels for speed, every integer width for intensity, the paper's for its own."""
 
 
 def search(
@@ -99,12 +67,12 @@ def search(
     hw: str | Path | Hardware,
     data: Iterable[Any] | None = None,
     *,
-    example_inputs: Any = None,
+    example_inputs: Inputs | None = None,
     objective: str = Objective.THROUGHPUT,
     max_drop: float = 0.01,
     lam: float = 0.9,
     formats: str | Iterable[str | Format] | None = None,
-    method: str = "exact",
+    method: str = Method.EXACT,
     sensitivity: str | LossTable = "measured",
     calibration: Iterable[Any] | None = None,
     pin: Mapping[str, str] | None = None,
@@ -124,8 +92,8 @@ def search(
         Iterable of ``(inputs, targets)`` batches, targets being class indices. Without it losses
         are estimated from signal-to-noise ratios and the plan says that nothing was measured.
     example_inputs
-        Arguments of one forward call: a tensor, or a tuple of them; the costs are for their batch
-        size. Default: the first batch of `data`.
+        Arguments of one forward call; costs are for their batch size. Default: the inputs of the
+        first batch of `data`.
     objective
         ``throughput`` (least predicted time), ``intensity`` (most FLOPs per byte), both with an
         accuracy loss of at most `max_drop`; or ``weighted``, the paper's: minimise
@@ -135,24 +103,29 @@ def search(
     lam
         Weight of the intensity in ``weighted``, 0..1.
     formats
-        Formats to choose from; float32 is always the reference. Default: by objective.
+        Formats to choose from. Default: ``fp32,bf16,w8a8`` for throughput, every ``wNaM`` and
+        ``fp32`` for intensity, ``fp32,w8,w4`` for weighted.
     method
-        ``exact``, ``greedy``, ``coordinate`` or ``exhaustive``. With ``sensitivity="measured"``
-        and data, ``greedy`` and ``coordinate`` run the paper's way: they measure the accuracy of
-        every candidate. Otherwise they run on the tables.
+        ``exact``, ``greedy``, ``coordinate`` or ``exhaustive``. With data and
+        ``sensitivity="measured"``, ``greedy`` and ``coordinate`` run the paper's way: they
+        measure the accuracy of every candidate. Otherwise they run on the tables.
     sensitivity
         ``measured`` (each layer alone, on `data`), ``sqnr``, or a `LossTable` from earlier.
     calibration
-        Batches (inputs, or inputs and targets) on which the ranges of quantised activations are
-        observed. Default: the first batches of `data`.
+        Batches on which the ranges of quantised activations are observed. Default: `data`.
     pin
-        Pattern of layer names -> format name: layers that are not a decision. The last match wins.
+        Pattern of layer names -> format name: layers that are no decision. The last match wins.
     max_size
         Largest size of all weights in bytes.
     time_limit
         Seconds that one solve may take; the best plan so far is returned, with its gap.
     progress
         Called with what is going on, steps done, and steps in all.
+
+    Returns
+    -------
+    Plan
+        The choice, what it is predicted to buy, its measured accuracy, and the solver's proof.
 
     Raises
     ------
@@ -163,20 +136,223 @@ def search(
     """
     started = time.perf_counter()
     goal = _one_of(Objective, "objective", objective)
-    _check_number("max_drop", max_drop, 0, 1)
-    _check_number("lam", lam, 0, 1)
+    how = _one_of(Method, "method", method)
+    _check_fraction("max_drop", max_drop)
+    _check_fraction("lam", lam)
+    pins = dict(pin or {})
+    choices = DEFAULT_FORMATS[goal] if formats is None else parse_all(formats)
+    columns = parse_all([REFERENCE, *choices, *pins.values()])
     hardware = Hardware.load(hw)
-    choices = parse_all(formats) if formats is not None else DEFAULT_FORMATS[goal]
-    batches = None if data is None else _batches(data)
-    if example_inputs is None:
-        if batches is None:
-            raise InputError(
-                "Neither data nor example_inputs were given; give one batch of inputs as "
-                "example_inputs, and data to measure accuracy."
-            )
-        example_inputs = _inputs(batches[0])
+    batches = None if data is None else _reiterable(data)
+    examples = _example_inputs(batches) if example_inputs is None else example_inputs
     report = progress or (lambda stage, done, total: None)
 
-    report("export", 0, 1)
-    trace = graph.trace(model, example_inputs)
-    report("export", 1, 1)
+    trace = _export(model, examples, report)
+    allowed = choose.allowed_formats(trace.graph, columns, choices, pins)
+    intensity = cost.intensity_table(trace.graph, columns)
+    seconds = cost.roofline_table(trace.graph, columns, hardware)
+    evaluator = (
+        None
+        if batches is None
+        else Evaluator(trace, batches, calibration=calibration, progress=report)
+    )
+    in_loop = (
+        evaluator is not None
+        and sensitivity == "measured"
+        and how in {Method.GREEDY, Method.COORDINATE}
+    )
+    losses = (
+        None if in_loop else _loss_table(trace, evaluator, examples, sensitivity, columns, report)
+    )
+    tables = Tables(
+        cost=seconds if goal is Objective.THROUGHPUT else intensity,
+        intensity=intensity,
+        loss=np.zeros(intensity.cost.shape) if losses is None else losses.loss,
+        sizes=_weight_bits(trace.graph, columns),
+        allowed=allowed,
+    )
+    task = verify.Task(
+        tables=tables,
+        weighted_by=lam if goal is Objective.WEIGHTED else None,
+        max_drop=max_drop,
+        max_size=max_size,
+        method=how.value,
+        time_limit=time_limit,
+    )
+    if in_loop:
+        assert evaluator is not None
+        outcome = verify.search_measured(task, evaluator, report)
+    elif evaluator is None:
+        outcome = verify.search_tables(task)
+    else:
+        outcome = verify.search_verified(task, evaluator, report)
+
+    return Plan(
+        model=trace.graph.model,
+        hardware=hardware.name,
+        objective=goal.value,
+        method=f"{how.value}, measuring every candidate" if in_loop else how.value,
+        layers=_explain(trace.graph, tables, outcome.formats, measured=not in_loop),
+        predicted=_predict(outcome.formats, tables, seconds),
+        baseline=_predict(dict.fromkeys(intensity.layers, REFERENCE), tables, seconds),
+        predicted_loss=outcome.predicted_loss,
+        accuracy=outcome.accuracy,
+        proof=_proof(outcome, goal, tables),
+        evaluations=0 if evaluator is None else evaluator.evaluations,
+        seconds=time.perf_counter() - started,
+        provenance={
+            "machine": machine.describe(),
+            "formats": [f.name for f in choices],
+            "max_drop": max_drop,
+            "lam": lam if goal is Objective.WEIGHTED else None,
+            "max_size": max_size,
+            "pin": pins,
+            "batch": trace.graph.batch,
+            "sensitivity": None if losses is None else losses.method,
+        },
+    )
+
+
+def _predict(formats: Mapping[str, Format], tables: Tables, seconds: CostTable) -> Prediction:
+    return Prediction(
+        intensity=tables.intensity.intensity(formats),
+        bytes=tables.intensity.total(formats),
+        seconds=seconds.total(formats),
+        weight_bytes=tables.size(formats),
+    )
+
+
+def _proof(outcome: verify.Outcome, goal: Objective, tables: Tables) -> Proof:
+    solution = outcome.solution
+    if solution is None:
+        return Proof("heuristic", outcome.value, None, None, goal.unit, 0, 0.0, None)
+    factor = 1.0 if goal is Objective.WEIGHTED else 1 / tables.cost.per_unit
+    objective = solution.cost if goal is not Objective.WEIGHTED else solution.value
+    return Proof(
+        status=solution.status,
+        value=objective * factor,
+        bound=None if solution.bound is None else solution.bound * factor,
+        gap=solution.gap if math.isfinite(solution.gap) else None,
+        unit=goal.unit,
+        nodes=solution.nodes,
+        seconds=solution.seconds,
+        loss_budget=outcome.loss_budget,
+    )
+
+
+def _explain(
+    layers: LayerGraph, tables: Tables, formats: Mapping[str, Format], *, measured: bool
+) -> tuple[PlannedLayer, ...]:
+    """Rows of the plan: what each layer saves and loses, and why nothing cheaper was chosen."""
+    cost, names = tables.cost.cost, [f.name for f in tables.cost.formats]
+    reference = names.index(REFERENCE.name)
+    total = float(cost[:, reference].sum()) + tables.cost.fixed
+    rows = []
+    for i, (layer, k) in enumerate(zip(layers.quantizable, tables.columns(formats), strict=True)):
+        cheaper = [j for j in tables.allowed[i] if cost[i, j] < cost[i, k]]
+        if len(tables.allowed[i]) == 1:
+            why = "pinned"
+        elif not cheaper:
+            why = "nothing is cheaper"
+        elif not measured:
+            why = "measured in the loop"
+        else:
+            saved = {j: (cost[i, k] - cost[i, j]) / total for j in cheaper}
+            extra = {j: float(tables.loss[i, j] - tables.loss[i, k]) for j in cheaper}
+            j = min(cheaper, key=lambda j: extra[j] / saved[j])
+            why = (
+                f"{names[j]} saves {100 * saved[j]:.2g} % more, loses {100 * extra[j]:.2g} pp more"
+            )
+        rows.append(
+            PlannedLayer(
+                name=layer.name,
+                op=str(layer.op),
+                format=names[k],
+                flops=layer.flops,
+                weight_elements=layer.weight_elements,
+                share=float(cost[i, reference]) / total,
+                saving=1 - float(cost[i, k]) / max(1.0, float(cost[i, reference])),
+                loss=float(tables.loss[i, k]) if measured else 0.0,
+                why=why,
+            )
+        )
+    return tuple(rows)
+
+
+def _loss_table(
+    trace: Trace,
+    evaluator: Evaluator | None,
+    examples: Inputs,
+    source: str | LossTable,
+    columns: Sequence[Format],
+    report: Progress,
+) -> LossTable:
+    """Return the losses of every layer in every column, from where the caller wants them."""
+    if isinstance(source, LossTable):
+        return source.select([layer.name for layer in trace.graph.quantizable], columns)
+    match source, evaluator:
+        case "measured", Evaluator():
+            return sensitivity_stage.measure(evaluator, columns, progress=report)
+        case "sqnr", _:
+            return sensitivity_stage.sqnr(trace, examples, columns)
+        case "measured", None:  # no data: the weakest, but honest, estimate
+            return sensitivity_stage.sqnr(trace, examples, columns)
+    raise InputError(f"Unknown sensitivity {source!r}; use measured, sqnr, or a LossTable.")
+
+
+def _weight_bits(layers: LayerGraph, columns: Sequence[Format]) -> NDArray[np.int64]:
+    return np.array(
+        [[layer.weight_elements * f.weight.bits for f in columns] for layer in layers.quantizable],
+        dtype=np.int64,
+    )
+
+
+def _export(model: torch.nn.Module, examples: Inputs, report: Progress) -> Trace:
+    report("export the model", 0, 1)
+    trace = graph.trace(model, examples)
+    report("export the model", 1, 1)
+    return trace
+
+
+def _reiterable(data: Iterable[Any]) -> Iterable[Any]:
+    """Keep what can be iterated once only: it is needed for every evaluation."""
+    try:
+        iterator = iter(data)
+    except TypeError:
+        raise DataError(
+            f"data is a {type(data).__name__}, which cannot be iterated; give an iterable of "
+            "(inputs, targets) batches."
+        ) from None
+    return list(iterator) if iterator is data else data
+
+
+def _example_inputs(data: Iterable[Any] | None) -> Inputs:
+    if data is None:
+        raise InputError(
+            "Neither data nor example_inputs were given; give one batch of inputs as "
+            "example_inputs, and data to measure accuracy."
+        )
+    batch = next(iter(data), None)
+    if batch is None:
+        raise DataError("data has no batches; give at least one (inputs, targets).")
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise DataError(
+            f"data yields a {type(batch).__name__} where a pair (inputs, targets) is expected."
+        )
+    inputs: Inputs = batch[0]
+    return inputs
+
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
+
+
+def _one_of(kind: type[_Choice], argument: str, value: str) -> _Choice:
+    try:
+        return kind(value)
+    except ValueError:
+        raise InputError(f"{argument} is {value!r}; use one of {', '.join(kind)}.") from None
+
+
+def _check_fraction(argument: str, value: float) -> None:
+    if not (isinstance(value, int | float) and 0 <= value <= 1):
+        raise InputError(f"{argument} is {value!r}; give a fraction from 0 to 1 (0.01 = 1 pp).")

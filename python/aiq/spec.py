@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from aiq import models
 from aiq import data as datasets
+from aiq import models
 from aiq.errors import InputError
 
 DEFAULT_SHAPE = (1, 3, 224, 224)

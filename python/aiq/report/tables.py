@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aiq.graph import Layer, LayerGraph
+from aiq.hardware import Hardware
 from aiq.plan import Plan
 
 
@@ -40,6 +41,49 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> 
     for row in rows:
         result.add_row(*row)
     return result
+
+
+def profiles(found: Iterable[Hardware]) -> Table:
+    """Return a list of hardware profiles, one row each."""
+    columns = ["<profile", "threads", "fp32", "bf16", "int8", "DRAM", "<description"]
+    rows = (
+        (
+            profile.name,
+            str(profile.threads),
+            *(
+                f"{count(1e9 * profile.peak_gflops[d])}OP/s" if d in profile.peak_gflops else "-"
+                for d in ("fp32", "bf16", "int8")
+            ),
+            f"{profile.dram_gbps:g} GB/s",
+            profile.description,
+        )
+        for profile in found
+    )
+    return table("Hardware profiles", columns, rows)
+
+
+def profile(hardware: Hardware) -> RenderableType:
+    """Return one hardware profile: roofs, ridge points, sources."""
+    peaks = [
+        (
+            dtype,
+            f"{count(1e9 * gflops)}OP/s",
+            f"{gflops / hardware.dram_gbps:.1f}",
+        )
+        for dtype, gflops in hardware.peak_gflops.items()
+    ]
+    levels = [
+        (level.level, f"{count(1024 * level.size_kib)}B", f"{level.read_gbps:g} GB/s")
+        for level in hardware.memory
+    ]
+    sources = [f"  {source}" for source in hardware.provenance["sources"]]
+    head = f"{hardware.name}: {hardware.description}\n{hardware.threads} threads"
+    return Group(
+        Text(head),
+        table("", ["<dtype", "peak", "ridge, OP per DRAM byte"], peaks),
+        table("", ["<memory", "size", "read"], levels),
+        Text("\n".join([f"\n{hardware.provenance['method']}:", *sources])),
+    )
 
 
 def layers(graph: LayerGraph) -> Table:
@@ -82,13 +126,13 @@ def plan(plan: Plan) -> RenderableType:
 def summary(plan: Plan) -> str:
     """Return a plan in a few lines of prose."""
     now, before, proof = plan.predicted, plan.baseline, plan.proof
+    intensity = now.intensity / before.intensity
     lines = [
         f"{plan.model} on {plan.hardware}: {plan.objective}, {plan.method}",
-        f"  intensity   {before.intensity:.2f} -> {now.intensity:.2f} FLOP/byte "
-        f"({now.intensity / before.intensity:.2f}x), {count(before.bytes)}B -> {count(now.bytes)}B",
+        f"  intensity   {before.intensity:.2f} -> {now.intensity:.2f} FLOP/byte, {intensity:.2f}x",
+        f"  traffic     {count(before.bytes)}B -> {count(now.bytes)}B",
         f"  weights     {count(before.weight_bytes)}B -> {count(now.weight_bytes)}B",
-        f"  roofline    {duration(before.seconds)} -> {duration(now.seconds)} a batch at best "
-        f"({before.seconds / now.seconds:.2f}x)",
+        f"  roofline    {duration(before.seconds)} -> {duration(now.seconds)} a batch at best",
     ]
     if plan.accuracy is None:
         lines.append(
@@ -105,8 +149,9 @@ def summary(plan: Plan) -> str:
         lines.append(f"  proof       none: {proof.status}")
     else:
         lines.append(
-            f"  proof       {proof.status}: {proof.value:.6g} {proof.unit}, bound {proof.bound:.6g}, "
-            f"gap {100 * proof.gap:.3g} %, {proof.nodes} nodes, {duration(proof.seconds)}"
+            f"  proof       {proof.status}: {proof.value:.6g} {proof.unit}, "
+            f"bound {proof.bound:.6g}, gap {100 * proof.gap:.3g} %, "
+            f"{proof.nodes} nodes, {duration(proof.seconds)}"
         )
     lines.append(f"  search      {plan.evaluations} evaluations, {duration(plan.seconds)}")
     return "\n".join(lines)

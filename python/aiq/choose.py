@@ -1,0 +1,192 @@
+"""Choosing on tables: the solver, asked in the words of layers and formats."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aiq import solver
+from aiq.cost import CostTable
+from aiq.errors import InfeasibleError, InputError
+from aiq.formats import REFERENCE, Format
+from aiq.formats import parse as parse_format
+from aiq.graph import LayerGraph
+
+POINTS = 100.0
+"""Percentage points in a fraction: the paper's weighted objective counts losses in points."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """What every layer costs and loses in every format, and which formats it may have.
+
+    Attributes
+    ----------
+    cost
+        What is minimised under budgets.
+    intensity
+        Bytes moved, for the arithmetic intensity.
+    loss
+        Shape (L, K): predicted accuracy loss of each layer alone, as a fraction.
+    sizes
+        Shape (L, K), int64: bits of the weights.
+    allowed
+        For each layer, the columns of the formats it may have.
+    """
+
+    cost: CostTable
+    intensity: CostTable
+    loss: NDArray[np.float64]
+    sizes: NDArray[np.int64]
+    allowed: tuple[tuple[int, ...], ...]
+
+    def formats(self, choices: Sequence[int]) -> dict[str, Format]:
+        """Return the plan of a solver's answer, whose choices count among the allowed formats."""
+        return {
+            name: self.cost.formats[columns[choice]]
+            for name, columns, choice in zip(self.cost.layers, self.allowed, choices, strict=True)
+        }
+
+    def columns(self, formats: Mapping[str, Format]) -> list[int]:
+        """Return the column of each layer's format."""
+        return [self.cost.formats.index(formats[name]) for name in self.cost.layers]
+
+    def predicted_loss(self, formats: Mapping[str, Format]) -> float:
+        """Return the sum of the single-layer losses of a plan."""
+        return float(sum(self.loss[i, k] for i, k in enumerate(self.columns(formats))))
+
+    def size(self, formats: Mapping[str, Format]) -> float:
+        """Return the bytes of all weights of a plan."""
+        return sum(int(self.sizes[i, k]) for i, k in enumerate(self.columns(formats))) / 8
+
+    def uniform(self) -> list[dict[str, Format]]:
+        """Return the plans in which every layer that has a choice gets the same format."""
+        free = [len(columns) > 1 for columns in self.allowed]
+        plans = []
+        for k, format_ in enumerate(self.cost.formats):
+            if all(k in columns for columns, f in zip(self.allowed, free, strict=True) if f):
+                plans.append(
+                    {
+                        name: format_ if f else self.cost.formats[columns[0]]
+                        for name, columns, f in zip(
+                            self.cost.layers, self.allowed, free, strict=True
+                        )
+                    }
+                )
+        return plans
+
+    def weighted(self, formats: Mapping[str, Format], loss: float, lam: float) -> float:
+        """Return the paper's objective, ``-lam AI / AI_fp32 + (1 - lam) loss`` in points."""
+        reference = dict.fromkeys(self.cost.layers, REFERENCE)
+        ratio = self.intensity.intensity(formats) / self.intensity.intensity(reference)
+        return -lam * ratio + (1 - lam) * loss * POINTS
+
+    def within(
+        self,
+        max_loss: float,
+        *,
+        max_size: int | None = None,
+        method: str = "exact",
+        time_limit: float | None = None,
+    ) -> solver.Solution:
+        """Return the cheapest plan whose losses add up to at most `max_loss`.
+
+        Raises
+        ------
+        InfeasibleError
+            If no plan is within the budgets; the message names the nearest feasible value.
+        """
+        problem = solver.Problem(
+            self._allowed(self.cost.cost), self._allowed(self.loss), self._allowed(self.sizes)
+        )
+        solution = solver.solve(
+            problem,
+            max_loss=max_loss,
+            max_size=None if max_size is None else 8 * max_size,
+            method=method,
+            time_limit=time_limit,
+        )
+        if solution.choices:
+            return solution
+        raise InfeasibleError(_nearest(solution, max_loss, max_size))
+
+    def best_weighted(
+        self, lam: float, loss_factor: float, *, method: str = "exact", max_size: int | None = None
+    ) -> solver.Solution:
+        """Return the plan that minimises the paper's objective, losses scaled by `loss_factor`."""
+        problem = solver.Problem(
+            self._allowed(self.intensity.cost),
+            self._allowed(self.loss * (loss_factor * POINTS)),
+            self._allowed(self.sizes),
+        )
+        reference = self.intensity.cost[:, self.cost.formats.index(REFERENCE)].sum()
+        return solver.solve_weighted(
+            problem,
+            self.intensity.flops,
+            lam,
+            reference_cost=int(reference),
+            max_size=None if max_size is None else 8 * max_size,
+            method=method,
+        )
+
+    def _allowed(self, table: NDArray[np.int64] | NDArray[np.float64]) -> list[NDArray[np.generic]]:
+        return [row[list(columns)] for row, columns in zip(table, self.allowed, strict=True)]
+
+
+def allowed_formats(
+    graph: LayerGraph,
+    columns: Sequence[Format],
+    choices: Sequence[Format],
+    pin: Mapping[str, str],
+) -> tuple[tuple[int, ...], ...]:
+    """Return, for each quantizable layer, the columns it may choose from.
+
+    Parameters
+    ----------
+    graph
+        The layers.
+    columns
+        Formats of the tables.
+    choices
+        Formats that a layer may have unless it is pinned.
+    pin
+        Pattern (as in ``fnmatch``) -> format name; the last match wins.
+
+    Raises
+    ------
+    InputError
+        If a pattern matches no layer.
+    """
+    free = tuple(columns.index(format_) for format_ in choices)
+    allowed = {layer.name: free for layer in graph.quantizable}
+    for pattern, name in pin.items():
+        matches = [layer for layer in allowed if fnmatchcase(layer, pattern)]
+        if not matches:
+            raise InputError(
+                f"Pin {pattern!r} matches no layer; see `aiq graph` for their names "
+                f"(the first is {next(iter(allowed))!r})."
+            )
+        column = columns.index(parse_format(name))
+        allowed |= dict.fromkeys(matches, (column,))
+    return tuple(allowed.values())
+
+
+def _nearest(solution: solver.Solution, max_loss: float, max_size: int | None) -> str:
+    if solution.nearest is None:
+        return (
+            f"No plan has a loss of at most {max_loss:.4g} and at most {max_size} bytes of weights "
+            "at once; raise one of the two, or allow more formats."
+        )
+    measure, value = solution.nearest
+    if measure == "size":
+        least = -(-int(value) // 8)
+        return (
+            f"No plan has at most {max_size} bytes of weights; the nearest feasible max_size is "
+            f"{least}, or allow formats with fewer bits."
+        )
+    return (
+        f"No plan has a predicted loss of at most {100 * max_loss:.3g} pp; the nearest feasible "
+        f"max_drop is {value:.4g} ({100 * value:.3g} pp), or allow formats with more bits."
+    )

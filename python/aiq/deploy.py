@@ -1,0 +1,167 @@
+"""From a plan to a program that runs, and from the program to the stopwatch."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from aiq import cost, graph, measure, runtimes
+from aiq.export import Inputs
+from aiq.hardware import Hardware
+from aiq.measure import Comparison, Interval, Verdict
+from aiq.plan import Plan
+from aiq.runtimes import Compiled, Mismatch
+
+Progress = Callable[[str, int, int], None]
+
+FLOAT, PLAN = "fp32", "plan"
+
+
+def deploy(
+    plan: Plan,
+    model: torch.nn.Module,
+    *,
+    example_inputs: Inputs,
+    calibration: Iterable[Inputs] = (),
+    runtime: str = "inductor",
+    emulate: bool = False,
+) -> Compiled:
+    """Compile `model` so that every layer runs in its planned format.
+
+    Parameters
+    ----------
+    plan
+        What `aiq.search` returned, or `Plan.load` read.
+    model
+        The module that was searched, in evaluation mode; it is not modified.
+    example_inputs
+        Arguments of one call; the program is compiled for their shapes.
+    calibration
+        Batches of inputs on which the ranges of quantised activations are observed.
+    runtime
+        ``inductor`` or another name that `aiq.runtimes.names` lists.
+    emulate
+        Allow formats that the runtime can only emulate.
+
+    Returns
+    -------
+    Compiled
+        Callable like the model; says which format every layer really runs in.
+
+    Raises
+    ------
+    RuntimeUnavailableError
+        If the runtime is not installed, or has no kernel for a format of the plan.
+    InputError
+        If the plan names layers that the model lacks, or calibration is needed and not given.
+    """
+    engine = runtimes.get(runtime)
+    return engine.compile(model, example_inputs, plan.formats, calibration, emulate=emulate)
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedMeasured:
+    """Prediction beside measurement, for the float32 network and for the plan.
+
+    Attributes
+    ----------
+    runtime, hardware
+        What ran, and the profile that predicted.
+    level
+        The cost model behind the prediction.
+    predicted
+        Candidate -> predicted seconds of one batch.
+    timing
+        The measurement.
+    mismatches
+        Layers that run in another format than planned.
+    """
+
+    runtime: str
+    hardware: str
+    level: str
+    predicted: Mapping[str, float]
+    timing: Comparison
+    mismatches: tuple[Mismatch, ...]
+
+    @property
+    def predicted_speedup(self) -> float:
+        """Float32 time over plan time, as predicted."""
+        return self.predicted[FLOAT] / self.predicted[PLAN]
+
+    @property
+    def measured_speedup(self) -> Interval:
+        """Float32 time over plan time, as measured."""
+        return self.timing.speedup(PLAN)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the plan is faster than float32: yes, no, or within the noise."""
+        return self.timing.verdict(PLAN)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON takes it."""
+        return {
+            "runtime": self.runtime,
+            "hardware": self.hardware,
+            "level": self.level,
+            "predicted_seconds": dict(self.predicted),
+            "predicted_speedup": self.predicted_speedup,
+            "mismatches": [mismatch._asdict() for mismatch in self.mismatches],
+            "timing": self.timing.to_dict(),
+        }
+
+
+def compare(
+    plan: Plan,
+    model: torch.nn.Module,
+    hw: str | Hardware,
+    *,
+    example_inputs: torch.Tensor,
+    calibration: Iterable[Inputs] = (),
+    runtime: str = "inductor",
+    min_seconds: float = 5.0,
+    progress: Progress | None = None,
+) -> PredictedMeasured:
+    """Compile the float32 network and the plan, time them in turns, and set the prediction beside.
+
+    Parameters
+    ----------
+    plan, model, example_inputs, calibration, runtime
+        As for `deploy`.
+    hw
+        Hardware profile that predicts; the measurement is of the machine this runs on.
+    min_seconds
+        Length of the timing.
+    progress
+        Called with what is going on, steps done, and steps in all.
+    """
+    report = progress or (lambda stage, done, total: None)
+    hardware = Hardware.load(hw)
+    engine = runtimes.get(runtime)
+    planned = plan.formats
+    programs: dict[str, Compiled] = {}
+    for step, (name, formats) in enumerate({FLOAT: {}, PLAN: planned}.items()):
+        report("compile", step, 2)
+        programs[name] = engine.compile(model, example_inputs, formats, calibration)
+    report("compile", 2, 2)
+    table = cost.roofline_table(
+        graph.extract(model, example_inputs),
+        tuple(dict.fromkeys([cost.REFERENCE, *planned.values()])),
+        hardware,
+    )
+    timing = measure.compare_timing(
+        {name: lambda p=program: p(example_inputs) for name, program in programs.items()},
+        batch=len(example_inputs),
+        min_seconds=min_seconds,
+        progress=report,
+    )
+    return PredictedMeasured(
+        runtime=runtime,
+        hardware=hardware.name,
+        level=str(table.level),
+        predicted={FLOAT: table.total({}), PLAN: table.total(planned)},
+        timing=timing,
+        mismatches=programs[PLAN].mismatches,
+    )
