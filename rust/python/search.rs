@@ -136,7 +136,9 @@ impl SignalWatch {
             return false;
         }
         last.set(now);
-        let Err(error) = Python::attach(Python::check_signals) else { return false };
+        #[expect(clippy::redundant_closure_for_method_calls)]
+        // lifetimes: the path does not compile
+        let Err(error) = Python::attach(|py| py.check_signals()) else { return false };
         if let Ok(mut slot) = self.0.lock() {
             *slot = Some(error);
         }
