@@ -76,16 +76,10 @@ pub(crate) fn lower_bound<const M: usize>(
     })
 }
 
-/// How far above `least` a weighted sum may lie and still belong to a plan that costs less than
-/// `incumbent`: sums at or above `least + gap` can be discarded.
-pub(crate) fn gap<const M: usize>(
-    instance: &Instance<M>,
-    weights: &Weights<M>,
-    least: i64,
-    incumbent: i64,
-) -> i64 {
-    // w0 * cost <= w0 * (incumbent - 1) for anything better, hence the last term
-    let best = i128::from(incumbent) - i128::from(instance.offset) - 1;
-    let gap = i128::from(weights[0]) * best - slack(instance, weights, least) + 1;
+/// Excess (weighted sum above the least) from which on no plan within the limits costs less than
+/// `target`, both without the instance's offset.
+pub(crate) fn excess_gap(price: i64, target: i64, slack: i128) -> i64 {
+    // a better plan has w0 * cost <= w0 * (target - 1), and sum_m w_m use_m <= sum_m w_m B_m
+    let gap = i128::from(price) * (i128::from(target) - 1) - slack + 1;
     i64::try_from(gap.clamp(0, i128::from(i64::MAX / 4))).unwrap_or(0)
 }

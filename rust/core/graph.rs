@@ -29,12 +29,16 @@ pub(crate) struct Bag {
     pub(crate) children: Vec<u32>,
 }
 
-/// Bags in the order of elimination; a parent comes after its children.
-pub(crate) fn eliminate(layers: usize, edges: &[Pair]) -> Vec<Bag> {
+/// Layers without edges, and bags in the order of elimination: a parent comes after its children.
+pub(crate) fn eliminate(layers: usize, edges: &[Pair]) -> (Vec<u32>, Vec<Bag>) {
+    if edges.is_empty() {
+        return ((0..index(layers)).collect(), Vec::new());
+    }
     let mut elimination = Elimination::new(layers, edges);
+    let loose = elimination.loose();
     elimination.peel();
     elimination.min_fill();
-    elimination.into_bags(edges)
+    (loose, elimination.into_bags(edges))
 }
 
 struct Elimination {
@@ -45,6 +49,7 @@ struct Elimination {
 }
 
 const WAITING: u32 = u32::MAX;
+const LOOSE: u32 = u32::MAX - 1;
 
 impl Elimination {
     fn new(layers: usize, edges: &[Pair]) -> Self {
@@ -57,6 +62,17 @@ impl Elimination {
             list.sort_unstable();
         }
         Self { neighbours, position: vec![WAITING; layers], order: Vec::with_capacity(layers) }
+    }
+
+    /// Take out the layers without neighbours.
+    fn loose(&mut self) -> Vec<u32> {
+        let alone =
+            (0..index(self.neighbours.len())).filter(|&i| self.neighbours[i as usize].is_empty());
+        let alone: Vec<u32> = alone.collect();
+        for &layer in &alone {
+            self.position[layer as usize] = LOOSE;
+        }
+        alone
     }
 
     /// Layers with at most one neighbour never add fill.

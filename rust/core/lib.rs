@@ -23,7 +23,10 @@
 //! | what comes out | `solution` |
 
 mod bound;
+mod contract;
+mod core_program;
 mod cost;
+mod dominance;
 mod dual;
 mod error;
 mod graph;

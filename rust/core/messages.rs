@@ -10,9 +10,11 @@ use crate::instance::{Instance, Weights, dot};
 /// The tree of bags with the shapes of its tables.
 #[derive(Debug, Clone)]
 pub(crate) struct Tree {
+    /// Layers without edges, each on its own.
+    pub(crate) loose: Vec<u32>,
     pub(crate) bags: Vec<Bag>,
     /// Where the message of each bag starts; one longer than the bags.
-    offsets: Vec<usize>,
+    pub(crate) offsets: Vec<usize>,
 }
 
 /// The least weighted sum and the messages that lead to it.
@@ -20,12 +22,22 @@ pub(crate) struct Tree {
 pub(crate) struct Messages {
     /// Least weighted sum over all plans, the instance's constant not included.
     pub(crate) least: i64,
-    up: Vec<i64>,
+    /// Per bag, for every choice of its separator: least weighted sum of the layers below.
+    pub(crate) up: Vec<i64>,
+}
+
+/// What the rest of a plan weighs at least.
+#[derive(Debug, Clone)]
+pub(crate) struct Marginals {
+    /// Per bag, for every choice of its separator: least weighted sum of all other layers.
+    pub(crate) down: Vec<i64>,
+    /// For every choice (flat, as in the instance) the least weighted sum of a plan that makes it.
+    pub(crate) choices: Vec<i64>,
 }
 
 impl Tree {
     pub(crate) fn new<const M: usize>(instance: &Instance<M>) -> Self {
-        let bags = eliminate(instance.n_layers(), &instance.edges);
+        let (loose, bags) = eliminate(instance.n_layers(), &instance.edges);
         let mut offsets = Vec::with_capacity(bags.len() + 1);
         offsets.push(0);
         for (at, bag) in bags.iter().enumerate() {
@@ -33,7 +45,7 @@ impl Tree {
                 bag.separator.iter().map(|&s| instance.n_choices(s as usize)).product();
             offsets.push(offsets[at] + entries);
         }
-        Self { bags, offsets }
+        Self { loose, bags, offsets }
     }
 
     /// Entries of the largest table, without building it.
@@ -53,6 +65,10 @@ impl Tree {
     ) -> Messages {
         let mut up = vec![0; self.offsets[self.bags.len()]];
         let mut least = 0;
+        for &layer in &self.loose {
+            let sums = instance.choices(layer as usize).iter().map(|p| dot(weights, p));
+            least += sums.min().unwrap_or(0);
+        }
         let mut joint = Vec::new();
         for at in 0..self.bags.len() {
             let (before, after) = up.split_at_mut(self.offsets[at]);
@@ -77,6 +93,10 @@ impl Tree {
         messages: &Messages,
     ) -> Vec<u16> {
         let mut plan = vec![0; instance.n_layers()];
+        for &layer in &self.loose {
+            plan[layer as usize] =
+                first_least(instance.choices(layer as usize).iter().map(|p| dot(weights, p)));
+        }
         let mut row = Vec::new();
         for (at, bag) in self.bags.iter().enumerate().rev() {
             let layer = bag.layer as usize;
@@ -97,8 +117,7 @@ impl Tree {
                     *entry += messages.up[base + here * step];
                 }
             }
-            let best = (0..row.len()).min_by_key(|&c| row[c]).unwrap_or(0);
-            plan[layer] = u16::try_from(best).unwrap_or(u16::MAX);
+            plan[layer] = first_least(row.iter().copied());
         }
         plan
     }
@@ -124,15 +143,23 @@ impl Tree {
         (self.offsets[child] + base, step)
     }
 
-    /// For every choice (flat, as in the instance) the least weighted sum of a plan that makes it.
-    pub(crate) fn min_marginals<const M: usize>(
+    /// Messages back from the roots to the leaves, and what every choice costs at least.
+    pub(crate) fn down<const M: usize>(
         &self,
         instance: &Instance<M>,
         weights: &Weights<M>,
         messages: &Messages,
-    ) -> Vec<i64> {
+    ) -> Marginals {
         let mut down = vec![0; messages.up.len()];
         let mut marginals = vec![i64::MAX; instance.nodes.len()];
+        for &layer in &self.loose {
+            let layer = layer as usize;
+            let least = instance.choices(layer).iter().map(|p| dot(weights, p)).min().unwrap_or(0);
+            let range = instance.offsets[layer]..instance.offsets[layer + 1];
+            for (marginal, point) in marginals[range].iter_mut().zip(instance.choices(layer)) {
+                *marginal = messages.least + dot(weights, point) - least;
+            }
+        }
         let mut joint = Vec::new();
         for (at, bag) in self.bags.iter().enumerate().rev() {
             self.joint(instance, weights, at, &messages.up, &mut joint);
@@ -142,11 +169,12 @@ impl Tree {
                 Some(_) => 0,
                 None => messages.least - messages.up[self.offsets[at]],
             };
-            let above = &down[self.offsets[at]..self.offsets[at + 1]];
+            let above = &mut down[self.offsets[at]..self.offsets[at + 1]];
             let own = &mut marginals[instance.offsets[bag.layer as usize]..][..columns];
-            for (row, &from) in joint.chunks_exact_mut(columns).zip(above) {
+            for (row, from) in joint.chunks_exact_mut(columns).zip(above) {
+                *from += outside;
                 for (entry, marginal) in row.iter_mut().zip(own.iter_mut()) {
-                    *entry += from + outside;
+                    *entry += *from;
                     *marginal = (*marginal).min(*entry);
                 }
             }
@@ -167,12 +195,12 @@ impl Tree {
                 }
             }
         }
-        marginals
+        Marginals { down, choices: marginals }
     }
 
     /// The table of a bag: own values, own edges and the children's messages, over the separator's
     /// choices (rows) and the layer's own (columns).
-    fn joint<const M: usize>(
+    pub(crate) fn joint<const M: usize>(
         &self,
         instance: &Instance<M>,
         weights: &Weights<M>,
@@ -215,8 +243,19 @@ impl Tree {
     }
 }
 
+/// Position of the first least value.
+fn first_least(values: impl Iterator<Item = i64>) -> u16 {
+    let mut best = (i64::MAX, 0);
+    for (at, value) in (0u16..).zip(values) {
+        if value < best.0 {
+            best = (value, at);
+        }
+    }
+    best.1
+}
+
 /// Visits the rows of a bag's table together with the matching entries of a smaller table.
-struct Walk {
+pub(crate) struct Walk {
     /// Choices of each separator layer and the smaller table's stride along it.
     axes: Vec<(usize, usize)>,
     columns: usize,
@@ -225,7 +264,7 @@ struct Walk {
 
 impl Walk {
     /// `table` lists the layers of the smaller table, the last one varying fastest.
-    fn new<const M: usize>(instance: &Instance<M>, bag: &Bag, table: &[u32]) -> Self {
+    pub(crate) fn new<const M: usize>(instance: &Instance<M>, bag: &Bag, table: &[u32]) -> Self {
         let stride = |layer: u32| match table.iter().position(|&t| t == layer) {
             Some(at) => table[at + 1..].iter().map(|&t| instance.n_choices(t as usize)).product(),
             None => 0,
@@ -242,7 +281,7 @@ impl Walk {
     }
 
     /// Calls `visit(start of the row, first entry of the smaller table, stride along the row)`.
-    fn each_row(&self, mut visit: impl FnMut(usize, usize, usize)) {
+    pub(crate) fn each_row(&self, mut visit: impl FnMut(usize, usize, usize)) {
         let mut counter = vec![0; self.axes.len()];
         let (mut start, mut from) = (0, 0);
         loop {

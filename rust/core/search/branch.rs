@@ -11,12 +11,15 @@ use crate::instance::{Instance, Point};
 use crate::messages::Tree;
 use crate::problem::{Measure, Problem};
 use crate::reduce::{Reduced, restrict};
+use crate::search::close::close;
 use crate::search::monitor::Monitor;
 use crate::search::start::best_uniform;
 use crate::solution::{Closed, Proof, Solution, Status};
 
 /// Entries of the largest table the dynamic program may need (32 MiB).
 const MAX_TABLE: u128 = 1 << 22;
+/// States the core program keeps per class before the subproblem is split instead.
+const WIDTH: usize = 1 << 14;
 
 /// The state of a search, and what is left of it at the end.
 #[derive(Debug, Clone)]
@@ -117,7 +120,7 @@ pub(crate) fn root<const M: usize>(
 }
 
 fn check_width<const M: usize>(instance: &Instance<M>) -> Result<(), Error> {
-    let bags = eliminate(instance.n_layers(), &instance.edges);
+    let (_, bags) = eliminate(instance.n_layers(), &instance.edges);
     let entries = Tree::largest_table(instance, &bags);
     if entries > MAX_TABLE { Err(Error::TooDense { entries }) } else { Ok(()) }
 }
@@ -149,12 +152,32 @@ pub(crate) fn search<const M: usize>(
             open.insert((least, order), node);
             break;
         }
-        let (layer, choice) = branching(&node);
-        let small = &node.reduced.instance;
+        let Node { reduced, tree, dual, proof } = node;
+        let closing =
+            close(&reduced.instance, &tree, &dual.weights, outcome.target(), WIDTH, &mut || {
+                monitor.stopped()
+            });
+        if let Some(plan) = closing.plan {
+            let plan = reduced.lift(&plan);
+            let point = instance.evaluate(&plan);
+            outcome.offer(&plan, point);
+        }
+        if monitor.reason().is_some() {
+            bound = Some(least);
+            break;
+        }
+        let Some(rest) = closing.rest else {
+            outcome.proof[proof].closed = Closed::Enumerated;
+            continue;
+        };
+        let (layer, choice) = branching(&reduced, &rest, &dual);
+        let node_proof = proof;
+        let reduced = reduced.then(rest);
+        let small = &reduced.instance;
         let (equal, other) = (outcome.proof.len(), outcome.proof.len() + 1);
-        outcome.proof[node.proof].closed = Closed::Branched {
-            layer: node.reduced.layers[layer] as usize,
-            choice: usize::from(node.reduced.original_choice(layer, choice)),
+        outcome.proof[node_proof].closed = Closed::Branched {
+            layer: reduced.layers[layer] as usize,
+            choice: usize::from(reduced.original_choice(layer, choice)),
             equal,
             other,
         };
@@ -164,7 +187,7 @@ pub(crate) fn search<const M: usize>(
             for flat in small.offsets[layer]..small.offsets[layer + 1] {
                 keep[flat] = (flat == picked) == same;
             }
-            let child = node.reduced.then(restrict(small, &keep));
+            let child = reduced.then(restrict(small, &keep));
             let proof = add_proof(&mut outcome);
             consider(&mut outcome, &mut open, instance, child, proof, monitor);
         }
@@ -218,19 +241,22 @@ fn consider<const M: usize>(
     };
 }
 
-/// The layer on which the relaxation's plans differ most, and one of their choices.
-fn branching<const M: usize>(node: &Node<M>) -> (usize, u16) {
-    let instance = &node.reduced.instance;
-    let _ = &node.tree;
+/// The layer of `rest` (a reduction of the node's instance) on which the relaxation's plans differ
+/// most, and one of its choices.
+fn branching<const M: usize>(node: &Reduced<M>, rest: &Reduced<M>, dual: &Dual<M>) -> (usize, u16) {
     let spread = |layer: usize| {
-        let costs =
-            node.dual.basis.iter().map(|c| instance.node(layer, usize::from(c.plan[layer]))[0]);
-        let differ =
-            node.dual.basis.iter().any(|c| c.plan[layer] != node.dual.basis[0].plan[layer]);
+        let before = rest.layers[layer] as usize;
+        let picks = dual.basis.iter().map(|c| c.plan[before]);
+        let costs = picks.clone().map(|c| node.instance.node(before, usize::from(c))[0]);
+        let differ = picks.clone().any(|c| Some(c) != picks.clone().next());
         let (low, high) = costs.fold((i64::MAX, i64::MIN), |(l, h), c| (l.min(c), h.max(c)));
         (differ, high.saturating_sub(low))
     };
-    let layer =
-        (0..instance.n_layers()).max_by_key(|&layer| (spread(layer), Reverse(layer))).unwrap_or(0);
-    (layer, node.dual.basis[0].plan[layer])
+    let layer = (0..rest.instance.n_layers())
+        .max_by_key(|&layer| (spread(layer), Reverse(layer)))
+        .unwrap_or(0);
+    let count = u16::try_from(rest.instance.n_choices(layer)).unwrap_or(u16::MAX);
+    let picked = dual.basis.first().map(|c| c.plan[rest.layers[layer] as usize]);
+    let choice = (0..count).find(|&c| Some(rest.original_choice(layer, c)) == picked);
+    (layer, choice.unwrap_or(0))
 }

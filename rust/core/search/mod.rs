@@ -1,6 +1,7 @@
 //! The searches: one exact, one exhaustive, two heuristics; all return a plan and a bound.
 
 mod branch;
+mod close;
 mod coordinate;
 mod exhaustive;
 mod greedy;

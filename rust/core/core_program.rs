@@ -1,0 +1,289 @@
+//! The core dynamic program: a multiple-choice knapsack closed class by class, most promising
+//! first, after Pisinger (1995).
+//!
+//! All classes start at the option of least weighted sum. Classes enter in the order of the least
+//! excess of leaving that option; the search ends when no class left out can matter. A state is
+//! dropped when another dominates it, when its Lagrangian bound reaches the incumbent, or when the
+//! classes still to come cannot bring it back within the limits at a profit.
+
+use crate::bound::{excess_gap, slack};
+use crate::contract::Class;
+use crate::dominance::{Sweep, sweep_order};
+use crate::instance::{Instance, Point, Weights, add, sub};
+
+/// States remembered over all classes (16 bytes each); beyond this the program is cut off.
+const MEMORY: usize = 1 << 22;
+/// Products of floats are trusted to this relative error.
+const ROUNDING: f64 = 1e-14;
+
+#[derive(Debug, Clone, Copy)]
+struct State<const M: usize> {
+    point: Point<M>,
+    excess: i64,
+    parent: u32,
+    option: u32,
+}
+
+/// What the program found.
+#[derive(Debug, Clone)]
+pub(crate) struct Found {
+    /// The best new plan: its objective, and per changed class the option.
+    pub(crate) best: Option<(i64, Vec<(usize, usize)>)>,
+    /// Whether nothing was cut off.
+    pub(crate) exact: bool,
+}
+
+/// What is proved about plans that are still of interest.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scope {
+    /// Objective to beat, in the instance's own terms (without its offset).
+    pub(crate) target: i64,
+    /// Weighted sums at or above this excess are of no interest, whatever they cost.
+    pub(crate) guess: i64,
+    /// States kept per class.
+    pub(crate) width: usize,
+}
+
+struct Core<'a, const M: usize> {
+    classes: &'a [Class<M>],
+    limits: Point<M>,
+    weights: Weights<M>,
+    /// `W(w) - sum_m w_m B_m`, see [`bound`](crate::bound).
+    slack: i128,
+    scope: Scope,
+    /// Excess at which a plan cannot beat the target; shrinks with it.
+    gap: i64,
+    /// Classes in the order of entry, each with the least excess of leaving its first option.
+    order: Vec<(i64, usize)>,
+    windows: Vec<Window<M>>,
+}
+
+/// What the classes from some position on can still do.
+#[derive(Debug, Clone, Copy)]
+struct Window<const M: usize> {
+    /// How much they can still take off each budget.
+    relief: Point<M>,
+    /// Least cost per unit taken off the only budget.
+    fix: f64,
+    /// Greatest saving per unit added to the only budget.
+    save: f64,
+}
+
+/// Search for a plan within the limits that beats the target.
+pub(crate) fn run<const M: usize>(
+    instance: &Instance<M>,
+    classes: &[Class<M>],
+    weights: &Weights<M>,
+    least: i64,
+    scope: Scope,
+    stop: &mut dyn FnMut() -> bool,
+) -> Found {
+    let slack = slack(instance, weights, least);
+    let gap = excess_gap(weights[0], scope.target, slack);
+    let (limits, weights) = (instance.limits, *weights);
+    let mut core = Core {
+        classes,
+        limits,
+        weights,
+        slack,
+        scope,
+        gap,
+        order: Vec::new(),
+        windows: Vec::new(),
+    };
+    core.prepare();
+    core.run(stop)
+}
+
+/// Spreads ties: in index order all early classes might move the budgets the same way.
+fn scatter(class: usize) -> u64 {
+    (class as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+impl<const M: usize> Core<'_, M> {
+    fn reach(&self) -> i64 {
+        self.scope.guess.min(self.gap)
+    }
+
+    fn prepare(&mut self) {
+        let reach = self.reach();
+        let entry = |(at, class): (usize, &Class<M>)| {
+            (class.options[1..].iter().map(|o| o.excess).min().unwrap_or(i64::MAX), at)
+        };
+        self.order = self.classes.iter().enumerate().map(entry).filter(|e| e.0 < reach).collect();
+        self.order.sort_unstable_by_key(|&(excess, class)| (excess, scatter(class)));
+        let mut window = Window { relief: [0; M], fix: f64::INFINITY, save: 0.0 };
+        self.windows = vec![window; self.order.len() + 1];
+        for (at, &(_, class)) in self.order.iter().enumerate().rev() {
+            let options = &self.classes[class].options;
+            let mut relief = [0; M];
+            for option in options[1..].iter().filter(|o| o.excess < reach) {
+                let change = sub(option.point, options[0].point);
+                for m in 1..M {
+                    relief[m] = relief[m].max(-change[m]);
+                }
+                if M == 2 && change[1] < 0 {
+                    window.fix = window.fix.min(change[0] as f64 / -change[1] as f64);
+                } else if M == 2 && change[1] > 0 && change[0] < 0 {
+                    window.save = window.save.max(-change[0] as f64 / change[1] as f64);
+                }
+            }
+            window.relief = add(window.relief, relief);
+            self.windows[at] = window;
+        }
+    }
+
+    /// Whether a state can still lead to a plan that beats the target.
+    #[inline]
+    fn alive(&self, state: &State<M>, window: &Window<M>) -> bool {
+        if state.excess >= self.reach() {
+            return false;
+        }
+        for m in 1..M {
+            if state.point[m] - window.relief[m] > self.limits[m] {
+                return false;
+            }
+        }
+        if M != 2 {
+            return true;
+        }
+        let (over, below) = (state.point[1] - self.limits[1], self.scope.target - state.point[0]);
+        if over > 0 {
+            window.fix * (over as f64) * (1.0 - ROUNDING) < below as f64
+        } else {
+            window.save * (-over as f64) * (1.0 + ROUNDING) >= (1 - below) as f64
+        }
+    }
+
+    fn run(mut self, stop: &mut dyn FnMut() -> bool) -> Found {
+        let start = self.classes.iter().fold([0; M], |sum, class| add(sum, class.options[0].point));
+        let mut current = vec![State { point: start, excess: 0, parent: 0, option: 0 }];
+        let mut best = None;
+        if self.fits(&start) && start[0] < self.scope.target {
+            best = Some((0, 0, 0));
+            self.lower_target(start[0]);
+        }
+        let mut history: Vec<Vec<(u32, u32)>> = Vec::new();
+        let (mut next, mut shifted, mut merged) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut exact, mut remembered) = (true, 0);
+        let mut sweep = Sweep::default();
+        for at in 0..self.order.len() {
+            let (entry, class) = self.order[at];
+            if entry >= self.reach() {
+                break;
+            }
+            if stop() {
+                exact = false;
+                break;
+            }
+            let window = self.windows[at + 1];
+            let options = &self.classes[class].options;
+            next.clear();
+            for (option, label) in (0u32..).zip(options) {
+                if label.excess >= self.reach() {
+                    continue;
+                }
+                let change = sub(label.point, options[0].point);
+                shifted.clear();
+                for (parent, from) in (0u32..).zip(&current) {
+                    let state = State {
+                        point: add(from.point, change),
+                        excess: from.excess + label.excess,
+                        parent,
+                        option,
+                    };
+                    if state.point[0] < self.scope.target && self.fits(&state.point) {
+                        best = Some((at, parent, option));
+                        self.lower_target(state.point[0]);
+                    }
+                    if self.alive(&state, &window) {
+                        shifted.push(state);
+                    }
+                }
+                if next.is_empty() {
+                    std::mem::swap(&mut next, &mut shifted);
+                } else if !shifted.is_empty() {
+                    merge(&next, &shifted, &mut merged, &mut sweep);
+                    std::mem::swap(&mut next, &mut merged);
+                }
+            }
+            if next.len() > self.scope.width || remembered + next.len() > MEMORY {
+                exact = false;
+                if remembered + next.len() > MEMORY && next.len() <= self.scope.width {
+                    break;
+                }
+                keep_least_excess(&mut next, self.scope.width);
+            }
+            if next.is_empty() {
+                break;
+            }
+            remembered += next.len();
+            history.push(next.iter().map(|s| (s.parent, s.option)).collect());
+            std::mem::swap(&mut current, &mut next);
+        }
+        Found { best: best.map(|last| (self.scope.target, self.trace(&history, last))), exact }
+    }
+
+    fn fits(&self, point: &Point<M>) -> bool {
+        (1..M).all(|m| point[m] <= self.limits[m])
+    }
+
+    fn lower_target(&mut self, objective: i64) {
+        self.scope.target = objective;
+        self.gap = excess_gap(self.weights[0], objective, self.slack);
+    }
+
+    /// The changed classes of a state and its ancestors.
+    fn trace(
+        &self,
+        history: &[Vec<(u32, u32)>],
+        (at, parent, option): (usize, u32, u32),
+    ) -> Vec<(usize, usize)> {
+        let Some(&(_, class)) = self.order.get(at) else { return Vec::new() };
+        let mut picks = vec![(class, option as usize)];
+        let mut position = parent as usize;
+        for (&(_, class), states) in self.order[..at].iter().zip(history).rev() {
+            let (parent, option) = states[position];
+            picks.push((class, option as usize));
+            position = parent as usize;
+        }
+        picks
+    }
+}
+
+fn keep_least_excess<const M: usize>(states: &mut Vec<State<M>>, width: usize) {
+    let mut ranks: Vec<i64> = states.iter().map(|s| s.excess).collect();
+    let (below, &mut limit, _) = ranks.select_nth_unstable(width);
+    let mut ties = width - below.iter().filter(|&&excess| excess < limit).count();
+    states.retain(|s| {
+        let tie = s.excess == limit && ties > 0;
+        ties -= usize::from(tie);
+        s.excess < limit || tie
+    });
+}
+
+/// Merge two lists in sweep order and drop what is dominated.
+fn merge<const M: usize>(
+    first: &[State<M>],
+    second: &[State<M>],
+    merged: &mut Vec<State<M>>,
+    sweep: &mut Sweep,
+) {
+    merged.clear();
+    sweep.clear();
+    let (mut a, mut b) = (0, 0);
+    while a < first.len() || b < second.len() {
+        let from_first = b == second.len()
+            || (a < first.len() && sweep_order(&first[a].point, &second[b].point).is_le());
+        let state = if from_first {
+            a += 1;
+            first[a - 1]
+        } else {
+            b += 1;
+            second[b - 1]
+        };
+        if sweep.accepts(&state.point) {
+            merged.push(state);
+        }
+    }
+}
