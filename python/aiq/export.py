@@ -22,7 +22,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from aiq.errors import GraphError
-from aiq.simplify import attribute, simplify
+from aiq.simplify import attribute, decompositions, simplify
 
 Inputs = torch.Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 """Example inputs: one tensor, a sequence of positional or a mapping of keyword arguments."""
@@ -155,7 +155,7 @@ def _capture(
         return program, True
     try:
         program = torch.export.export(model, args, kwargs, strict=False)
-        return program.run_decompositions({}), False
+        return program.run_decompositions(decompositions()), False
     except Exception as error:
         raise _explained(error, model, args, kwargs) from error
 
@@ -178,7 +178,7 @@ def _capture_dynamic(
         if has_batch(leaf):
             shapes[leaf] = {0: Dim.AUTO}
     program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
-    return program.run_decompositions({}) if _batch_symbols(program.graph) else None
+    return program.run_decompositions(decompositions()) if _batch_symbols(program.graph) else None
 
 
 def _batch_symbols(graph: fx.Graph) -> set[Any]:

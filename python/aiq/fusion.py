@@ -13,7 +13,6 @@ from aiq.operators import (
     Op,
     argument,
     classify,
-    is_identity,
     is_view,
     shapes,
 )
@@ -91,17 +90,11 @@ class Grouping:
             step, operand, hosts = _ACTIVATION, operands[0], _ACTIVATION_HOSTS
         else:
             return _OPERATOR, None
-        group = self._sole_reader_of(operand)
-        if group is None or group.op not in hosts or group.step >= step:
+        group = self._group_of.get(operand)
+        if group is None or group.op not in hosts or group.step >= step or len(operand.users) > 1:
             return _OPERATOR, None
         if shapes(operand) != shapes(node):
             return _OPERATOR, None
         if step == _BATCH_NORM and group.op is Op.LINEAR and len(shapes(node)[0]) != 2:
             return _OPERATOR, None  # the norm's channels are not the linear layer's features
         return step, group
-
-    def _sole_reader_of(self, value: fx.Node) -> Group | None:
-        """Return the group that wrote `value`, if one node reads it and sees it unchanged."""
-        while is_identity(value) and len(value.users) == 1:
-            value = value.all_input_nodes[0]
-        return self._group_of.get(value) if len(value.users) == 1 else None

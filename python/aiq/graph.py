@@ -10,7 +10,7 @@ from aiq.errors import GraphError
 from aiq.export import Inputs, export
 from aiq.fusion import Group, Grouping
 from aiq.operators import WEIGHTED, Op, argument, elements, flops, is_constant, shapes
-from aiq.simplify import name_of
+from aiq.simplify import CONSTANT, name_of
 
 __all__ = ["WEIGHTED", "Edge", "Layer", "LayerGraph", "Op", "Trace", "extract", "trace"]
 
@@ -148,6 +148,7 @@ def trace(model: nn.Module, example_inputs: Inputs) -> Trace:
     layer. Views (reshape, slice, split, transpose) and dropout are none either: edges lead
     through them. A copy into another order (``permute`` and ``contiguous``) is a layout layer.
     """
+    model = getattr(model, "_orig_mod", model)  # the names of what torch.compile wraps
     exported = export(model, example_inputs)
     modules = dict(model.named_modules())
     layers, edges = _read(exported.module, modules)
@@ -235,8 +236,9 @@ def _layer_name(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
     if path and module is not None and _is_torch_layer(module):
         return path
     weight = argument(node, "weight")
-    if is_constant(weight) and str(weight.target).removesuffix("weight").strip("._"):
-        return str(weight.target).removesuffix("weight").rstrip("._")
+    owner = str(weight.target).removesuffix("weight").rstrip("._") if is_constant(weight) else ""
+    if owner and not owner.startswith(CONSTANT):
+        return owner
     return f"{path}.{name_of(node)}".lstrip(".") if module is not None else node.name
 
 

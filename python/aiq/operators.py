@@ -77,9 +77,6 @@ _CLASSES = {
     for name in names
 }
 
-_COPIES_NOTHING = frozenset({"_unsafe_view", "dropout", "feature_dropout", "alpha_dropout"})
-_SAME_TENSOR = frozenset({"dropout", "feature_dropout", "alpha_dropout", "alias", "detach"})
-
 
 def shapes(node: fx.Node) -> tuple[Shape, ...]:
     """Return the shapes of the tensors that `node` produces, at the example's batch size."""
@@ -104,19 +101,14 @@ def argument(node: fx.Node, name: str, default: Any = None) -> Any:  # noqa: ANN
 
 
 def is_view(node: fx.Node) -> bool:
-    """Whether the node hands on a tensor without moving data (reshape, slice, dropout, ...)."""
+    """Whether the node hands on a tensor without moving data (reshape, slice, split, ...)."""
     if node.target is operator.getitem:
         return True
     if not isinstance(node.target, torch._ops.OpOverload):
         return False
     returns = node.target._schema.returns
     aliases = bool(returns) and returns[0].alias_info is not None
-    return aliases or name_of(node) in _COPIES_NOTHING
-
-
-def is_identity(node: fx.Node) -> bool:
-    """Whether the node hands on the very same tensor."""
-    return name_of(node) in _SAME_TENSOR
+    return aliases or name_of(node) == "_unsafe_view"
 
 
 def is_constant(value: object) -> bool:

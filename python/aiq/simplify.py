@@ -1,6 +1,7 @@
 """Passes over an exported graph: leave only computation, each operator whole."""
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,11 +9,35 @@ from torch import fx, nn
 
 aten = torch.ops.aten
 
+CONSTANT = "constant_"
+"""How the names of folded constants begin."""
+
+_PRODUCTS = {aten.mm.default, aten.matmul.default, aten.addmm.default}
+_TRANSPOSES = {aten.t.default, aten.transpose.int, aten.permute.default, aten.numpy_T.default}
+
+_COMPOSITES = (
+    *(aten.einsum.default, aten.tensordot.default, aten.inner.default, aten.chain_matmul.default),
+    *(aten.linalg_multi_dot.default, aten.lstm_cell.default, aten.gru_cell.default),
+    *(aten.rnn_tanh_cell.default, aten.rnn_relu_cell.default),
+)
+
+
+def decompositions() -> dict[torch._ops.OperatorBase, Callable[..., Any]]:
+    """Return what to decompose: operators that hide matrix products. All others stay whole."""
+    table = torch.export.default_decompositions()
+    return {op: table[op] for op in _COMPOSITES}
+
 
 def simplify(module: fx.GraphModule) -> fx.GraphModule:
-    """Return `module` with whole batch norms, one name for tied weights, folded constants."""
+    """Return `module` with only computation left.
+
+    Batch norms and linear layers are single operators, tied weights have one name, dropout and
+    needless copies are gone, and what reads no input is computed.
+    """
     _restore_batch_norm(module.graph)
     _merge_tied(module)
+    _drop_identities(module.graph)
+    _products_to_linear(module.graph)
     _free_factories(module.graph)
     _fold_constants(module)
     for check in module.graph.find_nodes(
@@ -71,6 +96,42 @@ def _merge_tied(module: fx.GraphModule) -> None:
         node.target = first.setdefault(id(attribute(module, node.target)), node.target)
 
 
+def _drop_identities(graph: fx.Graph) -> None:
+    """Let readers of a dropout, an alias or a copy in the same order read its operand."""
+    for node in graph.nodes:
+        if name_of(node) in {"dropout", "feature_dropout", "alpha_dropout", "alias", "detach"}:
+            node.replace_all_uses_with(node.args[0])
+        elif name_of(node) == "clone":
+            before, after = node.args[0].meta["val"], node.meta["val"]
+            if tuple(before.stride()) == tuple(after.stride()):
+                node.replace_all_uses_with(node.args[0])
+
+
+def _products_to_linear(graph: fx.Graph) -> None:
+    """Write ``x @ w``, ``x @ w.t()`` and ``addmm`` with a parameter ``w`` as linear layers."""
+    for node in [n for n in graph.nodes if n.target in _PRODUCTS]:
+        *bias, x, weight = node.args
+        transposed = weight.target in _TRANSPOSES and weight.args[0].op == "get_attr"
+        if node.kwargs or not (transposed or weight.op == "get_attr"):
+            continue
+        if weight.meta["val"].ndim != 2 or any(b.op != "get_attr" for b in bias):
+            continue
+        with graph.inserting_before(node):
+            rows = (
+                weight.args[0]
+                if transposed
+                else graph.create_node(
+                    "call_function", aten.t.default, (weight,), name=f"{weight.name}_t"
+                )
+            )
+            linear = graph.create_node(
+                "call_function", aten.linear.default, (x, rows, *bias), name="linear"
+            )
+        linear.meta = dict(node.meta)
+        node.replace_all_uses_with(linear)
+        graph.erase_node(node)
+
+
 def _free_factories(graph: fx.Graph) -> None:
     """Let tensors of a fixed size that are made like an activation no longer depend on it."""
     for node in graph.nodes:
@@ -107,7 +168,7 @@ def _fold_constants(module: fx.GraphModule) -> None:
         used = any(user not in values for user in node.users)
         if node.op == "get_attr" or not used or not isinstance(value, torch.Tensor):
             continue
-        name = f"constant_{node.name}"
+        name = f"{CONSTANT}{node.name}"
         module.register_buffer(name, value)
         with graph.inserting_before(node):
             constant = graph.get_attr(name)
