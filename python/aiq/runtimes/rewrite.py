@@ -1,0 +1,221 @@
+"""A choice of formats written into a graph: quantize nodes, integer weights, casts.
+
+The result computes, in float32, what `aiq.quantize.simulate` computes, and says where each number
+is stored in which dtype. Every compiler of `aiq.runtimes` starts from it, so that all of them
+round with the same scales, those that the plan's accuracy was measured with.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+from torch.utils import _pytree as pytree
+from torchao.quantization import pt2e as _pt2e  # noqa: F401 - registers quantized_decomposed
+
+from aiq.errors import InputError
+from aiq.formats import INTEGERS, REFERENCE, Format
+from aiq.graph import Layer, Trace
+from aiq.operators import argument, is_view
+from aiq.quantize.affine import Affine, Scheme
+from aiq.quantize.fold import fold
+from aiq.quantize.observers import symmetric_mse
+from aiq.quantize.simulate import Simulator
+from aiq.quantize.statistics import observe, read
+from aiq.runtimes.base import Inputs
+from aiq.simplify import attribute, name_of
+
+_Q = torch.ops.quantized_decomposed
+_QUANTIZE = _Q.quantize_per_tensor.default
+_DEQUANTIZE = _Q.dequantize_per_tensor.default
+
+
+def rewrite(
+    trace: Trace,
+    example_inputs: Inputs,
+    formats: Mapping[str, Format],
+    calibration: Iterable[Inputs],
+    *,
+    activation_bits: int = 8,
+) -> Trace:
+    """Return `trace` with every layer in its format and batch norms folded.
+
+    Parameters
+    ----------
+    trace
+        Exported model; left as it is.
+    example_inputs
+        Positional arguments of one call.
+    formats
+        Format by layer name; layers not named stay float32.
+    calibration
+        Batches on which the ranges of activations are observed; read only if a format quantises
+        activations.
+    activation_bits
+        Most bits of an activation, for processors whose eight-bit products overflow.
+
+    Raises
+    ------
+    InputError
+        If a format quantises activations and `calibration` is empty.
+    """
+    folded = fold(trace)
+    simulator = None
+    if any(fmt.quantizes_activations for fmt in formats.values()):
+        batches = iter(calibration)
+        first = next(batches, None)
+        if first is None:
+            raise InputError(
+                "Quantised activations need calibration data and none was given; pass at least "
+                "one batch of inputs."
+            )
+        simulator = Simulator(folded, observe(folded, _chain(first, batches)))
+    writer = _Writer(folded, simulator, activation_bits)
+    for layer in folded.graph.quantizable:
+        writer.rewrite(layer, formats.get(layer.name, REFERENCE))
+    heads = {layer.nodes[0]: formats.get(layer.name, REFERENCE) for layer in folded.graph.layers}
+    _narrow(folded.module, heads, example_inputs)
+    folded.module.graph.eliminate_dead_code()
+    folded.module.recompile()
+    return folded
+
+
+def _chain(first: Inputs, rest: Iterable[Inputs]) -> Iterable[Inputs]:
+    yield first
+    yield from rest
+
+
+class _Writer:
+    """Edits the graph of a folded trace, layer by layer."""
+
+    def __init__(self, folded: Trace, simulator: Simulator | None, activation_bits: int) -> None:
+        self._module = folded.module
+        self._nodes = {node.name: node for node in folded.module.graph.nodes}
+        self._reads = {layer.name: read(folded, layer) for layer in folded.graph.quantizable}
+        self._simulator = simulator
+        self._most_bits = activation_bits
+        self._grids: dict[fx.Node, tuple[int, Affine]] = {}
+        self._quantized: dict[tuple[fx.Node, int], fx.Node] = {}
+        self._own: set[fx.Node] = set()  # clamps and quantize nodes
+
+    def rewrite(self, layer: Layer, fmt: Format) -> None:
+        """Write the format of one layer; layers come in the order in which they run."""
+        head, tail = self._nodes[layer.nodes[0]], self._nodes[layer.nodes[-1]]
+        if fmt.quantizes_weights:
+            self._weights(head, fmt)
+        if not fmt.quantizes_activations:
+            return
+        bits = min(fmt.activation.bits, self._most_bits)
+        source = argument(head, "input")
+        head.replace_input_with(source, self._on_grid(source, self._reads[layer.name], bits, head))
+        if not layer.is_output:
+            for user in [user for user in tail.users if user not in self._own]:
+                user.replace_input_with(tail, self._on_grid(tail, tail.name, bits, user))
+
+    def _on_grid(self, node: fx.Node, tensor: str, bits: int, user: fx.Node) -> fx.Node:
+        """Return what `user` reads instead of `node`: its value rounded to `bits`.
+
+        Compilers match a dequantize node of its own before every reader.
+        """
+        grid = self._grid(node)
+        if grid is not None and grid[0] == bits and node in self._grids:
+            return node
+        if grid is not None and grid[0] == bits:
+            affine = grid[1]  # a view or a maximum of integers is an integer of the same grid
+        else:
+            assert self._simulator is not None
+            affine = self._simulator.activation(tensor, INTEGERS[bits])
+        graph = self._module.graph
+        scale, zero_point = float(affine.scale), int(affine.zero_point)
+        limits = (affine.scheme.low, affine.scheme.high)
+        if (node, bits) not in self._quantized:
+            last = node
+            if bits < 8:  # kernels that write integers clamp to all eight bits
+                bounds = [(limit - zero_point) * scale for limit in limits]
+                with graph.inserting_after(last):
+                    last = graph.call_function(torch.ops.aten.clamp.default, (node, *bounds))
+                self._own.add(last)
+            with graph.inserting_after(last):
+                arguments = (last, scale, zero_point, *limits, torch.uint8)
+                self._quantized[node, bits] = graph.call_function(_QUANTIZE, arguments)
+            self._own.add(self._quantized[node, bits])
+        with graph.inserting_before(user):
+            result = graph.call_function(
+                _DEQUANTIZE,
+                (self._quantized[node, bits], scale, zero_point, *limits, torch.uint8),
+            )
+        self._grids[result] = (bits, affine)
+        return result
+
+    def _grid(self, node: fx.Node) -> tuple[int, Affine] | None:
+        """Return the grid on which the values of `node` lie already."""
+        if node in self._grids:
+            return self._grids[node]
+        if node.op == "call_function" and (is_view(node) or name_of(node).startswith("max_pool")):
+            return self._grid(node.all_input_nodes[0])
+        return None
+
+    def _weights(self, head: fx.Node, fmt: Format) -> None:
+        source = argument(head, "weight")
+        exact = attribute(self._module, str(source.target)).detach()
+        transposed = "transpose" in name_of(head)
+        scheme = Scheme(fmt.weight.bits, symmetric=True, signed=True, axis=int(transposed))
+        affine = symmetric_mse(exact, scheme)
+        graph = self._module.graph
+        with graph.inserting_before(head):
+            if fmt.quantizes_activations and not transposed:
+                codes = affine.quantize(exact).to(torch.int8)
+                zeros = torch.zeros_like(affine.scale, dtype=torch.int64)
+                parts = {"codes": codes, "scale": affine.scale, "zero_point": zeros}
+                operands = [self._constant(head, key, value) for key, value in parts.items()]
+                weight = graph.call_function(
+                    _Q.dequantize_per_channel.default,
+                    (*operands, 0, scheme.low, scheme.high, torch.int8),
+                )
+            else:
+                weight = self._constant(head, "rounded", affine.fake_quantize(exact))
+        head.replace_input_with(source, weight)
+
+    def _constant(self, head: fx.Node, key: str, value: torch.Tensor) -> fx.Node:
+        name = f"{head.name}_{key}"
+        self._module.register_buffer(name, value)
+        return self._module.graph.get_attr(name)
+
+
+def _narrow(module: fx.GraphModule, heads: Mapping[str, Format], example_inputs: Inputs) -> None:
+    """Make the bfloat16 layers compute in bfloat16, and what follows them up to the next layer.
+
+    A node without a format of its own computes in bfloat16 when all it reads is bfloat16, so
+    that casts stand only where formats meet.
+    """
+    if all(fmt.name != "bf16" for fmt in heads.values()):
+        return
+    FakeTensorProp(module, FakeTensorMode(allow_non_fake_inputs=True)).propagate(*example_inputs)
+    graph = module.graph
+    narrow: set[fx.Node] = set()
+    for node in list(graph.nodes):
+        operands = [n for n in node.all_input_nodes if _is_float32(n)]
+        if not operands or node.op not in {"call_function", "output"} or node.target is _QUANTIZE:
+            continue
+        fmt = heads.get(node.name)
+        if fmt is not None:
+            is_narrow = fmt.name == "bf16"
+        else:
+            is_narrow = node.op != "output" and all(n in narrow for n in operands)
+        if is_narrow and node.target not in _CASTS:
+            narrow.add(node)
+        for operand in operands:
+            if (operand in narrow) != is_narrow:
+                dtype = torch.bfloat16 if is_narrow else torch.float32
+                with graph.inserting_before(node):
+                    cast = graph.call_function(torch.ops.aten.to.dtype, (operand, dtype))
+                node.replace_input_with(operand, cast)
+
+
+_CASTS = {torch.ops.aten.to.dtype, torch.ops.aten._to_copy.default}  # their result type is fixed
+
+
+def _is_float32(node: fx.Node) -> bool:
+    leaves = pytree.tree_leaves(node.meta.get("val"))
+    return any(isinstance(x, torch.Tensor) and x.dtype is torch.float32 for x in leaves)
