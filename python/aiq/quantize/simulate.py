@@ -1,0 +1,190 @@
+"""Quantisation simulated in float32: what a network computes with each layer in its own format.
+
+A layer in format f
+
+* has weights rounded to ``f.weight``, one scale per output channel (``bf16``: to that dtype);
+* reads activations rounded to ``f.activation``, and writes its tensor, after what fuses into it,
+  rounded the same way, unless that is a result of the network;
+* adds and multiplies in float32, and keeps its bias in float32.
+
+Each tensor has one scale per number of bits, so rounding it twice to the same bits is rounding it
+once. Layers without a format stay float32.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from aiq.errors import InputError
+from aiq.export import Inputs
+from aiq.formats import BF16, FP32, REFERENCE, DType, Format, Kind
+from aiq.graph import Layer, Trace
+from aiq.operators import argument
+from aiq.quantize.affine import Affine, Scheme, from_range
+from aiq.quantize.fold import output_axis
+from aiq.quantize.observers import OBSERVERS, symmetric_mse
+from aiq.quantize.program import Program, Values
+from aiq.quantize.statistics import Statistics, read
+
+Formats = Mapping[str, Format]
+"""Layer name -> format; layers not named stay float32."""
+
+
+@dataclass(slots=True)
+class State:
+    """A run that has come to the step `position`.
+
+    Attributes
+    ----------
+    position
+        Index of the next step.
+    values
+        Values that later steps read.
+    dtypes
+        Node name -> dtype to which its value has been rounded already.
+    """
+
+    position: int
+    values: Values
+    dtypes: dict[str, DType]
+
+
+class Simulator:
+    """A folded trace with the statistics of its activations; runs any assignment of formats.
+
+    Parameters
+    ----------
+    trace
+        Folded trace, see `aiq.quantize.fold.fold`.
+    statistics
+        Node name -> statistics, see `aiq.quantize.statistics.observe`.
+    observer
+        Which range of an activation the integers cover: a name in
+        `aiq.quantize.observers.OBSERVERS`.
+
+    Attributes
+    ----------
+    layers
+        The layers whose format is a decision, in the order in which they start to run.
+    """
+
+    def __init__(
+        self, trace: Trace, statistics: Mapping[str, Statistics], observer: str = "mse"
+    ) -> None:
+        self._program = Program(trace)
+        self._statistics = statistics
+        self._observer = OBSERVERS[observer]
+        position = self._program.position
+        nodes = {node.name: node for node in trace.module.graph.nodes}
+        self.layers = tuple(
+            sorted(trace.graph.quantizable, key=lambda layer: position[layer.nodes[0]])
+        )
+        self._start = {layer.name: position[layer.nodes[0]] for layer in self.layers}
+        self._heads = {self._start[layer.name]: layer for layer in self.layers}
+        self._tails = {position[layer.nodes[-1]]: layer for layer in self.layers}
+        self._weight = {
+            layer.name: argument(nodes[layer.nodes[0]], "weight").name for layer in self.layers
+        }
+        self._axis = {layer.name: output_axis(nodes[layer.nodes[0]]) for layer in self.layers}
+        self._read = {layer.name: read(trace, layer) for layer in self.layers}
+        self._weights: dict[tuple[str, DType], Tensor] = {}
+        self._activations: dict[tuple[str, DType], Affine] = {}
+
+    def check(self, formats: Formats) -> None:
+        """Raise `InputError` if `formats` names a layer that the model does not have."""
+        for name in formats:
+            if name not in self._start:
+                raise InputError(
+                    f"The model has no convolution or linear layer {name!r}; "
+                    f"its layers are {', '.join(self._start)}."
+                )
+
+    def run(self, inputs: Inputs, formats: Formats) -> object:
+        """Return what the model returns on `inputs` with its layers in `formats`."""
+        self.check(formats)
+        return self.finish(self.advance(self.start(inputs), formats))
+
+    def start(self, inputs: Inputs) -> State:
+        """Return the state before the first step."""
+        return State(0, self._program.start(inputs), {})
+
+    def start_of(self, layer: str) -> int:
+        """Return the step at which `layer` starts: earlier states do not depend on its format."""
+        return self._start[layer]
+
+    def finish(self, state: State) -> object:
+        """Return what the model returns."""
+        return self._program.finish(state.values)
+
+    def advance(
+        self,
+        state: State,
+        formats: Formats,
+        stop: int | None = None,
+        watch: Callable[[str, object], None] | None = None,
+    ) -> State:
+        """Return the state before step `stop` (default: after the last); `state` stays as it is.
+
+        `watch` is shown each node's name and value as it is computed.
+        """
+        values, dtypes = dict(state.values), dict(state.dtypes)
+        steps = self._program.steps
+        stop = len(steps) if stop is None else stop
+        for index in range(state.position, stop):
+            step = steps[index]
+            head, tail = self._heads.get(index), self._tails.get(index)
+            altered = {} if head is None else self._operands(head, formats, values, dtypes)
+            value = self._program.call(step, values, altered)
+            if tail is not None and not tail.is_output:
+                dtype = formats.get(tail.name, REFERENCE).activation
+                value = self._round(step.name, value, dtype, dtypes)
+                dtypes[step.name] = dtype
+            values[step.name] = value
+            if watch is not None:
+                watch(step.name, value)
+            for name in step.dead:
+                del values[name]
+        return State(stop, values, dtypes)
+
+    def _operands(
+        self, layer: Layer, formats: Formats, values: Values, dtypes: Mapping[str, DType]
+    ) -> dict[str, Tensor]:
+        """Return what the layer's main operator reads in place of the float32 operands."""
+        chosen = formats.get(layer.name, REFERENCE)
+        operands = {self._weight[layer.name]: self.weight(layer.name, chosen.weight)}
+        name = self._read[layer.name]
+        operands[name] = self._round(name, values[name], chosen.activation, dtypes)
+        return operands
+
+    def weight(self, layer: str, dtype: DType) -> Tensor:
+        """Return the weights of `layer` rounded to `dtype`, as float32."""
+        key = (layer, dtype)
+        if key not in self._weights:
+            exact = self._program.constants[self._weight[layer]]
+            if dtype.kind is Kind.INT:
+                scheme = Scheme(dtype.bits, symmetric=True, signed=True, axis=self._axis[layer])
+                rounded = symmetric_mse(exact, scheme).fake_quantize(exact)
+            else:
+                rounded = exact if dtype == FP32 else exact.bfloat16().float()
+            if rounded.ndim == 4:
+                rounded = rounded.contiguous(memory_format=torch.channels_last)
+            self._weights[key] = rounded
+        return self._weights[key]
+
+    def activation(self, node: str, dtype: DType) -> Affine:
+        """Return the quantiser of the activation that `node` computes."""
+        key = (node, dtype)
+        if key not in self._activations:
+            low, high = self._observer(self._statistics[node], dtype.bits)
+            scheme = Scheme(dtype.bits, symmetric=False, signed=False)
+            self._activations[key] = from_range(torch.tensor([low]), torch.tensor([high]), scheme)
+        return self._activations[key]
+
+    def _round(self, node: str, value: Tensor, dtype: DType, dtypes: Mapping[str, DType]) -> Tensor:
+        if dtype == FP32 or dtypes.get(node) == dtype:
+            return value
+        if dtype == BF16:
+            return value.bfloat16().float()
+        return self.activation(node, dtype).fake_quantize(value)
