@@ -64,9 +64,7 @@ class Grouping:
 
     def writer(self, value: fx.Node) -> Group | None:
         """Return the group that wrote the data of `value`; ``None`` if an input holds it."""
-        while is_view(value):
-            value = value.all_input_nodes[0]
-        return self._group_of.get(value)
+        return self._group_of.get(_without_views(value))
 
     def _place(self, node: fx.Node) -> None:
         op = classify(node)
@@ -84,7 +82,7 @@ class Grouping:
         if name_of(node) == "batch_norm":
             step, operand, hosts = _BATCH_NORM, argument(node, "input"), WEIGHTED
         elif name_of(node) == "add" and len(operands) == 2:
-            later = max(operands, key=self._position.__getitem__)
+            later = max(operands, key=lambda value: self._position[_without_views(value)])
             step, operand, hosts = _ADD, later, WEIGHTED
         elif op is Op.ACTIVATION and len(operands) == 1:
             step, operand, hosts = _ACTIVATION, operands[0], _ACTIVATION_HOSTS
@@ -98,3 +96,9 @@ class Grouping:
         if step == _BATCH_NORM and group.op is Op.LINEAR and len(shapes(node)[0]) != 2:
             return _OPERATOR, None  # the norm's channels are not the linear layer's features
         return step, group
+
+
+def _without_views(value: fx.Node) -> fx.Node:
+    while is_view(value):
+        value = value.all_input_nodes[0]
+    return value

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from aiq.errors import GraphError
 from aiq.export import SHAPES
 from aiq.simplify import attribute, name_of
 
@@ -142,11 +143,24 @@ def _convolution_class(node: fx.Node) -> Op:
 
 
 def flops(node: fx.Node) -> int:
-    """Return the floating-point operations of `node`, 2 per multiply-accumulate."""
+    """Return the floating-point operations of `node`, 2 per multiply-accumulate.
+
+    Raises
+    ------
+    GraphError
+        If the node repeats a graph of its own, as a loop does.
+    """
     name = name_of(node)
     if name in _CONVOLUTIONS:
         return _convolution_flops(node)
-    return _FLOPS[name](node) if name in _FLOPS else 0
+    if name in _FLOPS:
+        return _FLOPS[name](node)
+    if isinstance(node.target, torch._ops.HigherOrderOperator):
+        raise GraphError(
+            f"How often {name} runs the graph inside it is not known, so its cost has no "
+            "prediction; unroll the loop, or pass the submodule it repeats."
+        )
+    return 0
 
 
 def _convolution_flops(node: fx.Node) -> int:
