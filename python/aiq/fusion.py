@@ -8,14 +8,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from aiq.operators import (
-    WEIGHTED,
-    Op,
-    argument,
-    classify,
-    is_view,
-    shapes,
-)
+from aiq.operators import WEIGHTED, Op, argument, classify, is_view, shapes
 from aiq.simplify import name_of, reads_only_metadata
 
 # The steps of the chain; a group takes on only steps later than its last one.

@@ -31,8 +31,8 @@ def decompositions() -> dict[torch._ops.OperatorBase, Callable[..., Any]]:
 def simplify(module: fx.GraphModule) -> fx.GraphModule:
     """Return `module` with only computation left.
 
-    Batch norms and linear layers are single operators, tied weights have one name, dropout and
-    needless copies are gone, and what reads no input is computed.
+    Batch norms and linear layers are single operators, tied weights have one name, needless
+    copies are gone, and what reads no input is computed.
     """
     _restore_batch_norm(module.graph)
     _merge_tied(module)
@@ -97,39 +97,49 @@ def _merge_tied(module: fx.GraphModule) -> None:
 
 
 def _drop_identities(graph: fx.Graph) -> None:
-    """Let readers of a dropout, an alias or a copy in the same order read its operand."""
+    """Let readers of an alias or of a copy in the same order read its operand."""
     for node in graph.nodes:
-        if name_of(node) in {"dropout", "feature_dropout", "alpha_dropout", "alias", "detach"}:
-            node.replace_all_uses_with(node.args[0])
-        elif name_of(node) == "clone":
+        if node.target is aten.clone.default:
             before, after = node.args[0].meta["val"], node.meta["val"]
-            if tuple(before.stride()) == tuple(after.stride()):
-                node.replace_all_uses_with(node.args[0])
+            if tuple(before.stride()) != tuple(after.stride()):
+                continue
+        elif node.target not in {aten.alias.default, aten.detach.default}:
+            continue
+        node.replace_all_uses_with(node.args[0])
 
 
 def _products_to_linear(graph: fx.Graph) -> None:
     """Write ``x @ w``, ``x @ w.t()`` and ``addmm`` with a parameter ``w`` as linear layers."""
     for node in [n for n in graph.nodes if n.target in _PRODUCTS]:
         *bias, x, weight = node.args
-        transposed = weight.target in _TRANSPOSES and weight.args[0].op == "get_attr"
+        transposed = _is_transpose(weight) and weight.args[0].op == "get_attr"
         if node.kwargs or not (transposed or weight.op == "get_attr"):
             continue
-        if weight.meta["val"].ndim != 2 or any(b.op != "get_attr" for b in bias):
+        shape = weight.meta["val"].shape
+        if len(shape) != 2 or any(
+            b.op != "get_attr" or b.meta["val"].shape != shape[1:] for b in bias
+        ):
             continue
         with graph.inserting_before(node):
-            rows = (
-                weight.args[0]
-                if transposed
-                else graph.create_node(
-                    "call_function", aten.t.default, (weight,), name=f"{weight.name}_t"
-                )
-            )
+            rows = weight.args[0] if transposed else _transpose(graph, weight)
             linear = graph.create_node(
                 "call_function", aten.linear.default, (x, rows, *bias), name="linear"
             )
         linear.meta = dict(node.meta)
         node.replace_all_uses_with(linear)
         graph.erase_node(node)
+
+
+def _transpose(graph: fx.Graph, weight: fx.Node) -> fx.Node:
+    name = f"{weight.name}_t"
+    return graph.create_node("call_function", aten.t.default, (weight,), name=name)
+
+
+def _is_transpose(node: fx.Node) -> bool:
+    if node.target not in _TRANSPOSES or node.meta["val"].ndim != 2:
+        return False
+    probe = torch.empty(2, 3, device="meta")
+    return bool(node.target(probe, *node.args[1:]).shape == (3, 2))
 
 
 def _free_factories(graph: fx.Graph) -> None:
