@@ -5,7 +5,7 @@
 //! (weighted sum above the least) is below the gap: anything else cannot be part of a better plan.
 
 use crate::dominance::{Sweep, keep_undominated};
-use crate::instance::{Instance, Point, Weights, add, dot};
+use crate::instance::{Instance, Point, Weights, add, dot, sub};
 use crate::messages::{Marginals, Messages, Tree, Walk};
 
 /// Labels kept per table entry; more than this and the contraction is not exact.
@@ -103,6 +103,27 @@ impl<const M: usize> Classes<M> {
         let least = (0..options.len()).min_by_key(|&at| options[at].excess);
         options.swap(0, least.unwrap_or(0));
         self.classes.push(Class { options, layer });
+    }
+
+    /// Among options of no excess, start where the budgets are nearly used up: with many ties, the
+    /// first ones could all lie on the same side of the limits.
+    pub(crate) fn centre(&mut self, limits: &Point<M>) {
+        let mut total =
+            self.classes.iter().fold([0; M], |sum, class| add(sum, class.options[0].point));
+        let distance =
+            |p: &Point<M>| (1..M).map(|m| (p[m] - limits[m]).unsigned_abs()).sum::<u64>();
+        for class in &mut self.classes {
+            let now = class.options[0];
+            let tie = |o: &Label<M>| o.excess == now.excess;
+            if !class.options[1..].iter().any(tie) {
+                continue;
+            }
+            let moved = |o: &Label<M>| add(sub(total, now.point), o.point);
+            let ties = (0..class.options.len()).filter(|&at| tie(&class.options[at]));
+            let best = ties.min_by_key(|&at| distance(&moved(&class.options[at]))).unwrap_or(0);
+            total = moved(&class.options[best]);
+            class.options.swap(0, best);
+        }
     }
 
     /// The labels of a bag, per choice of its separator.

@@ -11,8 +11,6 @@ use crate::contract::Class;
 use crate::dominance::{Sweep, sweep_order};
 use crate::instance::{Instance, Point, Weights, add, sub};
 
-/// States remembered over all classes (16 bytes each); beyond this the program is cut off.
-const MEMORY: usize = 1 << 22;
 /// Products of floats are trusted to this relative error.
 const ROUNDING: f64 = 1e-14;
 
@@ -38,10 +36,10 @@ pub(crate) struct Found {
 pub(crate) struct Scope {
     /// Objective to beat, in the instance's own terms (without its offset).
     pub(crate) target: i64,
-    /// Weighted sums at or above this excess are of no interest, whatever they cost.
-    pub(crate) guess: i64,
     /// States kept per class.
     pub(crate) width: usize,
+    /// States remembered over all classes (8 bytes each).
+    pub(crate) memory: usize,
 }
 
 struct Core<'a, const M: usize> {
@@ -101,12 +99,8 @@ fn scatter(class: usize) -> u64 {
 }
 
 impl<const M: usize> Core<'_, M> {
-    fn reach(&self) -> i64 {
-        self.scope.guess.min(self.gap)
-    }
-
     fn prepare(&mut self) {
-        let reach = self.reach();
+        let reach = self.gap;
         let entry = |(at, class): (usize, &Class<M>)| {
             (class.options[1..].iter().map(|o| o.excess).min().unwrap_or(i64::MAX), at)
         };
@@ -136,7 +130,7 @@ impl<const M: usize> Core<'_, M> {
     /// Whether a state can still lead to a plan that beats the target.
     #[inline]
     fn alive(&self, state: &State<M>, window: &Window<M>) -> bool {
-        if state.excess >= self.reach() {
+        if state.excess >= self.gap {
             return false;
         }
         for m in 1..M {
@@ -169,7 +163,7 @@ impl<const M: usize> Core<'_, M> {
         let mut sweep = Sweep::default();
         for at in 0..self.order.len() {
             let (entry, class) = self.order[at];
-            if entry >= self.reach() {
+            if entry >= self.gap {
                 break;
             }
             if stop() {
@@ -180,7 +174,7 @@ impl<const M: usize> Core<'_, M> {
             let options = &self.classes[class].options;
             next.clear();
             for (option, label) in (0u32..).zip(options) {
-                if label.excess >= self.reach() {
+                if label.excess >= self.gap {
                     continue;
                 }
                 let change = sub(label.point, options[0].point);
@@ -207,12 +201,13 @@ impl<const M: usize> Core<'_, M> {
                     std::mem::swap(&mut next, &mut merged);
                 }
             }
-            if next.len() > self.scope.width || remembered + next.len() > MEMORY {
+            if remembered + next.len() > self.scope.memory {
                 exact = false;
-                if remembered + next.len() > MEMORY && next.len() <= self.scope.width {
-                    break;
-                }
-                keep_least_excess(&mut next, self.scope.width);
+                break;
+            }
+            if next.len() > self.scope.width {
+                exact = false;
+                thin(&mut next, self.scope.width);
             }
             if next.is_empty() {
                 break;
@@ -251,15 +246,43 @@ impl<const M: usize> Core<'_, M> {
     }
 }
 
-fn keep_least_excess<const M: usize>(states: &mut Vec<State<M>>, width: usize) {
+/// Thin the states out to about `width`: half by least excess, half spread evenly over the first
+/// budget, so that some end near its limit.
+fn thin<const M: usize>(states: &mut Vec<State<M>>, width: usize) {
+    let half = width / 2;
     let mut ranks: Vec<i64> = states.iter().map(|s| s.excess).collect();
-    let (below, &mut limit, _) = ranks.select_nth_unstable(width);
-    let mut ties = width - below.iter().filter(|&&excess| excess < limit).count();
-    states.retain(|s| {
-        let tie = s.excess == limit && ties > 0;
-        ties -= usize::from(tie);
-        s.excess < limit || tie
-    });
+    let (_, &mut limit, _) = ranks.select_nth_unstable(half);
+    let axis = |s: &State<M>| if M > 1 { s.point[1] } else { 0 };
+    let (Some(first), Some(last)) = (states.first().map(axis), states.last().map(axis)) else {
+        return;
+    };
+    let step = ((last - first) / index_to_i64(half.max(1))).max(1);
+    let mut kept: Vec<State<M>> = Vec::with_capacity(width);
+    let mut bucket: Option<(i64, State<M>)> = None;
+    for &state in states.iter() {
+        let here = (axis(&state) - first) / step;
+        match &mut bucket {
+            Some((at, best)) if *at == here => {
+                if state.excess < best.excess {
+                    let previous = std::mem::replace(best, state);
+                    kept.extend((previous.excess < limit).then_some(previous));
+                } else if state.excess < limit {
+                    kept.push(state);
+                }
+            }
+            _ => {
+                kept.extend(bucket.take().map(|(_, best)| best));
+                bucket = Some((here, state));
+            }
+        }
+    }
+    kept.extend(bucket.map(|(_, best)| best));
+    kept.sort_unstable_by(|a, b| sweep_order(&a.point, &b.point));
+    *states = kept;
+}
+
+fn index_to_i64(index: usize) -> i64 {
+    i64::try_from(index).unwrap_or(i64::MAX)
 }
 
 /// Merge two lists in sweep order and drop what is dominated.

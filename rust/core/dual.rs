@@ -106,7 +106,7 @@ pub(crate) fn solve<const M: usize>(
 impl<const M: usize> Master<'_, M> {
     /// The plan of least weighted sum along a direction; notes its bound and its feasibility.
     fn price(&mut self, direction: &[f64; M]) -> (Weights<M>, Candidate<M>) {
-        let weights = quantise(direction, &self.totals);
+        let weights = self.exact_weights().unwrap_or_else(|| quantise(direction, &self.totals));
         let messages = self.tree.up(self.instance, &weights);
         let plan = self.tree.decode(self.instance, &weights, &messages);
         let point = self.instance.evaluate(&plan);
@@ -122,6 +122,24 @@ impl<const M: usize> Master<'_, M> {
             self.feasible = Some(candidate.clone());
         }
         (weights, candidate)
+    }
+
+    /// With one budget the price is a ratio of integers: taken as it is when it is small, so that
+    /// ties stay ties.
+    fn exact_weights(&self) -> Option<Weights<M>> {
+        let (Column::Plan(a), Column::Plan(b)) = (self.basis.first()?, self.basis.get(1)?) else {
+            return None;
+        };
+        if M != 2 {
+            return None;
+        }
+        let (cost, used) = (a.point[0] - b.point[0], b.point[1] - a.point[1]);
+        let divisor = gcd(cost.unsigned_abs(), used.unsigned_abs()).max(1);
+        let divisor = i64::try_from(divisor).ok()? * if used < 0 { -1 } else { 1 };
+        let mut weights = [0; M];
+        (weights[0], weights[1]) = (used / divisor, cost / divisor);
+        let reach = |m: usize| i128::from(weights[m]) * i128::from(self.totals[m]);
+        (weights[0] > 0 && weights[1] >= 0 && reach(0) + reach(1) < 1 << 60).then_some(weights)
     }
 
     fn least_in_basis(&self, weights: &Weights<M>) -> i64 {
@@ -193,6 +211,13 @@ impl<const M: usize> Master<'_, M> {
             true
         })
     }
+}
+
+fn gcd(mut a: u64, mut b: u64) -> u64 {
+    while b > 0 {
+        (a, b) = (b, a % b);
+    }
+    a
 }
 
 /// Solve a small linear system by elimination with row pivots; `None` when it is singular.

@@ -11,15 +11,18 @@ use crate::instance::{Instance, Point};
 use crate::messages::Tree;
 use crate::problem::{Measure, Problem};
 use crate::reduce::{Reduced, restrict};
-use crate::search::close::close;
+use crate::search::close::{Effort, close};
 use crate::search::monitor::Monitor;
-use crate::search::start::best_uniform;
+use crate::search::start::{Around, best_uniform, fill};
 use crate::solution::{Closed, Proof, Solution, Status};
 
 /// Entries of the largest table the dynamic program may need (32 MiB).
 const MAX_TABLE: u128 = 1 << 22;
-/// States the core program keeps per class before the subproblem is split instead.
-const WIDTH: usize = 1 << 14;
+/// States of the core program in a subproblem, at first and at most: as subproblems pile up, each
+/// is given more.
+const EFFORT: (usize, usize) = (1 << 19, 1 << 23);
+/// States per class.
+const WIDTH: usize = 1 << 15;
 
 /// The state of a search, and what is left of it at the end.
 #[derive(Debug, Clone)]
@@ -138,9 +141,10 @@ pub(crate) fn search<const M: usize>(
         outcome.offer(&uniform.plan, uniform.point);
     }
     let mut open: BTreeMap<(i64, Reverse<usize>), Node<M>> = BTreeMap::new();
+    let around = Around::new(instance);
     let everything = restrict(instance, &vec![true; instance.nodes.len()]);
     let proof = add_proof(&mut outcome);
-    consider(&mut outcome, &mut open, instance, everything, proof, monitor);
+    consider(&mut outcome, &mut open, (instance, &around), everything, proof, monitor);
     let mut bound = None;
     while let Some(((least, order), node)) = open.pop_first() {
         if least >= outcome.target() {
@@ -153,10 +157,14 @@ pub(crate) fn search<const M: usize>(
             break;
         }
         let Node { reduced, tree, dual, proof } = node;
-        let closing =
-            close(&reduced.instance, &tree, &dual.weights, outcome.target(), WIDTH, &mut || {
-                monitor.stopped()
-            });
+        let closing = close(
+            &reduced.instance,
+            &tree,
+            &dual.weights,
+            outcome.target(),
+            effort(monitor.nodes, reduced.instance.edges.is_empty()),
+            &mut || monitor.stopped(),
+        );
         if let Some(plan) = closing.plan {
             let plan = reduced.lift(&plan);
             let point = instance.evaluate(&plan);
@@ -189,7 +197,7 @@ pub(crate) fn search<const M: usize>(
             }
             let child = reduced.then(restrict(small, &keep));
             let proof = add_proof(&mut outcome);
-            consider(&mut outcome, &mut open, instance, child, proof, monitor);
+            consider(&mut outcome, &mut open, (instance, &around), child, proof, monitor);
         }
     }
     match (monitor.reason(), &outcome.best) {
@@ -206,6 +214,16 @@ pub(crate) fn search<const M: usize>(
     Ok(outcome)
 }
 
+/// What the subproblem after so many others may cost.
+fn effort(nodes: u64, separable: bool) -> Effort {
+    if separable {
+        return Effort { width: WIDTH, memory: EFFORT.1 };
+    }
+    let doublings = (1 + nodes / 8).ilog2();
+    let memory = EFFORT.0.checked_shl(doublings).unwrap_or(EFFORT.1).min(EFFORT.1);
+    Effort { width: WIDTH, memory }
+}
+
 fn add_proof<const M: usize>(outcome: &mut Outcome<M>) -> usize {
     outcome.proof.push(Proof { weights: [0; 3], closed: Closed::Open });
     outcome.weights.push([0; M]);
@@ -216,7 +234,7 @@ fn add_proof<const M: usize>(outcome: &mut Outcome<M>) -> usize {
 fn consider<const M: usize>(
     outcome: &mut Outcome<M>,
     open: &mut BTreeMap<(i64, Reverse<usize>), Node<M>>,
-    original: &Instance<M>,
+    (original, around): (&Instance<M>, &Around),
     reduced: Reduced<M>,
     proof: usize,
     monitor: &mut Monitor<'_>,
@@ -228,8 +246,9 @@ fn consider<const M: usize>(
     outcome.weights[proof] = dual.weights;
     if let Some(found) = &dual.feasible {
         let plan = reduced.lift(&found.plan);
-        let point = original.evaluate(&plan);
-        outcome.offer(&plan, point);
+        let mut candidate = Candidate { point: original.evaluate(&plan), plan };
+        fill(original, around, &mut candidate);
+        outcome.offer(&candidate.plan, candidate.point);
     }
     outcome.proof[proof].closed = match dual.bound {
         None => Closed::Infeasible,

@@ -2,8 +2,9 @@
 //! program.
 //!
 //! The gap to the incumbent decides how many layers stay undecided, and a poor incumbent leaves
-//! too many. So the gap is *guessed*, small at first: what the core program finds below the guess
-//! is either within it, which proves it optimal, or the guess grows.
+//! too many. So the first rounds *probe*: they decide all but a few layers as the relaxation does,
+//! which is fast and finds good plans. Once the gap is so small that the layers left out could not
+//! matter, a round is a proof.
 
 use crate::bound::{excess_gap, slack};
 use crate::contract::contract;
@@ -12,10 +13,23 @@ use crate::instance::{Instance, Weights};
 use crate::messages::Tree;
 use crate::reduce::{Reduced, restrict};
 
-/// Layers that the first guess leaves undecided.
+/// Layers that the first probe leaves undecided.
 const FIRST_CORE: usize = 16;
-/// By how much the undecided layers grow from guess to guess.
+/// By how much the undecided layers grow from probe to probe.
 const GROWTH: usize = 2;
+/// States per class in a probe.
+const PROBE_WIDTH: usize = 512;
+/// A round that was cut off is repeated if it took at least this share off the gap.
+const WORTH_REPEATING: i64 = 2;
+
+/// How much a subproblem may cost before it is split instead.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Effort {
+    /// States per class.
+    pub(crate) width: usize,
+    /// States in all.
+    pub(crate) memory: usize,
+}
 
 /// What became of the subproblem.
 pub(crate) struct Closing<const M: usize> {
@@ -25,23 +39,21 @@ pub(crate) struct Closing<const M: usize> {
     pub(crate) rest: Option<Reduced<M>>,
 }
 
-/// Look for plans below `target` (the offset included); `width` bounds the effort.
+/// Look for plans below `target` (the offset included).
 pub(crate) fn close<const M: usize>(
     instance: &Instance<M>,
     tree: &Tree,
     weights: &Weights<M>,
     target: i64,
-    width: usize,
+    effort: Effort,
     stop: &mut dyn FnMut() -> bool,
 ) -> Closing<M> {
     let messages = tree.up(instance, weights);
-    let excess = {
-        let mut marginals = tree.down(instance, weights, &messages).choices;
-        for marginal in &mut marginals {
-            *marginal -= messages.least;
-        }
-        marginals
-    };
+    let mut excess = tree.down(instance, weights, &messages).choices;
+    for marginal in &mut excess {
+        *marginal -= messages.least;
+    }
+    let keep = |limit: i64| excess.iter().map(|&e| e < limit).collect::<Vec<_>>();
     let slack = slack(instance, weights, messages.least);
     let mut target = target.saturating_sub(instance.offset);
     let mut plan = None;
@@ -49,42 +61,72 @@ pub(crate) fn close<const M: usize>(
     let mut core = FIRST_CORE;
     loop {
         let gap = excess_gap(weights[0], target, slack);
-        let guess = ranks.get(core).map_or(gap, |&rank| gap.min(rank.saturating_add(1)));
-        if guess <= 0 {
+        if gap == 0 {
             return Closing { plan, rest: None };
         }
-        let keep = |limit: i64| excess.iter().map(|&e| e < limit).collect::<Vec<_>>();
-        let reduced = restrict(instance, &keep(guess));
-        let small = &reduced.instance;
-        let small_tree = Tree::new(small);
-        let up = small_tree.up(small, weights);
-        let down = small_tree.down(small, weights, &up);
-        let classes = contract(small, &small_tree, weights, (&up, &down), guess, stop);
-        let moved = small.offset - instance.offset;
-        let scope = Scope { target: target.saturating_sub(moved), guess, width };
-        let found = run(small, &classes.classes, weights, up.least, scope, stop);
-        if let Some((objective, picks)) = found.best {
-            let mut small_plan = vec![0; small.n_layers()];
-            for class in 0..classes.classes.len() {
-                classes.decode(class, 0, &mut small_plan);
-            }
-            for (class, option) in picks {
-                classes.decode(class, option, &mut small_plan);
-            }
-            target = objective + moved;
-            plan = Some(reduced.lift(&small_plan));
+        let cutoff = ranks.get(core).map_or(gap, |&rank| gap.min(rank.saturating_add(1)));
+        let complete = cutoff >= gap;
+        let reduced = restrict(instance, &keep(cutoff));
+        let width = if complete { effort.width } else { PROBE_WIDTH };
+        let (found, exact) = round(
+            &reduced,
+            weights,
+            target.saturating_add(instance.offset),
+            Effort { width, ..effort },
+            stop,
+        );
+        if let Some((objective, found)) = found {
+            target = objective - instance.offset;
+            plan = Some(found);
         }
-        let gap = excess_gap(weights[0], target, slack);
-        if !(classes.exact && found.exact) {
-            let rest = restrict(instance, &keep(gap.max(1)));
-            let open = gap > 0 && rest.instance.n_layers() > 0;
+        let now = excess_gap(weights[0], target, slack);
+        if exact && cutoff >= now {
+            return Closing { plan, rest: None };
+        }
+        if stop() || (complete && now > gap / WORTH_REPEATING) {
+            let rest = restrict(instance, &keep(now));
+            let open = rest.instance.n_layers() > 0;
             return Closing { plan, rest: open.then_some(rest) };
         }
-        if guess >= gap {
-            return Closing { plan, rest: None };
+        if cutoff < now {
+            core *= GROWTH;
         }
-        core *= GROWTH;
     }
+}
+
+/// One run of the core program; returns a better plan of the original with its objective, and
+/// whether nothing was cut off.
+fn round<const M: usize>(
+    reduced: &Reduced<M>,
+    weights: &Weights<M>,
+    target: i64,
+    effort: Effort,
+    stop: &mut dyn FnMut() -> bool,
+) -> (Option<(i64, Vec<u16>)>, bool) {
+    let small = &reduced.instance;
+    let target = target.saturating_sub(small.offset);
+    let tree = Tree::new(small);
+    let up = tree.up(small, weights);
+    let down = tree.down(small, weights, &up);
+    let gap = excess_gap(weights[0], target, slack(small, weights, up.least));
+    let mut classes = contract(small, &tree, weights, (&up, &down), gap, stop);
+    if classes.classes.iter().any(|class| class.options.is_empty()) {
+        return (None, classes.exact);
+    }
+    classes.centre(&small.limits);
+    let scope = Scope { target, width: effort.width, memory: effort.memory };
+    let found = run(small, &classes.classes, weights, up.least, scope, stop);
+    let plan = found.best.map(|(objective, picks)| {
+        let mut plan = vec![0; small.n_layers()];
+        for class in 0..classes.classes.len() {
+            classes.decode(class, 0, &mut plan);
+        }
+        for (class, option) in picks {
+            classes.decode(class, option, &mut plan);
+        }
+        (objective + small.offset, reduced.lift(&plan))
+    });
+    (plan, classes.exact && found.exact)
 }
 
 /// Per layer, the least excess of leaving its best choice; ascending.

@@ -6,7 +6,7 @@ use std::collections::BinaryHeap;
 use crate::bound::totals;
 use crate::dual::Candidate;
 use crate::instance::{Instance, Point, add};
-use crate::search::start::{Around, others};
+use crate::search::start::{Around, others, rating};
 
 /// A change and the state of its layer when it was rated.
 struct Move<const M: usize> {
@@ -64,8 +64,7 @@ fn rate<const M: usize>(
         if change[0] >= 0 {
             continue;
         }
-        let used: f64 = (1..M).map(|m| change[m].max(0) as f64 / scale[m].max(1) as f64).sum();
-        let rating = -change[0] as f64 / used;
+        let rating = rating(&change, scale);
         heap.push(Move { rating, layer, choice, version, change });
     }
 }

@@ -1,5 +1,6 @@
 //! Where the heuristics start, and the local view they share: what one change of one layer does.
 
+use crate::bound::totals;
 use crate::dual::Candidate;
 use crate::instance::{Instance, Point, add, sub};
 
@@ -70,6 +71,45 @@ impl Around {
         let now = self.local(instance, plan, layer, plan[layer]);
         sub(self.local(instance, plan, layer, choice), now)
     }
+}
+
+/// Spend what is left of the budgets: single-layer changes, most saving per use first, each layer
+/// and its neighbours changed at most once.
+pub(crate) fn fill<const M: usize>(
+    instance: &Instance<M>,
+    around: &Around,
+    candidate: &mut Candidate<M>,
+) {
+    let scale = totals(instance);
+    let Candidate { plan, point } = candidate;
+    let mut moves = Vec::new();
+    for layer in 0..instance.n_layers() {
+        for choice in others(instance, plan, layer) {
+            let change = around.change(instance, plan, layer, choice);
+            if change[0] < 0 && instance.fits(&add(*point, change)) {
+                moves.push((rating(&change, &scale), layer, choice, change));
+            }
+        }
+    }
+    moves.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
+    let mut stale = vec![false; instance.n_layers()];
+    for (_, layer, choice, change) in moves {
+        if stale[layer] || !instance.fits(&add(*point, change)) {
+            continue;
+        }
+        *point = add(*point, change);
+        plan[layer] = choice;
+        stale[layer] = true;
+        for neighbour in around.neighbours(instance, layer) {
+            stale[neighbour] = true;
+        }
+    }
+}
+
+/// Saving per share of the budgets used.
+pub(crate) fn rating<const M: usize>(change: &Point<M>, scale: &Point<M>) -> f64 {
+    let used: f64 = (1..M).map(|m| change[m].max(0) as f64 / scale[m].max(1) as f64).sum();
+    -change[0] as f64 / used
 }
 
 /// The choices of a layer other than its present one.
