@@ -67,7 +67,7 @@ def _provenance(host: Mapping[str, Any]) -> dict[str, Any]:
         "method": "measured",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "sources": [
-            "peaks: fastest of PyTorch's matrix products of 1024x1024, best of many",
+            "peaks: fastest of PyTorch's matrix products of 512x512, best of many",
             "memory: sums over working sets from 8 KiB a thread to 256 MiB, each thread its share",
         ],
         "machine": dict(host),

@@ -6,6 +6,7 @@ Peaks are those of PyTorch's own kernels (oneDNN), since no runtime here compute
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,10 @@ from aiq.hardware import MemoryLevel
 
 Clock = Callable[[], float]
 
-_SIZE = 1024  # of the square products: large enough for every kernel's blocking
+# A call lasts a few milliseconds at most, so that some call finds the processors free on a machine
+# that has other work as well.
+_SIZE = 512  # of the square products: large enough for every kernel's blocking
+_WINDOW = 16 << 20  # bytes that a call reads
 _SECONDS = 0.3  # at least, per kernel or working set
 _ROUNDS = 5
 
@@ -113,12 +117,18 @@ def working_sets(threads: int, largest_kib: float) -> list[float]:
 def read_gbps(kib: float, threads: int) -> float:
     """Return how fast `threads` threads read a working set again and again, each its own share."""
     share = max(1024, int(kib * 256 / threads))  # float32 elements a thread
-    repeats = max(1, (16 << 20) // (4 * share))
+    window = min(share, _WINDOW // (4 * threads))
+    repeats = max(1, _WINDOW // (4 * threads * share))
     data = torch.ones(threads, share)
     # Dimension 1 has stride 0: every pass reads the same memory.
-    view = data.unsqueeze(1).expand(threads, repeats, share)
-    seconds = best_seconds(lambda: view.sum(dim=2), seconds=0.05)
-    return 4 * share * threads * repeats / seconds / 1e9
+    views = cycle(
+        data[:, start : start + window].unsqueeze(1).expand(threads, repeats, window)
+        for start in range(0, share - window + 1, window)
+    )
+    for _ in range(share // window):
+        next(views).sum(dim=2)
+    seconds = best_seconds(lambda: next(views).sum(dim=2), seconds=0.05)
+    return 4 * window * threads * repeats / seconds / 1e9
 
 
 def levels(sweep: Sweep, memory_kib: float) -> tuple[MemoryLevel, ...]:
