@@ -1,5 +1,5 @@
 """Runtimes: what executes a plan for real."""
 
-from aiq.runtimes.base import Compiled, Mismatch, Runtime, Support, get, names
+from aiq.runtimes.base import Compiled, Mismatch, Runtime, Support, available, get, names
 
-__all__ = ["Compiled", "Mismatch", "Runtime", "Support", "get", "names"]
+__all__ = ["Compiled", "Mismatch", "Runtime", "Support", "available", "get", "names"]

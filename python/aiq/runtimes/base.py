@@ -5,16 +5,17 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from torch.utils import _pytree as pytree
 
 from aiq.errors import InputError, RuntimeUnavailableError
+from aiq.export import Inputs, call_arguments
 from aiq.formats import Format, parse
 from aiq.graph import LayerGraph, Op
-
-Inputs = tuple[torch.Tensor, ...]
-"""Positional arguments of one call of a model."""
+from aiq.runtimes.kernels import Kernel
 
 
 class Support(StrEnum):
@@ -55,10 +56,12 @@ class Compiled:
         Name of that kernel, by layer: the evidence for `realised`.
     shapes
         Shapes of the inputs it was compiled for.
+    keywords
+        Names of the inputs that are passed by name, in their order after the positional ones.
     threads
         Threads it was compiled for.
     function
-        The compiled program.
+        The compiled program: takes the tensors of a call, returns what the model returns.
     """
 
     runtime: str
@@ -66,6 +69,7 @@ class Compiled:
     realised: Mapping[str, str]
     kernels: Mapping[str, str]
     shapes: tuple[tuple[int, ...], ...]
+    keywords: tuple[str, ...]
     threads: int
     function: Callable[..., Any]
 
@@ -78,15 +82,21 @@ class Compiled:
             if self.realised[layer] != asked
         )
 
-    def __call__(self, *inputs: torch.Tensor) -> Any:  # noqa: ANN401 - what the model returns
-        """Run the program.
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the model's
+        """Run the program on the arguments of the model.
 
         Raises
         ------
         InputError
-            If the shapes of `inputs` are not the ones it was compiled for.
+            If they are not those of the example, in number, name or shape.
         """
-        shapes = tuple(tuple(x.shape) for x in inputs)
+        if kwargs.keys() != set(self.keywords):
+            raise InputError(
+                f"The program was compiled for the keywords ({', '.join(self.keywords)}) and was "
+                f"given ({', '.join(kwargs)}); pass the arguments as in the example inputs."
+            )
+        inputs = pytree.tree_leaves((args, [kwargs[name] for name in self.keywords]))
+        shapes = tuple(x.shape for x in inputs)
         if shapes != self.shapes:
             raise InputError(
                 f"The program was compiled for inputs of shape {_say(self.shapes)} and was given "
@@ -96,7 +106,25 @@ class Compiled:
             return self.function(*inputs)
 
 
-def _say(shapes: tuple[tuple[int, ...], ...]) -> str:
+def leaves(inputs: Inputs) -> tuple[torch.Tensor, ...]:
+    """Return the tensors of a call in the order in which a program takes them.
+
+    Raises
+    ------
+    InputError
+        If something else than tensors is passed to the model.
+    """
+    found = pytree.tree_leaves(call_arguments(inputs))
+    for value in found:
+        if not isinstance(value, torch.Tensor):
+            raise InputError(
+                f"The example inputs hold a {type(value).__name__}, and a compiled program takes "
+                "tensors only; wrap the model in a module that fixes the other arguments."
+            )
+    return tuple(found)
+
+
+def _say(shapes: Iterable[Iterable[int]]) -> str:
     return ", ".join("x".join(map(str, shape)) or "()" for shape in shapes) or "nothing"
 
 
@@ -108,10 +136,6 @@ class Runtime(Protocol):
     @property
     def version(self) -> str:
         """Version of the software behind it."""
-        ...
-
-    def unavailable(self) -> str | None:
-        """Say in one sentence why it cannot run here and what to install; ``None`` if it can."""
         ...
 
     def support(self, op: Op, fmt: Format) -> Support:
@@ -134,7 +158,7 @@ class Runtime(Protocol):
         model
             Module in evaluation mode; it is not modified.
         example_inputs
-            Positional arguments of one call; the program is compiled for their shapes.
+            Arguments of one call; the program is compiled for their shapes.
         formats
             Format by layer name (names of `aiq.graph.trace`); layers not named run in float32.
         calibration
@@ -154,9 +178,21 @@ class Runtime(Protocol):
         ...
 
 
+class _Entry(NamedTuple):
+    path: str
+    needs: tuple[str, ...] = ()
+    extra: str = ""
+
+
 _RUNTIMES = {
-    "eager": "aiq.runtimes.eager:Eager",
-    "inductor": "aiq.runtimes.inductor:Inductor",
+    "eager": _Entry("aiq.runtimes.eager:Eager"),
+    "inductor": _Entry("aiq.runtimes.inductor:Inductor"),
+    "onnxruntime": _Entry(
+        "aiq.runtimes.onnxruntime:OnnxRuntime", ("onnx", "onnxruntime", "onnxscript"), "onnx"
+    ),
+    "openvino": _Entry(
+        "aiq.runtimes.openvino:OpenVino", ("onnx", "onnxscript", "openvino"), "openvino"
+    ),
 }
 
 
@@ -165,23 +201,38 @@ def names() -> tuple[str, ...]:
     return tuple(_RUNTIMES)
 
 
+def available() -> tuple[str, ...]:
+    """Return the names of the runtimes that can run here."""
+    found = []
+    for name in _RUNTIMES:
+        try:
+            get(name)
+        except RuntimeUnavailableError:
+            continue
+        found.append(name)
+    return tuple(found)
+
+
 def get(name: str) -> Runtime:
     """Return the runtime called `name`.
 
     Raises
     ------
     RuntimeUnavailableError
-        If there is no such runtime, or it is not installed.
+        If there is no such runtime, or something that it needs is not installed.
     """
     if name not in _RUNTIMES:
         raise RuntimeUnavailableError(
             f"Unknown runtime {name!r}; choose one of {', '.join(_RUNTIMES)}."
         )
-    module, _, attribute = _RUNTIMES[name].partition(":")
+    path, needs, extra = _RUNTIMES[name]
+    missing = [package for package in needs if find_spec(package) is None]
+    if missing:
+        raise RuntimeUnavailableError(
+            f"Runtime {name} needs {' and '.join(missing)}: `pip install 'aiq[{extra}]'`."
+        )
+    module, _, attribute = path.partition(":")
     runtime: Runtime = getattr(import_module(module), attribute)()
-    reason = runtime.unavailable()
-    if reason is not None:
-        raise RuntimeUnavailableError(reason)
     return runtime
 
 
@@ -218,3 +269,29 @@ def resolve(
                 "machine and can only emulate it; choose another format, or allow emulation."
             )
     return resolved
+
+
+def compiled(
+    runtime: Runtime,
+    formats: Mapping[str, Format],
+    kernels: Mapping[str, Kernel],
+    example_inputs: Inputs,
+    function: Callable[..., Any],
+) -> Compiled:
+    """Return `function` with what was asked for and the kernels found; for runtimes.
+
+    A layer without a kernel is ``unknown``: its work was folded away, or the runtime's names have
+    changed.
+    """
+    unknown = Kernel("unknown", "unknown", ())
+    found = {name: kernels.get(name, unknown) for name in formats}
+    return Compiled(
+        runtime=runtime.name,
+        asked={name: fmt.name for name, fmt in formats.items()},
+        realised={name: kernel.format for name, kernel in found.items()},
+        kernels={name: kernel.name for name, kernel in found.items()},
+        shapes=tuple(tuple(x.shape) for x in leaves(example_inputs)),
+        keywords=tuple(call_arguments(example_inputs)[1]),
+        threads=torch.get_num_threads(),
+        function=function,
+    )

@@ -2,12 +2,17 @@
 
 import copy
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
+from aiq.export import Inputs, call_arguments
 from aiq.formats import Format
 from aiq.graph import Op, trace
-from aiq.runtimes.base import Compiled, Inputs, Support, resolve
+from aiq.runtimes.base import Compiled, Support, compiled, resolve
+from aiq.runtimes.kernels import Kernel
+from aiq.runtimes.rewrite import rewrite
 
 
 class Eager:
@@ -19,10 +24,6 @@ class Eager:
     def version(self) -> str:
         """Version of PyTorch."""
         return f"torch-{torch.__version__}"
-
-    def unavailable(self) -> str | None:
-        """Return ``None``: PyTorch is always there."""
-        return None
 
     def support(self, op: Op, fmt: Format) -> Support:
         """Return native for float32 and bfloat16, none for everything else."""
@@ -37,37 +38,23 @@ class Eager:
         *,
         emulate: bool = False,
     ) -> Compiled:
-        """Return a copy of `model` whose bfloat16 layers cast what they read; see `Runtime`."""
-        graph = trace(model, example_inputs).graph
-        resolved = resolve(self, graph, formats, emulate=emulate)
-        module = copy.deepcopy(model).eval()
-        paths = {name: name.partition("#")[0] for name in resolved}
-        for path in {paths[name] for name, fmt in resolved.items() if fmt.name == "bf16"}:
-            _narrow(module.get_submodule(path))
-        dtypes = {name: _weight_dtype(module, path) for name, path in paths.items()}
-        return Compiled(
-            runtime=self.name,
-            asked={name: fmt.name for name, fmt in resolved.items()},
-            realised={name: _NAMES.get(dtype, str(dtype)) for name, dtype in dtypes.items()},
-            kernels={
-                name: type(module.get_submodule(path)).__name__ for name, path in paths.items()
-            },
-            shapes=tuple(tuple(x.shape) for x in example_inputs),
-            threads=torch.get_num_threads(),
-            function=module,
-        )
+        """Return the module itself, or its graph with casts; see `Runtime.compile`."""
+        traced = trace(model, example_inputs)
+        resolved = resolve(self, traced.graph, formats, emulate=emulate)
+        nodes = {layer.name: layer.nodes[0] for layer in traced.graph.quantizable}
+        kernels = {name: Kernel(nodes[name], fmt.name, ()) for name, fmt in resolved.items()}
+        if any(fmt.name == "bf16" for fmt in resolved.values()):
+            rewritten = rewrite(traced, example_inputs, resolved, calibration)
 
+            def function(*inputs: torch.Tensor) -> Any:  # noqa: ANN401 - what the model returns
+                return pytree.tree_unflatten(rewritten.module(*inputs), rewritten.returns)
 
-_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+        else:
+            module = copy.deepcopy(model).eval()
+            structure = pytree.tree_structure(call_arguments(example_inputs))
 
+            def function(*inputs: torch.Tensor) -> Any:  # noqa: ANN401 - what the model returns
+                args, kwargs = pytree.tree_unflatten(inputs, structure)
+                return module(*args, **kwargs)
 
-def _weight_dtype(module: torch.nn.Module, path: str) -> torch.dtype:
-    weight = module.get_submodule(path).weight
-    assert isinstance(weight, torch.Tensor)
-    return weight.dtype
-
-
-def _narrow(layer: torch.nn.Module) -> None:
-    layer.to(torch.bfloat16)
-    layer.register_forward_pre_hook(lambda _, inputs: tuple(x.bfloat16() for x in inputs))
-    layer.register_forward_hook(lambda _, __, output: output.float())
+        return compiled(self, resolved, kernels, example_inputs, function)

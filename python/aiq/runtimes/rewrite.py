@@ -5,7 +5,9 @@ is stored in which dtype. Every compiler of `aiq.runtimes` starts from it, so th
 round with the same scales, those that the plan's accuracy was measured with.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx
@@ -15,6 +17,7 @@ from torch.utils import _pytree as pytree
 from torchao.quantization import pt2e as _pt2e  # noqa: F401 - registers quantized_decomposed
 
 from aiq.errors import InputError
+from aiq.export import Inputs
 from aiq.formats import INTEGERS, REFERENCE, Format
 from aiq.graph import Layer, Trace
 from aiq.operators import argument, is_view
@@ -22,13 +25,33 @@ from aiq.quantize.affine import Affine, Scheme
 from aiq.quantize.fold import fold
 from aiq.quantize.observers import symmetric_mse
 from aiq.quantize.simulate import Simulator
-from aiq.quantize.statistics import observe, read
-from aiq.runtimes.base import Inputs
+from aiq.quantize.statistics import Statistics, observe, read
+from aiq.runtimes.base import leaves
 from aiq.simplify import attribute, name_of
 
 _Q = torch.ops.quantized_decomposed
 _QUANTIZE = _Q.quantize_per_tensor.default
 _DEQUANTIZE = _Q.dequantize_per_tensor.default
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """A graph that says in which format every layer computes.
+
+    Attributes
+    ----------
+    module
+        Takes the tensors of a call and returns a tuple of tensors.
+    heads
+        Name of the graph node that multiplies by a layer's weights -> name of the layer, in the
+        order in which they run.
+    returns
+        Structure of what the model returns.
+    """
+
+    module: fx.GraphModule
+    heads: Mapping[str, str]
+    returns: pytree.TreeSpec
 
 
 def rewrite(
@@ -38,7 +61,8 @@ def rewrite(
     calibration: Iterable[Inputs],
     *,
     activation_bits: int = 8,
-) -> Trace:
+    absorbed: Collection[str] | None = None,
+) -> Rewritten:
     """Return `trace` with every layer in its format and batch norms folded.
 
     Parameters
@@ -46,7 +70,7 @@ def rewrite(
     trace
         Exported model; left as it is.
     example_inputs
-        Positional arguments of one call.
+        Arguments of one call.
     formats
         Format by layer name; layers not named stay float32.
     calibration
@@ -54,6 +78,9 @@ def rewrite(
         activations.
     activation_bits
         Most bits of an activation, for processors whose eight-bit products overflow.
+    absorbed
+        Names of the operators that integer kernels apply to their result before they round it;
+        ``None``: all that fuse into a layer. Before the first other one the result is rounded too.
 
     Raises
     ------
@@ -61,29 +88,69 @@ def rewrite(
         If a format quantises activations and `calibration` is empty.
     """
     folded = fold(trace)
+    chosen = [(layer, formats.get(layer.name, REFERENCE)) for layer in folded.graph.quantizable]
+    kernels = {
+        layer.nodes[0]: _kernel_end(folded, layer, absorbed)
+        for layer, fmt in chosen
+        if fmt.quantizes_activations
+    }
     simulator = None
-    if any(fmt.quantizes_activations for fmt in formats.values()):
-        batches = iter(calibration)
-        first = next(batches, None)
-        if first is None:
+    if kernels:
+        batches = list(calibration)
+        if not batches:
             raise InputError(
                 "Quantised activations need calibration data and none was given; pass at least "
                 "one batch of inputs."
             )
-        simulator = Simulator(folded, observe(folded, _chain(first, batches)))
+        statistics = observe(folded, batches)
+        more = sorted(set(kernels.values()) - statistics.keys())
+        simulator = Simulator(folded, statistics | _observe(folded.module, more, batches))
     writer = _Writer(folded, simulator, activation_bits)
-    for layer in folded.graph.quantizable:
-        writer.rewrite(layer, formats.get(layer.name, REFERENCE))
-    heads = {layer.nodes[0]: formats.get(layer.name, REFERENCE) for layer in folded.graph.layers}
-    _narrow(folded.module, heads, example_inputs)
-    folded.module.graph.eliminate_dead_code()
-    folded.module.recompile()
-    return folded
+    for layer, fmt in chosen:
+        writer.rewrite(layer, fmt, kernels.get(layer.nodes[0]))
+    module, graph = folded.module, folded.module.graph
+    assert isinstance(graph._codegen, fx.graph._PyTreeCodeGen), "exported graphs have one"
+    returns = graph._codegen.pytree_info.out_spec
+    assert returns is not None
+    graph.set_codegen(fx.graph.CodeGen())
+    _narrow(module, {layer.nodes[0]: fmt for layer, fmt in chosen}, leaves(example_inputs))
+    graph.eliminate_dead_code()
+    module.recompile()
+    heads = {layer.nodes[0]: layer.name for layer, _ in chosen}
+    return Rewritten(module, heads, returns)
 
 
-def _chain(first: Inputs, rest: Iterable[Inputs]) -> Iterable[Inputs]:
-    yield first
-    yield from rest
+def _kernel_end(folded: Trace, layer: Layer, absorbed: Collection[str] | None) -> str:
+    """Return the node whose value an integer kernel of `layer` writes."""
+    if absorbed is None or layer.is_output:
+        return layer.nodes[-1]
+    nodes = {node.name: node for node in folded.module.graph.nodes}
+    end, *fused = layer.nodes
+    for name in fused:
+        if name_of(nodes[name]) not in absorbed:
+            break
+        end = name
+    return end
+
+
+def _observe(
+    module: fx.GraphModule, names: Sequence[str], batches: Iterable[Inputs]
+) -> dict[str, Statistics]:
+    """Return the statistics of the values of the nodes called `names`."""
+    statistics = {name: Statistics() for name in names}
+
+    class Observer(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - the node's value
+            value = super().run_node(n)
+            if n.name in statistics:
+                statistics[n.name].update(value)
+            return value
+
+    if names:
+        with torch.no_grad():
+            for inputs in batches:
+                Observer(module).run(*leaves(inputs), enable_io_processing=False)
+    return statistics
 
 
 class _Writer:
@@ -99,7 +166,7 @@ class _Writer:
         self._quantized: dict[tuple[fx.Node, int], fx.Node] = {}
         self._own: set[fx.Node] = set()  # clamps and quantize nodes
 
-    def rewrite(self, layer: Layer, fmt: Format) -> None:
+    def rewrite(self, layer: Layer, fmt: Format, kernel_end: str | None) -> None:
         """Write the format of one layer; layers come in the order in which they run."""
         head, tail = self._nodes[layer.nodes[0]], self._nodes[layer.nodes[-1]]
         if fmt.quantizes_weights:
@@ -110,8 +177,9 @@ class _Writer:
         source = argument(head, "input")
         head.replace_input_with(source, self._on_grid(source, self._reads[layer.name], bits, head))
         if not layer.is_output:
-            for user in [user for user in tail.users if user not in self._own]:
-                user.replace_input_with(tail, self._on_grid(tail, tail.name, bits, user))
+            for end in {self._nodes[kernel_end or tail.name], tail}:
+                for user in [user for user in end.users if user not in self._own]:
+                    user.replace_input_with(end, self._on_grid(end, end.name, bits, user))
 
     def _on_grid(self, node: fx.Node, tensor: str, bits: int, user: fx.Node) -> fx.Node:
         """Return what `user` reads instead of `node`: its value rounded to `bits`.
@@ -183,7 +251,9 @@ class _Writer:
         return self._module.graph.get_attr(name)
 
 
-def _narrow(module: fx.GraphModule, heads: Mapping[str, Format], example_inputs: Inputs) -> None:
+def _narrow(
+    module: fx.GraphModule, heads: Mapping[str, Format], example_inputs: tuple[torch.Tensor, ...]
+) -> None:
     """Make the bfloat16 layers compute in bfloat16, and what follows them up to the next layer.
 
     A node without a format of its own computes in bfloat16 when all it reads is bfloat16, so

@@ -1,0 +1,98 @@
+"""A rewritten graph as an ONNX model, whose nodes are called like the layers they compute."""
+
+import ast
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from typing import NamedTuple
+
+import onnx
+import torch
+from torch.utils import _pytree as pytree
+
+from aiq.runtimes.kernels import LABEL, label
+from aiq.runtimes.rewrite import Rewritten
+from aiq.simplify import name_of
+
+MULTIPLY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""Operators that compute a layer with weights."""
+
+
+class OnnxModel(NamedTuple):
+    """A model, the structure of what it returns, and whose kernel may compute which value.
+
+    `labels` maps the names of values and of nodes to names of layers, the likeliest first: an
+    optimiser names a fused node after the first or the last of what it fuses.
+    """
+
+    proto: onnx.ModelProto
+    returns: pytree.TreeSpec
+    labels: Mapping[str, tuple[str, ...]]
+
+
+def to_onnx(
+    rewritten: Rewritten, example_inputs: tuple[torch.Tensor, ...], opset: int
+) -> OnnxModel:
+    """Return `rewritten` as an ONNX model for the shapes of `example_inputs`.
+
+    Parameters
+    ----------
+    rewritten
+        What `aiq.runtimes.rewrite.rewrite` returned. Quantize and dequantize nodes become
+        ``QuantizeLinear`` and ``DequantizeLinear``, integer weights stay integers.
+    example_inputs
+        The tensors of one call.
+    opset
+        Version of the ONNX operators.
+    """
+    label(rewritten.module.graph, rewritten.heads)
+    with torch.no_grad(), _quiet():
+        program = torch.export.export(rewritten.module, example_inputs, strict=False)
+        exported = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False)
+    assert exported is not None
+    names = {
+        node.name: node.meta["custom"][LABEL][0]
+        for node in program.graph.nodes
+        if node.op == "call_function" and name_of(node).startswith(("conv", "linear"))
+        if len(node.meta.get("custom", {}).get(LABEL, ())) == 1
+    }
+    model: onnx.ModelProto = exported.model_proto
+    _name_nodes(model, names)
+    return OnnxModel(model, rewritten.returns, _labels(model, set(rewritten.heads.values())))
+
+
+def _name_nodes(model: onnx.ModelProto, names: Mapping[str, str]) -> None:
+    for node in model.graph.node:
+        properties = {item.key: item.value for item in node.metadata_props}
+        scopes = ast.literal_eval(properties.get("pkg.torch.onnx.name_scopes", "['']"))
+        if node.op_type in MULTIPLY and scopes[-1] in names:
+            node.name = names[scopes[-1]]
+        del node.metadata_props[:]  # source paths and stack traces are nobody else's business
+
+
+def _labels(model: onnx.ModelProto, layers: set[str]) -> dict[str, tuple[str, ...]]:
+    labels: dict[str, tuple[str, ...]] = {}
+    order: dict[str, int] = {}
+    for node in model.graph.node:
+        if node.name in layers:
+            order[node.name] = len(order)
+            mine: tuple[str, ...] = (node.name,)
+        else:
+            heard = {layer for value in node.input for layer in labels.get(value, ())}
+            mine = tuple(sorted(heard, key=lambda layer: -order[layer]))
+        labels.update(dict.fromkeys((node.name, *node.output), mine))
+    return labels
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
