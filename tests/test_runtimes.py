@@ -105,14 +105,14 @@ def test_float32_is_what_the_model_computes(runtime, names, net, inputs, batches
 @pytest.mark.parametrize(
     ("runtime", "names", "tolerance"),
     [
-        ("eager", "bf16", 1),  # how often a sum in bfloat16 is rounded is the kernel's choice
+        ("eager", "bf16", 4),  # how often a sum in bfloat16 is rounded is the kernel's choice
         ("inductor", "w8a8", 0.1),
         ("inductor", HALF, 0.1),
-        ("inductor", MIXED, 2),
+        ("inductor", MIXED, 4),
         ("onnxruntime", "w8a8", 1),  # rounds before additions too
         ("onnxruntime", HALF, 0.1),
         ("openvino", "w8a8", 0.1),
-        ("openvino", MIXED, 2),
+        ("openvino", MIXED, 4),
     ],
 )
 def test_what_was_asked_for_and_simulated_runs(runtime, names, tolerance, net, inputs, batches):
