@@ -40,8 +40,8 @@ class Evaluation:
 
     Attributes
     ----------
-    correct
-        bool, (N,): whether the largest logit is the target's.
+    correct, reference
+        bool, (N,): whether the largest logit is the target's; the same of the float32 network.
     divergence
         float64, (N,): Kullback-Leibler divergence in nats from the float32 network's softmax to
         this one's.
@@ -50,6 +50,7 @@ class Evaluation:
     """
 
     correct: NDArray[np.bool_]
+    reference: NDArray[np.bool_]
     divergence: NDArray[np.float64]
     cross_entropy: float
 
@@ -62,6 +63,17 @@ class Evaluation:
     def accuracy(self) -> float:
         """Share of samples that are right, 0..1."""
         return float(self.correct.mean())
+
+    @property
+    def drop(self) -> float:
+        """Accuracy that the float32 network has more, as a fraction."""
+        return float(self.reference.mean() - self.correct.mean())
+
+    @property
+    def drop_error(self) -> float:
+        """Standard error of the drop, of paired samples."""
+        difference = self.reference.astype(np.float64) - self.correct
+        return float(difference.std()) / math.sqrt(self.samples)
 
     @property
     def kl(self) -> float:
@@ -85,7 +97,7 @@ class _Path:
     def bytes(self) -> int:
         """Memory of the activations, each counted once."""
         tensors = {
-            value.untyped_storage().data_ptr(): value.untyped_storage().nbytes()
+            id(value): value.nbytes
             for state in self.states
             for value in state.values.values()
             if isinstance(value, Tensor)
@@ -145,7 +157,10 @@ class Evaluator:
             model = trace(model, samples.part(0, 2).inputs)
         self.trace = fold(model)
         self._memory = memory
-        self._chunks = samples.chunks(_chunk_size(self.trace, memory))
+        # In random order every chunk is a fair sample, even of data sorted by class.
+        self._order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))
+        self._chunks = samples.at(self._order).chunks(_chunk_size(self.trace, memory))
+        self._work = 0.0  # samples run, over all samples
         seen = samples if calibration is None else gather(calibration, labelled=False)
         seen = seen.part(0, CALIBRATION_SAMPLES) if calibration is None else seen
         with torch.inference_mode():
@@ -156,8 +171,13 @@ class Evaluator:
         self._starts = tuple(map(self._simulator.start_of, self.layers))
         self._paths: dict[int, _Path] = {}
         self._kept = 0  # bytes of _paths
-        self._reference: list[Tensor] = []  # log-probabilities of the float32 network, per chunk
+        self._reference: list[_Reference] = []  # per chunk
         self.baseline = self.evaluate({})
+
+    @property
+    def evaluations(self) -> int:
+        """How often the network has run on all samples so far; parts count as fractions."""
+        return math.ceil(round(self._work, 6))
 
     def evaluate(self, formats: Formats) -> Evaluation:
         """Return how the model does with its layers in `formats`; layers not named stay float32.
@@ -180,26 +200,47 @@ class Evaluator:
                 self._kept += path.bytes
             scores.append(score)
             self._progress("evaluate", index + 1, len(self._chunks))
-        return _evaluation(scores)
+        return self._evaluation(scores)
 
-    def evaluate_many(self, plans: Sequence[Formats]) -> list[Evaluation]:
+    def evaluate_many(
+        self,
+        plans: Sequence[Formats],
+        enough: Callable[[Evaluation], bool] | None = None,
+        progress: Progress | None = None,
+    ) -> list[Evaluation]:
         """Return the evaluation of each of `plans`, sharing what they have in common.
 
         Quicker than one at a time: plans are sorted so that neighbours share most, and all of them
         run on a chunk before the next one.
+
+        Parameters
+        ----------
+        plans
+            Layer name -> format, for each plan.
+        enough
+            Shown what a plan's evaluation is so far, on a random part of the samples; where it says
+            yes, that is the result. Default: all samples.
+        progress
+            In place of the evaluator's own.
         """
+        report = progress or self._progress
         whole = [self._plan(formats) for formats in plans]
         order = sorted(
             range(len(whole)), key=lambda i: [(f != REFERENCE, f.name) for f in whole[i]]
         )
         scores: list[list[_Score]] = [[] for _ in whole]
+        done, total = 0, len(whole) * len(self._chunks)
         for index in range(len(self._chunks)):
             path: _Path | None = None
-            for done, i in enumerate(order, start=index * len(whole) + 1):
+            for i in tuple(order):
                 score, path = self._run(index, whole[i], path)
                 scores[i].append(score)
-                self._progress("evaluate", done, len(self._chunks) * len(whole))
-        return [_evaluation(parts) for parts in scores]
+                done += 1
+                if enough is not None and enough(self._evaluation(scores[i])):
+                    order.remove(i)
+                    done += len(self._chunks) - index - 1
+                report("evaluate", done, total)
+        return [self._evaluation(parts) for parts in scores]
 
     def _plan(self, formats: Formats) -> tuple[Format, ...]:
         self._simulator.check(formats)
@@ -219,6 +260,7 @@ class Evaluator:
         for start in self._starts[len(states) :]:
             states.append(simulator.advance(states[-1], formats, start))
         output = simulator.finish(simulator.advance(states[-1], formats))
+        self._work += len(chunk) / len(self._order)
         return self._score(index, formats, _logits(output, len(chunk))), _Path(plan, states)
 
     def _score(self, index: int, formats: Formats, logits: Tensor) -> "_Score":
@@ -228,16 +270,24 @@ class Evaluator:
             raise DataError(self._unsound(index, formats))
         log_q = logits.double().log_softmax(1)
         if index == len(self._reference):  # the first evaluation is the float32 network's
-            if int(targets.min()) < 0 or int(targets.max()) >= logits.shape[1]:
-                raise DataError(
-                    f"Targets range from {int(targets.min())} to {int(targets.max())} but the "
-                    f"model has {logits.shape[1]} classes; give class indices from 0."
-                )
-            self._reference.append(log_q)
-        log_p = self._reference[index]
+            _check_classes(targets, logits.shape[1])
+            self._reference.append(_Reference(log_q, logits.argmax(1) == targets))
+        log_p = self._reference[index].log_probabilities
         divergence = (log_p.exp() * (log_p - log_q)).sum(1)
         own = log_q.gather(1, targets[:, None])[:, 0]
         return _Score(logits.argmax(1) == targets, divergence, -own)
+
+    def _evaluation(self, scores: Sequence["_Score"]) -> Evaluation:
+        """Join the scores of the first chunks, samples in the order in which the data gave them."""
+        correct = torch.cat([s.correct for s in scores])
+        reference = torch.cat([r.correct for r in self._reference[: len(scores)]])
+        back = self._order[: len(correct)].argsort()
+        return Evaluation(
+            correct=correct[back].numpy(),
+            reference=reference[back].numpy(),
+            divergence=torch.cat([s.divergence for s in scores])[back].numpy(),
+            cross_entropy=float(torch.cat([s.cross_entropy for s in scores]).mean()),
+        )
 
     def _unsound(self, index: int, formats: Formats) -> str:
         """Say which layer first writes NaN or infinity on a chunk."""
@@ -272,6 +322,14 @@ class Evaluator:
 
 
 @dataclass(frozen=True, slots=True)
+class _Reference:
+    """What the float32 network says of a chunk: (N, classes), and right or wrong, (N,)."""
+
+    log_probabilities: Tensor
+    correct: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class _Score:
     """Per sample of a chunk: right or wrong, divergence, cross-entropy."""
 
@@ -280,12 +338,13 @@ class _Score:
     cross_entropy: Tensor
 
 
-def _evaluation(scores: Sequence[_Score]) -> Evaluation:
-    return Evaluation(
-        correct=torch.cat([s.correct for s in scores]).numpy(),
-        divergence=torch.cat([s.divergence for s in scores]).numpy(),
-        cross_entropy=float(torch.cat([s.cross_entropy for s in scores]).mean()),
-    )
+def _check_classes(targets: Tensor, classes: int) -> None:
+    low, high = int(targets.min()), int(targets.max())
+    if low < 0 or high >= classes:
+        raise DataError(
+            f"Targets range from {low} to {high} but the model has {classes} classes; give class "
+            "indices from 0."
+        )
 
 
 def _common(one: tuple[Format, ...], other: tuple[Format, ...]) -> int:

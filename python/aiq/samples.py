@@ -38,8 +38,12 @@ class Samples:
 
     def part(self, start: int, stop: int) -> "Samples":
         """Return samples `start` up to `stop`, as views."""
-        inputs = pytree.tree_map(lambda leaf: leaf[start:stop], self.inputs)
-        return Samples(inputs, None if self.targets is None else self.targets[start:stop])
+        return self.at(slice(start, stop))
+
+    def at(self, index: slice | Tensor) -> "Samples":
+        """Return the samples at `index`."""
+        inputs = pytree.tree_map(lambda leaf: leaf[index], self.inputs)
+        return Samples(inputs, None if self.targets is None else self.targets[index])
 
 
 def gather(data: Iterable[Any], *, limit: int | None = None, labelled: bool = True) -> Samples:

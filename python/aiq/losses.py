@@ -1,0 +1,141 @@
+"""The loss table: predicted accuracy loss of every layer in every format."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aiq import files
+from aiq.errors import InputError
+from aiq.formats import REFERENCE, Format, parse
+
+SCHEMA = "aiq/loss-table/v1"
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LossTable:
+    """Predicted accuracy loss of L layers in K formats, each layer alone.
+
+    Attributes
+    ----------
+    layers
+        Names of the L layers, in the order of the layer graph.
+    formats
+        The K formats.
+    loss
+        (L, K): predicted loss of accuracy, as a fraction (0.01 is one percentage point).
+    error
+        (L, K): its standard error.
+    divergence
+        (L, K): what the losses were derived from: mean divergence in nats (``measured``) or
+        noise-to-signal ratio (``sqnr``).
+    measured
+        (L, K): loss of accuracy that was counted on the same samples, noise and all; ``None``
+        where nothing was counted.
+    method
+        How, in words.
+    slope
+        Loss per unit of `divergence`.
+    baseline
+        Accuracy of the float32 network; ``None`` where it was not measured.
+    samples
+        Samples in the data.
+    evaluations
+        Evaluations of the network on all of them that the table took.
+    seconds
+        Time that it took.
+    """
+
+    layers: tuple[str, ...]
+    formats: tuple[Format, ...]
+    loss: Array
+    error: Array
+    divergence: Array
+    measured: Array | None
+    method: str
+    slope: float
+    baseline: float | None
+    samples: int
+    evaluations: int
+    seconds: float
+
+    def predict(self, formats: Mapping[str, Format]) -> float:
+        """Return the sum of the losses of the layers in `formats`.
+
+        Raises
+        ------
+        InputError
+            If the table has no such layer or format.
+        """
+        total = 0.0
+        for name, chosen in formats.items():
+            if name not in self.layers or chosen not in {*self.formats, REFERENCE}:
+                raise InputError(
+                    f"The loss table has no entry for layer {name!r} as {chosen}; measure a table "
+                    "with this model and format."
+                )
+            if chosen != REFERENCE:
+                total += float(self.loss[self.layers.index(name), self.formats.index(chosen)])
+        return total
+
+    def to_json(self) -> str:
+        """Return the table as JSON text."""
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        for name, value in fields.items():
+            if isinstance(value, np.ndarray):
+                fields[name] = value.tolist()
+        fields["formats"] = [f.name for f in self.formats]
+        return json.dumps({"schema": SCHEMA, **fields}, indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, file: str = "the loss table") -> "LossTable":
+        """Return the table in `text`, as `to_json` wrote it.
+
+        Raises
+        ------
+        InputError
+            If the text is not a loss table; `file` is what the message calls it.
+        """
+        try:
+            fields = json.loads(text)
+            if fields.pop("schema") != SCHEMA:
+                raise ValueError(f"schema is not {SCHEMA}")
+            fields["layers"] = tuple(map(str, fields["layers"]))
+            fields["formats"] = tuple(map(parse, fields["formats"]))
+            shape = len(fields["layers"]), len(fields["formats"])
+            for name in ("loss", "error", "divergence", "measured"):
+                if fields[name] is not None or name != "measured":
+                    fields[name] = np.array(fields[name], np.float64).reshape(shape)
+                    if not np.isfinite(fields[name]).all():
+                        raise ValueError(f"{name} is not finite")
+            return cls(**fields)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise InputError(
+                f"{file} is not a loss table ({error}); give a file that LossTable.save or "
+                "`aiq sensitivity --output` wrote."
+            ) from None
+
+    def save(self, path: str | Path) -> None:
+        """Write the table to `path` as JSON, atomically."""
+        files.write_atomic(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: str | Path) -> "LossTable":
+        """Read a table that `save` wrote.
+
+        Raises
+        ------
+        InputError
+            If the file cannot be read or is not a loss table.
+        """
+        try:
+            text = Path(path).read_text("utf-8")
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} cannot be read ({error}); give a loss table's file.") from None
+        return cls.from_json(text, str(path))
