@@ -8,11 +8,13 @@ __all__ = [
     "Problem",
     "Solution",
     "__version__",
+    "frontier",
     "intensity_table",
     "measure_coordinate",
     "measure_greedy",
     "roofline_table",
     "solve",
+    "solve_weighted",
 ]
 
 __version__: str
@@ -38,6 +40,7 @@ class Problem:
     def n_edges(self) -> int: ...
     @property
     def has_sizes(self) -> bool: ...
+    def evaluate(self, choices: list[int]) -> list[int]: ...
     def tables(self) -> tuple[list[int], list[int], list[int]]: ...
     def edges(self) -> list[tuple[int, int, list[int], list[int]]]: ...
 
@@ -81,3 +84,10 @@ def intensity_table(works: list[_Work], storages: list[_Storage]) -> list[list[i
 def roofline_table(
     works: list[_Work], storages: list[_Storage], peaks: list[float], bandwidth: float
 ) -> list[list[int]]: ...
+def frontier(problem: Problem, exact: bool, max_points: int) -> tuple[list[int], list[int]]: ...
+def solve_weighted(
+    problem: Problem,
+    weights: tuple[float, float],
+    limits: tuple[int | None, int | None, int | None],
+    time_limit: float | None,
+) -> tuple[str, list[int] | None, list[int], float, float, int, BaseException | None]: ...

@@ -50,9 +50,9 @@ class Problem:
     (1, 1)
     """
 
-    __slots__ = ("_core", "_scales")
+    __slots__ = ("_handle", "_scales")
 
-    _core: _core.Problem
+    _handle: _core.Problem
     _scales: tuple[float | None, float | None, float | None]
 
     def __init__(
@@ -83,9 +83,13 @@ class Problem:
             core = _build(lengths, flat_cost, flat_loss, flat_size, edges)
         if core is None:  # floats, or edges that are not int64 arrays yet
             converted = _edge_arrays(edges)
+            matrices_of = (
+                [cost for _, _, cost, _ in converted],
+                [loss for _, _, _, loss in converted if loss is not None],
+                [],
+            )
             for m, name in enumerate(("cost", "loss", "size")):
-                mine = [e[2 + m] for e in converted if m < 2 and e[2 + m] is not None]
-                scales[m] = _scale(name, flats[m], lengths, mine, stated[m])
+                scales[m] = _scale(name, flats[m], lengths, matrices_of[m], stated[m])
             ints = [
                 None if f is None else _fixed(n, f, s)
                 for n, f, s in zip(("cost", "loss", "size"), flats, scales, strict=True)
@@ -102,7 +106,7 @@ class Problem:
             core = _build(lengths, ints[0], ints[1], ints[2], matrices)
             if core is None:
                 raise InputError("edges must be (u, v, cost) or (u, v, cost, loss) tuples")
-        object.__setattr__(self, "_core", core)
+        object.__setattr__(self, "_handle", core)
         object.__setattr__(self, "_scales", tuple(scales))
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -115,22 +119,22 @@ class Problem:
     @property
     def n_layers(self) -> int:
         """Number of layers."""
-        return self._core.n_layers
+        return self._handle.n_layers
 
     @property
     def n_choices(self) -> list[int]:
         """Number of choices of every layer."""
-        return self._core.n_choices
+        return self._handle.n_choices
 
     @property
     def n_edges(self) -> int:
         """Number of edges."""
-        return self._core.n_edges
+        return self._handle.n_edges
 
     @property
     def has_sizes(self) -> bool:
         """Whether sizes were given."""
-        return self._core.has_sizes
+        return self._handle.has_sizes
 
     @property
     def scales(self) -> dict[str, float | None]:
@@ -140,7 +144,7 @@ class Problem:
     @property
     def core(self) -> _core.Problem:
         """The compiled problem, in fixed-point integers."""
-        return self._core
+        return self._handle
 
     def to_fixed(self, measure: str, value: Number, terms: int = 0) -> int:
         """Convert a budget to fixed-point units.
@@ -271,7 +275,7 @@ def _scale(
     stated: float | None,
 ) -> float | None:
     """Fixed-point units per unit of input; None for integers."""
-    arrays = [a for a in (flat, *matrices) if a is not None]
+    arrays = matrices if flat is None else [flat, *matrices]
     if stated is not None:
         if not (math.isfinite(stated) and stated > 0):
             raise InputError(f"{name}_scale is {stated}; it must be a positive finite number")

@@ -8,8 +8,6 @@ use crate::dominance::{Sweep, keep_undominated};
 use crate::instance::{Instance, Point, Weights, add, dot, sub};
 use crate::messages::{Marginals, Messages, Tree, Walk};
 
-/// Labels kept per table entry; more than this and the contraction is not exact.
-const LABELS: usize = 128;
 const NONE: u32 = u32::MAX;
 
 /// A joint choice of the layers below a bag.
@@ -44,18 +42,22 @@ pub(crate) struct Classes<const M: usize> {
     /// Whether no label was cut off.
     pub(crate) exact: bool,
     trace: Vec<Step>,
+    /// Labels kept per table entry; more than this and the contraction is not exact.
+    most: usize,
 }
 
-/// Contract the instance; `gap` is in weighted units, above the least weighted sum.
+/// Contract the instance; `gap` is in weighted units, above the least weighted sum; at most `most`
+/// labels are kept per table entry.
 pub(crate) fn contract<const M: usize>(
     instance: &Instance<M>,
     tree: &Tree,
     weights: &Weights<M>,
     (messages, marginals): (&Messages, &Marginals),
     gap: i64,
+    most: usize,
     stop: &mut dyn FnMut() -> bool,
 ) -> Classes<M> {
-    let mut found = Classes { classes: Vec::new(), exact: true, trace: Vec::new() };
+    let mut found = Classes { classes: Vec::new(), exact: true, trace: Vec::new(), most };
     let mut sweep = Sweep::default();
     for &layer in &tree.loose {
         let points = instance.choices(layer as usize);
@@ -221,10 +223,10 @@ impl<const M: usize> Classes<M> {
 
     /// Keep the labels of least excess if there are too many.
     fn cap(&mut self, labels: &mut Vec<Label<M>>) {
-        if labels.len() > LABELS {
+        if labels.len() > self.most {
             self.exact = false;
-            labels.select_nth_unstable_by_key(LABELS, |l| (l.excess, l.trace));
-            labels.truncate(LABELS);
+            labels.select_nth_unstable_by_key(self.most, |l| (l.excess, l.trace));
+            labels.truncate(self.most);
         }
     }
 

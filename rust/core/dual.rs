@@ -6,6 +6,7 @@
 //! intersection method of Handler and Zang (1980). Floats steer; each bound is exact.
 
 use crate::bound::{lower_bound, quantise, slack};
+use crate::hull::{break_step, hulls};
 use crate::instance::{Instance, Point, Weights};
 use crate::messages::Tree;
 
@@ -49,8 +50,75 @@ struct Master<'a, const M: usize> {
     best: Option<(i64, Weights<M>)>,
 }
 
-/// Maximise the bound; stops early once it reaches `target`.
+/// Maximise the bound. Separable problems with one budget are solved on their hulls.
 pub(crate) fn solve<const M: usize>(
+    instance: &Instance<M>,
+    tree: &Tree,
+    totals: Point<M>,
+    target: i64,
+    stop: &mut dyn FnMut() -> bool,
+) -> Dual<M> {
+    if M == 2 && instance.edges.is_empty() {
+        linear(instance, tree, totals)
+    } else {
+        decompose(instance, tree, totals, target, stop)
+    }
+}
+
+/// The linear relaxation: take hull steps by rate until one does not fit; its rate is the price.
+fn linear<const M: usize>(instance: &Instance<M>, tree: &Tree, totals: Point<M>) -> Dual<M> {
+    let (mut plan, least_use, mut steps) = hulls(instance);
+    let room = instance.limits[1] - least_use[1];
+    if room < 0 {
+        let mut weights = [0; M];
+        weights[1] = 1;
+        return Dual { weights, bound: None, basis: Vec::new(), feasible: None };
+    }
+    let taken = break_step(&mut steps, room);
+    for step in &steps[..taken] {
+        let choice = &mut plan[step.layer as usize];
+        let used = |c: u16| instance.node(step.layer as usize, usize::from(c))[1];
+        if used(step.choice) > used(*choice) {
+            *choice = step.choice;
+        }
+    }
+    let inside = Candidate { point: instance.evaluate(&plan), plan: plan.clone() };
+    let mut basis = vec![inside.clone()];
+    let mut weights = quantise(&unit(), &totals);
+    if let Some(step) = steps.get(taken) {
+        plan[step.layer as usize] = step.choice;
+        basis.push(Candidate { point: instance.evaluate(&plan), plan });
+        weights = ratio(step.saved, step.used, &totals);
+    }
+    let messages = tree.up(instance, &weights);
+    let bound = lower_bound(instance, &weights, messages.least).unwrap_or(i64::MIN);
+    Dual { weights, bound: Some(bound), basis, feasible: Some(inside) }
+}
+
+fn unit<const M: usize>() -> [f64; M] {
+    let mut direction = [0.0; M];
+    direction[0] = 1.0;
+    direction
+}
+
+/// The weights at which `saved` objective pays for `used` budget: exactly, if the integers are
+/// small enough, so that ties stay ties.
+fn ratio<const M: usize>(saved: i64, used: i64, totals: &Point<M>) -> Weights<M> {
+    let divisor = gcd(saved.unsigned_abs(), used.unsigned_abs()).max(1);
+    let divisor = i64::try_from(divisor).unwrap_or(1);
+    let mut weights = [0; M];
+    (weights[0], weights[1]) = (used / divisor, saved / divisor);
+    let reach = |m: usize| i128::from(weights[m]) * i128::from(totals[m]);
+    if reach(0) + reach(1) < 1 << 60 {
+        return weights;
+    }
+    let mut direction = [0.0; M];
+    (direction[0], direction[1]) = (used as f64, saved as f64);
+    quantise(&direction, totals)
+}
+
+/// Dantzig-Wolfe; stops early once it reaches `target`.
+fn decompose<const M: usize>(
     instance: &Instance<M>,
     tree: &Tree,
     totals: Point<M>,
@@ -59,9 +127,7 @@ pub(crate) fn solve<const M: usize>(
 ) -> Dual<M> {
     let mut master =
         Master { instance, tree, totals, basis: Vec::new(), feasible: None, best: None };
-    let mut direction = [0.0; M];
-    direction[0] = 1.0;
-    let (_, first) = master.price(&direction);
+    let (_, first) = master.price(&unit());
     let over = |m: usize| first.point[m] > instance.limits[m];
     let budgets = (1..M).map(|m| if over(m) { Column::Excess(m) } else { Column::Slack(m) });
     let budgets: Vec<_> = budgets.collect();
@@ -124,22 +190,14 @@ impl<const M: usize> Master<'_, M> {
         (weights, candidate)
     }
 
-    /// With one budget the price is a ratio of integers: taken as it is when it is small, so that
-    /// ties stay ties.
+    /// With one budget the price is a ratio of integers.
     fn exact_weights(&self) -> Option<Weights<M>> {
         let (Column::Plan(a), Column::Plan(b)) = (self.basis.first()?, self.basis.get(1)?) else {
             return None;
         };
-        if M != 2 {
-            return None;
-        }
-        let (cost, used) = (a.point[0] - b.point[0], b.point[1] - a.point[1]);
-        let divisor = gcd(cost.unsigned_abs(), used.unsigned_abs()).max(1);
-        let divisor = i64::try_from(divisor).ok()? * if used < 0 { -1 } else { 1 };
-        let mut weights = [0; M];
-        (weights[0], weights[1]) = (used / divisor, cost / divisor);
-        let reach = |m: usize| i128::from(weights[m]) * i128::from(self.totals[m]);
-        (weights[0] > 0 && weights[1] >= 0 && reach(0) + reach(1) < 1 << 60).then_some(weights)
+        let (saved, used) = (a.point[0] - b.point[0], b.point[1] - a.point[1]);
+        let (saved, used) = if used < 0 { (-saved, -used) } else { (saved, used) };
+        (M == 2 && used > 0 && saved >= 0).then(|| ratio(saved, used, &self.totals))
     }
 
     fn least_in_basis(&self, weights: &Weights<M>) -> i64 {

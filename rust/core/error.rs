@@ -119,6 +119,14 @@ pub enum Error {
         /// What is expected.
         expected: &'static str,
     },
+    /// More Pareto points than asked for.
+    #[error(
+        "the frontier has more than {max_points} points; raise max_points, or ask for the supported ones (exact=False)"
+    )]
+    FrontierTooLarge {
+        /// The limit given.
+        max_points: usize,
+    },
     /// Edges so dense that no table over their layers fits in memory.
     #[error(
         "the edges are too dense: the dynamic program would need a table of {entries} entries; drop the weakest edges, or give a concatenation its own layer"

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::problem::{Measure, Problem};
+use crate::problem::{Edge, Measure, Problem};
 
 /// Objective first, then one coordinate per budget.
 pub(crate) type Point<const M: usize> = [i64; M];
@@ -38,28 +38,48 @@ pub(crate) struct Instance<const M: usize> {
 impl<const M: usize> Instance<M> {
     /// Pick the coordinates; `measures[0]` is the objective.
     pub(crate) fn new(problem: &Problem, measures: [Measure; M], limits: Point<M>) -> Self {
+        Self::build(problem, limits, |get| measures.map(get))
+    }
+
+    /// As [`new`](Self::new), but minimise a weighted sum of cost, loss and size.
+    pub(crate) fn weighted(
+        problem: &Problem,
+        weights: [i64; 3],
+        measures: [Measure; M],
+        limits: Point<M>,
+    ) -> Self {
+        Self::build(problem, limits, |get| {
+            let mut point = measures.map(get);
+            point[0] = Measure::ALL.iter().zip(weights).map(|(&m, w)| w * get(m)).sum();
+            point
+        })
+    }
+
+    /// `point` makes a point from the value of each measure.
+    fn build(
+        problem: &Problem,
+        limits: Point<M>,
+        point: impl Fn(&dyn Fn(Measure) -> i64) -> Point<M>,
+    ) -> Self {
         let offsets = problem.offsets().to_vec();
-        let tables = measures.map(|m| problem.table(m));
-        let count = offsets[offsets.len() - 1];
-        let nodes =
-            (0..count).map(|at| tables.map(|table| table.get(at).copied().unwrap_or(0))).collect();
+        let tables = Measure::ALL.map(|m| problem.table(m));
+        let read = |values: [&[i64]; 3], at: usize| {
+            point(&|m: Measure| values[m as usize].get(at).copied().unwrap_or(0))
+        };
+        let nodes = (0..offsets[offsets.len() - 1]).map(|at| read(tables, at)).collect();
         let mut merged: BTreeMap<(u32, u32), Vec<Point<M>>> = BTreeMap::new();
         let mut edges = Vec::with_capacity(problem.edges().len());
         let mut pairs = Vec::new();
-        let sorted =
-            problem.edges().windows(2).all(|w| (w[0].tail, w[0].head) < (w[1].tail, w[1].head))
-                && problem.edges().iter().all(|e| e.tail < e.head);
+        let ends = |e: &Edge| (e.tail, e.head);
+        let sorted = problem.edges().windows(2).all(|w| ends(&w[0]) < ends(&w[1]))
+            && problem.edges().iter().all(|e| e.tail < e.head);
         for edge in problem.edges() {
-            let matrices = measures.map(|m| edge.values(m));
-            let value = |at: usize| matrices.map(|matrix| matrix.get(at).copied().unwrap_or(0));
+            let matrices = Measure::ALL.map(|m| edge.values(m));
             let (rows, columns) = (problem.n_choices(edge.tail), problem.n_choices(edge.head));
             if sorted {
-                edges.push(Pair {
-                    tail: index(edge.tail),
-                    head: index(edge.head),
-                    start: pairs.len(),
-                });
-                pairs.extend((0..rows * columns).map(value));
+                let (tail, head) = (index(edge.tail), index(edge.head));
+                edges.push(Pair { tail, head, start: pairs.len() });
+                pairs.extend((0..rows * columns).map(|at| read(matrices, at)));
                 continue;
             }
             let forward = edge.tail < edge.head;
@@ -70,7 +90,7 @@ impl<const M: usize> Instance<M> {
             for row in 0..rows {
                 for column in 0..columns {
                     let at = if forward { row * columns + column } else { column * rows + row };
-                    target[at] = add(target[at], value(row * columns + column));
+                    target[at] = add(target[at], read(matrices, row * columns + column));
                 }
             }
         }

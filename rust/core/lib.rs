@@ -17,10 +17,14 @@
 //! | the caller's problem, validated; its mistakes | `problem`, `error` |
 //! | canonical form: objective and budgets as coordinates | `instance` |
 //! | dominated choices, decided layers, each with its inverse | `reduce` |
+//! | hulls of separable layers: the linear relaxation | `hull` |
 //! | elimination order; the dynamic program over it | `graph`, `messages` |
 //! | from multipliers to a bound; the best multipliers | `bound`, `dual` |
+//! | components to classes; the knapsack over them | `contract`, `core_program` |
+//! | fix, contract, probe, prove: one subproblem | `search::close` |
 //! | best-first branch and bound around all this | `search::branch` |
 //! | what comes out | `solution` |
+//! | all trade-offs; the paper's weighted objective | `frontier`, `weighted` |
 
 mod bound;
 mod contract;
@@ -29,18 +33,23 @@ mod cost;
 mod dominance;
 mod dual;
 mod error;
+mod frontier;
 mod graph;
 mod hardware;
+mod hull;
 mod instance;
 mod messages;
 mod problem;
 mod reduce;
 pub mod search;
 mod solution;
+mod weighted;
 
 pub use cost::{Storage, Work};
 pub use error::Error;
+pub use frontier::frontier;
 pub use hardware::Hardware;
 pub use problem::{Edge, MAX_CHOICES, Measure, Problem, TOTAL_BITS};
 pub use search::{Method, Options, Task, solve};
 pub use solution::{Closed, Proof, Solution, Status};
+pub use weighted::{Weighted, solve_weighted};

@@ -4,6 +4,7 @@ mod cost;
 mod error;
 mod problem;
 mod search;
+mod tradeoff;
 
 /// The compiled part of aiq.
 #[pyo3::pymodule]
@@ -14,6 +15,8 @@ mod _core {
     use crate::problem::Problem;
     #[pymodule_export]
     use crate::search::{Solution, measure_coordinate, measure_greedy, solve};
+    #[pymodule_export]
+    use crate::tradeoff::{frontier, solve_weighted};
 
     #[pymodule_export]
     #[allow(non_upper_case_globals)]

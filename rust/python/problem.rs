@@ -66,6 +66,11 @@ impl Problem {
         self.inner.has_sizes()
     }
 
+    /// `(cost, loss, size)` of a plan that has one choice per layer.
+    fn evaluate(&self, choices: Vec<u16>) -> [i64; 3] {
+        self.inner.evaluate(&choices)
+    }
+
     /// `(cost, loss, size)` of every choice, flat; size is empty if there are none.
     fn tables(&self) -> (Vec<i64>, Vec<i64>, Vec<i64>) {
         let [cost, loss, size] = Measure::ALL.map(|m| self.inner.table(m).to_vec());

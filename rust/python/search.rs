@@ -105,17 +105,28 @@ pub(crate) fn solve(
             )));
         }
     };
-    let time_limit = time_limit.map(|s| Duration::try_from_secs_f64(s).unwrap_or(Duration::MAX));
-    let options = Options::new(method, time_limit, node_limit);
-    let watch = SignalWatch::default();
-    let problem = &problem.inner;
-    let (solution, watch) = py.detach(move || {
-        let last = Cell::new(Instant::now());
-        let stop = || watch.signalled(&last);
-        (aiq_core::solve(problem, &task, &options, &stop), watch)
-    });
-    let signal = watch.into_error();
+    let options = Options::new(method, time_limit.map(duration), node_limit);
+    let (solution, signal) =
+        watched(py, |stop| aiq_core::solve(&problem.inner, &task, &options, stop));
     Ok(Solution { inner: solution.map_err(input_error)?, signal })
+}
+
+/// Seconds as a duration; beyond what it can hold there is no limit.
+pub(crate) fn duration(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+}
+
+/// Run without the interpreter lock; also returns the exception of a signal handler.
+pub(crate) fn watched<T: Send>(
+    py: Python<'_>,
+    work: impl FnOnce(&dyn Fn() -> bool) -> T + Send,
+) -> (T, Option<PyErr>) {
+    let watch = SignalWatch::default();
+    let found = py.detach(|| {
+        let last = Cell::new(Instant::now());
+        work(&|| watch.signalled(&last))
+    });
+    (found, watch.into_error())
 }
 
 pub(crate) fn measure(name: &str) -> PyResult<Measure> {
@@ -127,10 +138,10 @@ pub(crate) fn measure(name: &str) -> PyResult<Measure> {
 
 /// Keeps the exception of a signal handler: the first look consumes the signal.
 #[derive(Default)]
-pub(crate) struct SignalWatch(Mutex<Option<PyErr>>);
+struct SignalWatch(Mutex<Option<PyErr>>);
 
 impl SignalWatch {
-    pub(crate) fn signalled(&self, last: &Cell<Instant>) -> bool {
+    fn signalled(&self, last: &Cell<Instant>) -> bool {
         let now = Instant::now();
         if now.duration_since(last.get()) < SIGNAL_PERIOD {
             return false;
@@ -145,7 +156,7 @@ impl SignalWatch {
         true
     }
 
-    pub(crate) fn into_error(self) -> Option<PyErr> {
+    fn into_error(self) -> Option<PyErr> {
         self.0.into_inner().ok().flatten()
     }
 }

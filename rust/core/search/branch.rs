@@ -6,18 +6,16 @@ use std::collections::BTreeMap;
 use crate::bound::totals;
 use crate::dual::{self, Candidate, Dual};
 use crate::error::Error;
-use crate::graph::eliminate;
 use crate::instance::{Instance, Point};
 use crate::messages::Tree;
 use crate::problem::{Measure, Problem};
 use crate::reduce::{Reduced, restrict};
+use crate::search::check_width;
 use crate::search::close::{Effort, close};
 use crate::search::monitor::Monitor;
 use crate::search::start::{Around, best_uniform, fill};
 use crate::solution::{Closed, Proof, Solution, Status};
 
-/// Entries of the largest table the dynamic program may need (32 MiB).
-const MAX_TABLE: u128 = 1 << 22;
 /// States of the core program in a subproblem, at first and at most: as subproblems pile up, each
 /// is given more.
 const EFFORT: (usize, usize) = (1 << 19, 1 << 23);
@@ -122,19 +120,11 @@ pub(crate) fn root<const M: usize>(
     Ok(outcome)
 }
 
-fn check_width<const M: usize>(instance: &Instance<M>) -> Result<(), Error> {
-    let (_, bags) = eliminate(instance.n_layers(), &instance.edges);
-    let entries = Tree::largest_table(instance, &bags);
-    if entries > MAX_TABLE { Err(Error::TooDense { entries }) } else { Ok(()) }
-}
-
-/// The exact search. `cutoff`: only plans cheaper than this are of interest.
+/// The exact search.
 pub(crate) fn search<const M: usize>(
     instance: &Instance<M>,
-    cutoff: Option<i64>,
     monitor: &mut Monitor<'_>,
 ) -> Result<Outcome<M>, Error> {
-    let _ = cutoff;
     check_width(instance)?;
     let mut outcome = Outcome::unknown();
     if let Some(uniform) = best_uniform(instance) {

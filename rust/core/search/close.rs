@@ -19,6 +19,8 @@ const FIRST_CORE: usize = 16;
 const GROWTH: usize = 2;
 /// States per class in a probe.
 const PROBE_WIDTH: usize = 512;
+/// Labels per table entry of the contraction.
+const LABELS: usize = 128;
 /// A round that was cut off is repeated if it took at least this share off the gap.
 const WORTH_REPEATING: i64 = 2;
 
@@ -109,7 +111,7 @@ fn round<const M: usize>(
     let up = tree.up(small, weights);
     let down = tree.down(small, weights, &up);
     let gap = excess_gap(weights[0], target, slack(small, weights, up.least));
-    let mut classes = contract(small, &tree, weights, (&up, &down), gap, stop);
+    let mut classes = contract(small, &tree, weights, (&up, &down), gap, LABELS, stop);
     if classes.classes.iter().any(|class| class.options.is_empty()) {
         return (None, classes.exact);
     }

@@ -1,6 +1,6 @@
 //! The searches: one exact, one exhaustive, two heuristics; all return a plan and a bound.
 
-mod branch;
+pub(crate) mod branch;
 mod close;
 mod coordinate;
 mod exhaustive;
@@ -12,10 +12,15 @@ mod start;
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::graph::eliminate;
 use crate::instance::Instance;
+use crate::messages::Tree;
 use crate::problem::{Measure, Problem};
 use crate::solution::{Solution, Status};
-use monitor::Monitor;
+pub(crate) use monitor::Monitor;
+
+/// Entries of the largest table the dynamic program may need (32 MiB).
+const MAX_TABLE: u128 = 1 << 22;
 
 /// How to search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -108,6 +113,13 @@ pub fn solve(
     }
 }
 
+/// The dynamic program must fit in memory.
+pub(crate) fn check_width<const M: usize>(instance: &Instance<M>) -> Result<(), Error> {
+    let (_, bags) = eliminate(instance.n_layers(), &instance.edges);
+    let entries = Tree::largest_table(instance, &bags);
+    if entries > MAX_TABLE { Err(Error::TooDense { entries }) } else { Ok(()) }
+}
+
 fn run<const M: usize>(
     problem: &Problem,
     measures: [Measure; M],
@@ -117,12 +129,12 @@ fn run<const M: usize>(
 ) -> Result<Solution, Error> {
     let instance = Instance::new(problem, measures, limits);
     let outcome = match method {
-        Method::Exact => branch::search(&instance, None, monitor)?,
+        Method::Exact => branch::search(&instance, monitor)?,
         Method::Exhaustive => exhaustive::search(&instance, monitor)?,
         Method::Greedy | Method::Coordinate => {
             let root = branch::root(&instance, monitor)?;
             match (root.best.clone(), method) {
-                (None, _) => branch::search(&instance, None, monitor)?,
+                (None, _) => branch::search(&instance, monitor)?,
                 (Some(found), Method::Greedy) => root.improved(greedy::search(&instance, found)),
                 (Some(found), _) => root.improved(coordinate::search(&instance, found)),
             }

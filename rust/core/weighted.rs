@@ -1,0 +1,203 @@
+//! The objective of arXiv 2512.14090: minimise `-a / cost + b * loss`, where arithmetic intensity
+//! is FLOPs / cost.
+//!
+//! It is concave in the cost, so over an interval of costs it lies above its chord, and a plan of
+//! least chord value bounds all plans in the interval. When that plan's cost lies outside the
+//! interval, the interval cannot hold anything better than that plan; when inside, it splits the
+//! interval. Every step is one linear problem: a dynamic program, or, with budgets, an exact
+//! search.
+
+use crate::bound::totals;
+use crate::error::Error;
+use crate::instance::Instance;
+use crate::problem::{Measure, Problem};
+use crate::search::{Monitor, Options, branch};
+use crate::solution::Status;
+
+/// Linear objectives are scaled so that no sum exceeds two to this power.
+const OBJECTIVE_BITS: i32 = 51;
+/// Values this close, relative to the terms they are made of, are equal: rounding of floats.
+const TIE: f64 = 1e-14;
+
+/// The outcome of a weighted search.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Weighted {
+    /// Why the search ended.
+    pub status: Status,
+    /// The best plan found.
+    pub choices: Option<Vec<u16>>,
+    /// `[cost, loss, size]` of the plan.
+    pub values: [i64; 3],
+    /// Its objective.
+    pub value: f64,
+    /// No plan within the budgets has a smaller objective.
+    pub bound: f64,
+    /// Linear problems solved.
+    pub steps: u64,
+}
+
+struct Search<'a, 'b> {
+    problem: &'a Problem,
+    budgets: Vec<(Measure, i64)>,
+    a: f64,
+    b: f64,
+    totals: [f64; 2],
+    best: Option<(f64, Vec<u16>, [i64; 3])>,
+    steps: u64,
+    monitor: &'a mut Monitor<'b>,
+}
+
+/// Minimise `-a / cost + b * loss` within `limits` on cost, loss and size.
+///
+/// # Errors
+/// [`Error::Weight`] unless `a` and `b` are finite and not negative, and every plan costs more
+/// than zero; the other variants as in [`solve`](crate::solve).
+pub fn solve_weighted(
+    problem: &Problem,
+    (a, b): (f64, f64),
+    limits: [Option<i64>; 3],
+    options: &Options,
+    stop: &dyn Fn() -> bool,
+) -> Result<Weighted, Error> {
+    for (name, value) in [("the weight of the intensity", a), ("the weight of the loss", b)] {
+        if !(value.is_finite() && value >= 0.0) {
+            let expected = "finite and not negative";
+            return Err(Error::Weight { name, value: value.to_string(), expected });
+        }
+    }
+    let mut budgets = Vec::new();
+    for measure in Measure::ALL {
+        let Some(limit) = limits[measure as usize] else { continue };
+        if limit < 0 {
+            return Err(Error::NegativeBudget { measure, limit });
+        }
+        if measure == Measure::Size && !problem.has_sizes() {
+            return Err(Error::NoSizes);
+        }
+        budgets.push((measure, limit.min(1 << crate::problem::TOTAL_BITS)));
+    }
+    let scale = totals(&Instance::new(problem, [Measure::Cost, Measure::Loss], [i64::MAX; 2]));
+    let monitor = &mut Monitor::new(options, stop);
+    let mut search = Search {
+        problem,
+        budgets,
+        a,
+        b,
+        totals: scale.map(|t| t.max(1) as f64),
+        best: None,
+        steps: 0,
+        monitor,
+    };
+    search.run()
+}
+
+impl Search<'_, '_> {
+    fn run(&mut self) -> Result<Weighted, Error> {
+        let cheapest = self.linear(1.0 / self.totals[0], 0.0)?;
+        let Some((_, _, cheap)) = cheapest else { return Ok(self.finish(f64::NEG_INFINITY)) };
+        if cheap[0] <= 0 {
+            let value = cheap[0].to_string();
+            let (name, expected) = ("the cost of the cheapest plan", "positive");
+            return Err(Error::Weight { name, value, expected });
+        }
+        let Some((_, _, good)) = self.linear(0.0, 1.0 / self.totals[1])? else {
+            return Ok(self.finish(f64::NEG_INFINITY));
+        };
+        let least_loss = good[1] as f64;
+        let tolerance = TIE * (self.a / cheap[0] as f64 + self.b * self.totals[1]);
+        let mut bound = f64::INFINITY;
+        let mut pending = vec![(cheap[0], good[0].max(cheap[0]))];
+        while let Some((low, high)) = pending.pop() {
+            let slope = self.a / (low as f64 * high as f64);
+            let Some((weights, least, values)) = self.linear(slope, self.b)? else {
+                return Ok(self.finish(f64::NEG_INFINITY));
+            };
+            let under = |cost: i64| self.bound_at(cost, weights, least);
+            let interval =
+                under(low).min(under(high)).max(self.b * least_loss - self.a / low as f64);
+            let target = self.value();
+            if interval >= target - tolerance || high - low <= 1 {
+                bound = bound.min(interval);
+                continue;
+            }
+            let inside = low < values[0] && values[0] < high;
+            let split = if inside { values[0] } else { low + (high - low) / 2 };
+            pending.push((split, high));
+            pending.push((low, split));
+        }
+        Ok(self.finish(bound))
+    }
+
+    /// What plans of this cost are worth at best, given the least weighted sum.
+    fn bound_at(&self, cost: i64, weights: [i64; 2], least: i64) -> f64 {
+        let rest = i128::from(least) - i128::from(weights[0]) * i128::from(cost);
+        let loss = if weights[1] > 0 { self.b * rest as f64 / weights[1] as f64 } else { 0.0 };
+        loss - self.a / cost as f64
+    }
+
+    fn value(&self) -> f64 {
+        self.best.as_ref().map_or(f64::INFINITY, |best| best.0)
+    }
+
+    /// Minimise `x * cost + y * loss` within the budgets: the integer weights used, the least sum
+    /// (or a bound on it), and the measures of the plan. `None` if infeasible or stopped.
+    #[allow(clippy::type_complexity)]
+    fn linear(&mut self, x: f64, y: f64) -> Result<Option<([i64; 2], i64, [i64; 3])>, Error> {
+        let reach = x * self.totals[0] + y * self.totals[1];
+        let scale = f64::from(OBJECTIVE_BITS).exp2() / reach.max(f64::MIN_POSITIVE);
+        #[allow(clippy::cast_possible_truncation)] // below 2^51 by construction
+        let weights = [x, y].map(|w| if w > 0.0 { ((w * scale).round() as i64).max(1) } else { 0 });
+        self.steps += 1;
+        let budgets = self.budgets.clone();
+        let outcome = match budgets[..] {
+            [] => self.search(weights, [Measure::Cost], [i64::MAX])?,
+            [(m, l)] => self.search(weights, [Measure::Cost, m], [i64::MAX, l])?,
+            [(m, l), (n, k)] => self.search(weights, [Measure::Cost, m, n], [i64::MAX, l, k])?,
+            _ => {
+                let m = [Measure::Cost, Measure::Cost, Measure::Loss, Measure::Size];
+                let l = [i64::MAX, budgets[0].1, budgets[1].1, budgets[2].1];
+                self.search(weights, m, l)?
+            }
+        };
+        let Some((plan, bound)) = outcome else { return Ok(None) };
+        let values = self.problem.evaluate(&plan);
+        if values[0] > 0 {
+            let value = self.b * values[1] as f64 - self.a / values[0] as f64;
+            let better = self.best.as_ref().is_none_or(|(least, _, had)| {
+                let tie = (value - least).abs() <= TIE * least.abs();
+                if tie { (values[1], values[0]) < (had[1], had[0]) } else { value < *least }
+            });
+            if better {
+                self.best = Some((value, plan, values));
+            }
+        }
+        Ok(Some((weights, bound, values)))
+    }
+
+    /// The plan of least weighted sum and the bound proved on that sum.
+    fn search<const M: usize>(
+        &mut self,
+        weights: [i64; 2],
+        measures: [Measure; M],
+        limits: [i64; M],
+    ) -> Result<Option<(Vec<u16>, i64)>, Error> {
+        let weights = [weights[0], weights[1], 0];
+        let instance = Instance::weighted(self.problem, weights, measures, limits);
+        let outcome = branch::search(&instance, self.monitor)?;
+        Ok(outcome.best.map(|best| best.plan).zip(outcome.bound))
+    }
+
+    fn finish(&mut self, bound: f64) -> Weighted {
+        let reason = self.monitor.reason();
+        let (value, choices, values) = match self.best.take() {
+            Some((value, plan, values)) => (value, Some(plan), values),
+            None => (f64::INFINITY, None, [0; 3]),
+        };
+        let status = match (reason, &choices) {
+            (Some(reason), _) => reason,
+            (None, Some(_)) => Status::Optimal,
+            (None, None) => Status::Infeasible,
+        };
+        Weighted { status, choices, values, value, bound: bound.min(value), steps: self.steps }
+    }
+}
