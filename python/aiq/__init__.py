@@ -1,1 +1,15 @@
-"""Arithmetic-intensity-aware quantisation: which layers to quantise, to what, on your machine."""
+"""Arithmetic-intensity-aware quantisation: which layers to quantise, to what, on your machine.
+
+>>> import aiq
+>>> plan = aiq.search(model, hw="xeon_2vcpu", data=loader)  # doctest: +SKIP
+"""
+
+from aiq._core import __version__
+from aiq.deploy import compare, deploy
+from aiq.formats import Format
+from aiq.graph import extract
+from aiq.hardware import Hardware
+from aiq.plan import Plan
+from aiq.search import search
+
+__all__ = ["Format", "Hardware", "Plan", "__version__", "compare", "deploy", "extract", "search"]

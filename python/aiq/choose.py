@@ -13,6 +13,7 @@ from aiq.errors import InfeasibleError, InputError
 from aiq.formats import REFERENCE, Format
 from aiq.formats import parse as parse_format
 from aiq.graph import LayerGraph
+from aiq.losses import LossTable
 
 POINTS = 100.0
 """Percentage points in a fraction: the paper's weighted objective counts losses in points."""
@@ -113,23 +114,38 @@ class Tables:
         raise InfeasibleError(_nearest(solution, max_loss, max_size))
 
     def best_weighted(
-        self, lam: float, loss_factor: float, *, method: str = "exact", max_size: int | None = None
-    ) -> solver.Solution:
-        """Return the plan that minimises the paper's objective, losses scaled by `loss_factor`."""
+        self,
+        lam: float,
+        loss_factor: float = 1.0,
+        *,
+        max_size: int | None = None,
+        time_limit: float | None = None,
+    ) -> solver.WeightedSolution:
+        """Return the plan that minimises the paper's objective, losses scaled by `loss_factor`.
+
+        Raises
+        ------
+        InfeasibleError
+            If no plan is within the size budget.
+        """
         problem = solver.Problem(
             self._allowed(self.intensity.cost),
             self._allowed(self.loss * (loss_factor * POINTS)),
             self._allowed(self.sizes),
         )
         reference = self.intensity.cost[:, self.cost.formats.index(REFERENCE)].sum()
-        return solver.solve_weighted(
+        solution = solver.solve_weighted(
             problem,
             self.intensity.flops,
             lam,
-            reference_cost=int(reference),
+            reference=int(reference),
             max_size=None if max_size is None else 8 * max_size,
-            method=method,
+            time_limit=time_limit,
         )
+        if solution.choices:
+            return solution
+        least = sum(min(row) for row in self._allowed(self.sizes))
+        raise InfeasibleError(_too_small(max_size, -(-int(least) // 8)))
 
     def _allowed(self, table: NDArray[np.int64] | NDArray[np.float64]) -> list[NDArray[np.generic]]:
         return [row[list(columns)] for row, columns in zip(table, self.allowed, strict=True)]
@@ -181,12 +197,28 @@ def _nearest(solution: solver.Solution, max_loss: float, max_size: int | None) -
         )
     measure, value = solution.nearest
     if measure == "size":
-        least = -(-int(value) // 8)
-        return (
-            f"No plan has at most {max_size} bytes of weights; the nearest feasible max_size is "
-            f"{least}, or allow formats with fewer bits."
-        )
+        return _too_small(max_size, -(-int(value) // 8))
     return (
         f"No plan has a predicted loss of at most {100 * max_loss:.3g} pp; the nearest feasible "
         f"max_drop is {value:.4g} ({100 * value:.3g} pp), or allow formats with more bits."
     )
+
+
+def _too_small(max_size: int | None, least: int) -> str:
+    return (
+        f"No plan has at most {max_size} bytes of weights; the nearest feasible max_size is "
+        f"{least}, or allow formats with fewer bits."
+    )
+
+
+def loss_matrix(
+    table: LossTable, layers: Sequence[str], columns: Sequence[Format]
+) -> NDArray[np.float64]:
+    """Return the losses of `layers` in the formats `columns`; float32 loses nothing.
+
+    Raises
+    ------
+    InputError
+        If the table lacks a layer or a format.
+    """
+    return np.array([[table.predict({layer: f}) for f in columns] for layer in layers])

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from aiq import cost, graph, measure, runtimes
 from aiq.export import Inputs
+from aiq.formats import REFERENCE
 from aiq.hardware import Hardware
 from aiq.measure import Comparison, Interval, Verdict
 from aiq.plan import Plan
@@ -148,11 +150,11 @@ def compare(
     report("compile", 2, 2)
     table = cost.roofline_table(
         graph.extract(model, example_inputs),
-        tuple(dict.fromkeys([cost.REFERENCE, *planned.values()])),
+        tuple(dict.fromkeys([REFERENCE, *planned.values()])),
         hardware,
     )
     timing = measure.compare_timing(
-        {name: lambda p=program: p(example_inputs) for name, program in programs.items()},
+        {name: partial(program, example_inputs) for name, program in programs.items()},
         batch=len(example_inputs),
         min_seconds=min_seconds,
         progress=report,

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aiq import choose, cost, graph, machine, verify
+from aiq import choose, cost, graph, machine, solver, verify
 from aiq import sensitivity as sensitivity_stage
 from aiq.choose import Tables
 from aiq.cost import CostTable
@@ -25,8 +25,8 @@ from aiq.export import Inputs
 from aiq.formats import INTEGER_GRID, PAPER, REFERENCE, Format, parse_all
 from aiq.graph import LayerGraph, Trace
 from aiq.hardware import Hardware
+from aiq.losses import LossTable
 from aiq.plan import Plan, PlannedLayer, Prediction, Proof
-from aiq.sensitivity import LossTable
 
 Progress = Callable[[str, int, int], None]
 """Called with what is going on, how many steps of it are done, and how many there are."""
@@ -156,6 +156,8 @@ def search(
         if batches is None
         else Evaluator(trace, batches, calibration=calibration, progress=report)
     )
+    if goal is Objective.WEIGHTED and how is Method.EXHAUSTIVE:
+        raise InputError("The weighted objective is not enumerated; use method exact, it is exact.")
     in_loop = (
         evaluator is not None
         and sensitivity == "measured"
@@ -167,7 +169,11 @@ def search(
     tables = Tables(
         cost=seconds if goal is Objective.THROUGHPUT else intensity,
         intensity=intensity,
-        loss=np.zeros(intensity.cost.shape) if losses is None else losses.loss,
+        loss=(
+            np.zeros(intensity.cost.shape)
+            if losses is None
+            else choose.loss_matrix(losses, intensity.layers, columns)
+        ),
         sizes=_weight_bits(trace.graph, columns),
         allowed=allowed,
     )
@@ -223,21 +229,34 @@ def _predict(formats: Mapping[str, Format], tables: Tables, seconds: CostTable) 
 
 
 def _proof(outcome: verify.Outcome, goal: Objective, tables: Tables) -> Proof:
-    solution = outcome.solution
-    if solution is None:
-        return Proof("heuristic", outcome.value, None, None, goal.unit, 0, 0.0, None)
-    factor = 1.0 if goal is Objective.WEIGHTED else 1 / tables.cost.per_unit
-    objective = solution.cost if goal is not Objective.WEIGHTED else solution.value
-    return Proof(
-        status=solution.status,
-        value=objective * factor,
-        bound=None if solution.bound is None else solution.bound * factor,
-        gap=solution.gap if math.isfinite(solution.gap) else None,
-        unit=goal.unit,
-        nodes=solution.nodes,
-        seconds=solution.seconds,
-        loss_budget=outcome.loss_budget,
-    )
+    match outcome.solution:
+        case None:
+            return Proof("heuristic", outcome.value, None, None, goal.unit, 0, 0.0, None)
+        case solver.WeightedSolution() as found:
+            gap = (found.value - found.bound) / max(abs(found.value), 1e-300)
+            return Proof(
+                status=found.status,
+                value=found.value,
+                bound=found.bound,
+                gap=0.0 if found.status == "optimal" else gap,
+                unit=goal.unit,
+                nodes=found.steps,
+                seconds=found.seconds,
+                loss_budget=None,
+            )
+        case found:
+            assert found.cost is not None
+            per_unit = tables.cost.per_unit
+            return Proof(
+                status=found.status,
+                value=(found.cost + tables.cost.fixed) / per_unit,
+                bound=None if found.bound is None else (found.bound + tables.cost.fixed) / per_unit,
+                gap=found.gap if math.isfinite(found.gap) else None,
+                unit=goal.unit,
+                nodes=found.nodes,
+                seconds=found.seconds,
+                loss_budget=outcome.loss_budget,
+            )
 
 
 def _explain(
@@ -289,7 +308,7 @@ def _loss_table(
 ) -> LossTable:
     """Return the losses of every layer in every column, from where the caller wants them."""
     if isinstance(source, LossTable):
-        return source.select([layer.name for layer in trace.graph.quantizable], columns)
+        return source
     match source, evaluator:
         case "measured", Evaluator():
             return sensitivity_stage.measure(evaluator, columns, progress=report)
@@ -354,5 +373,5 @@ def _one_of(kind: type[_Choice], argument: str, value: str) -> _Choice:
 
 
 def _check_fraction(argument: str, value: float) -> None:
-    if not (isinstance(value, int | float) and 0 <= value <= 1):
+    if not 0 <= value <= 1:
         raise InputError(f"{argument} is {value!r}; give a fraction from 0 to 1 (0.01 = 1 pp).")

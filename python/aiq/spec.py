@@ -39,7 +39,7 @@ def load_model(spec: str, shape: str | None = None) -> LoadedModel:
     """
     if ":" not in spec:
         module: Any = models.load(spec)
-        default = (1, *models.INPUT_SHAPE)
+        default = (1, 3, datasets.SIDE, datasets.SIDE)
     elif spec.startswith("torchvision:"):
         name = spec.removeprefix("torchvision:")
         module = _call("torchvision.models", name, "pip install torchvision")
@@ -65,7 +65,7 @@ def load_data(spec: str) -> Iterable[Any]:
         If the spec names nothing that can be called.
     """
     if spec == "sample":
-        return datasets.batches(datasets.sample().test, batch_size=250)
+        return datasets.batches(datasets.sample("val"))
     batches = _call(*_split(spec))
     if not isinstance(batches, Iterable):
         raise InputError(

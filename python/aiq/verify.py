@@ -6,14 +6,14 @@ milliseconds, is run again.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from aiq import solver
 from aiq.choose import Tables
 from aiq.errors import InfeasibleError
 from aiq.evaluate import Evaluator
-from aiq.formats import Format
+from aiq.formats import REFERENCE, Format
 from aiq.plan import Accuracy
 
 Formats = Mapping[str, Format]
@@ -88,7 +88,7 @@ class Outcome:
     accuracy
         Measured, or ``None``.
     solution
-        The solver's answer, or ``None`` for a search without tables.
+        The solver's answer, or ``None`` for a walk that proves nothing.
     """
 
     formats: Formats
@@ -97,16 +97,12 @@ class Outcome:
     loss_factor: float
     loss_budget: float | None
     accuracy: Accuracy | None
-    solution: solver.Solution | None
+    solution: solver.Solution | solver.WeightedSolution | None
 
 
 def search_tables(task: Task) -> Outcome:
     """Search once, on tables alone: there is no data to measure on."""
-    solution = _solve(task, task.max_drop, 1.0)
-    formats = task.tables.formats(solution.choices)
-    loss = task.tables.predicted_loss(formats)
-    budget = None if task.weighted_by is not None else task.max_drop
-    return Outcome(formats, task.value(formats, loss), loss, 1.0, budget, None, solution)
+    return _Tables(task, None).find(task.max_drop, 1.0)
 
 
 def search_verified(task: Task, evaluator: Evaluator, progress: Progress) -> Outcome:
@@ -121,11 +117,12 @@ def search_verified(task: Task, evaluator: Evaluator, progress: Progress) -> Out
         If every plan that was measured loses more than the budget; names the least loss.
     """
     scale = _Scale(evaluator)
+    tables = _Tables(task, scale)
     rounds = _rounds_weighted if task.weighted_by is not None else _rounds_within
     tried: list[Outcome] = []
-    for outcome in rounds(task, scale):
+    for outcome in rounds(task, tables):
         tried.append(outcome)
-        progress("measure the plan, search again", len(tried), ROUNDS)
+        progress(_VERIFY, len(tried), ROUNDS)
     best = min(tried, key=lambda outcome: outcome.value)
     for formats in task.tables.uniform():
         loss = task.tables.predicted_loss(formats)
@@ -138,7 +135,7 @@ def search_verified(task: Task, evaluator: Evaluator, progress: Progress) -> Out
             best = Outcome(
                 formats, value, loss, best.loss_factor, best.loss_budget, accuracy, best.solution
             )
-    progress("measure the plan, search again", ROUNDS, ROUNDS)
+    progress(_VERIFY, ROUNDS, ROUNDS)
     if math.isinf(best.value):
         least = min(tried, key=lambda outcome: outcome.accuracy.drop if outcome.accuracy else 0.0)
         assert least.accuracy is not None
@@ -153,31 +150,47 @@ def search_verified(task: Task, evaluator: Evaluator, progress: Progress) -> Out
 def search_measured(task: Task, evaluator: Evaluator, progress: Progress) -> Outcome:
     """Search the paper's way: measure the accuracy of every candidate."""
     scale = _Scale(evaluator)
-    counts = [len(columns) for columns in task.tables.allowed]
+    most = sum(len(columns) for columns in task.tables.allowed)
     done = 0
 
-    def value(choices: Sequence[int]) -> float:
+    def loss(formats: Formats) -> float:
         nonlocal done
-        formats = task.tables.formats(choices)
-        loss = scale.accuracy(formats).drop
         done += 1
-        progress("evaluate candidates", done, max(done, sum(counts)))
-        excess = 0.0
-        if task.max_size is not None:
-            excess = max(0.0, task.tables.size(formats) / max(1, task.max_size) - 1)
-        return task.value(formats, loss) + OVERSIZE * excess
+        progress("evaluate candidates", done, max(done, most))
+        return scale.accuracy(formats).drop
 
-    search = solver.greedy_measured if task.method == "greedy" else solver.coordinate_measured
-    found = search(counts, value)
+    found = _walk(task, loss)
     formats = task.tables.formats(found.choices)
     accuracy = scale.accuracy(formats)
-    if _too_large(task, formats) or math.isinf(found.value):
+    return Outcome(formats, found.value, accuracy.drop, 1.0, None, accuracy, None)
+
+
+def _walk(task: Task, loss: Callable[[Formats], float]) -> solver.Measured:
+    """Walk from plan to plan, one layer at a time, with `loss` deciding; start at float32."""
+    tables = task.tables
+    reference = tables.cost.formats.index(REFERENCE)
+
+    def value(choices: Sequence[int]) -> float:
+        formats = tables.formats(choices)
+        excess = 0.0
+        if task.max_size is not None:
+            excess = max(0.0, tables.size(formats) / max(1, task.max_size) - 1)
+        return task.value(formats, loss(formats)) + OVERSIZE * excess
+
+    walk = solver.greedy_measured if task.method == "greedy" else solver.coordinate_measured
+    start = [c.index(reference) if reference in c else 0 for c in tables.allowed]
+    found = walk([len(columns) for columns in tables.allowed], value, start)
+    formats = tables.formats(found.choices)
+    if math.isinf(found.value) or _too_large(task, formats):
         raise InfeasibleError(
             f"The {task.method} search found no plan within the budgets; its last one has "
-            f"{task.tables.size(formats):.0f} bytes of weights and loses "
-            f"{100 * accuracy.drop:.3g} pp. Use method exact, which finds one if there is one."
+            f"{tables.size(formats):.0f} bytes of weights. Use method exact, which finds a plan "
+            "if there is one."
         )
-    return Outcome(formats, found.value, accuracy.drop, 1.0, None, accuracy, None)
+    return found
+
+
+_VERIFY = "measure the plan, search again"
 
 
 class _Scale:
@@ -196,74 +209,88 @@ class _Scale:
         return self._known[key]
 
 
-def _solve(task: Task, loss_budget: float, loss_factor: float) -> solver.Solution:
-    tables = task.tables
-    if task.weighted_by is not None:
-        return tables.best_weighted(
-            task.weighted_by, loss_factor, method=task.method, max_size=task.max_size
-        )
-    return tables.within(
-        loss_budget, max_size=task.max_size, method=task.method, time_limit=task.time_limit
-    )
+class _Tables:
+    """Searches on tables, and measures what it found if there is something to measure with."""
+
+    def __init__(self, task: Task, scale: _Scale | None) -> None:
+        self._task, self._scale = task, scale
+
+    def find(self, loss_budget: float, loss_factor: float) -> Outcome:
+        task, tables = self._task, self._task.tables
+        solution: solver.Solution | solver.WeightedSolution | None = None
+        budget = None
+        if task.weighted_by is None:
+            budget = loss_budget
+            solution = tables.within(
+                loss_budget,
+                max_size=task.max_size,
+                method=task.method,
+                time_limit=task.time_limit,
+            )
+            choices = solution.choices
+        elif task.method == "exact":
+            solution = tables.best_weighted(
+                task.weighted_by, loss_factor, max_size=task.max_size, time_limit=task.time_limit
+            )
+            choices = solution.choices
+        else:
+            choices = _walk(task, lambda f: loss_factor * tables.predicted_loss(f)).choices
+        formats = tables.formats(choices)
+        predicted = tables.predicted_loss(formats)
+        if self._scale is None:
+            value = task.value(formats, predicted)
+            return Outcome(formats, value, predicted, 1.0, budget, None, solution)
+        accuracy = self._scale.accuracy(formats)
+        factor = max(accuracy.drop, 0.0) / predicted if predicted > 0 else 1.0
+        value = task.value(formats, accuracy.drop)
+        return Outcome(formats, value, predicted, factor, budget, accuracy, solution)
 
 
-def _rounds_weighted(task: Task, scale: _Scale) -> "list[Outcome]":
+def _rounds_weighted(task: Task, tables: _Tables) -> Iterator[Outcome]:
     """Correct the losses by the factor of the last plan until the plan stays the same."""
-    outcomes: list[Outcome] = []
+    seen: list[Formats] = []
     factor = 1.0
-    while len(outcomes) < ROUNDS:
-        solution = _solve(task, math.inf, factor)
-        outcome = _measure(task, scale, solution, None)
-        if any(outcome.formats == earlier.formats for earlier in outcomes):
+    while len(seen) < ROUNDS:
+        outcome = tables.find(math.inf, factor)
+        if outcome.formats in seen:
             break
-        outcomes.append(outcome)
+        yield outcome
+        seen.append(outcome.formats)
         factor = outcome.loss_factor
-    return outcomes
 
 
-def _rounds_within(task: Task, scale: _Scale) -> "list[Outcome]":
-    """Bisect the budget on the predicted loss until the measured one just holds."""
-    outcomes: list[Outcome] = []
+def _rounds_within(task: Task, tables: _Tables) -> Iterator[Outcome]:
+    """Bisect the budget on the predicted loss until the measured one just holds.
+
+    `holds` is the largest budget whose plan held, `fails` the smallest predicted loss that did
+    not; while one side is open the budget moves in proportion to what the last plan missed by.
+    """
     holds, fails = 0.0, math.inf
     budget = task.max_drop
-    while len(outcomes) < ROUNDS:
+    for _ in range(ROUNDS):
         try:
-            solution = _solve(task, budget, 1.0)
+            outcome = tables.find(budget, 1.0)
         except InfeasibleError:
-            if not outcomes:
+            if math.isinf(fails):
                 raise
-            holds = budget  # the table says that nothing loses so little
-        else:
-            outcome = _measure(task, scale, solution, budget)
-            outcomes.append(outcome)
-            assert outcome.accuracy is not None
-            used = task.tables.predicted_loss(outcome.formats)
-            if outcome.accuracy.drop <= task.max_drop:
-                holds = max(holds, budget)
-                step = task.max_drop / max(outcome.accuracy.drop, task.max_drop / STRETCH)
-            else:
-                fails = min(fails, used)
-                step = max(task.max_drop / outcome.accuracy.drop, 1 / STRETCH)
-        if math.isinf(fails):
-            budget = holds * max(step, RESOLUTION)
-            if _cheapest(task, outcomes[-1]):
+            break  # the table says that nothing loses less than what was just measured
+        yield outcome
+        assert outcome.accuracy is not None
+        drop = outcome.accuracy.drop
+        if drop <= task.max_drop:
+            holds = max(holds, budget)
+            if _cheapest(task, outcome):
                 break
+        else:
+            fails = min(fails, outcome.predicted_loss)
+        if math.isinf(fails):
+            budget = holds * min(STRETCH, max(task.max_drop / max(drop, 1e-9), RESOLUTION))
         elif holds == 0.0:
-            budget = min(budget, fails) * step
+            budget = fails * max(1 / STRETCH, min(task.max_drop / drop, 1 / RESOLUTION))
         else:
             budget = math.sqrt(holds * fails)
         if fails <= holds * RESOLUTION or budget == 0.0:
             break
-    return outcomes
-
-
-def _measure(task: Task, scale: _Scale, solution: solver.Solution, budget: float | None) -> Outcome:
-    formats = task.tables.formats(solution.choices)
-    accuracy = scale.accuracy(formats)
-    predicted = task.tables.predicted_loss(formats)
-    factor = max(accuracy.drop, 0.0) / predicted if predicted > 0 else 1.0
-    value = task.value(formats, accuracy.drop)
-    return Outcome(formats, value, predicted, factor, budget, accuracy, solution)
 
 
 def _too_large(task: Task, formats: Formats) -> bool:

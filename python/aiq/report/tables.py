@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from aiq.deploy import PredictedMeasured
 from aiq.graph import Layer, LayerGraph
 from aiq.hardware import Hardware
 from aiq.plan import Plan
@@ -155,6 +156,38 @@ def summary(plan: Plan) -> str:
         )
     lines.append(f"  search      {plan.evaluations} evaluations, {duration(plan.seconds)}")
     return "\n".join(lines)
+
+
+def throughput(result: PredictedMeasured) -> RenderableType:
+    """Return prediction beside measurement, and what may be said of it."""
+    columns = ["<candidate", "predicted", "measured", "95 % interval", "images/s", "speed-up"]
+    rows = []
+    for timing in result.timing.timings:
+        seconds = timing.seconds
+        speedup = result.timing.speedup(timing.name)
+        rows.append(
+            (
+                timing.name,
+                f">= {duration(result.predicted[timing.name])}",
+                duration(seconds.value),
+                f"{duration(seconds.low)} .. {duration(seconds.high)}",
+                f"{timing.throughput:.0f}",
+                f"{speedup.value:.2f}x ({speedup.low:.2f} .. {speedup.high:.2f})",
+            )
+        )
+    steal = result.timing.steal
+    verdict = (
+        f"speed-up predicted {result.predicted_speedup:.2f}x, measured "
+        f"{result.measured_speedup.value:.2f}x: the plan is {result.verdict} "
+        f"(noise {100 * result.timing.noise:.1f} %)"
+    )
+    setting = (
+        f"{result.runtime}, {result.timing.threads} threads, predicted by {result.level} of "
+        f"{result.hardware}" + ("" if steal is None else f", {100 * steal:.1f} % of time stolen")
+    )
+    mismatches = (f"{m.layer} runs as {m.realised}, not {m.asked}" for m in result.mismatches)
+    notes = [verdict, setting, *mismatches]
+    return Group(table("", columns, rows), Text("\n".join(notes)))
 
 
 def _elements(layer: Layer) -> int:

@@ -1,0 +1,222 @@
+"""The main job on a trained network, end to end: what ``aiq demo`` runs.
+
+ResNet-20 on Fashion-MNIST, everything shipped with the package. Plans are chosen on 2,000 held-out
+training images and scored on 2,000 test images that no search has seen.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from aiq import calibrate, cost, models, sensitivity
+from aiq import data as datasets
+from aiq.choose import POINTS
+from aiq.data import Batches
+from aiq.deploy import PredictedMeasured, compare
+from aiq.evaluate import Evaluator
+from aiq.formats import PAPER, Format
+from aiq.formats import parse as parse_format
+from aiq.losses import LossTable
+from aiq.plan import Plan
+from aiq.report import tables
+from aiq.search import search
+
+Progress = Callable[[str, int, int], None]
+
+NETWORK = "resnet20"
+UNIFORM = ("fp32", "w8", "w4")
+LAMBDA = 0.9  # the paper's
+MAX_DROP = 0.01
+IN_LOOP = 25  # images per class on which the paper's searches measure every candidate
+BATCH = 128  # of the throughput measurement
+SECONDS = 5.0  # of the stopwatch
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One way of choosing formats, and how it did on the test images.
+
+    Attributes
+    ----------
+    name
+        The way.
+    intensity
+        FLOPs per byte.
+    objective
+        The paper's objective, losses predicted by the measured single-layer table; smaller is
+        better.
+    accuracy
+        Share of test images that are right.
+    drop
+        Accuracy lost against float32 on the same images, as a fraction.
+    evaluations, seconds
+        What the search took.
+    """
+
+    name: str
+    intensity: float
+    objective: float
+    accuracy: float
+    drop: float
+    evaluations: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Everything the demo shows."""
+
+    rows: tuple[Row, ...]
+    plan: Plan
+    throughput_plan: Plan
+    throughput: PredictedMeasured
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON takes it."""
+        return {
+            "rows": [asdict(row) for row in self.rows],
+            "plan": asdict(self.plan),
+            "throughput_plan": asdict(self.throughput_plan),
+            "throughput": self.throughput.to_dict(),
+            "seconds": self.seconds,
+        }
+
+
+def run(progress: Progress) -> Result:
+    """Do everything; `progress` is called with what is going on, steps done, steps in all."""
+    started = time.perf_counter()
+    model = models.load(NETWORK)
+    val, test = datasets.sample("val"), datasets.sample("test")
+    calibration = datasets.batches(datasets.sample("train"))
+    image = test.inputs(test.images[:1])
+    profile = calibrate.quick(progress=progress)
+
+    evaluator = Evaluator(model, datasets.batches(val), calibration=calibration, progress=progress)
+    losses = sensitivity.measure(evaluator, PAPER, progress=progress)
+    score = _Score(Evaluator(model, datasets.batches(test), calibration=calibration), losses)
+
+    def chosen(method: str, data: Batches, sensitivity: str | LossTable = "measured") -> Plan:
+        return search(
+            model,
+            profile,
+            data,
+            example_inputs=image,
+            objective="weighted",
+            lam=LAMBDA,
+            formats=PAPER,
+            method=method,
+            sensitivity=sensitivity,
+            calibration=calibration,
+            progress=progress,
+        )
+
+    few = datasets.batches(val.take(IN_LOOP))
+    greedy = chosen("greedy", few)
+    coordinate = chosen("coordinate", few)
+    exact = chosen("exact", datasets.batches(val), losses)
+    rows = [
+        *(score.row(name, dict.fromkeys(losses.layers, parse_format(name))) for name in UNIFORM),
+        score.row("greedy (paper)", greedy.formats, greedy.evaluations, greedy.seconds),
+        score.row(
+            "coordinate (paper)", coordinate.formats, coordinate.evaluations, coordinate.seconds
+        ),
+        score.row(
+            "exact (aiq)",
+            exact.formats,
+            losses.evaluations + exact.evaluations,
+            losses.seconds + exact.seconds,
+        ),
+    ]
+
+    batch = test.inputs(test.images[:BATCH])
+    fast = search(
+        model,
+        profile,
+        datasets.batches(val),
+        example_inputs=batch,
+        objective="throughput",
+        max_drop=MAX_DROP,
+        calibration=calibration,
+        progress=progress,
+    )
+    throughput = compare(
+        fast,
+        model,
+        profile,
+        example_inputs=batch,
+        calibration=[inputs for inputs, _ in calibration],
+        min_seconds=SECONDS,
+        progress=progress,
+    )
+    return Result(tuple(rows), exact, fast, throughput, time.perf_counter() - started)
+
+
+class _Score:
+    """Scores plans on the test images and by the paper's objective."""
+
+    def __init__(self, evaluator: Evaluator, losses: LossTable) -> None:
+        self._evaluator = evaluator
+        self._losses = losses
+        self._table = cost.intensity_table(evaluator.trace.graph, PAPER)
+
+    def row(
+        self, name: str, plan: Mapping[str, Format], evaluations: int = 0, seconds: float = 0.0
+    ) -> Row:
+        accuracy = self._evaluator.evaluate(plan).accuracy
+        ratio = self._table.intensity(plan) / self._table.intensity({})
+        return Row(
+            name=name,
+            intensity=self._table.intensity(plan),
+            objective=-LAMBDA * ratio + (1 - LAMBDA) * self._losses.predict(plan) * POINTS,
+            accuracy=accuracy,
+            drop=self._evaluator.baseline.accuracy - accuracy,
+            evaluations=evaluations,
+            seconds=seconds,
+        )
+
+
+def render(result: Result) -> RenderableType:
+    """Return the whole result for people."""
+    columns = [
+        "<formats chosen by",
+        "FLOP/byte",
+        "x fp32",
+        "objective",
+        "accuracy",
+        "loss",
+        "evaluations",
+        "time",
+    ]
+    fp32 = result.rows[0]
+    rows = (
+        (
+            row.name,
+            f"{row.intensity:.2f}",
+            f"{row.intensity / fp32.intensity:.3f}",
+            f"{row.objective:.4f}",
+            f"{100 * row.accuracy:.2f} %",
+            tables.points(row.drop),
+            str(row.evaluations) if row.evaluations else "-",
+            tables.duration(row.seconds) if row.evaluations else "-",
+        )
+        for row in result.rows
+    )
+    overview = tables.table(
+        f"ResNet-20 on Fashion-MNIST, the paper's objective (lambda {LAMBDA}, weight-only formats)",
+        columns,
+        rows,
+    )
+    return Group(
+        overview,
+        Text("\nThe exact plan, layer by layer\n", style="bold"),
+        tables.plan(result.plan),
+        Text(f"\nThroughput, batch {BATCH}: float32 and a quantised plan\n", style="bold"),
+        Text(tables.summary(result.throughput_plan)),
+        tables.throughput(result.throughput),
+        Text(f"\nDone in {result.seconds:.0f} s."),
+    )

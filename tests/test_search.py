@@ -1,0 +1,277 @@
+"""The front door: plans that hold, proofs that are true, and mistakes that are named."""
+
+import pytest
+import torch
+from torch import nn
+
+import aiq
+from aiq import data, models
+from aiq.cost import intensity_table
+from aiq.errors import (
+    DataError,
+    FormatError,
+    GraphError,
+    HardwareError,
+    InfeasibleError,
+    InputError,
+)
+from aiq.evaluate import Evaluator
+from aiq.formats import PAPER, parse, parse_all
+from aiq.sensitivity import measure
+
+LAMBDA = 0.9
+
+
+@pytest.fixture(scope="module")
+def resnet20():
+    return models.load("resnet20")
+
+
+@pytest.fixture(scope="module")
+def images():
+    return data.batches(data.sample("val"))
+
+
+@pytest.fixture(scope="module")
+def calibration():
+    return data.batches(data.sample("train"))
+
+
+@pytest.fixture(scope="module")
+def image():
+    return torch.zeros(1, 3, 32, 32)
+
+
+@pytest.fixture(scope="module")
+def losses(resnet20, images, calibration):
+    return measure(Evaluator(resnet20, images, calibration=calibration), PAPER)
+
+
+def find(resnet20, images, calibration, image, **arguments):
+    return aiq.search(
+        resnet20,
+        "xeon_2vcpu",
+        images,
+        calibration=calibration,
+        example_inputs=image,
+        **arguments,
+    )
+
+
+def objective(plan, losses):
+    """The paper's objective, losses predicted by the table."""
+    predicted = sum(
+        losses.loss[losses.layers.index(x.name), losses.formats.index(parse(x.format))]
+        for x in plan.layers
+    )
+    ratio = plan.predicted.intensity / plan.baseline.intensity
+    return -LAMBDA * ratio + (1 - LAMBDA) * 100 * predicted
+
+
+def test_exact_is_never_worse_than_the_heuristics_or_uniform(
+    resnet20, images, calibration, image, losses
+):
+    plans = {
+        method: aiq.search(
+            resnet20,
+            "xeon_2vcpu",
+            example_inputs=image,
+            objective="weighted",
+            sensitivity=losses,
+            method=method,
+        )
+        for method in ("exact", "greedy", "coordinate")
+    }
+    values = {method: objective(plan, losses) for method, plan in plans.items()}
+    assert plans["exact"].proof.status == "optimal"
+    assert plans["exact"].proof.gap == 0
+    assert plans["exact"].proof.value == pytest.approx(values["exact"], abs=1e-6)
+    assert values["exact"] <= min(values["greedy"], values["coordinate"]) + 1e-9
+    graph = aiq.extract(resnet20, image)
+    table = intensity_table(graph, PAPER)
+    for k, format_ in enumerate(PAPER):
+        ratio = table.intensity(dict.fromkeys(table.layers, format_)) / table.intensity({})
+        assert values["exact"] <= -LAMBDA * ratio + 10 * losses.loss[:, k].sum() + 1e-9
+
+
+def test_weight_only_beats_the_paper_within_one_point(resnet20, images, calibration, image):
+    plan = find(
+        resnet20, images, calibration, image, objective="intensity", formats="fp32,w8,w6,w5,w4,w3"
+    )
+    assert plan.accuracy.samples == 2000
+    assert plan.accuracy.drop <= 0.01
+    assert plan.predicted.intensity >= 45.25
+    assert plan.proof.status == "optimal"
+
+
+def test_weights_and_activations_within_one_point(resnet20, images, calibration, image):
+    plan = find(resnet20, images, calibration, image, objective="intensity")
+    assert plan.accuracy.drop <= 0.01
+    assert plan.predicted.intensity >= 7.5 * plan.baseline.intensity
+
+
+def test_plan_says_what_an_independent_evaluation_says(resnet20, images, calibration, image):
+    plan = find(resnet20, images, calibration, image, objective="intensity", formats="fp32,w4a4")
+    evaluation = Evaluator(resnet20, images, calibration=calibration).evaluate(plan.formats)
+    assert evaluation.accuracy == plan.accuracy.plan
+    table = intensity_table(aiq.extract(resnet20, image), parse_all("fp32,w4a4"))
+    assert table.intensity(plan.formats) == plan.predicted.intensity
+
+
+def test_exhaustive_on_the_first_eight_layers_agrees(resnet20, image, losses):
+    free = [layer.name for layer in aiq.extract(resnet20, image).quantizable][:8]
+    pins = {"*": "w8"} | {name: "fp32" for name in ()}
+    others = [x.name for x in aiq.extract(resnet20, image).quantizable if x.name not in free]
+    pins = dict.fromkeys(others, "w8")
+    for objective_ in ("intensity", "weighted"):
+        exact, exhaustive = (
+            aiq.search(
+                resnet20,
+                "xeon_2vcpu",
+                example_inputs=image,
+                objective=objective_,
+                formats=PAPER,
+                sensitivity=losses,
+                pin=pins,
+                max_drop=0.004,
+                method=method,
+            )
+            for method in ("exact", "exhaustive")
+        )
+        assert exact.proof.value == exhaustive.proof.value
+        assert exact.proof.status == exhaustive.proof.status == "optimal"
+        assert all(x.format == "w8" for x in exact.layers if x.name in others)
+
+
+def test_the_papers_way_measures_every_candidate(resnet20, calibration, image):
+    few = data.batches(data.sample("val").take(5))
+    pins = {"layer*": "w8"}
+    for method in ("greedy", "coordinate"):
+        plan = find(
+            resnet20, few, calibration, image, objective="weighted", method=method, pin=pins
+        )
+        assert plan.proof.status == "heuristic"
+        assert plan.proof.bound is None
+        assert plan.evaluations > 4
+        value = -LAMBDA * plan.predicted.intensity / plan.baseline.intensity
+        value += (1 - LAMBDA) * 100 * plan.accuracy.drop
+        assert plan.proof.value == pytest.approx(value)
+
+
+def test_without_data_nothing_is_claimed_to_be_measured(resnet20, image):
+    plan = aiq.search(resnet20, "xeon_2vcpu", example_inputs=torch.rand(4, 3, 32, 32))
+    assert plan.accuracy is None
+    assert plan.evaluations == 0
+    assert "not measured" in str(plan)
+    assert plan.objective == "throughput"
+    assert plan.predicted.seconds <= plan.baseline.seconds
+
+
+def test_size_budget_holds(resnet20, image, losses):
+    plan = aiq.search(
+        resnet20,
+        "xeon_2vcpu",
+        example_inputs=image,
+        objective="intensity",
+        formats=PAPER,
+        sensitivity=losses,
+        max_drop=0.5,
+        max_size=200_000,
+    )
+    assert plan.predicted.weight_bytes <= 200_000
+    with pytest.raises(InfeasibleError, match=r"nearest feasible max_size is 135453"):
+        aiq.search(
+            resnet20,
+            "xeon_2vcpu",
+            example_inputs=image,
+            objective="intensity",
+            formats=PAPER,
+            sensitivity=losses,
+            max_size=100_000,
+            max_drop=1.0,
+        )
+
+
+def test_infeasible_drop_names_the_nearest(resnet20, images, calibration, image):
+    with pytest.raises(InfeasibleError, match="nearest feasible max_drop is"):
+        find(
+            resnet20,
+            images,
+            calibration,
+            image,
+            objective="intensity",
+            formats="w2",
+            max_drop=0.001,
+        )
+
+
+class Branches(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.fc(x) if x.sum() > 0 else self.fc(-x)
+
+
+def net(**changes):
+    module = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    with torch.no_grad():
+        for name, value in changes.items():
+            module.get_parameter(name.replace("_", ".")).fill_(value)
+    return module
+
+
+X, Y = torch.rand(6, 4), torch.tensor([0, 1, 0, 1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"hw": "cray"}, HardwareError, "no hardware profile 'cray'"),
+        ({"formats": "w17"}, FormatError, "Unknown format 'w17'"),
+        ({"formats": []}, FormatError, "empty"),
+        ({"data": []}, DataError, "no batches"),
+        ({"data": 5}, DataError, "cannot be iterated"),
+        ({"data": [X]}, DataError, "pair"),
+        ({"data": [(X, Y[:3])]}, DataError, "target"),
+        ({"data": [(X, torch.rand(6, 2))]}, DataError, "target"),
+        ({"data": None}, InputError, "example_inputs"),
+        ({"max_drop": -0.1}, InputError, "max_drop"),
+        ({"max_drop": float("nan")}, InputError, "max_drop"),
+        ({"lam": 2}, InputError, "lam"),
+        ({"objective": "speed"}, InputError, "throughput, intensity, weighted"),
+        ({"method": "magic"}, InputError, "exact, greedy, coordinate, exhaustive"),
+        ({"sensitivity": "guess"}, InputError, "measured, sqnr"),
+        ({"pin": {"conv*": "fp32"}}, InputError, "matches no layer"),
+        ({"pin": {"0": "w99"}}, FormatError, "w99"),
+        ({"model": net(**{"0_weight": float("nan")})}, GraphError, "0.weight"),
+        ({"model": Branches()}, GraphError, "torch.cond"),
+        ({"model": nn.ReLU()}, GraphError, "nothing to quantise|no convolution"),
+        ({"model": "resnet"}, GraphError, "Module"),
+    ],
+)
+def test_mistakes_are_named(arguments, error, words):
+    call = {"model": net(), "hw": "xeon_2vcpu", "data": [(X, Y)]} | arguments
+    with pytest.raises(error, match=words) as caught:
+        aiq.search(**call)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_generator_is_enough(image):
+    plan = aiq.search(net(), "xeon_2vcpu", ((X, Y) for _ in range(3)), formats="fp32,w8a8")
+    assert plan.accuracy.samples == 18
+
+
+def test_progress_is_reported():
+    seen = []
+    aiq.search(
+        net(),
+        "xeon_2vcpu",
+        [(X, Y)],
+        formats="fp32,w8",
+        progress=lambda stage, done, total: seen.append((stage, done, total)),
+    )
+    assert ("export the model", 1, 1) in seen
+    assert all(0 <= done <= total for _, done, total in seen)
+    assert len({stage for stage, _, _ in seen}) >= 3
