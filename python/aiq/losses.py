@@ -137,5 +137,7 @@ class LossTable:
         try:
             text = Path(path).read_text("utf-8")
         except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be read ({error}); give a loss table's file.") from None
+            raise InputError(
+                f"{path} cannot be read ({error}); give a loss table's file."
+            ) from None
         return cls.from_json(text, str(path))

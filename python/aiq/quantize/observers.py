@@ -54,7 +54,7 @@ def mse(statistics: Statistics, bits: int) -> tuple[float, float]:
     present = statistics.counts > 0
     x, weight = statistics.centers[present], statistics.counts[present].float()
 
-    def error(rounded: Tensor) -> Tensor:
+    def error(rounded: Tensor, scale: Tensor) -> Tensor:
         return (rounded - x).square_() @ weight
 
     return _search(statistics, bits, x, error)
@@ -63,23 +63,36 @@ def mse(statistics: Statistics, bits: int) -> tuple[float, float]:
 def entropy(statistics: Statistics, bits: int) -> tuple[float, float]:
     """Return the range with the least Kullback-Leibler divergence of the quantised values.
 
-    The values of an integer are spread evenly over the bins that it stands for (TensorRT's
-    calibration, Migacz 2017).
+    TensorRT's calibration (Migacz 2017): what is clipped counts at the ends of the range, and the
+    values of an integer are spread evenly over its bins. Zeros do not count: they are exact.
     """
-    present = statistics.counts > 0
-    x, p = statistics.centers[present], statistics.counts[present].double()
-    p = p / p.sum()
+    counts = statistics.counts.clone()
+    counts[BINS] = 0
+    present = counts > 0
+    x, p = statistics.centers[present], counts[present].double() / max(int(counts.sum()), 1)
 
-    def error(rounded: Tensor) -> Tensor:
-        losses = []
-        for row in rounded:
-            _, level = row.unique(return_inverse=True)
-            mass = torch.zeros(int(level.max()) + 1, dtype=p.dtype).index_add_(0, level, p)
-            bins = torch.zeros_like(mass).index_add_(0, level, torch.ones_like(p))
-            losses.append((p * (p / (mass / bins)[level]).log()).sum())
-        return torch.stack(losses)
+    def error(rounded: Tensor, scale: Tensor) -> Tensor:
+        inside = (rounded - x).abs() <= scale[:, None] / 2
+        return torch.stack([_divergence(p, *row) for row in zip(rounded, inside, strict=True)])
 
     return _search(statistics, bits, x, error)
+
+
+def _divergence(p: Tensor, rounded: Tensor, inside: Tensor) -> Tensor:
+    """Return the divergence of clipped probabilities `p` from those that integers tell apart."""
+    kept = inside.nonzero()[:, 0]
+    if not len(kept):
+        return torch.tensor(math.inf, dtype=p.dtype)
+    first, last = int(kept[0]), int(kept[-1])
+    inner = p[first : last + 1]
+    clipped = inner.clone()
+    clipped[0] += p[:first].sum()
+    clipped[-1] += p[last + 1 :].sum()
+    _, level = rounded[first : last + 1].unique_consecutive(return_inverse=True)
+    mass = inner.new_zeros(int(level[-1]) + 1).index_add_(0, level, inner)
+    width = torch.zeros_like(mass).index_add_(0, level, torch.ones_like(inner))
+    spread = (mass / width)[level] / inner.sum()
+    return (clipped * (clipped / spread).log()).sum()
 
 
 OBSERVERS: dict[str, Observer] = {
@@ -92,29 +105,38 @@ OBSERVERS: dict[str, Observer] = {
 
 
 def _search(
-    statistics: Statistics, bits: int, x: Tensor, error: Callable[[Tensor], Tensor]
+    statistics: Statistics, bits: int, x: Tensor, error: Callable[[Tensor, Tensor], Tensor]
 ) -> tuple[float, float]:
-    """Return the range of least error: shrink both ends together, then each alone.
+    """Return the range of least error over zero points and, finely, over scales.
 
-    `error` maps the quantised values of `x` under each of several ranges, (ranges, len(x)), to
-    (ranges,).
+    The zero point is an integer, so where values pile up at an end (the black of an image) a little
+    wider range can hit them exactly. `error` maps the quantised values of `x` under each of several
+    ranges, (ranges, len(x)), and their scales, (ranges,), to (ranges,).
     """
     scheme = Scheme(bits, symmetric=False, signed=False, axis=0)
-    fractions = torch.linspace(1, 1 / CLIPS, CLIPS)
     low, high = min(statistics.low, 0.0), max(statistics.high, 0.0)
+    if low == high or not len(x):
+        return low, high
+    middle = int(from_range(torch.tensor([low]), torch.tensor([high]), scheme).zero_point)
+    near = range(max(middle - 2, 0), min(middle + 2, scheme.high) + 1)
+    zero_points = [middle] if low == 0 or high == 0 else list(near)
 
-    def best(lows: Tensor, highs: Tensor) -> tuple[float, float]:
-        lows, highs = torch.broadcast_tensors(lows, highs)
-        quantizer = from_range(lows, highs, scheme)
-        chosen = int(error(quantizer.fake_quantize(x.expand(len(lows), -1))).argmin())
-        return float(lows[chosen]), float(highs[chosen])
+    def least(pairs: list[tuple[int, float]]) -> tuple[int, float]:
+        steps = torch.tensor(pairs)
+        ranges = steps[:, 1] * torch.stack([-steps[:, 0], scheme.high - steps[:, 0]])
+        quantizer = from_range(*ranges, scheme)
+        rounded = quantizer.fake_quantize(x.expand(len(pairs), -1))
+        return pairs[int(error(rounded, quantizer.scale).argmin())]
 
-    if low < 0 < high:
-        full_low, full_high = low, high
-        low, high = best(low * fractions, high * fractions)
-        low, high = best(torch.tensor(low), full_high * fractions)
-        return best(full_low * fractions, torch.tensor(high))
-    return best(low * fractions, high * fractions)
+    def covering(zero_point: int) -> float:
+        below, above = max(zero_point, 1), max(scheme.high - zero_point, 1)
+        return max(-low / below, high / above)
+
+    coarse = [1.1 * (i + 1) / CLIPS for i in range(CLIPS)]
+    zero_point, scale = least([(z, covering(z) * f) for z in zero_points for f in coarse])
+    fine = [covering(zero_point) * 1.5 * (i / CLIPS - 0.5) / CLIPS for i in range(CLIPS + 1)]
+    zero_point, scale = least([(zero_point, max(scale + f, scale / 2)) for f in fine])
+    return -zero_point * scale, (scheme.high - zero_point) * scale
 
 
 def symmetric_mse(weight: Tensor, scheme: Scheme) -> Affine:

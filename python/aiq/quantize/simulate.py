@@ -71,7 +71,12 @@ class Simulator:
     """
 
     def __init__(
-        self, trace: Trace, statistics: Mapping[str, Statistics], observer: str = "mse"
+        self,
+        trace: Trace,
+        statistics: Mapping[str, Statistics],
+        observer: str = "mse",
+        *,
+        correct_bias: bool = True,
     ) -> None:
         self._program = Program(trace)
         self._statistics = statistics
@@ -87,9 +92,13 @@ class Simulator:
         self._weight = {
             layer.name: argument(nodes[layer.nodes[0]], "weight").name for layer in self.layers
         }
+        biases = {layer.name: argument(nodes[layer.nodes[0]], "bias") for layer in self.layers}
+        self._bias = {name: node.name for name, node in biases.items() if node is not None}
+        self._correct_bias = correct_bias
         self._axis = {layer.name: output_axis(nodes[layer.nodes[0]]) for layer in self.layers}
         self._read = {layer.name: read(trace, layer) for layer in self.layers}
         self._weights: dict[tuple[str, DType], Tensor] = {}
+        self._biases: dict[tuple[str, DType], Tensor] = {}
         self._activations: dict[tuple[str, DType], Affine] = {}
 
     def check(self, formats: Formats) -> None:
@@ -154,6 +163,8 @@ class Simulator:
         """Return what the layer's main operator reads in place of the float32 operands."""
         chosen = formats.get(layer.name, REFERENCE)
         operands = {self._weight[layer.name]: self.weight(layer.name, chosen.weight)}
+        if layer.name in self._bias and self._correct_bias:
+            operands[self._bias[layer.name]] = self.bias(layer.name, chosen.weight)
         name = self._read[layer.name]
         operands[name] = self._round(name, values[name], chosen.activation, dtypes)
         return operands
@@ -172,6 +183,30 @@ class Simulator:
                 rounded = rounded.contiguous(memory_format=torch.channels_last)
             self._weights[key] = rounded
         return self._weights[key]
+
+    def bias(self, layer: str, dtype: DType) -> Tensor:
+        """Return the bias of `layer` that undoes the mean error of weights rounded to `dtype`.
+
+        ``b - E[(W_rounded - W) x]`` per output channel, the mean taken over the calibration data
+        and all positions (Nagel et al. 2019, arXiv 1906.04721, section 4.2).
+        """
+        key = (layer, dtype)
+        if key not in self._biases:
+            exact = self._program.constants[self._bias[layer]]
+            weight = self._weight[layer]
+            error = self.weight(layer, dtype) - self._program.constants[weight]
+            read = self._read[layer]
+            operands = {
+                weight: error,
+                self._bias[layer]: torch.zeros_like(exact),
+                read: self._statistics[read].mean,
+            }
+            step = self._program.steps[self._start[layer]]
+            shift = self._program.call(step, {}, operands)
+            channel = 1 if error.ndim > 2 else -1  # a linear layer's channels come last
+            shift = shift.movedim(channel, 0).flatten(1).mean(1)
+            self._biases[key] = exact - shift
+        return self._biases[key]
 
     def activation(self, node: str, dtype: DType) -> Affine:
         """Return the quantiser of the activation that `node` computes."""

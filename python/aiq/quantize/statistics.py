@@ -32,11 +32,20 @@ class Statistics:
         The bins cover ``-limit .. limit``: 0 (only zeros seen), or a power of two.
     counts
         int64, (2 * BINS,).
+    total, batch
+        Sum over the first dimension, float64, and how many summands.
     """
 
     extremes: list[tuple[float, float]] = field(default_factory=list)
     limit: float = 0.0
     counts: Tensor = field(default_factory=lambda: torch.zeros(2 * BINS, dtype=torch.int64))
+    total: Tensor | float = 0.0
+    batch: int = 0
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean over the first dimension: float32, (1, ...)."""
+        return (torch.as_tensor(self.total) / self.batch).float()[None]
 
     @property
     def low(self) -> float:
@@ -71,6 +80,8 @@ class Statistics:
         bins = x.mul(BINS / self.limit if self.limit else 0).floor_().add_(BINS)
         bins = bins.clamp_(max=2 * BINS - 1).to(torch.int32).reshape(-1)
         self.counts += torch.bincount(bins, minlength=2 * BINS)
+        self.total = self.total + x.sum(0, dtype=torch.float64)
+        self.batch += len(x)
 
     def _cover(self, largest: float) -> None:
         if largest <= self.limit:
