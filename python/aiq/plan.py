@@ -101,7 +101,10 @@ class Proof:
     nodes, seconds
         Search effort.
     loss_budget
-        Sum of predicted losses that the solve allowed, after correction by measurement.
+        Sum of single-layer losses that the solve allowed, corrected by measurement; ``None``
+        without a budget.
+    loss_factor
+        What the single-layer losses were multiplied by, corrected by measurement.
     """
 
     status: str
@@ -112,6 +115,7 @@ class Proof:
     nodes: int
     seconds: float
     loss_budget: float | None
+    loss_factor: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -231,7 +231,7 @@ def _predict(formats: Mapping[str, Format], tables: Tables, seconds: CostTable) 
 def _proof(outcome: verify.Outcome, goal: Objective, tables: Tables) -> Proof:
     match outcome.solution:
         case None:
-            return Proof("heuristic", outcome.value, None, None, goal.unit, 0, 0.0, None)
+            return Proof("heuristic", outcome.value, None, None, goal.unit, 0, 0.0, None, 1.0)
         case solver.WeightedSolution() as found:
             gap = (found.value - found.bound) / max(abs(found.value), 1e-300)
             return Proof(
@@ -243,6 +243,7 @@ def _proof(outcome: verify.Outcome, goal: Objective, tables: Tables) -> Proof:
                 nodes=found.steps,
                 seconds=found.seconds,
                 loss_budget=None,
+                loss_factor=outcome.loss_factor,
             )
         case found:
             assert found.cost is not None
@@ -256,6 +257,7 @@ def _proof(outcome: verify.Outcome, goal: Objective, tables: Tables) -> Proof:
                 nodes=found.nodes,
                 seconds=found.seconds,
                 loss_budget=outcome.loss_budget,
+                loss_factor=outcome.loss_factor,
             )
 
 
@@ -272,7 +274,7 @@ def _explain(
         if len(tables.allowed[i]) == 1:
             why = "pinned"
         elif not cheaper:
-            why = "nothing is cheaper"
+            why = "is cheapest"
         elif not measured:
             why = "measured in the loop"
         else:

@@ -29,7 +29,7 @@ STRETCH = 4.0
 """Most by which one round may move the loss budget while only one side of it is known."""
 
 HOPELESS = 2.0
-"""A uniform plan whose corrected loss is this many budgets is not worth an evaluation."""
+"""A uniform plan predicted to lose this many times what the best plan does is not measured."""
 
 OVERSIZE = 1e6
 """Weight of a broken size budget in a measured search: no gain elsewhere makes up for it."""
@@ -82,7 +82,7 @@ class Outcome:
     predicted_loss
         Sum of single-layer losses.
     loss_factor
-        Measured over predicted loss.
+        What the predicted losses were multiplied by in the search for the plan.
     loss_budget
         Sum of single-layer losses that the solve allowed, or ``None`` without a budget.
     accuracy
@@ -126,7 +126,7 @@ def search_verified(task: Task, evaluator: Evaluator, progress: Progress) -> Out
     best = min(tried, key=lambda outcome: outcome.value)
     for formats in task.tables.uniform():
         loss = task.tables.predicted_loss(formats)
-        hopeless = task.weighted_by is None and loss * best.loss_factor > HOPELESS * task.max_drop
+        hopeless = task.weighted_by is None and loss > HOPELESS * best.predicted_loss
         if hopeless or _too_large(task, formats) or task.value(formats, 0.0) >= best.value:
             continue
         accuracy = scale.accuracy(formats)
@@ -239,11 +239,10 @@ class _Tables:
         predicted = tables.predicted_loss(formats)
         if self._scale is None:
             value = task.value(formats, predicted)
-            return Outcome(formats, value, predicted, 1.0, budget, None, solution)
+            return Outcome(formats, value, predicted, loss_factor, budget, None, solution)
         accuracy = self._scale.accuracy(formats)
-        factor = max(accuracy.drop, 0.0) / predicted if predicted > 0 else 1.0
         value = task.value(formats, accuracy.drop)
-        return Outcome(formats, value, predicted, factor, budget, accuracy, solution)
+        return Outcome(formats, value, predicted, loss_factor, budget, accuracy, solution)
 
 
 def _rounds_weighted(task: Task, tables: _Tables) -> Iterator[Outcome]:
@@ -256,7 +255,9 @@ def _rounds_weighted(task: Task, tables: _Tables) -> Iterator[Outcome]:
             break
         yield outcome
         seen.append(outcome.formats)
-        factor = outcome.loss_factor
+        assert outcome.accuracy is not None
+        if outcome.predicted_loss > 0:
+            factor = max(outcome.accuracy.drop, 0.0) / outcome.predicted_loss
 
 
 def _rounds_within(task: Task, tables: _Tables) -> Iterator[Outcome]:

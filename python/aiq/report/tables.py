@@ -108,11 +108,10 @@ def layers(graph: LayerGraph) -> Table:
 
 def plan(plan: Plan) -> RenderableType:
     """Return a plan: what it is predicted to buy, how sure that is, and every layer's format."""
-    columns = ["<layer", "<op", "<format", "share of cost", "saves", "loss", "<why not cheaper"]
+    columns = ["<layer", "<format", "share of cost", "saves", "loss", "<why not cheaper"]
     rows = (
         (
             layer.name,
-            layer.op,
             layer.format,
             f"{100 * layer.share:.1f} %",
             f"{100 * layer.saving:.0f} %",
@@ -141,26 +140,23 @@ def summary(plan: Plan) -> str:
         )
     else:
         scores = plan.accuracy
-        lines.append(
-            f"  accuracy    {100 * scores.baseline:.2f} % -> {100 * scores.plan:.2f} % on "
-            f"{scores.samples:,} samples: loss {points(scores.drop)}, "
-            f"predicted {points(plan.predicted_loss)}"
-        )
+        change = f"{100 * scores.baseline:.2f} % -> {100 * scores.plan:.2f} %"
+        loss = f"{points(scores.drop)} measured, {points(plan.predicted_loss)} predicted"
+        lines.append(f"  accuracy    {change} on {scores.samples:,} samples")
+        lines.append(f"  loss        {loss}")
     if proof.bound is None or proof.gap is None:
         lines.append(f"  proof       none: {proof.status}")
     else:
-        lines.append(
-            f"  proof       {proof.status}: {proof.value:.6g} {proof.unit}, "
-            f"bound {proof.bound:.6g}, gap {100 * proof.gap:.3g} %, "
-            f"{proof.nodes} nodes, {duration(proof.seconds)}"
-        )
+        effort = f"{proof.nodes} nodes, {duration(proof.seconds)}"
+        answer = f"{proof.status}: {proof.value:.6g} {proof.unit}, gap {100 * proof.gap:.3g} %"
+        lines.append(f"  proof       {answer}, {effort}")
     lines.append(f"  search      {plan.evaluations} evaluations, {duration(plan.seconds)}")
     return "\n".join(lines)
 
 
 def throughput(result: PredictedMeasured) -> RenderableType:
     """Return prediction beside measurement, and what may be said of it."""
-    columns = ["<candidate", "predicted", "measured", "95 % interval", "images/s", "speed-up"]
+    columns = ["<candidate", "predicted", "measured", "95 % interval", "/s", "speed-up"]
     rows = []
     for timing in result.timing.timings:
         seconds = timing.seconds
@@ -170,16 +166,16 @@ def throughput(result: PredictedMeasured) -> RenderableType:
                 timing.name,
                 f">= {duration(result.predicted[timing.name])}",
                 duration(seconds.value),
-                f"{duration(seconds.low)} .. {duration(seconds.high)}",
+                f"{duration(seconds.low)} - {duration(seconds.high)}",
                 f"{timing.throughput:.0f}",
-                f"{speedup.value:.2f}x ({speedup.low:.2f} .. {speedup.high:.2f})",
+                f"{speedup.value:.2f}x",
             )
         )
     steal = result.timing.steal
     verdict = (
         f"speed-up predicted {result.predicted_speedup:.2f}x, measured "
-        f"{result.measured_speedup.value:.2f}x: the plan is {result.verdict} "
-        f"(noise {100 * result.timing.noise:.1f} %)"
+        f"{result.measured_speedup} (95 %): the plan is {result.verdict}, "
+        f"noise {100 * result.timing.noise:.1f} %"
     )
     setting = (
         f"{result.runtime}, {result.timing.threads} threads, predicted by {result.level} of "

@@ -1,0 +1,5 @@
+"""``python -m aiq``."""
+
+from aiq.cli import main
+
+main()
