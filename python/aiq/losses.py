@@ -1,7 +1,6 @@
 """The loss table: predicted accuracy loss of every layer in every format."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

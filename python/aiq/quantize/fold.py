@@ -70,8 +70,8 @@ def _scaled(weight: Tensor, gain: Tensor, head: fx.Node) -> Tensor:
     if not output_axis(head):
         return (w * gain.view(-1, *[1] * (w.ndim - 1))).to(weight.dtype)
     groups = argument(head, "groups", 1)  # transposed: (inputs, outputs / groups, ...)
-    grouped = w.unflatten(0, (groups, -1)) * gain.view(groups, 1, -1, *[1] * (w.ndim - 2))
-    return grouped.flatten(0, 1).to(weight.dtype)
+    grouped = w.view(groups, -1, *w.shape[1:]) * gain.view(groups, 1, -1, *[1] * (w.ndim - 2))
+    return grouped.view(w.shape).to(weight.dtype)
 
 
 def output_axis(head: fx.Node) -> int:

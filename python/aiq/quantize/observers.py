@@ -88,7 +88,7 @@ def _divergence(p: Tensor, rounded: Tensor, inside: Tensor) -> Tensor:
     clipped = inner.clone()
     clipped[0] += p[:first].sum()
     clipped[-1] += p[last + 1 :].sum()
-    _, level = rounded[first : last + 1].unique_consecutive(return_inverse=True)
+    _, level = torch.unique_consecutive(rounded[first : last + 1], return_inverse=True)
     mass = inner.new_zeros(int(level[-1]) + 1).index_add_(0, level, inner)
     width = torch.zeros_like(mass).index_add_(0, level, torch.ones_like(inner))
     spread = (mass / width)[level] / inner.sum()
@@ -123,8 +123,8 @@ def _search(
 
     def least(pairs: list[tuple[int, float]]) -> tuple[int, float]:
         steps = torch.tensor(pairs)
-        ranges = steps[:, 1] * torch.stack([-steps[:, 0], scheme.high - steps[:, 0]])
-        quantizer = from_range(*ranges, scheme)
+        zeros, scales = steps.unbind(1)
+        quantizer = from_range(-zeros * scales, (scheme.high - zeros) * scales, scheme)
         rounded = quantizer.fake_quantize(x.expand(len(pairs), -1))
         return pairs[int(error(rounded, quantizer.scale).argmin())]
 

@@ -76,7 +76,9 @@ class Program:
             if source.op != "get_attr":
                 dead.setdefault(user, []).append(source.name)
         self.steps = tuple(
-            Step(n.name, n.target, n.args, n.kwargs, tuple(dead.get(n, ()))) for n in calls
+            Step(n.name, n.target, n.args, n.kwargs, tuple(dead.get(n, ())))
+            for n in calls
+            if not isinstance(n.target, str)
         )
         self.position = {step.name: i for i, step in enumerate(self.steps)}
 

@@ -5,7 +5,8 @@ A layer in format f
 * has weights rounded to ``f.weight``, one scale per output channel (``bf16``: to that dtype);
 * reads activations rounded to ``f.activation``, and writes its tensor, after what fuses into it,
   rounded the same way, unless that is a result of the network;
-* adds and multiplies in float32, and keeps its bias in float32.
+* adds and multiplies in float32, with a float32 bias that makes up for the mean error of rounded
+  weights.
 
 Each tensor has one scale per number of bits, so rounding it twice to the same bits is rounding it
 once. Layers without a format stay float32.
@@ -163,7 +164,7 @@ class Simulator:
         """Return what the layer's main operator reads in place of the float32 operands."""
         chosen = formats.get(layer.name, REFERENCE)
         operands = {self._weight[layer.name]: self.weight(layer.name, chosen.weight)}
-        if layer.name in self._bias and self._correct_bias:
+        if layer.name in self._bias and self._correct_bias and chosen.quantizes_weights:
             operands[self._bias[layer.name]] = self.bias(layer.name, chosen.weight)
         name = self._read[layer.name]
         operands[name] = self._round(name, values[name], chosen.activation, dtypes)

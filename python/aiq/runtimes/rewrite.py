@@ -74,8 +74,8 @@ def rewrite(
     formats
         Format by layer name; layers not named stay float32.
     calibration
-        Batches on which the ranges of activations are observed; read only if a format quantises
-        activations.
+        Batches on which activations are observed, for their ranges and for the biases that make up
+        for rounded weights; read only if a format quantises.
     activation_bits
         Most bits of an activation, for processors whose eight-bit products overflow.
     absorbed
@@ -95,13 +95,14 @@ def rewrite(
         if fmt.quantizes_activations
     }
     simulator = None
-    if kernels:
-        batches = list(calibration)
-        if not batches:
-            raise InputError(
-                "Quantised activations need calibration data and none was given; pass at least "
-                "one batch of inputs."
-            )
+    quantizes = any(fmt.quantizes_weights for _, fmt in chosen)
+    batches = list(calibration) if quantizes else []
+    if kernels and not batches:
+        raise InputError(
+            "Quantised activations need calibration data and none was given; pass at least "
+            "one batch of inputs."
+        )
+    if batches:
         statistics = observe(folded, batches)
         more = sorted(set(kernels.values()) - statistics.keys())
         simulator = Simulator(folded, statistics | _observe(folded.module, more, batches))
@@ -171,6 +172,7 @@ class _Writer:
         head, tail = self._nodes[layer.nodes[0]], self._nodes[layer.nodes[-1]]
         if fmt.quantizes_weights:
             self._weights(head, fmt)
+            self._bias(layer, head, fmt)
         if not fmt.quantizes_activations:
             return
         bits = min(fmt.activation.bits, self._most_bits)
@@ -244,6 +246,13 @@ class _Writer:
             else:
                 weight = self._constant(head, "rounded", affine.fake_quantize(exact))
         head.replace_input_with(source, weight)
+
+    def _bias(self, layer: Layer, head: fx.Node, fmt: Format) -> None:
+        source = argument(head, "bias")
+        if source is not None and self._simulator is not None:
+            corrected = self._simulator.bias(layer.name, fmt.weight)
+            with self._module.graph.inserting_before(head):
+                head.replace_input_with(source, self._constant(head, "bias", corrected))
 
     def _constant(self, head: fx.Node, key: str, value: torch.Tensor) -> fx.Node:
         name = f"{head.name}_{key}"
