@@ -132,6 +132,9 @@ def search(
         str, typer.Option(help="throughput, intensity, or weighted (the paper's).")
     ] = "throughput",
     max_drop: Annotated[float, typer.Option(help="Largest accuracy loss, 0.01 = 1 pp.")] = 0.01,
+    confidence: Annotated[
+        float, typer.Option(help="With which the plan must keep to --max-drop.")
+    ] = 0.95,
     lam: Annotated[float, typer.Option(help="Weight of the intensity in `weighted`.")] = 0.9,
     formats: Annotated[
         str | None, typer.Option(help="Formats to choose from, e.g. fp32,bf16,w8a8.")
@@ -158,6 +161,7 @@ def search(
             example_inputs=loaded.example_inputs,
             objective=objective,
             max_drop=max_drop,
+            confidence=confidence,
             lam=lam,
             formats=formats,
             method=method,

@@ -73,11 +73,25 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """What the plan's simulated network scored on the data, beside the float32 network."""
+    """What the plan's simulated network scored on the data, beside the float32 network.
+
+    Attributes
+    ----------
+    plan, baseline
+        Share of samples that are right, 0..1.
+    samples
+        How many there were; both networks saw the same.
+    drop_limit
+        Upper confidence limit of the accuracy lost, one-sided, from paired samples.
+    confidence
+        Of `drop_limit`, 0.5..1; at 0.5 the limit is the drop itself.
+    """
 
     plan: float
     baseline: float
     samples: int
+    drop_limit: float
+    confidence: float
 
     @property
     def drop(self) -> float:

@@ -70,6 +70,7 @@ def search(
     example_inputs: Inputs | None = None,
     objective: str = Objective.THROUGHPUT,
     max_drop: float = 0.01,
+    confidence: float = 0.95,
     lam: float = 0.9,
     formats: str | Iterable[str | Format] | None = None,
     method: str = Method.EXACT,
@@ -100,6 +101,9 @@ def search(
         ``-lam AI / AI_fp32 + (1 - lam) loss`` with the loss in percentage points.
     max_drop
         Largest accuracy loss, as a fraction: 0.01 is one percentage point.
+    confidence
+        With which the plan, measured on the samples in `data`, must keep to `max_drop`: 0.5 takes
+        the measured drop at its word, 0.95 leaves room for the luck of the sample.
     lam
         Weight of the intensity in ``weighted``, 0..1.
     formats
@@ -139,6 +143,8 @@ def search(
     how = _one_of(Method, "method", method)
     _check_fraction("max_drop", max_drop)
     _check_fraction("lam", lam)
+    if not 0.5 <= confidence < 1:
+        raise InputError(f"confidence is {confidence!r}; give 0.5 to just under 1, as 0.95.")
     pins = dict(pin or {})
     choices = DEFAULT_FORMATS[goal] if formats is None else parse_all(formats)
     columns = parse_all([REFERENCE, *choices, *pins.values()])
@@ -181,6 +187,7 @@ def search(
         tables=tables,
         weighted_by=lam if goal is Objective.WEIGHTED else None,
         max_drop=max_drop,
+        confidence=confidence,
         max_size=max_size,
         method=how.value,
         time_limit=time_limit,
@@ -210,6 +217,7 @@ def search(
             "machine": machine.describe(),
             "formats": [f.name for f in choices],
             "max_drop": max_drop,
+            "confidence": confidence,
             "lam": lam if goal is Objective.WEIGHTED else None,
             "max_size": max_size,
             "pin": pins,

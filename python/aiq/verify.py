@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from scipy.stats import norm
+
 from aiq import solver
 from aiq.choose import Tables
 from aiq.errors import InfeasibleError
@@ -47,6 +49,8 @@ class Task:
         Lambda of the paper's objective, or ``None`` to minimise the cost under `max_drop`.
     max_drop
         Largest accuracy loss, as a fraction.
+    confidence
+        With which a measured plan must keep to `max_drop`, 0.5..1.
     max_size
         Largest size of all weights in bytes, or ``None``.
     method
@@ -58,15 +62,17 @@ class Task:
     tables: Tables
     weighted_by: float | None
     max_drop: float
+    confidence: float
     max_size: int | None
     method: str
     time_limit: float | None
 
-    def value(self, formats: Formats, loss: float) -> float:
-        """Return the objective of a plan that loses `loss`: smaller is better."""
+    def value(self, formats: Formats, loss: float, limit: float | None = None) -> float:
+        """Return the objective of a plan that loses `loss`, at most `limit`: smaller is better."""
         if self.weighted_by is not None:
             return self.tables.weighted(formats, loss, self.weighted_by)
-        return self.tables.cost.total(formats) if loss <= self.max_drop else math.inf
+        within = (loss if limit is None else limit) <= self.max_drop
+        return self.tables.cost.total(formats) if within else math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +122,7 @@ def search_verified(task: Task, evaluator: Evaluator, progress: Progress) -> Out
     InfeasibleError
         If every plan that was measured loses more than the budget; names the least loss.
     """
-    scale = _Scale(evaluator)
+    scale = _Scale(evaluator, task.confidence)
     tables = _Tables(task, scale)
     rounds = _rounds_weighted if task.weighted_by is not None else _rounds_within
     tried: list[Outcome] = []
@@ -130,26 +136,25 @@ def search_verified(task: Task, evaluator: Evaluator, progress: Progress) -> Out
         if hopeless or _too_large(task, formats) or task.value(formats, 0.0) >= best.value:
             continue
         accuracy = scale.accuracy(formats)
-        value = task.value(formats, accuracy.drop)
+        value = task.value(formats, accuracy.drop, accuracy.drop_limit)
         if value < best.value:
             best = Outcome(
                 formats, value, loss, best.loss_factor, best.loss_budget, accuracy, best.solution
             )
     progress(_VERIFY, ROUNDS, ROUNDS)
     if math.isinf(best.value):
-        least = min(tried, key=lambda outcome: outcome.accuracy.drop if outcome.accuracy else 0.0)
-        assert least.accuracy is not None
+        least = min(o.accuracy.drop_limit for o in tried if o.accuracy is not None)
         raise InfeasibleError(
-            f"No plan lost at most {100 * task.max_drop:.3g} pp; the nearest feasible max_drop is "
-            f"{least.accuracy.drop:.4g} ({100 * least.accuracy.drop:.3g} pp), or allow formats "
-            "with more bits."
+            f"No plan lost at most {100 * task.max_drop:.3g} pp at {100 * task.confidence:g} % "
+            f"confidence; the nearest feasible max_drop is {least:.4g} ({100 * least:.3g} pp). "
+            "Allow formats with more bits, or give more data."
         )
     return best
 
 
 def search_measured(task: Task, evaluator: Evaluator, progress: Progress) -> Outcome:
     """Search the paper's way: measure the accuracy of every candidate."""
-    scale = _Scale(evaluator)
+    scale = _Scale(evaluator, task.confidence)
     most = sum(len(columns) for columns in task.tables.allowed)
     done = 0
 
@@ -157,7 +162,8 @@ def search_measured(task: Task, evaluator: Evaluator, progress: Progress) -> Out
         nonlocal done
         done += 1
         progress("evaluate candidates", done, max(done, most))
-        return scale.accuracy(formats).drop
+        accuracy = scale.accuracy(formats)
+        return accuracy.drop if task.weighted_by is not None else accuracy.drop_limit
 
     found = _walk(task, loss)
     formats = task.tables.formats(found.choices)
@@ -196,16 +202,23 @@ _VERIFY = "measure the plan, search again"
 class _Scale:
     """Measures accuracy against the float32 network; the same plan is measured once."""
 
-    def __init__(self, evaluator: Evaluator) -> None:
+    def __init__(self, evaluator: Evaluator, confidence: float) -> None:
         self._evaluator = evaluator
+        self._confidence = confidence
+        self._errors = float(norm.ppf(confidence))
         self._known: dict[tuple[str, ...], Accuracy] = {}
-        self._baseline = evaluator.baseline.accuracy
 
     def accuracy(self, formats: Formats) -> Accuracy:
         key = tuple(format_.name for format_ in formats.values())
         if key not in self._known:
             evaluation = self._evaluator.evaluate(formats)
-            self._known[key] = Accuracy(evaluation.accuracy, self._baseline, evaluation.samples)
+            self._known[key] = Accuracy(
+                plan=evaluation.accuracy,
+                baseline=self._evaluator.baseline.accuracy,
+                samples=evaluation.samples,
+                drop_limit=evaluation.drop + self._errors * evaluation.drop_error,
+                confidence=self._confidence,
+            )
         return self._known[key]
 
 
@@ -241,7 +254,7 @@ class _Tables:
             value = task.value(formats, predicted)
             return Outcome(formats, value, predicted, loss_factor, budget, None, solution)
         accuracy = self._scale.accuracy(formats)
-        value = task.value(formats, accuracy.drop)
+        value = task.value(formats, accuracy.drop, accuracy.drop_limit)
         return Outcome(formats, value, predicted, loss_factor, budget, accuracy, solution)
 
 
@@ -277,7 +290,7 @@ def _rounds_within(task: Task, tables: _Tables) -> Iterator[Outcome]:
             break  # the table says that nothing loses less than what was just measured
         yield outcome
         assert outcome.accuracy is not None
-        drop = outcome.accuracy.drop
+        drop = outcome.accuracy.drop_limit
         if drop <= task.max_drop:
             holds = max(holds, budget)
             if _cheapest(task, outcome):

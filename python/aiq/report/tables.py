@@ -141,7 +141,8 @@ def summary(plan: Plan) -> str:
     else:
         scores = plan.accuracy
         change = f"{100 * scores.baseline:.2f} % -> {100 * scores.plan:.2f} %"
-        loss = f"{points(scores.drop)} measured, {points(plan.predicted_loss)} predicted"
+        limit = f"at most {points(scores.drop_limit)} with {100 * scores.confidence:g} %"
+        loss = f"{points(scores.drop)} measured ({limit}), {points(plan.predicted_loss)} predicted"
         lines.append(f"  accuracy    {change} on {scores.samples:,} samples")
         lines.append(f"  loss        {loss}")
     if proof.bound is None or proof.gap is None:
