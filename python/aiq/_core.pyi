@@ -8,6 +8,8 @@ __all__ = [
     "Problem",
     "Solution",
     "__version__",
+    "calibrated_loads",
+    "calibrated_times",
     "frontier",
     "intensity_table",
     "measure_coordinate",
@@ -77,13 +79,20 @@ def measure_coordinate(
     n_choices: list[int], start: list[int], evaluate: Callable[[list[int]], float]
 ) -> _Measured: ...
 
-_Work = tuple[int, int, int, int, int, int, bool]
-_Storage = tuple[int, int, bool, int]
+_Work = tuple[int, int, int, int, int, int, int, bool]
+_Storage = tuple[int, int, int, bool, int]
+_Kernel = tuple[float, float, float, float, int]
+_Machine = tuple[list[float], list[tuple[float, float]]]
+_Piece = tuple[_Work, _Storage, _Kernel, float]
 
 def intensity_table(works: list[_Work], storages: list[_Storage]) -> list[list[int]]: ...
 def roofline_table(
-    works: list[_Work], storages: list[_Storage], peaks: list[float], bandwidth: float
+    works: list[_Work], storages: list[_Storage], machine: _Machine
 ) -> list[list[int]]: ...
+def calibrated_loads(
+    pieces: list[_Piece], machine: _Machine
+) -> list[tuple[float, float, float]]: ...
+def calibrated_times(pieces: list[_Piece], machine: _Machine) -> list[tuple[int, int]]: ...
 def frontier(problem: Problem, exact: bool, max_points: int) -> tuple[list[int], list[int]]: ...
 def solve_weighted(
     problem: Problem,

@@ -38,7 +38,7 @@ pub(crate) struct Class<const M: usize> {
 /// The contracted instance.
 #[derive(Debug, Clone)]
 pub(crate) struct Classes<const M: usize> {
-    pub(crate) classes: Vec<Class<M>>,
+    pub(crate) list: Vec<Class<M>>,
     /// Whether no label was cut off.
     pub(crate) exact: bool,
     trace: Vec<Step>,
@@ -57,7 +57,7 @@ pub(crate) fn contract<const M: usize>(
     most: usize,
     stop: &mut dyn FnMut() -> bool,
 ) -> Classes<M> {
-    let mut found = Classes { classes: Vec::new(), exact: true, trace: Vec::new(), most };
+    let mut found = Classes { list: Vec::new(), exact: true, trace: Vec::new(), most };
     let mut sweep = Sweep::default();
     for &layer in &tree.loose {
         let points = instance.choices(layer as usize);
@@ -104,17 +104,17 @@ impl<const M: usize> Classes<M> {
     fn push_class(&mut self, mut options: Vec<Label<M>>, layer: Option<u32>) {
         let least = (0..options.len()).min_by_key(|&at| options[at].excess);
         options.swap(0, least.unwrap_or(0));
-        self.classes.push(Class { options, layer });
+        self.list.push(Class { options, layer });
     }
 
     /// Among options of no excess, start where the budgets are nearly used up: with many ties, the
     /// first ones could all lie on the same side of the limits.
     pub(crate) fn centre(&mut self, limits: &Point<M>) {
         let mut total =
-            self.classes.iter().fold([0; M], |sum, class| add(sum, class.options[0].point));
+            self.list.iter().fold([0; M], |sum, class| add(sum, class.options[0].point));
         let distance =
             |p: &Point<M>| (1..M).map(|m| (p[m] - limits[m]).unsigned_abs()).sum::<u64>();
-        for class in &mut self.classes {
+        for class in &mut self.list {
             let now = class.options[0];
             let tie = |o: &Label<M>| o.excess == now.excess;
             if !class.options[1..].iter().any(tie) {
@@ -237,7 +237,7 @@ impl<const M: usize> Classes<M> {
 
     /// Write the choices behind an option of a class into a plan.
     pub(crate) fn decode(&self, class: usize, option: usize, plan: &mut [u16]) {
-        let Class { options, layer } = &self.classes[class];
+        let Class { options, layer } = &self.list[class];
         let trace = options[option].trace;
         if let Some(layer) = layer {
             plan[*layer as usize] = u16::try_from(trace).unwrap_or(u16::MAX);

@@ -6,10 +6,12 @@
 //! dropped when another dominates it, when its Lagrangian bound reaches the incumbent, or when the
 //! classes still to come cannot bring it back within the limits at a profit.
 
+use std::cmp::Reverse;
+
 use crate::bound::{excess_gap, slack};
-use crate::contract::Class;
+use crate::contract::{Class, Label};
 use crate::dominance::{Sweep, sweep_order};
-use crate::instance::{Instance, Point, Weights, add, sub};
+use crate::instance::{Instance, Point, Weights, add, dot, sub};
 
 /// Products of floats are trusted to this relative error.
 const ROUNDING: f64 = 1e-14;
@@ -54,6 +56,17 @@ struct Core<'a, const M: usize> {
     /// Classes in the order of entry, each with the least excess of leaving its first option.
     order: Vec<(i64, usize)>,
     windows: Vec<Window<M>>,
+    planes: Vec<Plane<M>>,
+}
+
+/// A Lagrangian bound at multipliers that suit states away from the relaxation's optimum.
+#[derive(Debug, Clone)]
+struct Plane<const M: usize> {
+    weights: Weights<M>,
+    /// Weighted sums above this cannot end below the target.
+    threshold: i64,
+    /// Least weighted sum that the classes from each position on can add.
+    rest: Vec<i64>,
 }
 
 /// What the classes from some position on can still do.
@@ -72,6 +85,7 @@ pub(crate) fn run<const M: usize>(
     instance: &Instance<M>,
     classes: &[Class<M>],
     weights: &Weights<M>,
+    planes: &[Weights<M>],
     least: i64,
     scope: Scope,
     stop: &mut dyn FnMut() -> bool,
@@ -88,8 +102,10 @@ pub(crate) fn run<const M: usize>(
         gap,
         order: Vec::new(),
         windows: Vec::new(),
+        planes: Vec::new(),
     };
     core.prepare();
+    core.lay_planes(planes);
     core.run(stop)
 }
 
@@ -105,7 +121,15 @@ impl<const M: usize> Core<'_, M> {
             (class.options[1..].iter().map(|o| o.excess).min().unwrap_or(i64::MAX), at)
         };
         self.order = self.classes.iter().enumerate().map(entry).filter(|e| e.0 < reach).collect();
-        self.order.sort_unstable_by_key(|&(excess, class)| (excess, scatter(class)));
+        if M < 3 {
+            self.order.sort_unstable_by_key(|&(excess, class)| (excess, scatter(class)));
+        } else {
+            // several budgets leave no small core: the classes that move most go first, so that
+            // the bounds on the rest are tight
+            let mut order = std::mem::take(&mut self.order);
+            order.sort_by_key(|&(_, class)| Reverse(self.span(class)));
+            self.order = order;
+        }
         let mut window = Window { relief: [0; M], fix: f64::INFINITY, save: 0.0 };
         self.windows = vec![window; self.order.len() + 1];
         for (at, &(_, class)) in self.order.iter().enumerate().rev() {
@@ -127,9 +151,54 @@ impl<const M: usize> Core<'_, M> {
         }
     }
 
+    /// The largest weighted move of a class.
+    fn span(&self, class: usize) -> i64 {
+        let options = &self.classes[class].options;
+        let near = options.iter().filter(|o| o.excess < self.gap);
+        let moved = |o: &Label<M>| {
+            let change = sub(o.point, options[0].point);
+            (0..M).map(|m| self.weights[m] * change[m].abs()).sum()
+        };
+        near.map(moved).max().unwrap_or(0)
+    }
+
+    fn lay_planes(&mut self, planes: &[Weights<M>]) {
+        for weights in planes {
+            let mut rest = vec![0; self.order.len() + 1];
+            for (at, &(_, class)) in self.order.iter().enumerate().rev() {
+                let options = &self.classes[class].options;
+                let near = options.iter().filter(|o| o.excess < self.gap);
+                let least = near.map(|o| dot(weights, &sub(o.point, options[0].point))).min();
+                rest[at] = rest[at + 1] + least.unwrap_or(0);
+            }
+            self.planes.push(Plane { weights: *weights, threshold: 0, rest });
+        }
+        self.set_thresholds();
+    }
+
+    fn set_thresholds(&mut self) {
+        for plane in &mut self.planes {
+            let mut sum = i128::from(plane.weights[0]) * (i128::from(self.scope.target) - 1);
+            for m in 1..M {
+                sum += i128::from(plane.weights[m]) * i128::from(self.limits[m]);
+            }
+            let most = i128::from(i64::MAX / 2);
+            plane.threshold = i64::try_from(sum.clamp(-most, most)).unwrap_or(0);
+        }
+    }
+
+    /// How little a state promises, for thinning out.
+    fn rank(&self, state: &State<M>, next: usize) -> i64 {
+        let above = |plane: &Plane<M>| {
+            let sum = dot(&plane.weights, &state.point) + plane.rest[next];
+            (sum - plane.threshold) / plane.weights[0].max(1)
+        };
+        self.planes.iter().map(above).max().unwrap_or(state.excess)
+    }
+
     /// Whether a state can still lead to a plan that beats the target.
     #[inline]
-    fn alive(&self, state: &State<M>, window: &Window<M>) -> bool {
+    fn alive(&self, state: &State<M>, window: &Window<M>, next: usize) -> bool {
         if state.excess >= self.gap {
             return false;
         }
@@ -139,7 +208,8 @@ impl<const M: usize> Core<'_, M> {
             }
         }
         if M != 2 {
-            return true;
+            let open = |p: &Plane<M>| dot(&p.weights, &state.point) + p.rest[next] <= p.threshold;
+            return self.planes.iter().all(open);
         }
         let (over, below) = (state.point[1] - self.limits[1], self.scope.target - state.point[0]);
         if over > 0 {
@@ -163,7 +233,7 @@ impl<const M: usize> Core<'_, M> {
         let mut sweep = Sweep::default();
         for at in 0..self.order.len() {
             let (entry, class) = self.order[at];
-            if entry >= self.gap {
+            if M < 3 && entry >= self.gap {
                 break;
             }
             if stop() {
@@ -190,7 +260,7 @@ impl<const M: usize> Core<'_, M> {
                         best = Some((at, parent, option));
                         self.lower_target(state.point[0]);
                     }
-                    if self.alive(&state, &window) {
+                    if self.alive(&state, &window, at + 1) {
                         shifted.push(state);
                     }
                 }
@@ -207,7 +277,7 @@ impl<const M: usize> Core<'_, M> {
             }
             if next.len() > self.scope.width {
                 exact = false;
-                thin(&mut next, self.scope.width);
+                thin(&mut next, self.scope.width, |state| self.rank(state, at + 1));
             }
             if next.is_empty() {
                 break;
@@ -226,6 +296,7 @@ impl<const M: usize> Core<'_, M> {
     fn lower_target(&mut self, objective: i64) {
         self.scope.target = objective;
         self.gap = excess_gap(self.weights[0], objective, self.slack);
+        self.set_thresholds();
     }
 
     /// The changed classes of a state and its ancestors.
@@ -246,11 +317,11 @@ impl<const M: usize> Core<'_, M> {
     }
 }
 
-/// Thin the states out to about `width`: half by least excess, half spread evenly over the first
+/// Thin the states out to about `width`: half by rank, half spread evenly over the first
 /// budget, so that some end near its limit.
-fn thin<const M: usize>(states: &mut Vec<State<M>>, width: usize) {
+fn thin<const M: usize>(states: &mut Vec<State<M>>, width: usize, rank: impl Fn(&State<M>) -> i64) {
     let half = width / 2;
-    let mut ranks: Vec<i64> = states.iter().map(|s| s.excess).collect();
+    let mut ranks: Vec<i64> = states.iter().map(&rank).collect();
     let (_, &mut limit, _) = ranks.select_nth_unstable(half);
     let axis = |s: &State<M>| if M > 1 { s.point[1] } else { 0 };
     let (Some(first), Some(last)) = (states.first().map(axis), states.last().map(axis)) else {
@@ -263,10 +334,10 @@ fn thin<const M: usize>(states: &mut Vec<State<M>>, width: usize) {
         let here = (axis(&state) - first) / step;
         match &mut bucket {
             Some((at, best)) if *at == here => {
-                if state.excess < best.excess {
+                if rank(&state) < rank(best) {
                     let previous = std::mem::replace(best, state);
-                    kept.extend((previous.excess < limit).then_some(previous));
-                } else if state.excess < limit {
+                    kept.extend((rank(&previous) < limit).then_some(previous));
+                } else if rank(&state) < limit {
                     kept.push(state);
                 }
             }

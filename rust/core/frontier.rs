@@ -67,8 +67,8 @@ fn exact_points(
     if !classes.exact {
         return Err(Halt::TooLarge);
     }
-    let mut lists: Vec<Vec<Point<2>>> = Vec::with_capacity(classes.classes.len());
-    for class in &classes.classes {
+    let mut lists: Vec<Vec<Point<2>>> = Vec::with_capacity(classes.list.len());
+    for class in &classes.list {
         let mut points: Vec<Point<2>> = class.options.iter().map(|o| o.point).collect();
         points.sort_unstable_by_key(|p| (p[1], p[0]));
         lists.push(points);

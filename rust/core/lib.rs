@@ -16,7 +16,7 @@
 //! | what a layer costs in a format, on a machine | `cost`, `hardware` |
 //! | the caller's problem, validated; its mistakes | `problem`, `error` |
 //! | canonical form: objective and budgets as coordinates | `instance` |
-//! | dominated choices, decided layers, each with its inverse | `reduce` |
+//! | fewer choices, decided layers folded in, and the way back | `reduce` |
 //! | hulls of separable layers: the linear relaxation | `hull` |
 //! | elimination order; the dynamic program over it | `graph`, `messages` |
 //! | from multipliers to a bound; the best multipliers | `bound`, `dual` |
@@ -45,10 +45,10 @@ pub mod search;
 mod solution;
 mod weighted;
 
-pub use cost::{Storage, Work};
+pub use cost::{Load, Storage, Time, Work};
 pub use error::Error;
 pub use frontier::frontier;
-pub use hardware::Hardware;
+pub use hardware::{Hardware, Kernel, Level};
 pub use problem::{Edge, MAX_CHOICES, Measure, Problem, TOTAL_BITS};
 pub use search::{Method, Options, Task, solve};
 pub use solution::{Closed, Proof, Solution, Status};

@@ -151,12 +151,15 @@ impl Search<'_, '_> {
         let budgets = self.budgets.clone();
         let outcome = match budgets[..] {
             [] => self.search(weights, [Measure::Cost], [i64::MAX])?,
-            [(m, l)] => self.search(weights, [Measure::Cost, m], [i64::MAX, l])?,
-            [(m, l), (n, k)] => self.search(weights, [Measure::Cost, m, n], [i64::MAX, l, k])?,
+            [one] => self.search(weights, [Measure::Cost, one.0], [i64::MAX, one.1])?,
+            [one, two] => {
+                let measures = [Measure::Cost, one.0, two.0];
+                self.search(weights, measures, [i64::MAX, one.1, two.1])?
+            }
             _ => {
-                let m = [Measure::Cost, Measure::Cost, Measure::Loss, Measure::Size];
-                let l = [i64::MAX, budgets[0].1, budgets[1].1, budgets[2].1];
-                self.search(weights, m, l)?
+                let measures = [Measure::Cost, Measure::Cost, Measure::Loss, Measure::Size];
+                let limits = [i64::MAX, budgets[0].1, budgets[1].1, budgets[2].1];
+                self.search(weights, measures, limits)?
             }
         };
         let Some((plan, bound)) = outcome else { return Ok(None) };

@@ -10,7 +10,7 @@ mod tradeoff;
 #[pyo3::pymodule]
 mod _core {
     #[pymodule_export]
-    use crate::cost::{intensity_table, roofline_table};
+    use crate::cost::{calibrated_loads, calibrated_times, intensity_table, roofline_table};
     #[pymodule_export]
     use crate::problem::Problem;
     #[pymodule_export]

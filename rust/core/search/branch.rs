@@ -18,7 +18,7 @@ use crate::solution::{Closed, Proof, Solution, Status};
 
 /// States of the core program in a subproblem, at first and at most: as subproblems pile up, each
 /// is given more.
-const EFFORT: (usize, usize) = (1 << 19, 1 << 23);
+const EFFORT: (usize, usize) = (1 << 18, 1 << 23);
 /// States per class.
 const WIDTH: usize = 1 << 15;
 
@@ -152,7 +152,7 @@ pub(crate) fn search<const M: usize>(
             &tree,
             &dual.weights,
             outcome.target(),
-            effort(monitor.nodes, reduced.instance.edges.is_empty()),
+            effort::<M>(monitor.nodes, reduced.instance.edges.is_empty()),
             &mut || monitor.stopped(),
         );
         if let Some(plan) = closing.plan {
@@ -205,8 +205,8 @@ pub(crate) fn search<const M: usize>(
 }
 
 /// What the subproblem after so many others may cost.
-fn effort(nodes: u64, separable: bool) -> Effort {
-    if separable {
+fn effort<const M: usize>(nodes: u64, separable: bool) -> Effort {
+    if separable && M == 2 {
         return Effort { width: WIDTH, memory: EFFORT.1 };
     }
     let doublings = (1 + nodes / 8).ilog2();

@@ -6,10 +6,11 @@
 //! which is fast and finds good plans. Once the gap is so small that the layers left out could not
 //! matter, a round is a proof.
 
-use crate::bound::{excess_gap, slack};
+use crate::bound::{excess_gap, slack, totals};
 use crate::contract::contract;
 use crate::core_program::{Scope, run};
-use crate::instance::{Instance, Weights};
+use crate::dual;
+use crate::instance::{Instance, Point, Weights};
 use crate::messages::Tree;
 use crate::reduce::{Reduced, restrict};
 
@@ -21,6 +22,8 @@ const GROWTH: usize = 2;
 const PROBE_WIDTH: usize = 512;
 /// Labels per table entry of the contraction.
 const LABELS: usize = 128;
+/// Shifts of the budgets, as shares of the largest change of one layer, at which planes are laid.
+const PLANE_SHIFTS: [f64; 4] = [0.01, 0.04, 0.15, 0.5];
 /// A round that was cut off is repeated if it took at least this share off the gap.
 const WORTH_REPEATING: i64 = 2;
 
@@ -60,6 +63,7 @@ pub(crate) fn close<const M: usize>(
     let mut target = target.saturating_sub(instance.offset);
     let mut plan = None;
     let ranks = leaving(instance, &excess);
+    let planes = planes(instance, tree, weights, stop);
     let mut core = FIRST_CORE;
     loop {
         let gap = excess_gap(weights[0], target, slack);
@@ -72,7 +76,7 @@ pub(crate) fn close<const M: usize>(
         let width = if complete { effort.width } else { PROBE_WIDTH };
         let (found, exact) = round(
             &reduced,
-            weights,
+            (weights, &planes),
             target.saturating_add(instance.offset),
             Effort { width, ..effort },
             stop,
@@ -96,11 +100,58 @@ pub(crate) fn close<const M: usize>(
     }
 }
 
+/// With several budgets, the multipliers that are best when some budgets are a little larger or
+/// smaller: they bound the states that stray from the relaxation's optimum.
+fn planes<const M: usize>(
+    instance: &Instance<M>,
+    tree: &Tree,
+    weights: &Weights<M>,
+    stop: &mut dyn FnMut() -> bool,
+) -> Vec<Weights<M>> {
+    let mut planes = vec![*weights];
+    if M < 3 {
+        return planes;
+    }
+    let totals = totals(instance);
+    let spans = spans(instance);
+    for share in PLANE_SHIFTS {
+        for signs in 0..9 {
+            let mut moved = instance.clone();
+            moved.limits[1] += shift(spans[1], share, signs % 3);
+            moved.limits[2] += shift(spans[2], share, signs / 3);
+            let found = dual::solve(&moved, tree, totals, i64::MAX, stop);
+            if found.bound.is_some() && found.weights[0] > 0 && !planes.contains(&found.weights) {
+                planes.push(found.weights);
+            }
+        }
+    }
+    planes
+}
+
+fn shift(span: i64, share: f64, sign: usize) -> i64 {
+    #[allow(clippy::cast_possible_truncation)] // far below 2^53
+    let size = (span as f64 * share) as i64;
+    [0, size, -size][sign]
+}
+
+/// The largest change of any one layer, per coordinate.
+fn spans<const M: usize>(instance: &Instance<M>) -> Point<M> {
+    let mut spans = [0; M];
+    for layer in 0..instance.n_layers() {
+        for m in 0..M {
+            let values = instance.choices(layer).iter().map(|p| p[m]);
+            let (low, high) = values.fold((i64::MAX, i64::MIN), |(l, h), v| (l.min(v), h.max(v)));
+            spans[m] = spans[m].max(high - low);
+        }
+    }
+    spans
+}
+
 /// One run of the core program; returns a better plan of the original with its objective, and
 /// whether nothing was cut off.
 fn round<const M: usize>(
     reduced: &Reduced<M>,
-    weights: &Weights<M>,
+    (weights, planes): (&Weights<M>, &[Weights<M>]),
     target: i64,
     effort: Effort,
     stop: &mut dyn FnMut() -> bool,
@@ -112,15 +163,15 @@ fn round<const M: usize>(
     let down = tree.down(small, weights, &up);
     let gap = excess_gap(weights[0], target, slack(small, weights, up.least));
     let mut classes = contract(small, &tree, weights, (&up, &down), gap, LABELS, stop);
-    if classes.classes.iter().any(|class| class.options.is_empty()) {
+    if classes.list.iter().any(|class| class.options.is_empty()) {
         return (None, classes.exact);
     }
     classes.centre(&small.limits);
     let scope = Scope { target, width: effort.width, memory: effort.memory };
-    let found = run(small, &classes.classes, weights, up.least, scope, stop);
+    let found = run(small, &classes.list, weights, planes, up.least, scope, stop);
     let plan = found.best.map(|(objective, picks)| {
         let mut plan = vec![0; small.n_layers()];
-        for class in 0..classes.classes.len() {
+        for class in 0..classes.list.len() {
             classes.decode(class, 0, &mut plan);
         }
         for (class, option) in picks {

@@ -92,16 +92,16 @@ pub(crate) fn fill<const M: usize>(
         }
     }
     moves.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
-    let mut stale = vec![false; instance.n_layers()];
+    let mut touched = vec![false; instance.n_layers()];
     for (_, layer, choice, change) in moves {
-        if stale[layer] || !instance.fits(&add(*point, change)) {
+        if touched[layer] || !instance.fits(&add(*point, change)) {
             continue;
         }
         *point = add(*point, change);
         plan[layer] = choice;
-        stale[layer] = true;
+        touched[layer] = true;
         for neighbour in around.neighbours(instance, layer) {
-            stale[neighbour] = true;
+            touched[neighbour] = true;
         }
     }
 }
