@@ -6,6 +6,7 @@ from importlib import resources
 import pytest
 import torch
 import torchvision
+from safetensors.torch import save
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -80,19 +81,21 @@ def test_mobilenet_v2_refuses_sizes_without_strides(size):
         models.mobilenet_v2(image_size=size)
 
 
-@pytest.mark.parametrize(("name", "at_least"), [("resnet20", 0.92), ("mobilenet_v2", 0.915)])
-def test_shipped_weights_reach_their_accuracy(name, at_least):
-    model = models.load(name)
+def test_shipped_resnet20_reaches_its_accuracy():
+    model = models.load("resnet20")
     assert not model.training
-    assert all(v.dtype in {torch.float32, torch.int64} for v in model.state_dict().values())
-    assert accuracy(model, data.sample("test")) >= at_least
-    assert accuracy(model, data.sample("val")) >= at_least
+    assert accuracy(model, data.sample("test")) >= 0.94
+    assert accuracy(model, data.sample("val")) >= 0.925
 
 
-@pytest.mark.parametrize("name", models.TRAINED)
-def test_shipped_weights_are_small(name):
-    asset = resources.files("aiq") / "assets" / f"{name}.safetensors"
-    assert len(asset.read_bytes()) < 5_000_000
+def test_shipped_weights_are_small():
+    shipped = [
+        path
+        for path in (resources.files("aiq") / "assets").iterdir()
+        if path.name.endswith(".safetensors")
+    ]
+    assert "resnet20.safetensors" in [path.name for path in shipped]
+    assert all(len(path.read_bytes()) < 5_000_000 for path in shipped)
 
 
 def test_load_without_weights_follows_the_seed():
@@ -109,11 +112,19 @@ def test_load_refuses_unknown_names():
         models.load("resnet18")
 
 
-@pytest.mark.parametrize("content", [None, b"", b"not safetensors"])
-def test_load_says_when_the_package_is_damaged(content, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"benches/train\.py --network resnet20"),
+        (b"", "is damaged; install aiq again"),
+        (b"not safetensors", "is damaged; install aiq again"),
+        (save({"conv1.weight": torch.zeros(1)}), "is damaged; install aiq again"),
+    ],
+)
+def test_load_says_when_weights_are_missing_or_damaged(content, message, tmp_path, monkeypatch):
     (tmp_path / "assets").mkdir()
     if content is not None:
         (tmp_path / "assets" / "resnet20.safetensors").write_bytes(content)
     monkeypatch.setattr(models.resources, "files", lambda package: tmp_path)
-    with pytest.raises(DataError, match=r"resnet20\.safetensors: .*install aiq again"):
+    with pytest.raises(DataError, match=rf"resnet20\.safetensors: .*{message}"):
         models.load("resnet20")

@@ -185,11 +185,11 @@ def mobilenet_v2(num_classes: int = 10, image_size: int = 32) -> MobileNetV2:
     return MobileNetV2(num_classes, MOBILENET_V2_STRIDES[image_size])
 
 
-TRAINED: dict[str, Callable[[], nn.Module]] = {
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "resnet20": resnet20,
     "mobilenet_v2": mobilenet_v2,
 }
-"""Networks whose weights aiq ships, trained on Fashion-MNIST by ``benches/train.py``."""
+"""The built-in networks; ``benches/train.py`` trains them on Fashion-MNIST."""
 
 
 def load(name: str, *, pretrained: bool = True) -> nn.Module:
@@ -207,15 +207,22 @@ def load(name: str, *, pretrained: bool = True) -> nn.Module:
     InputError
         If there is no such network.
     DataError
-        If the package is damaged.
+        If the weights are missing or damaged.
     """
-    if name not in TRAINED:
-        raise InputError(f"There is no built-in network {name!r}; use one of {', '.join(TRAINED)}.")
-    model = TRAINED[name]()
+    if name not in NETWORKS:
+        raise InputError(
+            f"There is no built-in network {name!r}; use one of {', '.join(NETWORKS)}."
+        )
+    model = NETWORKS[name]()
     if pretrained:
         asset = resources.files("aiq") / "assets" / f"{name}.safetensors"
+        if not asset.is_file():
+            raise DataError(
+                f"{asset}: aiq was installed without these weights; train them with `python "
+                f"benches/train.py --network {name}`, or ask for random ones (pretrained=False)."
+            )
         try:
             model.load_state_dict(load_safetensors(asset.read_bytes()))
         except (OSError, SafetensorError, RuntimeError):
-            raise DataError(f"{asset}: is missing or damaged; install aiq again.") from None
+            raise DataError(f"{asset}: is damaged; install aiq again.") from None
     return model.eval()
