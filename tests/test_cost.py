@@ -100,28 +100,32 @@ sizes = st.integers(0, 2**30)
 
 
 @given(
-    st.tuples(sizes, sizes, sizes, sizes, sizes, sizes, st.booleans()),
-    st.sampled_from([(32, 32, False, 0), (16, 16, False, 1), (8, 8, True, 2), (2, 3, True, 2)]),
+    st.tuples(sizes, sizes, sizes, sizes, sizes, sizes, sizes, st.booleans()),
+    st.sampled_from(
+        [(32, 32, 32, False, 0), (16, 16, 16, False, 1), (8, 8, 32, True, 2), (2, 3, 3, True, 2)]
+    ),
     st.floats(1e9, 1e15),
     st.floats(1e8, 1e12),
 )
 def test_roofline_against_exact_fractions(work, storage, peak, bandwidth):
-    flops, weights, scales, inputs, fused, outputs, is_output = work
-    weight, activation, scaled, compute = storage
-    bits = weights * weight + inputs * activation + outputs * (32 if is_output else activation)
+    flops, weights, scales, inputs, fused, outputs, _, is_output = work
+    weight, activation, result, scaled, compute = storage
+    bits = weights * weight + inputs * activation + outputs * (32 if is_output else result)
     ((operator,),) = _core.intensity_table([work], [storage])
     assert operator == bits
     bits += fused * activation + (scales * 32 if scaled else 0)
-    ((picoseconds,),) = _core.roofline_table(
-        [work], [storage], [peak, 2 * peak, 4 * peak], bandwidth
-    )
+    machine = ([peak, 2 * peak, 4 * peak], [(1e9, 2 * bandwidth), (1e12, bandwidth)])
+    ((picoseconds,),) = _core.roofline_table([work], [storage], machine)
     exact = max(flops / (peak * 2**compute), bits / 8 / bandwidth) * 1e12
     assert math.isclose(picoseconds, exact, rel_tol=1e-12, abs_tol=1)
 
 
 @pytest.mark.parametrize("peak", [0.0, -1.0, math.nan, math.inf])
 def test_core_refuses_impossible_machines(peak):
+    work, storage = (1, 1, 1, 1, 1, 1, 1, False), (8, 8, 8, True, 0)
     with pytest.raises(InputError, match="peak of the machine"):
-        _core.roofline_table([(1, 1, 1, 1, 1, 1, False)], [(8, 8, True, 0)], [peak], 1e9)
+        _core.roofline_table([work], [storage], ([peak], [(1e9, 1e9)]))
+    with pytest.raises(InputError, match="number of memory levels"):
+        _core.roofline_table([work], [storage], ([1e9], []))
     with pytest.raises(InputError, match="63 bits"):
-        _core.intensity_table([(1, 2**62, 1, 1, 1, 1, False)], [(8, 8, True, 0)])
+        _core.intensity_table([(1, 2**62, *work[2:])], [storage])

@@ -73,11 +73,14 @@ class Edge:
     """A tensor of `elements` elements that layer `source` writes and layer `target` reads.
 
     A tensor with several readers has one edge to each: edges of one source share their tensor.
+    `fused` edges are read by what is fused into the target (a residual operand), the others by its
+    operator.
     """
 
     source: int
     target: int
     elements: int
+    fused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,15 +185,15 @@ def _read(
         if names[name] > 1:
             name = f"{name}#{names[name]}"
         layers.append(_layer(name, group, grouping, is_output=group in written))
-        read: Counter[int] = Counter()
+        read: Counter[tuple[int, bool]] = Counter()
         for node in group.nodes:
             for operand in grouping.reads(node):
                 source = grouping.writer(operand)
                 if source is not None and source is not group:
-                    read[index[source]] += elements(operand)
+                    read[index[source], node is not group.nodes[0]] += elements(operand)
         edges += [
-            Edge(source, target, min(count, layers[source].output_elements))
-            for source, count in sorted(read.items())
+            Edge(source, target, min(count, layers[source].output_elements), fused)
+            for (source, fused), count in sorted(read.items())
         ]
         index[group] = target
     return tuple(layers), tuple(edges)

@@ -6,10 +6,9 @@ and the folder of profiles that aiq ships.
 """
 
 import json
-import math
 import os
-from collections.abc import Hashable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -17,13 +16,15 @@ from types import MappingProxyType
 from typing import Any
 
 import platformdirs
-import yaml
 from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.exceptions import best_match
 
+from aiq import files, runtime_profile, strictyaml
 from aiq.errors import HardwareError
 from aiq.formats import DType
+from aiq.runtime_profile import RuntimeProfile
 
+SCHEMA = "aiq/hw-profile/v1"
 MAX_BYTES = 256 * 1024
 """A larger file is not a profile."""
 
@@ -63,6 +64,11 @@ class Hardware:
         Levels from the nearest to the farthest.
     provenance
         How the numbers came about: method, date, sources.
+    parallel_efficiency
+        Speed-up over one thread divided by `threads`, per compute dtype and for ``DRAM``, where
+        that was measured.
+    runtimes
+        Runtime -> what it makes of the machine, where that was calibrated.
     """
 
     name: str
@@ -71,6 +77,8 @@ class Hardware:
     peak_gflops: Mapping[str, float]
     memory: tuple[MemoryLevel, ...]
     provenance: Mapping[str, Any]
+    parallel_efficiency: Mapping[str, float] = field(default_factory=dict)
+    runtimes: Mapping[str, RuntimeProfile] = field(default_factory=dict)
 
     @property
     def dram_gbps(self) -> float:
@@ -116,6 +124,18 @@ class Hardware:
             path = _find(str(source))
         return parse(_read(path), str(path))
 
+    def save(self, path: "str | Path") -> None:
+        """Write the profile to `path` as YAML, atomically.
+
+        Raises
+        ------
+        HardwareError
+            If it is not a valid profile; then nothing is written.
+        """
+        text = to_yaml(self)
+        parse(text, str(path))
+        files.write_atomic(path, text)
+
 
 def to_dict(hardware: Hardware) -> dict[str, Any]:
     """Return a profile as plain lists and dictionaries, for JSON."""
@@ -126,7 +146,29 @@ def to_dict(hardware: Hardware) -> dict[str, Any]:
         "peak_gflops": dict(hardware.peak_gflops),
         "memory": [asdict(level) for level in hardware.memory],
         "provenance": dict(hardware.provenance),
+        "parallel_efficiency": dict(hardware.parallel_efficiency),
+        "runtimes": {
+            name: runtime_profile.to_document(profile)
+            for name, profile in hardware.runtimes.items()
+        },
     }
+
+
+def to_yaml(hardware: Hardware) -> str:
+    """Return a profile as the text of its file."""
+    document: dict[str, Any] = {
+        "schema": SCHEMA,
+        "name": hardware.name,
+        "description": hardware.description,
+        "provenance": dict(hardware.provenance),
+        "threads": hardware.threads,
+        "compute": {dtype: {"peak_gflops": value} for dtype, value in hardware.peak_gflops.items()},
+        "memory": [asdict(level) for level in hardware.memory],
+    }
+    for key in ("parallel_efficiency", "runtimes"):
+        if getattr(hardware, key):
+            document[key] = to_dict(hardware)[key]
+    return strictyaml.dump(document)
 
 
 def builtin_folder() -> Path:
@@ -158,16 +200,10 @@ def parse(text: str, file: str) -> Hardware:
         If the text is not YAML, breaks the schema, or is impossible.
     """
     try:
-        # _StrictLoader is a SafeLoader that also refuses aliases and duplicate keys.
-        document = yaml.load(text, Loader=_StrictLoader)
-    except _StrictError as error:
-        raise HardwareError(f"{file}: {error}") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" (line {mark.line + 1})" if mark else ""
-        raise HardwareError(
-            f"{file}: is not YAML{where}; see hw_profiles/README.md for the shape of a profile."
-        ) from None
+        document = strictyaml.parse(text)
+    except strictyaml.StrictError as error:
+        hint = "" if str(error).endswith(".") else "; see hw_profiles/README.md for its shape."
+        raise HardwareError(f"{file}: {error}{hint}") from None
     failure = best_match(_validator().iter_errors(document), key=lambda e: -len(e.absolute_path))
     if failure is not None:
         raise HardwareError(f"{file}: {_explain(failure)}")
@@ -183,6 +219,13 @@ def parse(text: str, file: str) -> Hardware:
             for level in document["memory"]
         ),
         provenance=MappingProxyType(document["provenance"]),
+        parallel_efficiency=MappingProxyType(document.get("parallel_efficiency", {})),
+        runtimes=MappingProxyType(
+            {
+                name: runtime_profile.from_document(name, section)
+                for name, section in document.get("runtimes", {}).items()
+            }
+        ),
     )
     _check_hierarchy(hardware, file)
     return hardware
@@ -269,40 +312,3 @@ def _explain(failure: ValidationError) -> str:
         "maxLength": f"at most {rule} characters",
     }.get(str(failure.validator), f"what {failure.validator} {rule} asks")
     return f"{'.'.join(path) or 'the document'} is {found}, expected {expected}."
-
-
-class _StrictError(Exception):
-    """A document that is YAML but not a profile for us."""
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """A safe loader that also refuses aliases (they can explode), duplicate keys, NaN, infinity."""
-
-    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
-        value = super().construct_yaml_float(node)
-        if not math.isfinite(value):
-            line = node.start_mark.line + 1
-            raise _StrictError(f"line {line} has {node.value}, expected a finite number.")
-        return value
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
-            raise _StrictError(f"line {line} uses a YAML alias, expected every value written out.")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
-                line = key_node.start_mark.line + 1
-                raise _StrictError(f"line {line} has the key {key!r}, expected a word.")
-            if key in seen:
-                line = key_node.start_mark.line + 1
-                raise _StrictError(f"line {line} repeats the key {key}, expected it once.")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_StrictLoader.add_constructor("tag:yaml.org,2002:float", _StrictLoader.construct_yaml_float)

@@ -4,9 +4,14 @@
 //!   metric of arXiv 2512.14090. Exact integers.
 //! * Level 1, *roofline*: `max(FLOPs / peak(dtype), bytes / bandwidth)`, with the bytes of scales
 //!   and of fused operands. A lower bound on time, so an upper bound on speed.
+//! * Level 2, *calibrated*: the time that a runtime's kernel takes,
+//!   `start + FLOPs / (compute peak) + sum of bytes / (memory bandwidth) + output Y`, with channels
+//!   padded to the kernel's multiple and every tensor in the nearest memory level that holds it.
+//!   Terms add up, as in the ECM model (Stengel et al., ICS 2015): on the kernels measured here a
+//!   maximum of the terms fits worse.
 
 use crate::error::Error;
-use crate::hardware::Hardware;
+use crate::hardware::{Hardware, Kernel};
 
 /// Bits of a float32 element: results of the network, and scales.
 const FLOAT_BITS: u64 = 32;
@@ -29,6 +34,8 @@ pub struct Work {
     pub fused: u64,
     /// Activations written.
     pub outputs: u64,
+    /// Output channels of one group, which kernels compute side by side; 0 where there are none.
+    pub channels: u64,
     /// Whether it writes a result of the network, which stays float32.
     pub is_output: bool,
 }
@@ -38,8 +45,10 @@ pub struct Work {
 pub struct Storage {
     /// Bits of a weight.
     pub weight_bits: u32,
-    /// Bits of an activation.
+    /// Bits of an activation that is read.
     pub activation_bits: u32,
+    /// Bits of an activation that is written.
+    pub output_bits: u32,
     /// Whether weights carry scales.
     pub scaled: bool,
     /// Index of the compute dtype among the peaks of [`Hardware`].
@@ -53,7 +62,7 @@ impl Work {
     /// [`Error::CostTooLarge`] past 63 bits.
     pub fn operator_bits(&self, storage: Storage) -> Result<i64, Error> {
         let activation = u64::from(storage.activation_bits);
-        let output = if self.is_output { FLOAT_BITS } else { activation };
+        let output = if self.is_output { FLOAT_BITS } else { u64::from(storage.output_bits) };
         sum_of_products(&[
             (self.weights, u64::from(storage.weight_bits)),
             (self.inputs, activation),
@@ -80,17 +89,102 @@ impl Work {
     ///
     /// # Errors
     /// [`Error::CostTooLarge`] past 63 bits; [`Error::NoPeak`] if the machine lacks the compute dtype.
-    #[expect(clippy::cast_possible_truncation, reason = "the range is checked before the cast")]
     pub fn roofline_picoseconds(&self, storage: Storage, machine: &Hardware) -> Result<i64, Error> {
-        let peak = machine.peak(storage.compute).ok_or(Error::NoPeak { dtype: storage.compute })?;
-        let compute = self.flops as f64 / peak;
+        let compute = self.flops as f64 / machine.peak(storage.compute)?;
         let memory = self.traffic_bits(storage)? as f64 / 8.0 / machine.bandwidth();
-        let picoseconds = (compute.max(memory) * PICOSECONDS).ceil();
-        if picoseconds < i64::MAX as f64 {
-            Ok(picoseconds as i64)
-        } else {
-            Err(Error::CostTooLarge { what: "time" })
+        picoseconds(compute.max(memory))
+    }
+
+    /// What a kernel has to do, as seconds at the roofs (level 2).
+    ///
+    /// # Arguments
+    /// * `multiple` - channels that the kernel computes at once.
+    /// * `resident` - bytes that stay in memory between two runs of the network: they say from
+    ///   which level weights are read.
+    ///
+    /// # Errors
+    /// [`Error::CostTooLarge`] past 63 bits; [`Error::NoPeak`] if the machine lacks the compute dtype.
+    pub fn load(
+        &self,
+        storage: Storage,
+        machine: &Hardware,
+        multiple: u64,
+        resident: f64,
+    ) -> Result<Load, Error> {
+        let bytes = |work: Self| Ok(work.traffic_bits(storage)? as f64 / 8.0);
+        let weights = bytes(Self { inputs: 0, fused: 0, outputs: 0, ..*self })?;
+        let activations = bytes(*self)? - weights;
+        let (near, data) = machine.level(activations);
+        let (far, store) = machine.level(resident.max(activations + weights));
+        let padded = self.channels.next_multiple_of(multiple.max(1)).max(1) as f64;
+        let padding = if self.channels == 0 { 1.0 } else { padded / self.channels as f64 };
+        let data_time = activations / data.bandwidth;
+        let store_time = weights / store.bandwidth;
+        Ok(Load {
+            compute: self.flops as f64 * padding / machine.peak(storage.compute)?,
+            memory: data_time + store_time,
+            outputs: self.outputs as f64,
+            level: if store_time > data_time { far } else { near },
+        })
+    }
+}
+
+/// What a kernel has to do: the features in which the calibrated model is linear.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Load {
+    /// Seconds of arithmetic at the peak.
+    pub compute: f64,
+    /// Seconds of traffic at the bandwidths of the levels that hold the data.
+    pub memory: f64,
+    /// Elements written.
+    pub outputs: f64,
+    /// The level that most of the traffic's time goes to.
+    pub level: usize,
+}
+
+/// Seconds of a kernel, by what they are spent on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Time {
+    /// Starting.
+    pub overhead: f64,
+    /// Arithmetic, and what each output costs.
+    pub compute: f64,
+    /// Traffic.
+    pub memory: f64,
+    /// The level that most of the traffic's time goes to.
+    pub level: usize,
+}
+
+impl Load {
+    /// The time that `kernel` takes for this.
+    #[must_use]
+    pub fn time(self, kernel: Kernel) -> Time {
+        Time {
+            overhead: kernel.start,
+            compute: self.compute / kernel.compute + self.outputs * kernel.output,
+            memory: self.memory / kernel.memory,
+            level: self.level,
         }
+    }
+}
+
+impl Time {
+    /// All of it in picoseconds, rounded up.
+    ///
+    /// # Errors
+    /// [`Error::CostTooLarge`] past 63 bits.
+    pub fn picoseconds(self) -> Result<i64, Error> {
+        picoseconds(self.overhead + self.compute + self.memory)
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the range is checked before the cast")]
+fn picoseconds(seconds: f64) -> Result<i64, Error> {
+    let picoseconds = (seconds * PICOSECONDS).ceil();
+    if picoseconds < i64::MAX as f64 {
+        Ok(picoseconds as i64)
+    } else {
+        Err(Error::CostTooLarge { what: "time" })
     }
 }
 
@@ -105,10 +199,17 @@ fn sum_of_products(terms: &[(u64, u64)]) -> Result<i64, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hardware::Level;
 
-    const FP32: Storage =
-        Storage { weight_bits: 32, activation_bits: 32, scaled: false, compute: 0 };
-    const W4A8: Storage = Storage { weight_bits: 4, activation_bits: 8, scaled: true, compute: 1 };
+    const FP32: Storage = Storage {
+        weight_bits: 32,
+        activation_bits: 32,
+        output_bits: 32,
+        scaled: false,
+        compute: 0,
+    };
+    const W4A8: Storage =
+        Storage { weight_bits: 4, activation_bits: 8, output_bits: 8, scaled: true, compute: 1 };
 
     fn work() -> Work {
         Work {
@@ -118,8 +219,13 @@ mod tests {
             inputs: 50,
             fused: 20,
             outputs: 20,
+            channels: 10,
             is_output: false,
         }
+    }
+
+    fn machine(peaks: Vec<f64>, bandwidth: f64) -> Hardware {
+        Hardware::new(peaks, vec![Level { size: 1e12, bandwidth }]).expect("valid")
     }
 
     #[test]
@@ -133,10 +239,10 @@ mod tests {
 
     #[test]
     fn the_higher_roof_binds() {
-        let compute_bound = Hardware::new(vec![1e9, 4e9], 1e12).expect("valid");
+        let compute_bound = machine(vec![1e9, 4e9], 1e12);
         assert_eq!(work().roofline_picoseconds(FP32, &compute_bound), Ok(4_000_000));
         assert_eq!(work().roofline_picoseconds(W4A8, &compute_bound), Ok(1_000_000));
-        let memory_bound = Hardware::new(vec![1e15, 1e15], 1e9).expect("valid");
+        let memory_bound = machine(vec![1e15, 1e15], 1e9);
         assert_eq!(work().roofline_picoseconds(FP32, &memory_bound), Ok(760_000));
         assert_eq!(work().roofline_picoseconds(W4A8, &memory_bound), Ok(180_000));
     }
@@ -145,11 +251,28 @@ mod tests {
     fn too_much_is_an_error_not_a_wrap() {
         let huge = Work { weights: u64::MAX / 16, ..work() };
         assert_eq!(huge.operator_bits(FP32), Err(Error::CostTooLarge { what: "traffic" }));
-        let slow = Hardware::new(vec![1e-9], 1.0).expect("valid");
-        assert_eq!(
-            work().roofline_picoseconds(FP32, &slow),
-            Err(Error::CostTooLarge { what: "time" })
-        );
+        let slow = machine(vec![1e-9], 1.0);
+        let too_long = Err(Error::CostTooLarge { what: "time" });
+        assert_eq!(work().roofline_picoseconds(FP32, &slow), too_long);
         assert!(work().roofline_picoseconds(W4A8, &slow).is_err());
+    }
+
+    #[test]
+    fn a_kernel_by_hand() {
+        let levels =
+            vec![Level { size: 1000.0, bandwidth: 1e9 }, Level { size: 1e9, bandwidth: 1e8 }];
+        let machine = Hardware::new(vec![1e9], levels).expect("valid");
+        let kernel = Kernel { start: 1e-6, compute: 0.5, memory: 0.5, output: 1e-9, multiple: 16 };
+        // Activations (360 bytes) from the near level, weights (400 bytes) from the far one.
+        let load = work().load(FP32, &machine, kernel.multiple, 5000.0).expect("valid");
+        assert!((load.compute - 4000.0 * 1.6 / 1e9).abs() < 1e-15);
+        assert!((load.memory - (360.0 / 1e9 + 400.0 / 1e8)).abs() < 1e-15);
+        assert_eq!((load.outputs, load.level), (20.0, 1));
+        let time = load.time(kernel);
+        assert_eq!(time.picoseconds(), Ok(1_000_000 + 12_800_000 + 20_000 + 8_720_000));
+        // With nothing else to keep, all of it fits the near level.
+        let alone = work().load(FP32, &machine, 1, 0.0).expect("valid");
+        assert!((alone.memory - 760.0 / 1e9).abs() < 1e-15);
+        assert!((alone.compute - 4000.0 / 1e9).abs() < 1e-15);
     }
 }

@@ -1,0 +1,106 @@
+"""Level 2: seconds that a runtime takes, from a profile calibrated on the machine."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aiq import _core
+from aiq.cost import rows
+from aiq.cost.pieces import Piece, dtypes, pieces
+from aiq.cost.table import CostTable, EdgeCost, Level
+from aiq.errors import HardwareError
+from aiq.formats import Format
+from aiq.graph import LayerGraph
+from aiq.hardware import Hardware
+from aiq.runtime_profile import RuntimeProfile
+
+_PICOSECONDS_PER_US = 10**6
+
+
+def calibrated_table(
+    graph: LayerGraph, formats: Sequence[Format], hardware: Hardware, runtime: str
+) -> CostTable:
+    """Time of each layer in each format on a runtime, and of what stands between layers.
+
+    Per piece of work (`aiq.cost.pieces`) ``start + FLOPs / (compute peak) + bytes / (memory
+    bandwidth) + output Y`` with the coefficients of its kernel in the profile; the layers without
+    weights are in the rows of the layers that they follow. The runtime's own overhead is `fixed`.
+
+    Raises
+    ------
+    HardwareError
+        If the profile has no section for the runtime, or it lacks a format, a kernel or a boundary
+        that the network needs; the message names the key to add.
+    """
+    if runtime not in hardware.runtimes:
+        known = ", ".join(hardware.runtimes) or "none"
+        raise HardwareError(
+            f"Hardware profile {hardware.name!r} is not calibrated for runtime {runtime} (it has "
+            f"{known}); run `aiq calibrate --runtime {runtime}` on that machine."
+        )
+    profile = hardware.runtimes[runtime]
+    executed = [profile.executed(f) for f in formats]
+    distinct = list(dict.fromkeys(executed))
+    parts = pieces(graph, distinct, profile.kernels, profile.fuses)
+    times = _core.calibrated_times(
+        [_row(profile, part) for part in parts], rows.machine(hardware, dtypes(distinct))
+    )
+    layers = graph.quantizable
+    shape = (len(layers), len(distinct))
+    cost = np.zeros(shape, dtype=np.int64)
+    causes = [[""] * shape[1] for _ in layers]
+    edges: defaultdict[tuple[int, ...], NDArray[np.int64]] = defaultdict(
+        lambda: np.zeros((shape[1], shape[1]), dtype=np.int64)
+    )
+    names = ("overhead", "compute", *(level.level for level in hardware.memory))
+    fixed = round(profile.run_overhead_us * _PICOSECONDS_PER_US)
+    for part, (picoseconds, cause) in zip(parts, times, strict=True):
+        price = round(part.share * picoseconds)
+        match part.layers:
+            case ():
+                fixed += price
+            case (i,):
+                (k,) = part.formats
+                cost[i, k] += price
+                causes[i][k] = causes[i][k] or names[cause]  # its own kernel comes first
+            case (i, j):
+                a, b = part.formats
+                if i < j:
+                    edges[i, j][a, b] += price
+                else:
+                    edges[j, i][b, a] += price
+    columns = [distinct.index(f) for f in executed]
+    grid = np.ix_(columns, columns)
+    return CostTable(
+        level=Level.CALIBRATED,
+        layers=tuple(layer.name for layer in layers),
+        formats=tuple(formats),
+        cost=cost[:, columns],
+        fixed=fixed,
+        flops=sum(layer.flops for layer in graph.layers),
+        edges=tuple(
+            EdgeCost(i, j, matrix[grid]) for (i, j), matrix in sorted(edges.items()) if matrix.any()
+        ),
+        causes=tuple(tuple(row[k] for k in columns) for row in causes),
+        spread=(profile.fit.low, profile.fit.high),
+    )
+
+
+def _row(
+    profile: RuntimeProfile, part: Piece
+) -> tuple[rows.Work, rows.Storage, tuple[float, float, float, float, int], float]:
+    op, dot, dtype = part.kernel.partition(".")
+    if dot:
+        kernel = profile.kernel(op, dtype)
+    else:
+        source, _, target = op.partition("_to_")
+        kernel = profile.boundary(source, target)
+    start, *rest = kernel.row
+    return (
+        part.work,
+        part.storage,
+        (start if part.starts else 0.0, rest[0], rest[1], rest[2], kernel.channel_multiple),
+        part.resident,
+    )

@@ -1,0 +1,273 @@
+"""A network as pieces of work, each done by one kernel of a runtime.
+
+Which pieces there are depends on the plan: a layer's format selects its kernel, and between two
+layers of different formats stands a conversion. A piece therefore names the layers, none to two,
+whose formats it hangs on. The calibrated table prices pieces; the calibration counts them.
+
+Layers without weights have no format of their own. Each follows its *root*, the first layer with
+weights upstream: it computes in bfloat16 or integers where the root does and the runtime has such
+a kernel, else in float32. Where the runtime fuses its operator (`RuntimeProfile.fuses`),
+conversions next to it cost nothing extra, and a run of such operators starts once.
+
+A tensor that several layers read is converted once for all of them. With k readers a conversion
+counts 1/k, and two readers that differ count 1/k between them: exact if one or all of the readers
+differ from the writer.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
+
+from aiq.cost import rows
+from aiq.formats import BF16, FP32, INTEGERS, DType, Format, Kind
+from aiq.graph import Edge, Layer, LayerGraph, Op
+
+_BITS = {"fp32": 32, "bf16": 16, "int8": 8}
+_COMPUTE: Mapping[str, DType] = {"fp32": FP32, "bf16": BF16, "int8": INTEGERS[8]}
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of work that is part of a run if its layers have its formats.
+
+    Attributes
+    ----------
+    kernel
+        ``<operator class>.<dtype>``, or ``<dtype>_to_<dtype>``.
+    work, storage
+        What is done, on what.
+    resident
+        Bytes that stay in memory between two runs.
+    layers, formats
+        Positions of the layers whose formats it hangs on, and of these formats.
+    starts
+        Whether it pays the kernel's start.
+    share
+        Part of it that counts.
+    """
+
+    kernel: str
+    work: rows.Work
+    storage: rows.Storage
+    resident: float
+    layers: tuple[int, ...]
+    formats: tuple[int, ...]
+    starts: bool = True
+    share: float = 1.0
+
+
+def dtypes(formats: Iterable[Format]) -> list[DType]:
+    """Return the compute dtypes behind the indices in pieces of `formats`, float32 first."""
+    return list(dict.fromkeys([FP32, *(f.compute for f in formats)]))
+
+
+def stored_as(format_: Format) -> str:
+    """Return the dtype in which activations are stored: ``fp32``, ``bf16`` or ``int8``."""
+    return "int8" if format_.activation.kind is Kind.INT else format_.activation.name
+
+
+def pieces(
+    graph: LayerGraph,
+    formats: Sequence[Format],
+    kernels: Mapping[str, Collection[str]],
+    fuses: Collection[str],
+) -> list[Piece]:
+    """Return all pieces of work of a network, for every combination of formats.
+
+    Parameters
+    ----------
+    graph
+        The network.
+    formats
+        Formats as they are executed (`RuntimeProfile.executed`).
+    kernels
+        Operator class -> dtypes in which the runtime computes it.
+    fuses
+        Operator classes without weights that the runtime fuses.
+    """
+    cutter = _Cutter(graph, formats, kernels, fuses)
+    found: list[Piece] = []
+    for index, layer in enumerate(graph.layers):
+        cut = cutter.weighted if layer.quantizable else cutter.unweighted
+        found += cut(index, layer)
+    readers = defaultdict(list)
+    for edge in graph.edges:
+        if not cutter.absorbs(edge.source) and not cutter.absorbs(edge.target):
+            if graph.layers[edge.target].quantizable and not edge.fused:
+                readers[edge.source].append(edge)
+            else:
+                found += cutter.residual(edge) if edge.fused else cutter.conversions(edge, 1.0)
+    for edges in readers.values():
+        share = 1 / len(edges)
+        for edge in edges:
+            found += cutter.conversions(edge, share)
+        for first, second in combinations(edges, 2):
+            found += cutter.disagreement(first, second, share)
+    return found
+
+
+class _Cutter:
+    def __init__(
+        self,
+        graph: LayerGraph,
+        formats: Sequence[Format],
+        kernels: Mapping[str, Collection[str]],
+        fuses: Collection[str],
+    ) -> None:
+        self._layers = graph.layers
+        self._formats = formats
+        self._kernels = kernels
+        self._fuses = fuses
+        self._stored = [stored_as(f) for f in formats]
+        self._dtypes = dtypes(formats)
+        self._sources: dict[int, list[Edge]] = defaultdict(list)
+        for edge in graph.edges:
+            self._sources[edge.target].append(edge)
+        self._root: list[int | None] = []
+        weighted = 0
+        for index, layer in enumerate(graph.layers):
+            if layer.quantizable:
+                self._root.append(weighted)
+                weighted += 1
+            else:
+                roots = [self._root[edge.source] for edge in self._sources[index]]
+                self._root.append(next((root for root in roots if root is not None), None))
+        self._resident = [
+            sum(layer.weight_elements for layer in graph.quantizable) * f.weight.bits / 8
+            + rows.largest_activations(graph.layers, _BITS[stored])
+            for f, stored in zip(formats, self._stored, strict=True)
+        ]
+
+    def absorbs(self, index: int) -> bool:
+        """Whether conversions of what this layer reads or writes fuse into it."""
+        layer = self._layers[index]
+        return not layer.quantizable and str(layer.op) in self._fuses
+
+    def weighted(self, index: int, layer: Layer) -> Iterable[Piece]:
+        root = self._root[index]
+        assert root is not None
+        inside = sum(edge.elements for edge in self._sources[index] if not edge.fused)
+        outside = layer.input_elements - inside  # read from the inputs of the network, float32
+        for k, (fmt, stored) in enumerate(zip(self._formats, self._stored, strict=True)):
+            yield Piece(
+                f"{layer.op}.{fmt.compute.name}",
+                rows.work(layer),
+                rows.storage(fmt, self._dtypes.index(fmt.compute)),
+                self._resident[k],
+                (root,),
+                (k,),
+            )
+            if outside > 0 and layer.op is not Op.LINEAR:
+                # Convolutions want channels last: a copy, whatever the format.
+                yield self._copy("layout.fp32", outside, "fp32", stored, (root,), (k,))
+            elif outside > 0 and stored != "fp32":
+                yield self._convert(outside, "fp32", stored, (root,), (k,))
+            if layer.is_output and stored == "bf16":
+                yield self._convert(layer.output_elements, stored, "fp32", (root,), (k,))
+
+    def unweighted(self, index: int, layer: Layer) -> Iterable[Piece]:
+        root = self._root[index]
+        starts = not self.absorbs(index) or not any(
+            self.absorbs(edge.source) for edge in self._sources[index]
+        )
+        for k in [None] if root is None else range(len(self._formats)):
+            computed = self._computed(layer, k)
+            stored = "fp32" if k is None else self._stored[k]
+            bits = _BITS[stored if self.absorbs(index) else computed]
+            yield Piece(
+                f"{layer.op}.{computed}",
+                rows.work(layer),
+                (32, bits, bits, False, self._dtypes.index(_COMPUTE[computed])),
+                0.0 if k is None else self._resident[k],
+                () if root is None else (root,),
+                () if k is None else (k,),
+                starts,
+            )
+
+    def conversions(self, edge: Edge, share: float) -> Iterable[Piece]:
+        """Cut what it takes to hand a tensor on, for every two formats at its ends."""
+        for source, target, layers, formats in self._ends(edge):
+            if source != target:
+                yield self._convert(edge.elements, source, target, layers, formats, share)
+
+    def residual(self, edge: Edge) -> Iterable[Piece]:
+        """Cut what a residual operand of another format costs.
+
+        Converted to float32 it can still be added by the kernel; otherwise the addition becomes a
+        pass of its own.
+        """
+        for source, target, layers, formats in self._ends(edge):
+            if source == target:
+                continue
+            if target == "fp32":
+                yield self._convert(edge.elements, source, target, layers, formats)
+            else:
+                work = (0, 0, 0, 2 * edge.elements, 0, edge.elements, 0, False)
+                storage = (32, 32, 32, False, 0)
+                yield Piece("add.fp32", work, storage, 0.0, layers, formats)
+
+    def disagreement(self, first: Edge, second: Edge, share: float) -> Iterable[Piece]:
+        """Cut what it costs that two readers want one tensor in different formats."""
+        layers = (self._root[first.target], self._root[second.target])
+        assert layers[0] is not None
+        assert layers[1] is not None
+        for a, b in product(range(len(self._formats)), repeat=2):
+            one, other = self._stored[a], self._stored[b]
+            if one != other:
+                for pair in ((one, other), (other, one)):
+                    yield self._convert(
+                        first.elements, *pair, (layers[0], layers[1]), (a, b), share / 2
+                    )
+
+    def _ends(self, edge: Edge) -> Iterable[tuple[str, str, tuple[int, ...], tuple[int, ...]]]:
+        """Yield dtype written, dtype wanted, and the layers and formats that make it so."""
+        source, target = self._root[edge.source], self._root[edge.target]
+        choices = range(len(self._formats))
+        for a, b in product(
+            [None] if source is None else choices, [None] if target is None else choices
+        ):
+            if source == target and a != b:
+                continue
+            ends = {source: a, target: b}
+            owners = {i: k for i, k in ends.items() if i is not None and k is not None}
+            yield (
+                self._computed(self._layers[edge.source], a),
+                self._computed(self._layers[edge.target], b),
+                tuple(owners),
+                tuple(owners.values()),
+            )
+
+    def _computed(self, layer: Layer, k: int | None) -> str:
+        """Return the dtype in which a layer reads and writes when its root has format `k`."""
+        if k is None:
+            return "fp32"
+        if layer.quantizable:
+            return self._stored[k]
+        return self._stored[k] if self._stored[k] in self._kernels.get(layer.op, ()) else "fp32"
+
+    def _convert(
+        self,
+        elements: int,
+        source: str,
+        target: str,
+        layers: tuple[int, ...],
+        formats: tuple[int, ...],
+        share: float = 1.0,
+    ) -> Piece:
+        key = f"{source}_to_{target}"
+        return self._copy(key, elements, source, target, layers, formats, share)
+
+    def _copy(
+        self,
+        kernel: str,
+        elements: int,
+        source: str,
+        target: str,
+        layers: tuple[int, ...],
+        formats: tuple[int, ...],
+        share: float = 1.0,
+    ) -> Piece:
+        work = (0, 0, 0, elements, 0, elements, 0, False)
+        storage = (32, _BITS[source], _BITS[target], False, 0)
+        return Piece(kernel, work, storage, 0.0, layers, formats, share=share)

@@ -1,0 +1,173 @@
+"""A table of costs: what the search minimises, and what a plan is predicted to take."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+from numpy.typing import NDArray
+
+from aiq.errors import InputError
+from aiq.formats import REFERENCE, Format
+
+
+class Level(StrEnum):
+    """How much a cost model knows."""
+
+    INTENSITY = "intensity"
+    ROOFLINE = "roofline"
+    CALIBRATED = "calibrated"
+
+
+_PER_UNIT = {  # bits in a byte, picoseconds in a second
+    Level.INTENSITY: 8,
+    Level.ROOFLINE: 10**12,
+    Level.CALIBRATED: 10**12,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeCost:
+    """What the formats of two layers cost together.
+
+    Attributes
+    ----------
+    source, target
+        Positions of the layers in the table, source before target.
+    cost
+        Shape (K, K), int64: by format of the source, then of the target.
+    """
+
+    source: int
+    target: int
+    cost: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class CostTable:
+    """Costs of L layers in K formats.
+
+    Attributes
+    ----------
+    level
+        The cost model behind the numbers.
+    layers
+        Names of the L layers whose format is a decision.
+    formats
+        The K formats.
+    cost
+        Shape (L, K), int64: bits (``intensity``) or picoseconds (the others).
+    fixed
+        Cost of what no format changes, in the same unit.
+    flops
+        Floating-point operations that `cost` and `fixed` account for.
+    edges
+        Costs between layers, in the same unit; only ``calibrated`` has them.
+    causes
+        L x K words: what most of a layer's own time is spent on, ``overhead``, ``compute``, or
+        the name of a memory level. Only ``calibrated`` has them.
+    spread
+        5 % and 95 % quantiles of measured over predicted time in the calibration.
+    """
+
+    level: Level
+    layers: tuple[str, ...]
+    formats: tuple[Format, ...]
+    cost: NDArray[np.int64]
+    fixed: int
+    flops: int
+    edges: tuple[EdgeCost, ...] = ()
+    causes: tuple[tuple[str, ...], ...] = ()
+    spread: tuple[float, float] | None = None
+
+    @property
+    def per_unit(self) -> int:
+        """Steps of `cost` in a byte (``intensity``) or second (the others)."""
+        return _PER_UNIT[self.level]
+
+    def total(self, formats: Mapping[str, Format]) -> float:
+        """Return what a plan costs, in bytes (``intensity``) or seconds (the others).
+
+        Parameters
+        ----------
+        formats
+            Layer name -> format. Layers that are not named are float32.
+
+        Raises
+        ------
+        InputError
+            If a format is not one of the table's.
+        """
+        return float(self.totals([self._columns(formats)])[0])
+
+    def totals(self, columns: npt.ArrayLike) -> NDArray[np.float64]:
+        """Return what many plans cost, in bytes (``intensity``) or seconds (the others).
+
+        Parameters
+        ----------
+        columns
+            Shape (P, L), int: the column of each layer's format in each of P plans.
+        """
+        plans = np.asarray(columns, dtype=np.int64)
+        sums = self.cost[np.arange(len(self.layers)), plans].sum(axis=1) + self.fixed
+        for edge in self.edges:
+            sums += edge.cost[plans[:, edge.source], plans[:, edge.target]]
+        return np.asarray(sums / self.per_unit, dtype=np.float64)
+
+    def interval(self, formats: Mapping[str, Format]) -> tuple[float, float]:
+        """Return the seconds between which a plan's time lies, nine times out of ten.
+
+        From the residuals of the calibration; without one, from the prediction to infinity, since
+        a roofline is a lower bound.
+        """
+        low, high = self.spread or (1.0, np.inf)
+        seconds = self.total(formats)
+        return seconds * low, seconds * high
+
+    def binding(self, formats: Mapping[str, Format]) -> dict[str, str]:
+        """Return what binds each layer of a plan.
+
+        ``overhead``, ``compute``, the name of a memory level, or ``boundary`` where conversions on
+        the layer's edges cost more than the layer itself (each edge counted for its reader).
+
+        Raises
+        ------
+        InputError
+            If the table is not a ``calibrated`` one, or lacks a format.
+        """
+        if self.level is not Level.CALIBRATED:
+            raise InputError(f"A {self.level} table knows no causes; calibrate the machine first.")
+        columns = self._columns(formats)
+        incoming = dict.fromkeys(range(len(self.layers)), 0)
+        for edge in self.edges:
+            incoming[edge.target] += int(edge.cost[columns[edge.source], columns[edge.target]])
+        return {
+            name: "boundary" if incoming[i] > self.cost[i, k] else self.causes[i][k]
+            for i, (name, k) in enumerate(zip(self.layers, columns, strict=True))
+        }
+
+    def intensity(self, formats: Mapping[str, Format]) -> float:
+        """Return the arithmetic intensity of a plan in FLOPs per byte.
+
+        Raises
+        ------
+        InputError
+            If this is not an ``intensity`` table, or a format is not one of the table's.
+        """
+        if self.level is not Level.INTENSITY:
+            raise InputError(f"A {self.level} table holds seconds; build one of level intensity.")
+        return self.flops / self.total(formats)
+
+    def _columns(self, formats: Mapping[str, Format]) -> list[int]:
+        columns = {f.name: k for k, f in enumerate(self.formats)}
+        found = []
+        for layer in self.layers:
+            name = formats[layer].name if layer in formats else REFERENCE.name
+            if name not in columns:
+                raise InputError(
+                    f"Layer {layer} has format {name}, which this cost table lacks; build one with "
+                    f"it (this one has {', '.join(columns)})."
+                )
+            found.append(columns[name])
+        return found

@@ -1,0 +1,219 @@
+"""What a runtime makes of a machine: the coefficients of the calibrated cost model."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import Any
+
+from aiq.errors import HardwareError
+from aiq.formats import Format
+from aiq.formats import parse as parse_format
+
+DTYPES = ("fp32", "bf16", "int8")
+"""Dtypes in which activations are stored: the ends of a boundary."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """How long a kernel of one operator class takes in one dtype.
+
+    ``start_us + FLOPs / (compute peak) + bytes / (memory bandwidth) + output_ns elements written``,
+    with channels padded to `channel_multiple`.
+
+    Attributes
+    ----------
+    start_us
+        Microseconds before the first operation.
+    compute
+        Share of the dtype's peak.
+    memory
+        Share of a memory level's bandwidth; above 1 where arithmetic hides the reads.
+    output_ns
+        Nanoseconds for each element written.
+    channel_multiple
+        Output channels (of a group) that are computed at once.
+    """
+
+    start_us: float
+    memory: float
+    output_ns: float
+    compute: float = 1.0
+    channel_multiple: int = 1
+
+    @property
+    def row(self) -> tuple[float, float, float, float, int]:
+        """Start, compute, memory, output, multiple in seconds: the core's `Kernel`."""
+        return (
+            self.start_us * 1e-6,
+            self.compute,
+            self.memory,
+            self.output_ns * 1e-9,
+            self.channel_multiple,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Realisation:
+    """What a runtime does when asked for a format.
+
+    Attributes
+    ----------
+    support
+        ``native``, ``dequant`` (weights stored small, computed wide), ``emulated`` or ``none``.
+    runs_as
+        Name of the format whose kernels run.
+    """
+
+    support: str
+    runs_as: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How well the model fits what it was calibrated on.
+
+    Attributes
+    ----------
+    samples
+        Programs that were timed.
+    noise
+        Relative spread of one program timed again and again.
+    mape
+        Mean absolute relative error on programs left out of the fit, 0.05 = 5 %.
+    low, high
+        5 % and 95 % quantiles of measured over predicted time, on programs left out.
+    """
+
+    samples: int
+    noise: float
+    mape: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeProfile:
+    """One runtime on one machine.
+
+    Attributes
+    ----------
+    name, version
+        The runtime, and the versions of the software behind it.
+    run_overhead_us
+        Microseconds of a run on top of its kernels.
+    formats
+        Format (``fp32``, ``bf16``, ``w8a8``; else ``wN`` or ``wNaM``) -> what happens.
+    kernels
+        Operator class -> compute dtype -> kernel.
+    boundaries
+        ``fp32_to_int8`` and so on -> kernel that converts a tensor (no FLOPs).
+    fuses
+        Operator classes without weights that the runtime fuses with each other and with
+        conversions of what they read and write.
+    fit
+        How well all this fits.
+    """
+
+    name: str
+    version: str
+    run_overhead_us: float
+    formats: Mapping[str, Realisation]
+    kernels: Mapping[str, Mapping[str, Kernel]]
+    boundaries: Mapping[str, Kernel]
+    fuses: tuple[str, ...]
+    fit: Fit
+
+    def executed(self, fmt: Format) -> Format:
+        """Return how `fmt` is stored and computed when it is asked for.
+
+        Itself where weights are only stored small, else the format whose kernels run.
+
+        Raises
+        ------
+        HardwareError
+            If the runtime cannot run it.
+        """
+        family = "wNaM" if fmt.quantizes_activations else "wN"
+        found = self.formats.get(fmt.name, self.formats.get(family))
+        if found is None or found.support == "none":
+            raise HardwareError(
+                f"Runtime {self.name} has no {fmt} in its profile; leave {fmt} out, or add "
+                f"runtimes.{self.name}.formats.{fmt}."
+            )
+        return fmt if found.support == "dequant" else parse_format(found.runs_as)
+
+    def kernel(self, op: str, dtype: str) -> Kernel:
+        """Return the kernel of an operator class in a compute dtype.
+
+        Raises
+        ------
+        HardwareError
+            If the profile lacks it; the message names the key to add.
+        """
+        found = self.kernels.get(op, {}).get(dtype)
+        if found is None:
+            raise HardwareError(
+                f"The profile of runtime {self.name} has no kernel for {op} in {dtype}; add "
+                f"runtimes.{self.name}.kernels.{op}.{dtype}, or calibrate again."
+            )
+        return found
+
+    def boundary(self, source: str, target: str) -> Kernel:
+        """Return the kernel that converts a tensor from one storage dtype to another.
+
+        Raises
+        ------
+        HardwareError
+            If the profile lacks it; the message names the key to add.
+        """
+        key = f"{source}_to_{target}"
+        if key not in self.boundaries:
+            raise HardwareError(
+                f"The profile of runtime {self.name} has no boundary {key}; add "
+                f"runtimes.{self.name}.boundaries.{key}, or calibrate again."
+            )
+        return self.boundaries[key]
+
+
+def from_document(name: str, document: Mapping[str, Any]) -> RuntimeProfile:
+    """Return the runtime section called `name` of a profile that satisfies the schema."""
+    return RuntimeProfile(
+        name=name,
+        version=document["version"],
+        run_overhead_us=float(document["run_overhead_us"]),
+        formats=_map(document["formats"], lambda entry: Realisation(**entry)),
+        kernels=_map(
+            document["kernels"], lambda by_dtype: _map(by_dtype, lambda entry: Kernel(**entry))
+        ),
+        boundaries=_map(document["boundaries"], lambda entry: Kernel(**entry)),
+        fuses=tuple(document["fuses"]),
+        fit=Fit(**document["fit"]),
+    )
+
+
+def to_document(profile: RuntimeProfile) -> dict[str, Any]:
+    """Return a runtime section as plain data, as `from_document` takes it."""
+    return {
+        "version": profile.version,
+        "run_overhead_us": profile.run_overhead_us,
+        "formats": {name: asdict(entry) for name, entry in profile.formats.items()},
+        "kernels": {
+            op: {dtype: asdict(kernel) for dtype, kernel in by_dtype.items()}
+            for op, by_dtype in profile.kernels.items()
+        },
+        "boundaries": {key: _conversion(kernel) for key, kernel in profile.boundaries.items()},
+        "fuses": list(profile.fuses),
+        "fit": asdict(profile.fit),
+    }
+
+
+def _conversion(kernel: Kernel) -> dict[str, float]:
+    return {
+        "start_us": kernel.start_us,
+        "memory": kernel.memory,
+        "output_ns": kernel.output_ns,
+    }
+
+
+def _map(document: Mapping[str, Any], build: Any) -> Mapping[str, Any]:  # noqa: ANN401
+    return MappingProxyType({key: build(value) for key, value in document.items()})
