@@ -56,9 +56,7 @@ def test_integers_equal_torch_quantized_tensors(signed):
     x = values(1, 5000, shift=1.0)
     quantizer = from_range(x.min()[None], x.max()[None], scheme)
     x = with_ties(x, quantizer.scale)
-    theirs = torch.quantize_per_tensor(
-        x, float(quantizer.scale), int(quantizer.zero_point), dtype
-    )
+    theirs = torch.quantize_per_tensor(x, float(quantizer.scale), int(quantizer.zero_point), dtype)
     assert torch.equal(quantizer.quantize(x), theirs.int_repr().int())
     assert torch.equal(quantizer.fake_quantize(x), theirs.dequantize())
 

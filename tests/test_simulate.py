@@ -1,0 +1,229 @@
+"""The simulated network against the same arithmetic written out with PyTorch's own operators."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from aiq.errors import InputError
+from aiq.formats import BF16, FP32, INTEGERS, Format, parse
+from aiq.graph import trace
+from aiq.quantize.fold import fold
+from aiq.quantize.simulate import Simulator
+from aiq.quantize.statistics import observe
+
+
+class Residual(nn.Module):
+    """Two convolutions, a residual addition, a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, padding=1)
+        self.conv2 = nn.Conv2d(8, 8, 3, padding=1)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x):
+        y = self.conv1(x).relu()
+        y = (self.conv2(y) + y).relu()
+        return self.fc(y.mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def net():
+    torch.manual_seed(0)
+    return Residual().eval()
+
+
+@pytest.fixture(scope="module")
+def x():
+    return torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def simulator(net, x, **options):
+    folded = fold(trace(net, x))
+    return Simulator(folded, observe(folded, [x]), **options)
+
+
+@torch.no_grad()
+def run(simulated, x, **names):
+    return simulated.run(x, {layer: parse(name) for layer, name in names.items()})
+
+
+def rounded(simulated, x, node, bits):
+    """Round with PyTorch's operator to the range that the simulator has for `node`."""
+    affine = simulated.activation(node, INTEGERS[bits])
+    return torch.fake_quantize_per_tensor_affine(
+        x, float(affine.scale), int(affine.zero_point), 0, 2**bits - 1
+    )
+
+
+def convolved(simulated, x, layer, dtype, conv):
+    return F.conv2d(x, simulated.weight(layer, dtype), simulated.bias(layer, dtype), padding=1)
+
+
+def test_without_formats_it_is_the_model(net, x):
+    simulated = simulator(net, x)
+    with torch.no_grad():
+        assert torch.allclose(run(simulated, x), net(x), atol=1e-6)
+    assert torch.equal(run(simulated, x), run(simulated, x, conv1="fp32", fc="fp32"))
+
+
+@torch.no_grad()
+def test_a_layer_rounds_what_it_reads_and_writes(net, x):
+    simulated = simulator(net, x)
+    read = rounded(simulated, x, "x", 8)
+    y = convolved(simulated, read, "conv1", INTEGERS[4], net.conv1).relu()
+    y = rounded(simulated, y, "relu", 8)  # written in eight bits, by everyone read so
+    z = (net.conv2(y) + y).relu()
+    assert torch.allclose(run(simulated, x, conv1="w4a8"), net.fc(z.mean((2, 3))), atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_residual_operand_is_the_tensor_as_written(net, x):
+    simulated = simulator(net, x)
+    y = rounded(simulated, net.conv1(rounded(simulated, x, "x", 8)).relu(), "relu", 8)
+    y = y.clone()
+    only_activations = Format("a8", FP32, INTEGERS[8], FP32)
+    narrow = rounded(simulated, y, "relu", 4)  # conv2 reads it in four bits, the addition does not
+    z = convolved(simulated, narrow, "conv2", INTEGERS[4], net.conv2)
+    z = rounded(simulated, (z + y).relu(), "relu_1", 4)
+    actual = simulated.run(x, {"conv1": only_activations, "conv2": parse("w4a4")})
+    assert torch.allclose(actual, net.fc(z.mean((2, 3))), atol=1e-5)
+
+
+@torch.no_grad()
+def test_results_of_the_network_stay_float32(net, x):
+    simulated = simulator(net, x)
+    y = net.conv1(x).relu()
+    y = (net.conv2(y) + y).relu().mean((2, 3))
+    expected = F.linear(
+        rounded(simulated, y, "mean", 2),
+        simulated.weight("fc", INTEGERS[8]),
+        simulated.bias("fc", INTEGERS[8]),
+    )
+    actual = run(simulated, x, fc="w8a2")
+    assert torch.allclose(actual, expected, atol=1e-5)
+    assert len(actual.unique()) > 4, "two bits would leave four values"
+
+
+@torch.no_grad()
+def test_weight_only_leaves_activations_alone(net, x):
+    simulated = simulator(net, x)
+    y = convolved(simulated, x, "conv1", INTEGERS[3], net.conv1).relu()
+    expected = net.fc((net.conv2(y) + y).relu().mean((2, 3)))
+    assert torch.allclose(run(simulated, x, conv1="w3"), expected, atol=1e-5)
+
+
+@torch.no_grad()
+def test_bfloat16_rounds_operands_and_result(net, x):
+    simulated = simulator(net, x)
+
+    def b(t):
+        return t.bfloat16().float()
+
+    y = b(F.conv2d(b(x), b(net.conv1.weight), net.conv1.bias, padding=1).relu())
+    expected = net.fc((net.conv2(y) + y).relu().mean((2, 3)))
+    assert torch.allclose(run(simulated, x, conv1="bf16"), expected, atol=1e-5)
+    assert torch.equal(simulated.weight("conv1", BF16), b(net.conv1.weight))
+
+
+def test_weights_lie_on_a_grid_per_channel(net, x):
+    simulated = simulator(net, x)
+    for bits in range(2, 9):
+        weight = simulated.weight("conv2", INTEGERS[bits])
+        assert max(len(channel.unique()) for channel in weight) <= 2**bits
+        assert (weight - net.conv2.weight).norm() / net.conv2.weight.norm() < 2.0 ** (1 - bits)
+
+
+@torch.no_grad()
+def test_bias_correction_keeps_the_mean_of_every_channel(net, x):
+    exact = net.conv1(x).mean((0, 2, 3))
+    plain, corrected = simulator(net, x, correct_bias=False), simulator(net, x)
+    error = F.conv2d(x, plain.weight("conv1", INTEGERS[2]), net.conv1.bias, padding=1)
+    assert (error.mean((0, 2, 3)) - exact).abs().max() > 1e-3
+    fixed = convolved(corrected, x, "conv1", INTEGERS[2], net.conv1).mean((0, 2, 3))
+    assert torch.allclose(fixed, exact, atol=1e-5)
+    assert not torch.equal(run(plain, x, conv1="w2"), run(corrected, x, conv1="w2"))
+
+
+class Twice(nn.Module):
+    """A layer called twice, and two layers that share one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.shared = nn.Linear(6, 6)
+        self.tied = nn.Linear(6, 6)
+        self.tied.weight = self.shared.weight
+
+    def forward(self, x):
+        return self.tied(self.shared(self.shared(x).relu()).relu())
+
+
+@torch.no_grad()
+def test_tied_weights_and_repeated_calls_have_formats_of_their_own():
+    torch.manual_seed(0)
+    net, x = Twice().eval(), torch.randn(16, 6)
+    simulated = simulator(net, x)
+    assert [layer.name for layer in simulated.layers] == ["shared", "shared#2", "tied"]
+
+    def linear(x, layer, bits, exact):
+        if bits is None:
+            return exact(x)
+        weight, bias = (f(layer, INTEGERS[bits]) for f in (simulated.weight, simulated.bias))
+        return F.linear(x, weight, bias)
+
+    for bits in [(4, None, None), (None, 3, None), (None, None, 2), (8, 4, 2)]:
+        y = linear(x, "shared", bits[0], net.shared).relu()
+        y = linear(y, "shared#2", bits[1], net.shared).relu()
+        expected = linear(y, "tied", bits[2], net.tied)
+        plan = zip(("shared", "shared#2", "tied"), bits, strict=True)
+        formats = {layer: parse(f"w{b}") for layer, b in plan if b is not None}
+        assert torch.allclose(simulated.run(x, formats), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["w8a8", "w2a2", "w4"])
+def test_zero_weights_and_constant_channels(name):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+    with torch.no_grad():
+        net[0].weight[0] = 0
+        net[0].weight[1] = 0.5
+        net[2].weight.zero_()
+    x = torch.randn(2, 3, 8, 8)
+    x[:, 1] = 0.25  # a constant channel
+    simulated = simulator(net.eval(), x)
+    for layer in ("0", "2"):
+        assert simulated.weight(layer, INTEGERS[4]).isfinite().all()
+    assert simulated.weight("2", INTEGERS[4]).abs().max() == 0
+    actual = simulated.run(x, {"0": parse(name), "2": parse(name)})
+    assert torch.allclose(actual, net(x), atol=1e-6), "zero weights: only the bias is left"
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_constant_inputs(scale):
+    torch.manual_seed(0)
+    net, x = (
+        nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).eval(),
+        scale * torch.ones(5, 4),
+    )
+    simulated = simulator(net, x)
+    with torch.no_grad():
+        assert torch.allclose(run(simulated, x, **{"0": "w8a8"}), net(x), atol=0.02)
+
+
+def test_unknown_layer(net, x):
+    with pytest.raises(InputError, match="no convolution or linear layer 'conv9'; its layers are"):
+        run(simulator(net, x), x, conv9="w8")
+
+
+@torch.no_grad()
+def test_runs_can_stop_fork_and_resume(net, x):
+    simulated = simulator(net, x)
+    formats = {"conv2": parse("w4a4"), "fc": parse("w8a8")}
+    state = simulated.advance(simulated.start(x), formats, simulated.start_of("conv2"))
+    before = {name: value.clone() for name, value in state.values.items()}
+    forks = [{**formats, "conv2": parse(name)} for name in ("w2a2", "w8a8")] + [formats]
+    for fork in forks:
+        resumed = simulated.finish(simulated.advance(state, fork))
+        assert torch.equal(resumed, simulated.run(x, fork))
+    assert all(torch.equal(state.values[name], value) for name, value in before.items())
