@@ -1,5 +1,8 @@
 """The front door: plans that hold, proofs that are true, and mistakes that are named."""
 
+import itertools
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -119,28 +122,54 @@ def test_plan_says_what_an_independent_evaluation_says(resnet20, images, calibra
     assert table.intensity(plan.formats) == plan.predicted.intensity
 
 
-def test_exhaustive_on_the_first_eight_layers_agrees(resnet20, image, losses):
-    free = [layer.name for layer in aiq.extract(resnet20, image).quantizable][:8]
-    others = [x.name for x in aiq.extract(resnet20, image).quantizable if x.name not in free]
-    pins = dict.fromkeys(others, "w8")
-    for objective_ in ("intensity", "weighted"):
-        exact, exhaustive = (
-            aiq.search(
-                resnet20,
-                "xeon_2vcpu",
-                example_inputs=image,
-                objective=objective_,
-                formats=PAPER,
-                sensitivity=losses,
-                pin=pins,
-                max_drop=0.004,
-                method=method,
-            )
-            for method in ("exact", "exhaustive")
+@pytest.fixture(scope="module")
+def all_but_eight(resnet20, image):
+    """Pins every layer after the first eight."""
+    return dict.fromkeys([x.name for x in aiq.extract(resnet20, image).quantizable][8:], "w8")
+
+
+def test_exhaustive_on_the_first_eight_layers_agrees(resnet20, image, losses, all_but_eight):
+    exact, exhaustive = (
+        aiq.search(
+            resnet20,
+            "xeon_2vcpu",
+            example_inputs=image,
+            objective="intensity",
+            formats=PAPER,
+            sensitivity=losses,
+            pin=all_but_eight,
+            max_drop=0.0005,
+            method=method,
         )
-        assert exact.proof.value == exhaustive.proof.value
-        assert exact.proof.status == exhaustive.proof.status == "optimal"
-        assert all(x.format == "w8" for x in exact.layers if x.name in others)
+        for method in ("exact", "exhaustive")
+    )
+    assert exact.proof.value == exhaustive.proof.value == exact.proof.bound
+    assert exact.proof.status == exhaustive.proof.status == "optimal"
+    assert {x.format for x in exact.layers[:8]} > {"w4"}
+    assert {x.format for x in exact.layers[8:]} == {"w8"}
+
+
+def test_weighted_optimum_on_the_first_eight_layers_by_enumeration(
+    resnet20, image, losses, all_but_eight
+):
+    plan = aiq.search(
+        resnet20,
+        "xeon_2vcpu",
+        example_inputs=image,
+        objective="weighted",
+        lam=0.5,
+        sensitivity=losses,
+        pin=all_but_eight,
+    )
+    table = intensity_table(aiq.extract(resnet20, image), PAPER)
+    bits, loss = table.cost.astype(float), losses.loss
+    best = np.inf
+    for choices in itertools.product(range(3), repeat=8):
+        columns = [*choices, *[1] * (len(bits) - 8)]  # PAPER is fp32, w8, w4
+        rows = range(len(bits))
+        ratio = bits[:, 0].sum() / bits[rows, columns].sum()
+        best = min(best, -0.5 * ratio + 0.5 * 100 * loss[rows, columns].sum())
+    assert plan.proof.value == pytest.approx(best, abs=1e-9)
 
 
 def test_the_papers_way_measures_every_candidate(resnet20, calibration, image):
@@ -241,6 +270,7 @@ X, Y = torch.rand(6, 4), torch.tensor([0, 1, 0, 1, 0, 1])
         ({"max_drop": float("nan")}, InputError, "max_drop"),
         ({"lam": 2}, InputError, "lam"),
         ({"confidence": 1.0}, InputError, "confidence"),
+        ({"objective": "weighted", "method": "exhaustive"}, InputError, "use method exact"),
         ({"objective": "speed"}, InputError, "throughput, intensity, weighted"),
         ({"method": "magic"}, InputError, "exact, greedy, coordinate, exhaustive"),
         ({"sensitivity": "guess"}, InputError, "measured, sqnr"),

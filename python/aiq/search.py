@@ -145,6 +145,8 @@ def search(
     _check_fraction("lam", lam)
     if not 0.5 <= confidence < 1:
         raise InputError(f"confidence is {confidence!r}; give 0.5 to just under 1, as 0.95.")
+    if goal is Objective.WEIGHTED and how is Method.EXHAUSTIVE:
+        raise InputError("The weighted objective is not enumerated; use method exact, it is exact.")
     pins = dict(pin or {})
     choices = DEFAULT_FORMATS[goal] if formats is None else parse_all(formats)
     columns = parse_all([REFERENCE, *choices, *pins.values()])
@@ -162,8 +164,6 @@ def search(
         if batches is None
         else Evaluator(trace, batches, calibration=calibration, progress=report)
     )
-    if goal is Objective.WEIGHTED and how is Method.EXHAUSTIVE:
-        raise InputError("The weighted objective is not enumerated; use method exact, it is exact.")
     in_loop = (
         evaluator is not None
         and sensitivity == "measured"
