@@ -140,6 +140,22 @@ def test_emulated_formats_give_the_results_that_were_simulated(
     assert distance(compiled, net, inputs, batches, LOW) <= tolerance
 
 
+@pytest.mark.parametrize("runtime", ["inductor", "onnxruntime"])
+def test_weight_only_linear_layers_have_kernels(runtime):
+    torch.manual_seed(0)
+    widths = {"0": (64, 48, "w4"), "2": (48, 32, "w8"), "4": (32, 16, "w4")}
+    linears = [nn.Linear(a, b, bias=b != 32) for a, b, _ in widths.values()]
+    model = nn.Sequential(linears[0], nn.GELU(), linears[1], nn.ReLU(), linears[2]).eval()
+    x = torch.randn(2, 3, 64)
+    formats = {name: parse(fmt) for name, (_, _, fmt) in widths.items()}
+    compiled = base.get(runtime).compile(model, x, formats, [x])
+    assert dict(compiled.realised) == {"0": "w4", "2": "w8", "4": "w4"}
+    folded = fold(trace(model, x))
+    simulated = Simulator(folded, observe(folded, [x])).run(x, formats)
+    # The kernels round activations, to bfloat16 or to blocks of eight bits.
+    assert (compiled(x) - simulated).norm() <= 0.02 * simulated.norm()
+
+
 class Encoder(nn.Module):
     """A transformer block over token indices, called by keyword; returns a dictionary."""
 

@@ -23,6 +23,7 @@ from aiq.errors import RuntimeUnavailableError
 from aiq.export import Inputs
 from aiq.formats import Format
 from aiq.graph import Op, trace
+from aiq.runtimes import weight_only
 from aiq.runtimes.base import Compiled, Support, compiled, leaves, resolve
 from aiq.runtimes.kernels import LABEL, Kernel, assign, label
 from aiq.runtimes.rewrite import rewrite
@@ -59,6 +60,8 @@ class Inductor:
             return Support.NONE
         if fmt.name == "w8a8":
             return Support.NATIVE
+        if fmt.name in weight_only.FORMATS and op is Op.LINEAR:
+            return Support.DEQUANT
         # Narrower codes fit the int8 kernels, which return their results at int8's speed; weights
         # alone are multiplied in float32.
         return Support.EMULATED
@@ -77,8 +80,16 @@ class Inductor:
         resolved = resolve(self, traced.graph, formats, emulate=emulate)
         # Instructions older than VNNI add pairs of products in 16 bits, which saturates.
         bits = 8 if _has_vnni() else 7
-        rewritten = rewrite(traced, example_inputs, resolved, calibration, activation_bits=bits)
+        rewritten = rewrite(
+            traced,
+            example_inputs,
+            resolved,
+            calibration,
+            activation_bits=bits,
+            packed=weight_only.FORMATS,
+        )
         label(rewritten.module.graph, rewritten.heads)
+        weight_only.pack(rewritten)
         census = _Census()
         options = {"freezing": True, "post_grad_custom_post_pass": census}
         try:
@@ -149,6 +160,6 @@ def _constant(node: fx.Node) -> torch.Tensor:
 def _format(activation: torch.dtype, weight: torch.dtype) -> str:
     if activation in {torch.uint8, torch.int8}:
         return "w8a8"
-    if weight is torch.int8:
-        return "w8"
+    if weight in {torch.int8, torch.uint8}:  # two four-bit codes to an unsigned byte
+        return "w8" if weight is torch.int8 else "w4"
     return {torch.float32: "fp32", torch.bfloat16: "bf16"}.get(activation, str(activation))

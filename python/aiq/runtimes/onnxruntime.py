@@ -6,19 +6,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnxruntime
 import torch
-from onnx import helper, numpy_helper
 from torch.utils import _pytree as pytree
 
 from aiq.export import Inputs
 from aiq.formats import Format
 from aiq.graph import Op, trace
+from aiq.runtimes import onnx_edit
 from aiq.runtimes.base import Compiled, Support, compiled, leaves, resolve
 from aiq.runtimes.kernels import Kernel, assign
-from aiq.runtimes.onnx_graph import MULTIPLY, to_onnx
+from aiq.runtimes.onnx_graph import to_onnx
 from aiq.runtimes.rewrite import rewrite
 
 OPSET = 21
@@ -26,6 +25,9 @@ OPSET = 21
 
 _ABSORBED = frozenset({"relu", "relu6", "hardtanh", "clamp"})
 """What QLinearConv and QGemm do to their result: everything that is a clamp."""
+
+_PACKED = {"w8": 8, "w4": 4}
+"""Weight-only formats with a kernel for linear layers, and their bits."""
 
 _WEIGHTED = {Op.CONV, Op.POINTWISE, Op.DEPTHWISE, Op.GROUPED, Op.LINEAR}
 
@@ -46,6 +48,8 @@ class OnnxRuntime:
             return Support.NATIVE
         if fmt.name == "bf16" or op not in _WEIGHTED:
             return Support.NONE
+        if fmt.name in _PACKED and op is Op.LINEAR:
+            return Support.DEQUANT
         return Support.NATIVE if fmt.name == "w8a8" else Support.EMULATED
 
     def compile(
@@ -60,9 +64,13 @@ class OnnxRuntime:
         """Compile `model`; see `Runtime.compile`."""
         traced = trace(model, example_inputs)
         resolved = resolve(self, traced.graph, formats, emulate=emulate)
-        rewritten = rewrite(traced, example_inputs, resolved, calibration, absorbed=_ABSORBED)
+        rewritten = rewrite(
+            traced, example_inputs, resolved, calibration, absorbed=_ABSORBED, packed=_PACKED
+        )
         converted = to_onnx(rewritten, leaves(example_inputs), OPSET)
-        _quantize_biases(converted.proto)
+        onnx_edit.quantize_biases(converted.proto)
+        bits = {n: _PACKED[fmt.name] for n, fmt in resolved.items() if fmt.name in _PACKED}
+        onnx_edit.pack(converted.proto, bits)
         function, optimized = load(converted.proto.SerializeToString(), converted.returns)
         kernels = assign(_kernels(optimized, converted.labels))
         return compiled(self, resolved, kernels, example_inputs, function)
@@ -105,6 +113,7 @@ _FORMATS = {
     **dict.fromkeys(("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat"), "w8a8"),
     **dict.fromkeys(("Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm"), "fp32"),
     **dict.fromkeys(("MatMul", "FusedMatMul"), "fp32"),
+    "MatMulNBits": "weight-only",
 }
 
 
@@ -116,53 +125,9 @@ def _kernels(optimized: onnx.ModelProto, labels: Mapping[str, tuple[str, ...]]) 
             name = node.name if node.name in labels else re.sub(_SUFFIX, "", node.name)
             domain = f"{node.domain}." if node.domain else ""
             kind = domain + node.op_type
-            yield Kernel(kind, _FORMATS[node.op_type], labels.get(name, ()))
+            bits = next((a.i for a in node.attribute if a.name == "bits"), None)
+            fmt = _FORMATS[node.op_type] if bits is None else f"w{bits}"
+            yield Kernel(kind, fmt, labels.get(name, ()))
 
 
 _SUFFIX = r"(_token_\d+|_nchwc|_nchw|/\w+)+$"
-
-
-def _quantize_biases(model: onnx.ModelProto) -> None:
-    """Store the biases of quantised layers as int32: only so are the layers fused."""
-    graph = model.graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    writers = {name: node for node in graph.node for name in node.output}
-    added = []
-    for node in graph.node:
-        if node.op_type == "Add" and node.input[0] in writers:  # the bias of a product before it
-            product, index = writers[node.input[0]], 1
-        else:
-            product, index = node, 2
-        if product.op_type not in MULTIPLY or len(node.input) <= index:
-            continue
-        scales = [_scale(name, writers, constants) for name in product.input[:2]]
-        bias = constants.get(node.input[index])
-        if bias is None or not all(scales):
-            continue
-        activation, weight = (numpy_helper.to_array(scale) for scale in scales if scale)
-        step = np.asarray(activation * weight, dtype=np.float32)
-        values = numpy_helper.to_array(bias)
-        if step.shape != values.shape:
-            continue
-        limits = np.iinfo(np.int32)
-        codes = np.rint(values / step.astype(np.float64)).clip(limits.min, limits.max)
-        names = [f"{product.name}_bias_{part}" for part in ("codes", "scale", "dequantized")]
-        graph.initializer.append(numpy_helper.from_array(codes.astype(np.int32), names[0]))
-        graph.initializer.append(numpy_helper.from_array(step, names[1]))
-        added.append(helper.make_node("DequantizeLinear", names[:2], names[2:], axis=0))
-        node.input[index] = names[2]
-    nodes = [*added, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
-
-
-def _scale(
-    name: str, writers: Mapping[str, onnx.NodeProto], constants: Mapping[str, onnx.TensorProto]
-) -> onnx.TensorProto | None:
-    """Return the scale with which the value `name` was dequantised."""
-    node = writers.get(name)
-    if node is not None and node.op_type == "Transpose":
-        node = writers.get(node.input[0])
-    if node is None or node.op_type != "DequantizeLinear":
-        return None
-    return constants[node.input[1]]

@@ -5,7 +5,7 @@ is stored in which dtype. Every compiler of `aiq.runtimes` starts from it, so th
 round with the same scales, those that the plan's accuracy was measured with.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,9 +29,9 @@ from aiq.quantize.statistics import Statistics, observe, read
 from aiq.runtimes.base import leaves
 from aiq.simplify import attribute, name_of
 
-_Q = torch.ops.quantized_decomposed
-_QUANTIZE = _Q.quantize_per_tensor.default
-_DEQUANTIZE = _Q.dequantize_per_tensor.default
+_QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
+_DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
+_DEQUANTIZE_WEIGHT = torch.ops.quantized_decomposed.dequantize_per_channel.default
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,7 @@ def rewrite(
     *,
     activation_bits: int = 8,
     absorbed: Collection[str] | None = None,
+    packed: Collection[str] = (),
 ) -> Rewritten:
     """Return `trace` with every layer in its format and batch norms folded.
 
@@ -81,6 +82,9 @@ def rewrite(
     absorbed
         Names of the operators that integer kernels apply to their result before they round it;
         ``None``: all that fuse into a layer. Before the first other one the result is rounded too.
+    packed
+        Weight-only formats in which linear layers keep integer weights, because the compiler has
+        a kernel that reads them; other weight-only layers get their rounded weights as float32.
 
     Raises
     ------
@@ -106,7 +110,7 @@ def rewrite(
         statistics = observe(folded, batches)
         more = sorted(set(kernels.values()) - statistics.keys())
         simulator = Simulator(folded, statistics | _observe(folded.module, more, batches))
-    writer = _Writer(folded, simulator, activation_bits)
+    writer = _Writer(folded, simulator, activation_bits, packed)
     for layer, fmt in chosen:
         writer.rewrite(layer, fmt, kernels.get(layer.nodes[0]))
     module, graph = folded.module, folded.module.graph
@@ -157,12 +161,19 @@ def _observe(
 class _Writer:
     """Edits the graph of a folded trace, layer by layer."""
 
-    def __init__(self, folded: Trace, simulator: Simulator | None, activation_bits: int) -> None:
+    def __init__(
+        self,
+        folded: Trace,
+        simulator: Simulator | None,
+        activation_bits: int,
+        packed: Collection[str],
+    ) -> None:
         self._module = folded.module
         self._nodes = {node.name: node for node in folded.module.graph.nodes}
         self._reads = {layer.name: read(folded, layer) for layer in folded.graph.quantizable}
         self._simulator = simulator
         self._most_bits = activation_bits
+        self._packed = packed
         self._grids: dict[fx.Node, tuple[int, Affine]] = {}
         self._quantized: dict[tuple[fx.Node, int], fx.Node] = {}
         self._own: set[fx.Node] = set()  # clamps and quantize nodes
@@ -179,7 +190,7 @@ class _Writer:
         source = argument(head, "input")
         head.replace_input_with(source, self._on_grid(source, self._reads[layer.name], bits, head))
         if not layer.is_output:
-            for end in {self._nodes[kernel_end or tail.name], tail}:
+            for end in dict.fromkeys((self._nodes[kernel_end or tail.name], tail)):
                 for user in [user for user in end.users if user not in self._own]:
                     user.replace_input_with(end, self._on_grid(end, end.name, bits, user))
 
@@ -234,13 +245,14 @@ class _Writer:
         affine = symmetric_mse(exact, scheme)
         graph = self._module.graph
         with graph.inserting_before(head):
-            if fmt.quantizes_activations and not transposed:
+            is_packed = fmt.name in self._packed and name_of(head) == "linear"
+            if (fmt.quantizes_activations and not transposed) or is_packed:
                 codes = affine.quantize(exact).to(torch.int8)
                 zeros = torch.zeros_like(affine.scale, dtype=torch.int64)
                 parts = {"codes": codes, "scale": affine.scale, "zero_point": zeros}
                 operands = [self._constant(head, key, value) for key, value in parts.items()]
                 weight = graph.call_function(
-                    _Q.dequantize_per_channel.default,
+                    _DEQUANTIZE_WEIGHT,
                     (*operands, 0, scheme.low, scheme.high, torch.int8),
                 )
             else:
@@ -298,3 +310,16 @@ _CASTS = {torch.ops.aten.to.dtype, torch.ops.aten._to_copy.default}  # their res
 def _is_float32(node: fx.Node) -> bool:
     leaves = pytree.tree_leaves(node.meta.get("val"))
     return any(isinstance(x, torch.Tensor) and x.dtype is torch.float32 for x in leaves)
+
+
+def weight_only_layers(rewritten: Rewritten) -> Iterator[tuple[fx.Node, fx.Node]]:
+    """Yield the linear nodes that multiply float activations by integer weights, and those."""
+    for node in list(rewritten.module.graph.nodes):
+        weight = argument(node, "weight") if node.name in rewritten.heads else None
+        source = argument(node, "input")
+        if (
+            isinstance(weight, fx.Node)
+            and weight.target is _DEQUANTIZE_WEIGHT
+            and source.target is not _DEQUANTIZE
+        ):
+            yield node, weight
