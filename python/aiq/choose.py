@@ -100,7 +100,14 @@ class Tables:
             If no plan is within the budgets; the message names the nearest feasible value.
         """
         problem = solver.Problem(
-            self._allowed(self.cost.cost), self._allowed(self.loss), self._allowed(self.sizes)
+            self._allowed(self.cost.cost),
+            self._allowed(self.loss),
+            self._allowed(self.sizes),
+            edges=[
+                (u, v, edge.cost[np.ix_(self.allowed[u], self.allowed[v])])
+                for edge in self.cost.edges
+                for u, v in [(edge.source, edge.target)]
+            ],
         )
         solution = solver.solve(
             problem,

@@ -139,6 +139,7 @@ def search(
     formats: Annotated[
         str | None, typer.Option(help="Formats to choose from, e.g. fp32,bf16,w8a8.")
     ] = None,
+    runtime: Annotated[str, typer.Option(help="What will execute the plan.")] = "inductor",
     method: Annotated[
         str, typer.Option(help="exact, greedy, coordinate, or exhaustive.")
     ] = "exact",
@@ -164,6 +165,7 @@ def search(
             confidence=confidence,
             lam=lam,
             formats=formats,
+            runtime=runtime,
             method=method,
             pin=parse_pins(pin or []),
             max_size=max_size,

@@ -148,10 +148,11 @@ def compare(
         report("compile", step, 2)
         programs[name] = engine.compile(model, example_inputs, formats, calibration)
     report("compile", 2, 2)
-    table = cost.roofline_table(
+    table = cost.time_table(
         graph.extract(model, example_inputs),
         tuple(dict.fromkeys([REFERENCE, *planned.values()])),
         hardware,
+        runtime,
     )
     timing = measure.compare_timing(
         {name: partial(program, example_inputs) for name, program in programs.items()},

@@ -60,7 +60,9 @@ class Prediction:
     bytes
         Their bytes.
     seconds
-        Lower bound on the time of one batch under the roofline.
+        Time of one batch.
+    level
+        The cost model behind `seconds`: ``roofline``, a lower bound, or ``calibrated``.
     weight_bytes
         Bytes of all weights in the plan's formats, scales not counted.
     """
@@ -68,6 +70,7 @@ class Prediction:
     intensity: float
     bytes: float
     seconds: float
+    level: str
     weight_bytes: float
 
 

@@ -73,6 +73,7 @@ def search(
     confidence: float = 0.95,
     lam: float = 0.9,
     formats: str | Iterable[str | Format] | None = None,
+    runtime: str | None = "inductor",
     method: str = Method.EXACT,
     sensitivity: str | LossTable = "measured",
     calibration: Iterable[Any] | None = None,
@@ -109,6 +110,9 @@ def search(
     formats
         Formats to choose from. Default: ``fp32,bf16,w8a8`` for throughput, every ``wNaM`` and
         ``fp32`` for intensity, ``fp32,w8,w4`` for weighted.
+    runtime
+        What will execute the plan. If the profile is calibrated for it, times are those of its
+        kernels, with the conversions between layers; otherwise (or with ``None``) the roofline.
     method
         ``exact``, ``greedy``, ``coordinate`` or ``exhaustive``. With data and
         ``sensitivity="measured"``, ``greedy`` and ``coordinate`` run the paper's way: they
@@ -158,7 +162,7 @@ def search(
     trace = _export(model, examples, report)
     allowed = choose.allowed_formats(trace.graph, columns, choices, pins)
     intensity = cost.intensity_table(trace.graph, columns)
-    seconds = cost.roofline_table(trace.graph, columns, hardware)
+    seconds = cost.time_table(trace.graph, columns, hardware, runtime)
     evaluator = (
         None
         if batches is None
@@ -222,6 +226,7 @@ def search(
             "max_size": max_size,
             "pin": pins,
             "batch": trace.graph.batch,
+            "runtime": runtime,
             "sensitivity": None if losses is None else losses.method,
         },
     )
@@ -232,6 +237,7 @@ def _predict(formats: Mapping[str, Format], tables: Tables, seconds: CostTable) 
         intensity=tables.intensity.intensity(formats),
         bytes=tables.intensity.total(formats),
         seconds=seconds.total(formats),
+        level=seconds.level.value,
         weight_bytes=tables.size(formats),
     )
 

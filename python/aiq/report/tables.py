@@ -127,12 +127,14 @@ def summary(plan: Plan) -> str:
     """Return a plan in a few lines of prose."""
     now, before, proof = plan.predicted, plan.baseline, plan.proof
     intensity = now.intensity / before.intensity
+    bound = ">= " if now.level == "roofline" else ""
     lines = [
         f"{plan.model} on {plan.hardware}: {plan.objective}, {plan.method}",
         f"  intensity   {before.intensity:.2f} -> {now.intensity:.2f} FLOP/byte, {intensity:.2f}x",
         f"  traffic     {count(before.bytes)}B -> {count(now.bytes)}B",
         f"  weights     {count(before.weight_bytes)}B -> {count(now.weight_bytes)}B",
-        f"  roofline    {duration(before.seconds)} -> {duration(now.seconds)} a batch at best",
+        f"  time        {bound}{duration(before.seconds)} -> {bound}{duration(now.seconds)} "
+        + f"a batch ({now.level})",
     ]
     if plan.accuracy is None:
         lines.append(
@@ -158,6 +160,7 @@ def summary(plan: Plan) -> str:
 def throughput(result: PredictedMeasured) -> RenderableType:
     """Return prediction beside measurement, and what may be said of it."""
     columns = ["<candidate", "predicted", "measured", "95 % interval", "/s", "speed-up"]
+    bound = ">= " if result.level == "roofline" else ""
     rows = []
     for timing in result.timing.timings:
         seconds = timing.seconds
@@ -165,7 +168,7 @@ def throughput(result: PredictedMeasured) -> RenderableType:
         rows.append(
             (
                 timing.name,
-                f">= {duration(result.predicted[timing.name])}",
+                bound + duration(result.predicted[timing.name]),
                 duration(seconds.value),
                 f"{duration(seconds.low)} - {duration(seconds.high)}",
                 f"{timing.throughput:.0f}",
