@@ -2,21 +2,31 @@
 
 import datetime
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 
-from aiq import machine
-from aiq.calibrate import roofs
-from aiq.hardware import Hardware
+from aiq import machine, runtimes
+from aiq.calibrate import chains, programs, roofs
+from aiq.calibrate.fit import Coefficients, fit, group
+from aiq.calibrate.samples import Store, default_path
+from aiq.hardware import Hardware, MemoryLevel
+from aiq.runtime_profile import RuntimeProfile
+from aiq.runtimes import Runtime
 
-__all__ = ["quick"]
+__all__ = ["Difference", "calibrate", "compare", "quick"]
 
 Progress = Callable[[str, int, int], None]
 
-_NAME = "this_machine"
+NAME = "this_machine"
 _LARGEST_KIB = 256 * 1024  # of a working set: beyond the last cache that a process gets
+_COUNT = 8  # programs of each operator class and format
+_ANCHOR = "conv/fp32/0"
+_ANCHOR_EVERY = 12  # programs between two runs of the one that tells the noise
 
 
 def quick(progress: Progress | None = None) -> Hardware:
@@ -33,10 +43,191 @@ def quick(progress: Progress | None = None) -> Hardware:
         Called ``this_machine``: the peak of each dtype that has a kernel here (float32 always),
         and the memory levels found. It has no section for a runtime.
     """
-    return _measure_roofs(torch.get_num_threads(), progress or (lambda stage, done, total: None))
+    found = _roofs(torch.get_num_threads(), progress or _silent)
+    return _hardware(found, machine.describe(), NAME)
 
 
-def _measure_roofs(threads: int, report: Progress) -> Hardware:
+def calibrate(
+    runtime: str = "inductor",
+    *,
+    name: str = NAME,
+    threads: int | None = None,
+    samples: str | Path | None = None,
+    add_to: Hardware | None = None,
+    count: int = _COUNT,
+    progress: Progress | None = None,
+) -> Hardware:
+    """Measure this machine and a runtime; takes some minutes, and can be killed and called again.
+
+    The roofs with one and with all threads; then random chains of layers (`aiq.calibrate.chains`,
+    no known network) in every format that the runtime has kernels for, one format throughout and
+    mixed; then a fit of the coefficients of `aiq.cost.calibrated_table` to their times.
+
+    Parameters
+    ----------
+    runtime
+        Name of the runtime.
+    name
+        Name of the profile.
+    threads
+        Threads to measure with; all that the process may use by default.
+    samples
+        File that keeps what was measured so far. Default: one in the user's cache folder, named
+        after machine, versions and threads.
+    add_to
+        Profile that gets the runtime's section; its roofs are taken, not measured again.
+    count
+        Programs of each operator class and format: fewer are faster and fit worse.
+    progress
+        Called with what is going on, steps done, and steps in all.
+
+    Raises
+    ------
+    RuntimeUnavailableError
+        If the runtime is not installed.
+    InputError
+        If `samples` holds something else, or samples of another machine.
+    """
+    engine = runtimes.get(runtime)
+    report = progress or _silent
+    with machine.threads(threads) as used:
+        host = machine.describe()
+        signature = {
+            "runtime": f"{runtime} {engine.version}",
+            "threads": used,
+            "count": count,
+            "machine": host,
+        }
+        store = Store(default_path(signature) if samples is None else samples, signature)
+        if add_to is None:
+            if "roofs" not in store.values:
+                store.set("roofs", _roofs_by_threads(used, report))
+            hardware = _hardware(store.values["roofs"], host, name)
+        else:
+            hardware = add_to
+        ticks = machine.cpu_ticks()
+        noise = _measure_programs(engine, count, store, report)
+        stolen = machine.steal(ticks, machine.cpu_ticks())
+    report("fit", 0, 1)
+    found = fit(list(store.samples.values()), hardware, noise)
+    report("fit", 1, 1)
+    section = _section(engine, found)
+    sources = [
+        *hardware.provenance["sources"],
+        f"{runtime}: {found.fit.samples} random chains, {used} threads, steal {stolen or 0:.3f}",
+    ]
+    return replace(
+        hardware,
+        runtimes=MappingProxyType({**hardware.runtimes, runtime: section}),
+        provenance=MappingProxyType({**hardware.provenance, "sources": sources}),
+    )
+
+
+def _measure_programs(engine: Runtime, count: int, store: Store, report: Progress) -> float:
+    """Fill `store`, and return the relative spread of one program timed again and again."""
+    names = chains.names([fmt.name for fmt in programs.native(engine)], count)
+    stage = f"time chains in {engine.name}"
+    program = chains.program(_ANCHOR)
+    anchor = programs.compile_program(engine, program)
+    for done, name in enumerate(names):
+        report(stage, done, len(names))
+        if name not in store.samples:
+            store.add(programs.sample(engine, name))
+        if done % _ANCHOR_EVERY == 0:
+            again = programs.seconds_per_run(lambda: anchor(program.inputs))
+            store.set("anchor", {**store.values.get("anchor", {}), str(done): again})
+    report(stage, len(names), len(names))
+    times = list(store.values["anchor"].values())
+    low, high = np.quantile(times, (0.1, 0.9))
+    return float((high - low) / np.median(times))
+
+
+def _section(engine: Runtime, found: Coefficients) -> RuntimeProfile:
+    formats = programs.realisations(engine)
+    present = {f"{op}.{dtype}" for op, ds in _kernels(engine).items() for dtype in ds}
+    by_op: dict[str, dict[str, Any]] = {}
+    for key in sorted(present):
+        op, _, dtype = key.partition(".")
+        if group(key) in found.kernels:
+            by_op.setdefault(op, {})[dtype] = found.kernels[group(key)]
+    return RuntimeProfile(
+        name=engine.name,
+        version=engine.version,
+        run_overhead_us=float(f"{found.run * 1e6:.4g}"),
+        formats=MappingProxyType(formats),
+        kernels=MappingProxyType({op: MappingProxyType(ds) for op, ds in by_op.items()}),
+        boundaries=MappingProxyType(
+            {key: kernel for key, kernel in found.kernels.items() if "_to_" in key}
+        ),
+        fuses=programs.FUSES.get(engine.name, ()),
+        fit=found.fit,
+    )
+
+
+def _kernels(engine: Runtime) -> Mapping[str, tuple[str, ...]]:
+    return programs.kernels(programs.native(engine))
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A number of a profile beside what this machine shows."""
+
+    key: str
+    profile: float
+    here: float
+
+    @property
+    def ratio(self) -> float:
+        """What is measured here over what the profile says."""
+        return self.here / self.profile
+
+
+def compare(hardware: Hardware, progress: Progress | None = None) -> tuple[Difference, ...]:
+    """Measure the roofs here with the profile's threads and set them beside the profile's.
+
+    Raises
+    ------
+    InputError
+        If the profile holds for more threads than this process may use.
+    """
+    with machine.threads(hardware.threads):
+        here = quick(progress)
+    peaks = [
+        Difference(f"compute.{dtype}.peak_gflops", peak, here.peak_gflops[dtype])
+        for dtype, peak in hardware.peak_gflops.items()
+        if dtype in here.peak_gflops
+    ]
+    levels = [
+        Difference(f"memory.{level.level}.read_gbps", level.read_gbps, _bandwidth(here, level))
+        for level in hardware.memory
+    ]
+    return (*peaks, *levels)
+
+
+def _bandwidth(here: Hardware, level: MemoryLevel) -> float:
+    """Return the bandwidth here of the working sets that `level` holds."""
+    holds = [found for found in here.memory if found.size_kib >= 0.66 * level.size_kib]
+    return (holds or here.memory[-1:])[0].read_gbps
+
+
+def _roofs_by_threads(threads: int, report: Progress) -> dict[str, Any]:
+    """Measure with all threads, and with one to see how well they share the work."""
+    found = _roofs(threads, report)
+    if threads > 1:
+        with machine.threads(1):
+            alone = _roofs(1, report)
+        found["parallel_efficiency"] = {
+            **{
+                dtype: _short(peak / threads / alone["peaks"][dtype])
+                for dtype, peak in found["peaks"].items()
+            },
+            "DRAM": _short(found["gbps"][-1] / threads / alone["gbps"][-1]),
+        }
+    return found
+
+
+def _roofs(threads: int, report: Progress) -> dict[str, Any]:
+    """Return peaks by dtype and bandwidth by working set, as JSON takes them."""
     sizes = roofs.working_sets(threads, _LARGEST_KIB)
     stage, total = "measure this machine", len(roofs.DTYPES) + len(sizes)
     report(stage, 0, total)
@@ -44,21 +235,25 @@ def _measure_roofs(threads: int, report: Progress) -> Hardware:
     for done, dtype in enumerate(roofs.DTYPES):
         rate = roofs.peak_gflops(dtype)
         if rate is not None:
-            peaks[dtype] = float(f"{rate:.4g}")
+            peaks[dtype] = _short(rate)
         report(stage, done + 1, total)
     speeds = []
     for done, kib in enumerate(sizes):
-        speeds.append(roofs.read_gbps(kib, threads))
+        speeds.append(_short(roofs.read_gbps(kib, threads)))
         report(stage, len(roofs.DTYPES) + done + 1, total)
-    host = machine.describe()
-    sweep = roofs.Sweep(tuple(sizes), tuple(speeds))
+    return {"threads": threads, "peaks": peaks, "kib": sizes, "gbps": speeds}
+
+
+def _hardware(found: Mapping[str, Any], host: Mapping[str, Any], name: str) -> Hardware:
+    sweep = roofs.Sweep(tuple(found["kib"]), tuple(found["gbps"]))
     return Hardware(
-        name=_NAME,
-        description=f"{host['cpu']}, {threads} threads, as measured by aiq calibrate.",
-        threads=threads,
-        peak_gflops=MappingProxyType(peaks),
+        name=name,
+        description=f"{host['cpu']}, {found['threads']} threads, as measured by aiq calibrate.",
+        threads=found["threads"],
+        peak_gflops=MappingProxyType(dict(found["peaks"])),
         memory=roofs.levels(sweep, (host["memory_gib"] or 16) * 2**20),
         provenance=MappingProxyType(_provenance(host)),
+        parallel_efficiency=MappingProxyType(dict(found.get("parallel_efficiency", {}))),
     )
 
 
@@ -72,3 +267,11 @@ def _provenance(host: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "machine": dict(host),
     }
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """Report nothing."""

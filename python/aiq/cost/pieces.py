@@ -26,6 +26,9 @@ from aiq.graph import Edge, Layer, LayerGraph, Op
 _BITS = {"fp32": 32, "bf16": 16, "int8": 8}
 _COMPUTE: Mapping[str, DType] = {"fp32": FP32, "bf16": BF16, "int8": INTEGERS[8]}
 
+DTYPES = tuple(_COMPUTE.values())
+"""Dtypes that kernels compute in."""
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:

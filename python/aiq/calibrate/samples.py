@@ -1,0 +1,114 @@
+"""Timed programs on disk: a calibration killed at any moment goes on where it was."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from aiq import files
+from aiq.cost.pieces import Piece
+from aiq.errors import InputError
+
+SCHEMA = "aiq/calibration/v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A program, what it is made of in its plan, and how long a run takes."""
+
+    name: str
+    seconds: float
+    pieces: tuple[Piece, ...]
+
+
+class Store:
+    """Samples of one runtime on one machine, in memory and in a JSON file.
+
+    Parameters
+    ----------
+    path
+        The file; ``None`` keeps them in memory only.
+    signature
+        What the samples hold for: machine, versions, threads. A file with another one is an error,
+        since its times would not compare.
+
+    Raises
+    ------
+    InputError
+        If the file is not one of this class, or its signature differs.
+    """
+
+    def __init__(self, path: str | Path | None, signature: Mapping[str, Any]) -> None:
+        self._path = None if path is None else Path(path)
+        self._signature = json.loads(json.dumps(signature))
+        self.values: dict[str, Any] = {}
+        self.samples: dict[str, Sample] = {}
+        if self._path is not None and self._path.exists():
+            self._read(self._path)
+
+    def add(self, sample: Sample) -> None:
+        """Keep a sample, on disk too."""
+        self.samples[sample.name] = sample
+        self._write()
+
+    def set(self, key: str, value: Any) -> None:  # noqa: ANN401 - JSON
+        """Keep another result of the calibration, on disk too."""
+        self.values[key] = value
+        self._write()
+
+    def _read(self, path: Path) -> None:
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            if document["schema"] != SCHEMA:
+                raise ValueError(f"schema is not {SCHEMA}")
+            signature, values = document["signature"], dict(document["values"])
+            samples = [
+                Sample(entry["name"], float(entry["seconds"]), tuple(map(_piece, entry["pieces"])))
+                for entry in document["samples"]
+            ]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise InputError(
+                f"{path} does not hold samples of a calibration ({error}); delete it, or name "
+                "another file."
+            ) from None
+        if signature != self._signature:
+            differs = [key for key in self._signature if signature.get(key) != self._signature[key]]
+            raise InputError(
+                f"{path} holds samples of another {' and '.join(differs) or 'calibration'}; delete "
+                "it, or name another file."
+            )
+        self.values, self.samples = values, {sample.name: sample for sample in samples}
+
+    def _write(self) -> None:
+        if self._path is None:
+            return
+        document = {
+            "schema": SCHEMA,
+            "signature": self._signature,
+            "values": self.values,
+            "samples": [asdict(sample) for sample in self.samples.values()],
+        }
+        files.write_atomic(self._path, json.dumps(document) + "\n")
+
+
+def _piece(entry: Mapping[str, Any]) -> Piece:
+    return Piece(
+        kernel=str(entry["kernel"]),
+        work=tuple(entry["work"]),
+        storage=tuple(entry["storage"]),
+        resident=float(entry["resident"]),
+        layers=tuple(entry["layers"]),
+        formats=tuple(entry["formats"]),
+        starts=bool(entry["starts"]),
+        share=float(entry["share"]),
+    )
+
+
+def default_path(signature: Mapping[str, Any]) -> Path:
+    """Return where the samples with a signature are kept unless the caller says otherwise."""
+    digest = hashlib.sha256(json.dumps(signature, sort_keys=True).encode()).hexdigest()[:16]
+    return platformdirs.user_cache_path("aiq") / "calibration" / f"{digest}.json"
