@@ -45,7 +45,7 @@ class Net(nn.Module):
 
 LAYERS = ("stem", "block.conv1", "block.conv2", "block.shortcut", "fc")
 MIXED = dict(zip(LAYERS, ("fp32", "w8a8", "bf16", "w8a8", "bf16"), strict=True))
-LOW = dict(zip(LAYERS, ("w8a8", "w4a6", "w4", "w3a8", "w8"), strict=True))
+LOW = dict(zip(LAYERS, ("w8a8", "w4a6", "w4", "w3a8", "w5a7"), strict=True))
 HALF = dict(zip(LAYERS, ("w8a8", "fp32", "w8a8", "fp32", "w8a8"), strict=True))
 
 
@@ -140,7 +140,7 @@ def test_emulated_formats_give_the_results_that_were_simulated(
     assert distance(compiled, net, inputs, batches, LOW) <= tolerance
 
 
-@pytest.mark.parametrize("runtime", ["inductor", "onnxruntime"])
+@pytest.mark.parametrize("runtime", ["inductor", "onnxruntime", "openvino"])
 def test_weight_only_linear_layers_have_kernels(runtime):
     torch.manual_seed(0)
     widths = {"0": (64, 48, "w4"), "2": (48, 32, "w8"), "4": (32, 16, "w4")}

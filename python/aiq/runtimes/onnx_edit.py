@@ -1,6 +1,6 @@
 """Edits that an ONNX model needs before ONNX Runtime finds its integer kernels."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx
@@ -64,6 +64,24 @@ def pack(model: onnx.ModelProto, bits: Mapping[str, int]) -> None:
         graph.node[index].CopyFrom(replacement)
     if bits:
         model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    _prune(graph)
+
+
+def narrow(model: onnx.ModelProto, layers: Collection[str]) -> None:
+    """Store the codes of `layers`, weight-only of four bits, in four bits instead of a byte."""
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    writers = {name: node for node in graph.node for name in node.output}
+    for node in [n for n in graph.node if n.name in layers and n.op_type in MULTIPLY]:
+        weight = _dequantized_by(node.input[1], writers)
+        if weight is None:
+            continue
+        for index, part in ((0, "codes"), (2, "zero_points")):
+            values = numpy_helper.to_array(constants[weight.input[index]])
+            name = f"{node.name}_{part}"
+            tensor = helper.make_tensor(name, onnx.TensorProto.INT4, values.shape, values.ravel())
+            graph.initializer.append(tensor)
+            weight.input[index] = name
     _prune(graph)
 
 

@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 from aiq.export import Inputs
 from aiq.formats import Format
 from aiq.graph import Op, trace
+from aiq.runtimes import onnx_edit
 from aiq.runtimes.base import Compiled, Support, compiled, leaves, resolve
 from aiq.runtimes.kernels import Kernel, assign
 from aiq.runtimes.onnx_graph import to_onnx
@@ -17,6 +18,9 @@ from aiq.runtimes.rewrite import rewrite
 
 OPSET = 22
 """The first operators of ONNX that compute in bfloat16."""
+
+_PACKED = frozenset({"w8", "w4"})
+"""Weight-only formats with a kernel for linear layers."""
 
 _WEIGHTED = {Op.CONV, Op.POINTWISE, Op.DEPTHWISE, Op.GROUPED, Op.LINEAR}
 
@@ -40,6 +44,8 @@ class OpenVino:
         if fmt.name == "bf16":
             able = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
             return Support.NATIVE if able else Support.EMULATED
+        if fmt.name in _PACKED and op is Op.LINEAR:
+            return Support.DEQUANT
         return Support.NATIVE if fmt.name == "w8a8" else Support.EMULATED
 
     def compile(
@@ -54,8 +60,9 @@ class OpenVino:
         """Compile `model`; see `Runtime.compile`."""
         traced = trace(model, example_inputs)
         resolved = resolve(self, traced.graph, formats, emulate=emulate)
-        rewritten = rewrite(traced, example_inputs, resolved, calibration)
+        rewritten = rewrite(traced, example_inputs, resolved, calibration, packed=_PACKED)
         converted = to_onnx(rewritten, leaves(example_inputs), OPSET)
+        onnx_edit.narrow(converted.proto, {n for n, fmt in resolved.items() if fmt.name == "w4"})
         function, program = load(converted.proto.SerializeToString(), converted.returns)
         kernels = assign(_kernels(program, converted.labels))
         return compiled(self, resolved, kernels, example_inputs, function)
@@ -103,12 +110,17 @@ def _kernels(
             known = [labels[name] for name in names if name in labels]
             owner = min(known, key=len, default=())
             kind, primitive = info["layerType"], info["primitiveType"]
-            yield Kernel(f"{kind} {primitive}", _format(primitive), owner)
+            yield Kernel(f"{kind} {primitive}", _format(primitive, info["runtimePrecision"]), owner)
 
 
 _MULTIPLY = {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}
 
 
-def _format(primitive: str) -> str:
+def _format(primitive: str, precision: str) -> str:
+    if primitive.endswith("f32") and precision in _STORED:
+        return _STORED[precision]
     formats = {"I8": "w8a8", "bf16": "bf16", "f32": "fp32"}
     return next((f for end, f in formats.items() if primitive.endswith(end)), primitive)
+
+
+_STORED = {"i8": "w8", "u8": "w8", "i4": "w4", "u4": "w4"}
