@@ -1,10 +1,26 @@
-"""The solver against enumeration."""
+"""The solver against enumeration, HiGHS, and its own checker."""
 
+import _thread
+import dataclasses
+import itertools
+import threading
+import time
+
+import highspy
 import numpy as np
 import pytest
 
-from aiq.errors import InputError
-from aiq.solver import Problem, Solution, coordinate_measured, greedy_measured, solve
+from aiq.errors import InputError, Interrupted
+from aiq.solver import (
+    Problem,
+    Solution,
+    check,
+    coordinate_measured,
+    frontier,
+    greedy_measured,
+    solve,
+    solve_weighted,
+)
 
 
 def random_problem(rng, layers):
@@ -45,6 +61,7 @@ def test_agrees_with_enumeration(seed):
         if got.status == "optimal":
             assert got.gap == 0
             assert got.bound == objective(got, minimize)
+        assert check(problem, got.certificate).ok
 
 
 def test_measured_searches_find_the_separable_optimum():
@@ -89,3 +106,319 @@ def test_measured_searches_let_exceptions_through():
 def test_bad_input_is_an_error(arguments, message):
     with pytest.raises(InputError, match=message):
         Problem(**arguments)
+
+
+def network(layers, choices, seed, pairs=(), correlated=False):
+    """Tables that look like a network's: bytes fall and losses grow by powers of the bits."""
+    rng = np.random.default_rng(seed)
+    bits = np.linspace(16, 4, choices)
+    params = np.exp(rng.normal(13, 1.2, (layers, 1)))
+    cost = np.rint(params * bits).astype(np.int64)
+    loss = params * np.exp(rng.normal(0, 1, (layers, 1))) * 2.0**-bits
+    loss = np.rint(loss * np.exp(rng.normal(0, 0.1, loss.shape))).astype(np.int64)
+    noise = 0 if correlated else rng.integers(0, 1000, cost.shape)
+    edges = []
+    for u, v in pairs:
+        pay = rng.integers(100, 10**6) * (bits[:, None] != bits[None, :])
+        interact = rng.normal(0, 0.1) * np.sqrt(loss[u][:, None] * loss[v][None, :].astype(float))
+        edges.append((u, v, pay.astype(np.int64), np.rint(interact).astype(np.int64)))
+    budget = int(0.9 * loss.min(1).sum() + 0.1 * loss.max(1).sum())
+    return cost + noise, loss, cost, edges, budget
+
+
+def chain(layers):
+    return [(i, i + 1) for i in range(layers - 1)]
+
+
+def residual(layers):
+    blocks = range(0, layers - 4, 4)
+    return [pair for s in blocks for pair in [*((s + i, s + i + 1) for i in range(4)), (s, s + 4)]]
+
+
+def by_highs(cost, loss, size, edges, max_loss, max_size=None):
+    """The optimum by HiGHS with gap 0: a column per choice and per pair of choices of an edge."""
+    h = highspy.Highs()
+    h.setOptionValue("output_flag", False)
+    h.setOptionValue("mip_rel_gap", 0.0)
+    h.setOptionValue("mip_abs_gap", 0.0)
+    x = [[h.addBinary() for _ in row] for row in cost]
+    for row in x:
+        h.addConstr(h.qsum(row) == 1)
+    total = [
+        (c, v) for costs, row in zip(cost, x, strict=True) for c, v in zip(costs, row, strict=True)
+    ]
+    used = [
+        (c, v)
+        for losses, row in zip(loss, x, strict=True)
+        for c, v in zip(losses, row, strict=True)
+    ]
+    for u, v, edge_cost, edge_loss in edges:
+        y = [[h.addVariable(0, 1) for _ in x[v]] for _ in x[u]]
+        for j, row in enumerate(y):
+            h.addConstr(h.qsum(row) == x[u][j])
+        for k in range(len(x[v])):
+            h.addConstr(h.qsum(row[k] for row in y) == x[v][k])
+        total += [
+            (c, w) for cs, ws in zip(edge_cost, y, strict=True) for c, w in zip(cs, ws, strict=True)
+        ]
+        used += [
+            (c, w) for cs, ws in zip(edge_loss, y, strict=True) for c, w in zip(cs, ws, strict=True)
+        ]
+    unit = max(max_loss, 1) / 1e4
+    h.addConstr(h.qsum(float(c) / unit * v for c, v in used if c) <= max_loss / unit)
+    if max_size is not None:
+        unit = max(max_size, 1) / 1e4
+        pairs = [
+            (c, v)
+            for sizes, row in zip(size, x, strict=True)
+            for c, v in zip(sizes, row, strict=True)
+        ]
+        h.addConstr(h.qsum(float(c) / unit * v for c, v in pairs) <= max_size / unit)
+    h.minimize(h.qsum(float(c) / 1e3 * v for c, v in total if c))
+    values = h.getSolution().col_value
+    return [int(np.argmax([values[v.index] for v in row])) for row in x]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("layers", "choices", "graph"),
+    [(54, 4, None), (80, 5, None), (54, 4, chain), (29, 4, residual)],
+)
+def test_agrees_with_highs(layers, choices, graph, seed):
+    pairs = graph(layers) if graph else ()
+    cost, loss, size, edges, budget = network(layers, choices, seed, pairs)
+    problem = Problem(cost, loss, size, edges)
+    found = solve(problem, max_loss=budget)
+    assert found.status == "optimal"
+    want = problem.core.evaluate(by_highs(cost, loss, size, edges, budget))
+    assert want[1] <= budget + budget * 1e-6
+    assert found.cost <= want[0]  # HiGHS may round its way past the budget, never below ours
+    if want[1] <= budget:
+        assert found.cost == want[0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_two_budgets_agree_with_highs(seed):
+    cost, loss, size, edges, budget = network(40, 4, seed)
+    max_size = int(0.97 * solve(Problem(cost, loss, size), max_loss=budget).size)
+    problem = Problem(cost, loss, size)
+    found = solve(problem, max_loss=2 * budget, max_size=max_size)
+    want = problem.core.evaluate(by_highs(cost, loss, size, edges, 2 * budget, max_size))
+    assert found.status == "optimal"
+    assert found.cost <= want[0]
+    if want[1] <= 2 * budget and want[2] <= max_size:
+        assert found.cost == want[0]
+    assert check(problem, found.certificate).ok
+
+
+@pytest.mark.parametrize("graph", [None, chain, residual])
+def test_certificates_of_real_sizes_are_verified(graph):
+    cost, loss, size, edges, budget = network(54, 4, 1, graph(54) if graph else ())
+    problem = Problem(cost, loss, size, edges)
+    found = solve(problem, max_loss=budget)
+    verdict = check(problem, found.certificate)
+    assert verdict.ok
+    assert verdict.bound == found.cost == verdict.values[0]
+    lagrangian = check(problem, found.certificate, replay=False)
+    assert lagrangian.ok
+    assert lagrangian.bound <= found.cost
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: {"bound": c.bound + 1},
+        lambda c: {"values": (c.values[0] - 1, *c.values[1:])},
+        lambda c: {"limits": (None, c.values[1] - 1, None)},
+        lambda c: {"choices": (99, *c.choices[1:])},
+        lambda c: {"proof": (dataclasses.replace(c.proof[0], weights=(1, 0, 0), closed="bound"),)},
+        lambda c: {"proof": (dataclasses.replace(c.proof[0], weights=(1, -1, 0)),)},
+        lambda c: {"status": "infeasible"},
+    ],
+)
+def test_false_certificates_are_found_out(change):
+    cost, loss, size, _, budget = network(20, 4, 2)
+    problem = Problem(cost, loss, size)
+    certificate = solve(problem, max_loss=budget).certificate
+    assert check(problem, certificate).ok
+    assert not check(problem, dataclasses.replace(certificate, **change(certificate))).ok
+
+
+def test_infeasible_names_the_nearest_feasible_value():
+    problem = Problem([[1, 2], [1, 2]], [[5, 3], [5, 3]], [[1, 9], [1, 9]])
+    found = solve(problem, max_loss=5)
+    assert (found.status, found.choices, found.nearest) == ("infeasible", (), ("loss", 6))
+    assert check(problem, found.certificate).ok
+    assert solve(problem, max_loss=6).status == "optimal"
+    both = solve(problem, max_loss=8, max_size=9)
+    assert both.nearest == ("size", 10)
+    assert check(problem, both.certificate).ok
+    assert solve(problem, max_loss=8, max_size=10).choices in {(0, 1), (1, 0)}
+
+
+def test_floats_keep_twelve_digits_and_do_not_lose_the_plan_at_the_budget():
+    rng = np.random.default_rng(0)
+    cost, loss = rng.random((30, 3)), rng.random((30, 3))
+    problem = Problem(cost, loss)
+    for choice in range(3):
+        budget = float(loss[:, choice].sum())
+        found = solve(problem, max_loss=budget)
+        picked = np.array(found.choices)
+        rows = np.arange(30)
+        assert found.cost == pytest.approx(cost[rows, picked].sum(), rel=1e-10)
+        assert loss[rows, picked].sum() <= budget * (1 + 1e-10)
+        assert found.cost <= cost[:, choice].sum() * (1 + 1e-10)
+        assert solve(problem, max_loss=found.loss).cost == found.cost
+    assert problem.scales["cost"] == 2.0 ** round(np.log2(problem.scales["cost"]))
+    assert Problem(cost, loss, cost_scale=1e3).scales["cost"] == 1e3
+
+
+def test_same_problem_same_bytes():
+    cost, loss, size, edges, budget = network(54, 4, 3, chain(54))
+    first, second = (solve(Problem(cost, loss, size, edges), max_loss=budget) for _ in range(2))
+    assert first.certificate == second.certificate
+
+
+@pytest.mark.parametrize("method", ["greedy", "coordinate"])
+@pytest.mark.parametrize("graph", [None, chain])
+def test_heuristics_lie_between_the_optimum_and_the_best_uniform_plan(method, graph):
+    cost, loss, size, edges, budget = network(54, 4, 0, graph(54) if graph else ())
+    problem = Problem(cost, loss, size, edges)
+    uniform = [problem.core.evaluate([k] * 54) for k in range(4)]
+    best = min(u[0] for u in uniform if u[1] <= budget)
+    exact, found = solve(problem, max_loss=budget), solve(problem, max_loss=budget, method=method)
+    assert found.status == "heuristic"
+    assert exact.cost <= found.cost <= best
+    assert found.bound <= exact.cost
+    assert found.gap == (found.cost - found.bound) / found.cost
+    assert check(problem, found.certificate).ok
+
+
+def hard():
+    """Strongly correlated steps in both budgets: seconds of search, if not more."""
+    rng = np.random.default_rng(1)
+    weight, other = np.cumsum(rng.integers(1, 10**5, (2, 3000, 8)), 2)
+    cost = (weight + other).max() - weight - other + 10 * np.arange(8)[::-1]
+    budget = int((weight.min(1).sum() + weight.max(1).sum()) // 2)
+    return Problem(cost, weight, other), {"max_loss": budget, "max_size": budget}
+
+
+@pytest.mark.parametrize("limit", ["node_limit", "time_limit"])
+def test_limits_return_plan_bound_and_reason(limit):
+    problem, budgets = hard()
+    found = solve(problem, **budgets, **{limit: 1})
+    assert found.status == limit
+    assert found.bound < found.cost
+    assert 0 < found.gap < 1
+    assert found.loss <= budgets["max_loss"]
+    assert found.size <= budgets["max_size"]
+
+
+def test_ctrl_c_raises_with_the_best_plan():
+    problem, budgets = hard()
+    threading.Timer(0.3, _thread.interrupt_main).start()
+    with pytest.raises(KeyboardInterrupt) as caught:
+        solve(problem, **budgets)
+    assert isinstance(caught.value, Interrupted)
+    solution = caught.value.solution
+    assert solution.status == "interrupted"
+    assert solution.choices == () or solution.bound <= solution.cost
+
+
+def test_the_interpreter_runs_while_solving():
+    problem, budgets = hard()
+    ticks = []
+    done = threading.Event()
+
+    def tick():
+        while not done.is_set():
+            ticks.append(time.monotonic())
+            done.wait(0.005)
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    solve(problem, **budgets, time_limit=0.5)
+    done.set()
+    thread.join()
+    assert len(ticks) > 5
+
+
+def test_weighted_objective_agrees_with_enumeration():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        cost, loss = rng.integers(1, 100, (5, 3)), rng.random((5, 3))
+        edge = (0, 3, rng.integers(0, 30, (3, 3)))
+        problem = Problem(cost, loss, edges=[edge])
+        plans = np.array(list(itertools.product(range(3), repeat=5)))
+        rows = np.arange(5)
+        costs = cost[rows, plans].sum(1) + edge[2][plans[:, 0], plans[:, 3]]
+        losses = loss[rows, plans].sum(1)
+        for lam, budget in itertools.product((0, 0.3, 0.9, 1), (None, 2.0)):
+            values = -lam * costs[0] / costs + (1 - lam) * losses
+            fits = losses <= (np.inf if budget is None else budget)
+            found = solve_weighted(problem, 1e6, lam, max_loss=budget)
+            if not fits.any():
+                assert found.status == "infeasible"
+                continue
+            assert found.status == "optimal"
+            assert found.value == pytest.approx(values[fits].min(), abs=1e-9)
+            assert found.bound == pytest.approx(found.value, abs=1e-9)
+            assert found.intensity == pytest.approx(1e6 / found.cost)
+
+
+def test_frontier_is_what_a_sweep_of_budgets_finds():
+    cost, loss, size, edges, _ = network(12, 4, 0, chain(12))
+    problem = Problem(cost, loss, size, edges)
+    exact, supported = frontier(problem), frontier(problem, exact=False)
+    assert (np.diff(exact.loss) > 0).all()
+    assert (np.diff(exact.cost) < 0).all()
+    for point in range(0, len(exact), max(1, len(exact) // 50)):
+        plan = exact.plan(point)
+        assert (plan.cost, plan.loss) == (exact.cost[point], exact.loss[point])
+    assert set(supported.loss.tolist()) <= set(exact.loss.tolist())
+    assert exact.loss[0] == solve(problem, minimize="loss").loss
+    assert exact.cost[-1] == solve(problem).cost
+    with pytest.raises(InputError, match="max_points"):
+        frontier(problem, max_points=3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_loss": -1}, "negative"),
+        ({"max_loss": float("nan")}, "finite"),
+        ({"max_size": 3}, "no sizes"),
+        ({"max_loss": 3, "minimize": "loss"}, "both minimised and limited"),
+        ({"minimize": "time"}, "cost, loss or size"),
+        ({"method": "magic"}, "unknown method"),
+        ({"time_limit": -1}, "time_limit"),
+        ({"node_limit": -1}, "node_limit"),
+    ],
+)
+def test_bad_tasks_are_errors(arguments, message):
+    with pytest.raises(InputError, match=message):
+        solve(Problem([[1, 2]], [[2, 1]]), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"flops": 0, "lam": 0.5}, "flops"),
+        ({"flops": 1, "lam": 1.5}, "lam"),
+        ({"flops": 1, "lam": 0.5, "reference": 0}, "reference"),
+    ],
+)
+def test_bad_weights_are_errors(arguments, message):
+    with pytest.raises(InputError, match=message):
+        solve_weighted(Problem([[1, 2]], [[2, 1]]), **arguments)
+
+
+def test_exhaustive_search_refuses_what_would_not_end():
+    with pytest.raises(InputError, match="would not end"):
+        solve(Problem([[1, 2]] * 60, [[1, 2]] * 60), method="exhaustive")
+
+
+def test_dense_edges_are_an_error_that_says_so():
+    edges = [(u, v, np.ones((4, 4), np.int64)) for u in range(20) for v in range(u)]
+    with pytest.raises(InputError, match="too dense"):
+        solve(Problem([[1, 2, 3, 4]] * 20, [[4, 3, 2, 1]] * 20, edges=edges), max_loss=50)

@@ -116,8 +116,14 @@ impl Search<'_, '_> {
             let interval =
                 under(low).min(under(high)).max(self.b * least_loss - self.a / low as f64);
             let target = self.value();
-            if interval >= target - tolerance || high - low <= 1 {
+            if interval >= target - tolerance {
                 bound = bound.min(interval);
+                continue;
+            }
+            if high - low <= 1 {
+                for cost in [low, high] {
+                    bound = bound.min(self.at_most(cost)?);
+                }
                 continue;
             }
             let inside = low < values[0] && values[0] < high;
@@ -126,6 +132,23 @@ impl Search<'_, '_> {
             pending.push((low, split));
         }
         Ok(self.finish(bound))
+    }
+
+    /// What plans of exactly this cost are worth at best: a plan of least loss that costs no more
+    /// is worth at least as much, and is met on the way.
+    fn at_most(&mut self, cost: i64) -> Result<f64, Error> {
+        let before = self.budgets.clone();
+        match self.budgets.iter_mut().find(|budget| budget.0 == Measure::Cost) {
+            Some(budget) => budget.1 = budget.1.min(cost),
+            None => self.budgets.push((Measure::Cost, cost)),
+        }
+        let found = self.linear(0.0, 1.0 / self.totals[1])?;
+        self.budgets = before;
+        Ok(match found {
+            Some((_, _, values)) => self.b * values[1] as f64 - self.a / cost as f64,
+            None if self.monitor.reason().is_some() => f64::NEG_INFINITY,
+            None => f64::INFINITY,
+        })
     }
 
     /// What plans of this cost are worth at best, given the least weighted sum.
