@@ -42,7 +42,7 @@ def test_text_tells_the_story(plan):
 def test_provenance_is_enough_to_repeat(plan):
     assert plan.provenance["formats"] == ["fp32", "w8a8", "w4"]
     assert plan.provenance["max_drop"] == 0.5
-    assert plan.provenance["machine"]["packages"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(plan.provenance["machine"]["packages"]["torch"])
 
 
 def broken(plan, **changes):
