@@ -13,11 +13,11 @@ from torch.utils import _pytree as pytree
 
 from aiq.export import Inputs
 from aiq.formats import Format
-from aiq.graph import Op, trace
+from aiq.graph import Op, Trace, trace
 from aiq.runtimes import onnx_edit
 from aiq.runtimes.base import Compiled, Support, compiled, leaves, resolve
 from aiq.runtimes.kernels import Kernel, assign
-from aiq.runtimes.onnx_graph import to_onnx
+from aiq.runtimes.onnx_graph import OnnxModel, to_onnx
 from aiq.runtimes.rewrite import rewrite
 
 OPSET = 21
@@ -64,16 +64,27 @@ class OnnxRuntime:
         """Compile `model`; see `Runtime.compile`."""
         traced = trace(model, example_inputs)
         resolved = resolve(self, traced.graph, formats, emulate=emulate)
-        rewritten = rewrite(
-            traced, example_inputs, resolved, calibration, absorbed=_ABSORBED, packed=_PACKED
-        )
-        converted = to_onnx(rewritten, leaves(example_inputs), OPSET)
-        onnx_edit.quantize_biases(converted.proto)
-        bits = {n: _PACKED[fmt.name] for n, fmt in resolved.items() if fmt.name in _PACKED}
-        onnx_edit.pack(converted.proto, bits)
+        converted = convert(traced, example_inputs, resolved, calibration)
         function, optimized = load(converted.proto.SerializeToString(), converted.returns)
         kernels = assign(_kernels(optimized, converted.labels))
         return compiled(self, resolved, kernels, example_inputs, function)
+
+
+def convert(
+    traced: Trace,
+    example_inputs: Inputs,
+    formats: Mapping[str, Format],
+    calibration: Iterable[Inputs],
+) -> OnnxModel:
+    """Return the ONNX model in which ONNX Runtime finds its kernels for `formats`."""
+    rewritten = rewrite(
+        traced, example_inputs, formats, calibration, absorbed=_ABSORBED, packed=_PACKED
+    )
+    converted = to_onnx(rewritten, leaves(example_inputs), OPSET)
+    onnx_edit.quantize_biases(converted.proto)
+    bits = {name: _PACKED[fmt.name] for name, fmt in formats.items() if fmt.name in _PACKED}
+    onnx_edit.pack(converted.proto, bits)
+    return converted
 
 
 def load(

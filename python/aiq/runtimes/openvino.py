@@ -9,11 +9,11 @@ from torch.utils import _pytree as pytree
 
 from aiq.export import Inputs
 from aiq.formats import Format
-from aiq.graph import Op, trace
+from aiq.graph import Op, Trace, trace
 from aiq.runtimes import onnx_edit
 from aiq.runtimes.base import Compiled, Support, compiled, leaves, resolve
 from aiq.runtimes.kernels import Kernel, assign
-from aiq.runtimes.onnx_graph import to_onnx
+from aiq.runtimes.onnx_graph import OnnxModel, to_onnx
 from aiq.runtimes.rewrite import rewrite
 
 OPSET = 22
@@ -60,12 +60,23 @@ class OpenVino:
         """Compile `model`; see `Runtime.compile`."""
         traced = trace(model, example_inputs)
         resolved = resolve(self, traced.graph, formats, emulate=emulate)
-        rewritten = rewrite(traced, example_inputs, resolved, calibration, packed=_PACKED)
-        converted = to_onnx(rewritten, leaves(example_inputs), OPSET)
-        onnx_edit.narrow(converted.proto, {n for n, fmt in resolved.items() if fmt.name == "w4"})
+        converted = convert(traced, example_inputs, resolved, calibration)
         function, program = load(converted.proto.SerializeToString(), converted.returns)
         kernels = assign(_kernels(program, converted.labels))
         return compiled(self, resolved, kernels, example_inputs, function)
+
+
+def convert(
+    traced: Trace,
+    example_inputs: Inputs,
+    formats: Mapping[str, Format],
+    calibration: Iterable[Inputs],
+) -> OnnxModel:
+    """Return the ONNX model in which OpenVINO finds its kernels for `formats`."""
+    rewritten = rewrite(traced, example_inputs, formats, calibration, packed=_PACKED)
+    converted = to_onnx(rewritten, leaves(example_inputs), OPSET)
+    onnx_edit.narrow(converted.proto, {n for n, fmt in formats.items() if fmt.name == "w4"})
+    return converted
 
 
 def load(
