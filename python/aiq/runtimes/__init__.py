@@ -1,12 +1,6 @@
 """Runtimes: what executes a plan for real."""
 
-import logging
+from aiq.runtimes.base import Compiled, Mismatch, Runtime, Support, available, get, names
+from aiq.runtimes.save import save
 
-from aiq.runtimes.base import Compiled, Mismatch, Runtime, Support, get, names
-
-__all__ = ["Compiled", "Mismatch", "Runtime", "Support", "get", "names"]
-
-# Importing torchao makes torch log a deprecation that concerns neither users nor us.
-logging.getLogger("torch.utils._pytree").addFilter(
-    lambda record: "opaque value type" not in str(record.msg)
-)
+__all__ = ["Compiled", "Mismatch", "Runtime", "Support", "available", "get", "names", "save"]
