@@ -97,6 +97,31 @@ def test_exact_is_never_worse_than_the_heuristics_or_uniform(
         assert values["exact"] <= -LAMBDA * ratio + 10 * losses.loss[:, k].sum() + 1e-9
 
 
+@pytest.mark.parametrize("max_drop", [0.0002, 0.001, 0.01])
+def test_exact_is_never_worse_within_a_budget(resnet20, image, losses, max_drop):
+    plans = [
+        aiq.search(
+            resnet20,
+            "xeon_2vcpu",
+            example_inputs=image,
+            objective="intensity",
+            formats=PAPER,
+            sensitivity=losses,
+            max_drop=max_drop,
+            method=method,
+        )
+        for method in ("exact", "greedy", "coordinate")
+    ]
+    assert all(plan.predicted_loss <= max_drop + 1e-9 for plan in plans)
+    exact, *others = (plan.predicted.bytes for plan in plans)
+    assert exact <= min(others)
+    assert exact == pytest.approx(plans[0].proof.bound)
+    table = intensity_table(aiq.extract(resnet20, image), PAPER)
+    for k, format_ in enumerate(PAPER):
+        if losses.loss[:, k].sum() <= max_drop:
+            assert exact <= table.total(dict.fromkeys(table.layers, format_))
+
+
 def test_weight_only_beats_the_paper_within_one_point(resnet20, images, calibration, image):
     plan = find(
         resnet20, images, calibration, image, objective="intensity", formats="fp32,w8,w6,w5,w4,w3"

@@ -1,5 +1,5 @@
 from collections.abc import Callable, Iterable
-from typing import final
+from typing import TypeAlias, final
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,8 @@ __all__ = [
 
 __version__: str
 
-_Ints = npt.NDArray[np.int64]
-_Measured = tuple[list[int], float, int, list[tuple[int, int, int, float]]]
+_Ints: TypeAlias = npt.NDArray[np.int64]
+_Measured: TypeAlias = tuple[list[int], float, int, list[tuple[int, int, int, float]]]
 
 @final
 class Problem:
@@ -79,11 +79,11 @@ def measure_coordinate(
     n_choices: list[int], start: list[int], evaluate: Callable[[list[int]], float]
 ) -> _Measured: ...
 
-_Work = tuple[int, int, int, int, int, int, int, bool]
-_Storage = tuple[int, int, int, bool, int]
-_Kernel = tuple[float, float, float, float, int]
-_Machine = tuple[list[float], list[tuple[float, float]]]
-_Piece = tuple[_Work, _Storage, _Kernel, float]
+_Work: TypeAlias = tuple[int, int, int, int, int, int, int, bool]
+_Storage: TypeAlias = tuple[int, int, int, bool, int]
+_Kernel: TypeAlias = tuple[float, float, float, float, int]
+_Machine: TypeAlias = tuple[list[float], list[tuple[float, float]]]
+_Piece: TypeAlias = tuple[_Work, _Storage, _Kernel, float]
 
 def intensity_table(works: list[_Work], storages: list[_Storage]) -> list[list[int]]: ...
 def roofline_table(

@@ -32,7 +32,7 @@ NETWORK = "resnet20"
 UNIFORM = ("fp32", "w8", "w4")
 LAMBDA = 0.9  # the paper's
 MAX_DROP = 0.01
-IN_LOOP = 25  # images per class on which the paper's searches measure every candidate
+IN_LOOP = 20  # images per class on which the paper's searches measure every candidate
 BATCH = 128  # of the throughput measurement
 SECONDS = 5.0  # of the stopwatch
 
