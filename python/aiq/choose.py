@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aiq import solver
-from aiq.cost import CostTable
+from aiq.cost import CostTable, EdgeCost
 from aiq.errors import InfeasibleError, InputError
 from aiq.formats import REFERENCE, Format
 from aiq.formats import parse as parse_format
@@ -156,6 +156,9 @@ class Tables:
 
     def _allowed(self, table: NDArray[np.int64] | NDArray[np.float64]) -> list[NDArray[np.generic]]:
         return [row[list(columns)] for row, columns in zip(table, self.allowed, strict=True)]
+
+    def _allowed_pairs(self, edge: EdgeCost) -> NDArray[np.int64]:
+        return edge.cost[np.ix_(self.allowed[edge.source], self.allowed[edge.target])]
 
 
 def allowed_formats(

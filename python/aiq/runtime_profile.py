@@ -134,7 +134,9 @@ class RuntimeProfile:
             If the runtime cannot run it.
         """
         family = "wNaM" if fmt.quantizes_activations else "wN"
-        found = self.formats.get(fmt.name, self.formats.get(family))
+        found = self.formats.get(fmt.name)
+        if found is None and fmt.quantizes_weights:
+            found = self.formats.get(family)
         if found is None or found.support == "none":
             raise HardwareError(
                 f"Runtime {self.name} has no {fmt} in its profile; leave {fmt} out, or add "

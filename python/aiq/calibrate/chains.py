@@ -22,6 +22,7 @@ _IMAGES = (  # batch, channels, height and width
     (1, 3, 160),
     (1, 16, 28),
     (1, 24, 56),
+    (1, 32, 112),
     (1, 64, 14),
     (1, 96, 28),
     (1, 160, 7),
@@ -224,10 +225,11 @@ class _Bottleneck(nn.Module):
         wide = channels * rng.choice((2, 4))
         self.expand = nn.Conv2d(channels, wide, 1)
         self.filter = nn.Conv2d(wide, wide, 3, padding=1, groups=wide)
-        self.squeeze = nn.Conv2d(wide, max(8, wide // 8), 1)
-        self.excite = nn.Conv2d(max(8, wide // 8), wide, 1)
         self.project = nn.Conv2d(wide, channels, 1)
         self.weigh = rng.random() < 0.5
+        if self.weigh:
+            self.squeeze = nn.Conv2d(wide, max(8, wide // 8), 1)
+            self.excite = nn.Conv2d(max(8, wide // 8), wide, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = torch.relu(self.filter(torch.relu(self.expand(x))))

@@ -1,0 +1,282 @@
+"""The calibrated cost table: by hand, against enumeration, and what it says of the profile."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from aiq import graph, hardware
+from aiq.choose import Tables, allowed_formats
+from aiq.cost import Level, calibrated_table, intensity_table, roofline_table, time_table
+from aiq.errors import HardwareError, InputError
+from aiq.formats import parse, parse_all
+from aiq.hardware import Hardware
+
+PROFILE = """
+schema: aiq/hw-profile/v1
+name: toy
+description: A machine with round numbers.
+provenance: {method: spec, date: "2026-01-01", sources: [none]}
+threads: 1
+compute:
+  fp32: {peak_gflops: 1}
+  bf16: {peak_gflops: 2}
+  int8: {peak_gflops: 4}
+memory:
+  - {level: L2, size_kib: 64, read_gbps: 10}
+  - {level: DRAM, size_kib: 1000000, read_gbps: 1}
+runtimes:
+  inductor:
+    version: "1"
+    run_overhead_us: 7
+    formats:
+      fp32: {support: native, runs_as: fp32}
+      bf16: {support: native, runs_as: bf16}
+      w8a8: {support: native, runs_as: w8a8}
+      wNaM: {support: emulated, runs_as: w8a8}
+      wN: {support: dequant, runs_as: fp32}
+    kernels:
+      conv:
+        fp32: {start_us: 2, compute: 0.5, memory: 0.5, output_ns: 1, channel_multiple: 16}
+        bf16: {start_us: 3, compute: 1.0, memory: 1.0, output_ns: 0}
+        int8: {start_us: 4, compute: 0.25, memory: 1.0, output_ns: 0}
+      layout: {fp32: {start_us: 1, memory: 1, output_ns: 0}}
+      add: {fp32: {start_us: 5, memory: 1, output_ns: 0}}
+      pool: {fp32: {start_us: 11, memory: 1, output_ns: 0}}
+    boundaries:
+      fp32_to_int8: {start_us: 10, memory: 1, output_ns: 0}
+      int8_to_fp32: {start_us: 20, memory: 1, output_ns: 0}
+      fp32_to_bf16: {start_us: 30, memory: 1, output_ns: 0}
+      bf16_to_fp32: {start_us: 40, memory: 1, output_ns: 0}
+      bf16_to_int8: {start_us: 50, memory: 1, output_ns: 0}
+      int8_to_bf16: {start_us: 60, memory: 1, output_ns: 0}
+    fuses: [pool, layout]
+    fit: {samples: 10, noise: 0.01, mape: 0.05, low: 0.9, high: 1.2}
+"""
+TOY = hardware.parse(PROFILE, "toy.yaml")
+FORMATS = parse_all("fp32,bf16,w8a8")
+
+
+def conv(inputs, outputs):
+    return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+
+
+class Block(nn.Module):
+    """Two readers of one tensor, and a residual addition."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.left, self.right = conv(3, 8), conv(8, 8), conv(8, 8)
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        return self.left(x), self.right(x)
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.first, self.second = conv(3, 8), conv(8, 8), conv(8, 8)
+        self.pool, self.head = nn.MaxPool2d(2), conv(8, 4)
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        x = torch.relu(x + self.second(torch.relu(self.first(x))))
+        return self.head(self.pool(x))
+
+
+IMAGE = torch.zeros(1, 3, 16, 16)
+
+
+def table(module, formats=FORMATS, profile=TOY):
+    return calibrated_table(graph.extract(module, IMAGE), formats, profile, "inductor")
+
+
+def plan(found, *names):
+    return dict(zip(found.layers, parse_all_in_order(names), strict=True))
+
+
+def parse_all_in_order(names):
+    return [parse(name) for name in names]
+
+
+def test_two_convolutions_by_hand():
+    found = table(nn.Sequential(conv(3, 8), conv(8, 4)))
+    x, y, z, w0, w1 = 3 * 256, 8 * 256, 4 * 256, 3 * 8 * 9, 8 * 4 * 9
+    copy = 1e-6 + 4 * (x + x) / 10e9  # channels last, from the nearest level
+    # fp32: channels padded to 16, half of the peak, half of the bandwidth.
+    first = 2e-6 + 2 * w0 * 256 * (16 / 8) / 0.5e9 + 4 * (x + y + w0) / 5e9 + y * 1e-9
+    second = 2e-6 + 2 * w1 * 256 * (16 / 4) / 0.5e9 + 4 * (y + z + w1) / 5e9 + z * 1e-9
+    assert found.total({}) == pytest.approx(7e-6 + copy + first + second, rel=1e-9)
+    # int8: a result of the network stays float32, scales are read, one per channel.
+    quantised = 1e-6 + (4 * x + x) / 10e9  # the copy rounds as well
+    quantised += 4e-6 + 2 * w0 * 256 / 1e9 + (x + y + w0 + 4 * 8) / 10e9
+    quantised += 4e-6 + 2 * w1 * 256 / 1e9 + (y + 4 * z + w1 + 4 * 4) / 10e9
+    assert found.total(plan(found, "w8a8", "w8a8")) == pytest.approx(7e-6 + quantised, rel=1e-9)
+    assert found.level is Level.CALIBRATED
+    assert found.per_unit == 10**12
+
+
+def test_an_edge_costs_its_conversion_and_only_where_formats_differ():
+    found = table(nn.Sequential(conv(3, 8), conv(8, 4)))
+    (edge,) = found.edges
+    assert (edge.source, edge.target) == (0, 1)
+    n = 8 * 256
+    expected = [
+        [0, 30e-6 + 6 * n / 10e9, 10e-6 + 5 * n / 10e9],
+        [40e-6 + 6 * n / 10e9, 0, 50e-6 + 3 * n / 10e9],
+        [20e-6 + 5 * n / 10e9, 60e-6 + 3 * n / 10e9, 0],
+    ]
+    assert edge.cost / 1e12 == pytest.approx(np.array(expected), abs=2e-12)
+    alone = plan(found, "fp32", "w8a8")
+    rows = found.cost[0, 0] + found.cost[1, 2] + edge.cost[0, 2] + found.fixed
+    assert found.total(alone) == pytest.approx(rows / 1e12)
+    assert found.binding(alone)[found.layers[1]] == "compute"
+    dear = PROFILE.replace("fp32_to_int8: {start_us: 10", "fp32_to_int8: {start_us: 1000")
+    found = table(nn.Sequential(conv(3, 8), conv(8, 4)), profile=hardware.parse(dear, "toy"))
+    assert found.binding(alone)[found.layers[1]] == "boundary"
+
+
+def test_readers_of_one_tensor_share_its_conversion():
+    found = table(Block())
+    n = 8 * 256
+    conversion = 10e-6 + 5 * n / 10e9
+    rows = {name: dict(zip("fbi", row / 1e12, strict=True)) for name, row in rows_of(found)}
+
+    def edges(stem, left, right):
+        letters = {"f": "fp32", "b": "bf16", "i": "w8a8"}
+        names = {"stem": stem, "left": left, "right": right}
+        total = found.total({k: parse(letters[v]) for k, v in names.items()})
+        return total - found.fixed / 1e12 - sum(rows[k][v] for k, v in names.items())
+
+    assert edges("f", "f", "f") == pytest.approx(0, abs=1e-12)
+    assert edges("f", "i", "i") == pytest.approx(conversion, rel=1e-6)
+    back = 20e-6 + 5 * n / 10e9
+    # One of two readers converts: half of it on its edge, half between the readers, both ways.
+    assert edges("f", "i", "f") == pytest.approx(conversion / 2 + (conversion + back) / 4, rel=1e-6)
+
+
+def rows_of(found):
+    return zip(found.layers, found.cost, strict=True)
+
+
+def test_a_residual_of_another_format_breaks_the_fusion():
+    found = table(Residual())
+    same = found.total(plan(found, "w8a8", "w8a8", "w8a8", "w8a8"))
+    mixed = found.total(plan(found, "fp32", "w8a8", "w8a8", "w8a8"))
+    n = 8 * 256
+    addition = 5e-6 + 12 * n / 10e9  # float32: two tensors read, one written
+    quantise = 10e-6 + 5 * n / 10e9
+    stem = (found.cost[0, 0] - found.cost[0, 2]) / 1e12
+    assert mixed - same == pytest.approx(stem + addition + quantise, rel=1e-9)
+
+
+def test_layers_without_weights_follow_the_layer_before_them():
+    found = table(Residual())
+    # The pool starts once whatever the formats, and absorbs the conversion behind it.
+    a = found.total(plan(found, "fp32", "fp32", "fp32", "w8a8"))
+    b = found.total({})
+    head = (found.cost[3, 2] - found.cost[3, 0]) / 1e12
+    assert a - b == pytest.approx(head, abs=1e-12)
+
+
+@given(st.data())
+def test_many_plans_at_once_are_the_plans_one_by_one(data):
+    found = table(Residual())
+    plans = data.draw(
+        st.lists(st.lists(st.integers(0, 2), min_size=4, max_size=4), min_size=1, max_size=5)
+    )
+    one_by_one = [
+        found.total({name: FORMATS[k] for name, k in zip(found.layers, columns, strict=True)})
+        for columns in plans
+    ]
+    assert found.totals(plans).tolist() == one_by_one
+
+
+def test_the_search_sees_the_edges():
+    module = Residual()
+    layers = graph.extract(module, IMAGE)
+    found = table(module)
+    loss = np.array([[0, 0.001, 0.002], [0, 0.002, 0.004], [0, 0.001, 0.03], [0, 0.0, 0.001]])
+    tables = Tables(
+        cost=found,
+        intensity=intensity_table(layers, FORMATS),
+        loss=loss,
+        sizes=np.zeros((4, 3), dtype=np.int64),
+        allowed=allowed_formats(layers, FORMATS, FORMATS, {"head": "fp32"}),
+    )
+    for budget in (0.0, 0.002, 0.005, 0.01, 1.0):
+        solution = tables.within(budget)
+        best = min(
+            found.total({n: FORMATS[k] for n, k in zip(found.layers, columns, strict=True)})
+            for columns in itertools.product(range(3), range(3), range(3), [0])
+            if sum(loss[i, k] for i, k in enumerate(columns)) <= budget + 1e-12
+        )
+        assert found.total(tables.formats(solution.choices)) == pytest.approx(best, abs=1e-12)
+
+
+def test_formats_are_priced_as_they_run():
+    found = table(Residual(), parse_all("fp32,w8a8,w4a4,w4"))
+    assert (found.cost[:, 1] == found.cost[:, 2]).all()
+    # Stored small, computed wide: fewer bytes of weights, the arithmetic of float32.
+    assert (found.cost[:, 3] < found.cost[:, 0]).all()
+    assert (found.cost[:, 3] > found.cost[:, 0] // 2).all()
+    assert all((edge.cost[0, 3], edge.cost[3, 0]) == (0, 0) for edge in found.edges)
+
+
+def test_interval_and_binding():
+    found = table(Residual())
+    seconds = found.total({})
+    assert found.interval({}) == (pytest.approx(0.9 * seconds), pytest.approx(1.2 * seconds))
+    layers = graph.extract(Residual(), IMAGE)
+    roof = roofline_table(layers, FORMATS, TOY)
+    assert roof.interval({}) == (roof.total({}), np.inf)
+    with pytest.raises(InputError, match="calibrate"):
+        roof.binding({})
+    memory_bound = PROFILE.replace("read_gbps: 10}", "read_gbps: 0.011}").replace(
+        "read_gbps: 1}", "read_gbps: 0.01}"
+    )
+    slow = table(Residual(), profile=hardware.parse(memory_bound, "slow.yaml"))
+    assert set(slow.binding({}).values()) == {"L2"}
+    tiny = PROFILE.replace("size_kib: 64", "size_kib: 0.01").replace(
+        "read_gbps: 1}", "read_gbps: 0.01}"
+    )
+    assert set(table(Residual(), profile=hardware.parse(tiny, "t")).binding({}).values()) == {
+        "DRAM"
+    }
+
+
+def test_time_table_takes_the_best_there_is():
+    layers = graph.extract(Residual(), IMAGE)
+    assert time_table(layers, FORMATS, TOY, "inductor").level is Level.CALIBRATED
+    assert time_table(layers, FORMATS, TOY, "openvino").level is Level.ROOFLINE
+    assert time_table(layers, FORMATS, TOY).level is Level.ROOFLINE
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("conv:", "grouped:", r"no kernel for conv in fp32; add runtimes\.inductor\.kernels\.conv"),
+        ("fp32_to_int8:", "int8_to_int8:", r"add runtimes\.inductor\.boundaries\.fp32_to_int8"),
+        ("bf16: {support: native, runs_as: bf16}", "w4: {support: none, runs_as: w4}", "no bf16"),
+        ("pool: {", "norm: {", "no kernel for pool"),
+        ("  int8: {peak_gflops: 4}\n", "", r"compute\.int8\.peak_gflops"),
+    ],
+)
+def test_what_a_profile_lacks_is_named(old, new, words):
+    assert old in PROFILE
+    profile = hardware.parse(PROFILE.replace(old, new), "toy.yaml")
+    with pytest.raises(HardwareError, match=words):
+        table(Residual(), profile=profile)
+
+
+def test_an_uncalibrated_runtime_says_what_to_do():
+    with pytest.raises(HardwareError, match=r"it has inductor.*aiq calibrate --runtime openvino"):
+        calibrated_table(graph.extract(Residual(), IMAGE), FORMATS, TOY, "openvino")
+    xeon = Hardware.load("xeon_2vcpu")
+    with pytest.raises(HardwareError, match=r"it has none"):
+        calibrated_table(graph.extract(Residual(), IMAGE), FORMATS, xeon, "inductor")
