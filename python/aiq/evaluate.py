@@ -1,12 +1,15 @@
 """Accuracy of a network with each layer in its own format, on the user's data.
 
-Samples run in chunks that fit the caches. What two runs of a chunk have in common, from the input
-up to the first layer whose format differs, is computed once and kept while memory lasts.
+Samples run in chunks that fit the caches of the processor. What two runs of a chunk share, from the
+input up to the first layer whose format differs, is computed once and kept while memory lasts.
 """
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,14 +18,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from aiq.errors import DataError
-from aiq.export import Inputs
-from aiq.formats import REFERENCE, Format
+from aiq import metrics
+from aiq.errors import InputError
+from aiq.formats import REFERENCE
 from aiq.graph import Trace, trace
+from aiq.journal import Fingerprint, Journal
+from aiq.metrics import Metric
 from aiq.quantize.fold import fold
-from aiq.quantize.simulate import Formats, Simulator, State
+from aiq.quantize.simulate import Formats, Simulator
 from aiq.quantize.statistics import observe
+from aiq.runner import Plan, Runner
 from aiq.samples import Samples, gather
+from aiq.workers import Elsewhere, Here, Scores, Task, Workers
 
 Progress = Callable[[str, int, int], None]
 """Called with what is going on, how many steps of it are done, and how many there are."""
@@ -36,44 +43,49 @@ CHUNK_BYTES = 4 * 2**20
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
-    """How one assignment of formats did on N samples.
+    """How one plan did on N samples.
 
     Attributes
     ----------
-    correct, reference
-        bool, (N,): whether the largest logit is the target's; the same of the float32 network.
+    scores, baseline
+        float64, (N,): score of each sample, and the float32 network's; 1 for right and 0 for wrong
+        where the metric is ``top1``.
     divergence
         float64, (N,): Kullback-Leibler divergence in nats from the float32 network's softmax to
-        this one's.
+        this one's; without classes, relative squared error of the output.
     cross_entropy
-        Mean, in nats.
+        Mean, in nats; NaN without classes.
     """
 
-    correct: NDArray[np.bool_]
-    reference: NDArray[np.bool_]
+    scores: NDArray[np.float64]
+    baseline: NDArray[np.float64]
     divergence: NDArray[np.float64]
     cross_entropy: float
 
     @property
     def samples(self) -> int:
         """Number of samples."""
-        return len(self.correct)
+        return len(self.scores)
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether each sample is right, for ``top1`` on class indices."""
+        return self.scores > 0.5
 
     @property
     def accuracy(self) -> float:
-        """Share of samples that are right, 0..1."""
-        return float(self.correct.mean())
+        """Mean score: for ``top1`` the share of samples that are right."""
+        return float(self.scores.mean())
 
     @property
     def drop(self) -> float:
-        """Accuracy that the float32 network has more, as a fraction."""
-        return float(self.reference.mean() - self.correct.mean())
+        """How much more the float32 network scored on the same samples."""
+        return float((self.baseline - self.scores).mean())
 
     @property
     def drop_error(self) -> float:
-        """Standard error of the drop, of paired samples."""
-        difference = self.reference.astype(np.float64) - self.correct
-        return float(difference.std()) / math.sqrt(self.samples)
+        """Standard error of the drop, samples being paired."""
+        return float((self.baseline - self.scores).std()) / math.sqrt(self.samples)
 
     @property
     def kl(self) -> float:
@@ -86,41 +98,34 @@ class Evaluation:
         return float(self.divergence.std()) / math.sqrt(self.samples)
 
 
-@dataclass(slots=True)
-class _Path:
-    """What the last run of a chunk left: its formats, and the state before each layer."""
-
-    formats: tuple[Format, ...]
-    states: list[State]
-
-    @property
-    def bytes(self) -> int:
-        """Memory of the activations, each counted once."""
-        tensors = {
-            id(value): value.nbytes
-            for state in self.states
-            for value in state.values.values()
-            if isinstance(value, Tensor)
-        }
-        return sum(tensors.values())
+Enough = Callable[[Evaluation], bool]
+"""Shown an evaluation of a random part of the samples; says whether that will do."""
 
 
 class Evaluator:
-    """Evaluates any assignment of formats to the layers of a model, quickly.
+    """Evaluates any plan for a model, quickly, and never the same one twice.
 
     Parameters
     ----------
     model
         A module in any mode (it is evaluated in evaluation mode), or its trace.
     data
-        Iterable of ``(inputs, targets)`` batches, targets being class indices; read once.
+        Iterable of ``(inputs, targets)`` batches; read once.
     calibration
-        Batches of ``(inputs, targets)``, or of inputs, on which the ranges of quantised activations
-        are observed. Default: the first 512 samples of `data`.
+        Batches of ``(inputs, targets)``, or of inputs, on which activations are observed. Default:
+        the first 512 samples of `data`.
+    metric
+        ``top1``, ``perplexity``, ``cosine``, or a function of what the model returns and the
+        targets that returns a score per sample, more being better. ``cosine`` needs no targets.
     observer
-        How ranges follow from what is observed: a name in `aiq.quantize.observers.OBSERVERS`.
+        How ranges follow from what is observed: a name in `aiq.quantize.observers.OBSERVERS`, or
+        ``dynamic``: each sample's own range, found while it runs.
     memory
         Bytes that kept activations may take.
+    cache
+        Folder of a journal of all evaluations; what is in it is not run again. ``None``: none.
+    executor
+        A ``concurrent.futures`` executor that runs the chunks; ``None``: this process does.
     progress
         Called with what is going on, steps done, steps in all.
 
@@ -129,7 +134,7 @@ class Evaluator:
     trace
         The folded trace that is run.
     layers
-        Names of the layers whose format is a decision, in the order in which they run.
+        Names of the layers whose format is a decision, in the order in which they start to run.
     baseline
         Evaluation of the float32 network.
 
@@ -147,40 +152,60 @@ class Evaluator:
         data: Iterable[Any],
         *,
         calibration: Iterable[Any] | None = None,
+        metric: str | Metric = "top1",
         observer: str = "mse",
         memory: int = 2 * 2**30,
+        cache: str | Path | None = None,
+        executor: Executor | None = None,
         progress: Progress | None = None,
     ) -> None:
+        metrics.check(metric)
         self._progress = progress or (lambda stage, done, total: None)
-        samples = gather(data)
+        samples = gather(data, labelled=metric != "cosine")
         if isinstance(model, nn.Module):
             model = trace(model, samples.part(0, 2).inputs)
         self.trace = fold(model)
-        self._memory = memory
+        batch = None if self.trace.dynamic_batch else self.trace.graph.batch
+        size = batch or _chunk_size(self.trace, memory)
         # In random order every chunk is a fair sample, even of data sorted by class.
         self._order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))
-        self._chunks = samples.at(self._order).chunks(_chunk_size(self.trace, memory))
-        self._work = 0.0  # samples run, over all samples
+        self._chunks = samples.at(self._order).chunks(size)
         seen = samples if calibration is None else gather(calibration, labelled=False)
         seen = seen.part(0, CALIBRATION_SAMPLES) if calibration is None else seen
         with torch.inference_mode():
-            chunks = seen.chunks(_chunk_size(self.trace, memory))
-            statistics = observe(self.trace, (self._inputs(chunk) for chunk in chunks))
-        self._simulator = Simulator(self.trace, statistics, observer)
-        self.layers = tuple(layer.name for layer in self._simulator.layers)
-        self._starts = tuple(map(self._simulator.start_of, self.layers))
-        self._paths: dict[int, _Path] = {}
-        self._kept = 0  # bytes of _paths
-        self._reference: list[_Reference] = []  # per chunk
+            statistics = observe(self.trace, (chunk.filled(batch) for chunk in seen.chunks(size)))
+        self.runner = Runner(Simulator(self.trace, statistics, observer), metric, batch)
+        self.layers = self.runner.layers
+        self._workers: Workers = (
+            Here(self.runner, self._chunks, memory)
+            if executor is None
+            else Elsewhere(self.runner, self._chunks, executor)
+        )
+        self._journal: Journal | None = None
+        if cache is not None:
+            self._journal = Journal(cache, self._fingerprint(samples, size, metric))
+        self._work = 0.0
+        self._float32: list[Tensor] = []  # scores of the float32 network, per chunk
         self.baseline = self.evaluate({})
 
     @property
     def evaluations(self) -> int:
-        """How often the network has run on all samples so far; parts count as fractions."""
+        """How often the network was evaluated on all samples so far, parts adding up.
+
+        What the journal knew counts too: it is what the answer takes, not what this process did.
+        """
         return math.ceil(round(self._work, 6))
 
-    def evaluate(self, formats: Formats) -> Evaluation:
+    def evaluate(self, formats: Formats, enough: Enough | None = None) -> Evaluation:
         """Return how the model does with its layers in `formats`; layers not named stay float32.
+
+        Parameters
+        ----------
+        formats
+            Layer name -> format.
+        enough
+            Shown the evaluation so far; where it says yes, that is the result. Default: all
+            samples.
 
         Raises
         ------
@@ -190,22 +215,21 @@ class Evaluator:
             If a layer writes NaN or infinite values.
         """
         plan = self._plan(formats)
-        scores = []
-        for index in range(len(self._chunks)):
-            path = self._paths.pop(index, None)
-            self._kept -= path.bytes if path else 0
-            score, path = self._run(index, plan, path)
-            if self._kept + path.bytes <= self._memory:
-                self._paths[index] = path
-                self._kept += path.bytes
-            scores.append(score)
-            self._progress("evaluate", index + 1, len(self._chunks))
+        scores: list[Tensor] = []
+        for results in self._start([(index, [plan]) for index in range(len(self._chunks))]):
+            scores.extend(score for _, score in results)
+            self._progress("evaluate", len(scores), len(self._chunks))
+            if enough is not None and enough(self._evaluation(scores)):
+                self._workers.drop()
+                break
+        if not self._float32:
+            self._float32 = [score[0] for score in scores]
         return self._evaluation(scores)
 
     def evaluate_many(
         self,
         plans: Sequence[Formats],
-        enough: Callable[[Evaluation], bool] | None = None,
+        enough: Enough | None = None,
         progress: Progress | None = None,
     ) -> list[Evaluation]:
         """Return the evaluation of each of `plans`, sharing what they have in common.
@@ -218,156 +242,111 @@ class Evaluator:
         plans
             Layer name -> format, for each plan.
         enough
-            Shown what a plan's evaluation is so far, on a random part of the samples; where it says
-            yes, that is the result. Default: all samples.
+            As for `evaluate`, for each plan.
         progress
             In place of the evaluator's own.
         """
         report = progress or self._progress
         whole = [self._plan(formats) for formats in plans]
-        order = sorted(
-            range(len(whole)), key=lambda i: [(f != REFERENCE, f.name) for f in whole[i]]
-        )
-        scores: list[list[_Score]] = [[] for _ in whole]
-        done, total = 0, len(whole) * len(self._chunks)
+        active = sorted(dict.fromkeys(whole), key=_by_first_change)
+        scores: dict[Plan, list[Tensor]] = {plan: [] for plan in active}
+        done, total = 0, len(active) * len(self._chunks)
         for index in range(len(self._chunks)):
-            path: _Path | None = None
-            for i in tuple(order):
-                score, path = self._run(index, whole[i], path)
-                scores[i].append(score)
+            (results,) = self._start([(index, tuple(active))])
+            for plan, score in results:
+                scores[plan].append(score)
                 done += 1
-                if enough is not None and enough(self._evaluation(scores[i])):
-                    order.remove(i)
+                if enough is not None and enough(self._evaluation(scores[plan])):
+                    active.remove(plan)
                     done += len(self._chunks) - index - 1
                 report("evaluate", done, total)
-        return [self._evaluation(parts) for parts in scores]
+        return [self._evaluation(scores[plan]) for plan in whole]
 
-    def _plan(self, formats: Formats) -> tuple[Format, ...]:
-        self._simulator.check(formats)
+    def _plan(self, formats: Formats) -> Plan:
+        self.runner.simulator.check(formats)
         return tuple(formats.get(name, REFERENCE) for name in self.layers)
 
-    @torch.inference_mode()
-    def _run(
-        self, index: int, plan: tuple[Format, ...], path: _Path | None
-    ) -> tuple["_Score", _Path]:
-        """Run a chunk, from where `plan` leaves `path`."""
-        simulator, chunk = self._simulator, self._chunks[index]
-        formats = dict(zip(self.layers, plan, strict=True))
-        if path is None:
-            states = [simulator.advance(simulator.start(self._inputs(chunk)), {}, self._starts[0])]
-        else:
-            states = path.states[: _common(plan, path.formats) + 1]
-        for start in self._starts[len(states) :]:
-            states.append(simulator.advance(states[-1], formats, start))
-        output = simulator.finish(simulator.advance(states[-1], formats))
-        self._work += len(chunk) / len(self._order)
-        return self._score(index, formats, _logits(output, len(chunk))), _Path(plan, states)
+    def _start(self, tasks: Sequence[Task]) -> list[Scores]:
+        """Return the results of each task, from the journal or from the workers, who start now."""
+        found = [{plan: self._known(index, plan) for plan in plans} for index, plans in tasks]
+        missing = [
+            (index, [plan for plan in plans if known[plan] is None])
+            for (index, plans), known in zip(tasks, found, strict=True)
+        ]
+        running = self._workers.start(missing)
+        return [
+            self._merged(index, plans, known, results)
+            for (index, plans), known, results in zip(tasks, found, running, strict=True)
+        ]
 
-    def _score(self, index: int, formats: Formats, logits: Tensor) -> "_Score":
-        targets = self._chunks[index].targets
-        assert targets is not None, "gathered with labels"
-        if not logits.isfinite().all():
-            raise DataError(self._unsound(index, formats))
-        log_q = logits.double().log_softmax(1)
-        if index == len(self._reference):  # the first evaluation is the float32 network's
-            _check_classes(targets, logits.shape[1])
-            self._reference.append(_Reference(log_q, logits.argmax(1) == targets))
-        log_p = self._reference[index].log_probabilities
-        divergence = (log_p.exp() * (log_p - log_q)).sum(1)
-        own = log_q.gather(1, targets[:, None])[:, 0]
-        return _Score(logits.argmax(1) == targets, divergence, -own)
+    def _merged(
+        self, index: int, plans: Sequence[Plan], known: dict[Plan, Tensor | None], results: Scores
+    ) -> Scores:
+        for plan in plans:
+            score = known[plan]
+            if score is None:
+                _, score = next(results)
+                if self._journal is not None:
+                    self._journal.put(self._key(plan), index, score.numpy())
+            self._work += score.shape[1] / len(self._order)
+            yield plan, score
+        for _ in results:  # lets the workers keep what they have
+            pass
 
-    def _evaluation(self, scores: Sequence["_Score"]) -> Evaluation:
+    def _known(self, index: int, plan: Plan) -> Tensor | None:
+        scores = None if self._journal is None else self._journal.get(self._key(plan), index)
+        return None if scores is None else torch.from_numpy(scores.copy())
+
+    def _key(self, plan: Plan) -> str:
+        """Return the name of a plan in the journal: layers that are not float32."""
+        return ";".join(
+            f"{layer}={f.weight.name},{f.activation.name}"
+            for layer, f in zip(self.layers, plan, strict=True)
+            if f != REFERENCE
+        )
+
+    def _evaluation(self, scores: Sequence[Tensor]) -> Evaluation:
         """Join the scores of the first chunks, samples in the order in which the data gave them."""
-        correct = torch.cat([s.correct for s in scores])
-        reference = torch.cat([r.correct for r in self._reference[: len(scores)]])
-        back = self._order[: len(correct)].argsort()
+        score, divergence, cross_entropy = torch.cat(list(scores), 1)
+        baseline = torch.cat(self._float32[: len(scores)]) if self._float32 else score
+        back = self._order[: len(score)].argsort()
         return Evaluation(
-            correct=correct[back].numpy(),
-            reference=reference[back].numpy(),
-            divergence=torch.cat([s.divergence for s in scores])[back].numpy(),
-            cross_entropy=float(torch.cat([s.cross_entropy for s in scores]).mean()),
+            scores=score[back].numpy(),
+            baseline=baseline[back].numpy(),
+            divergence=divergence[back].numpy(),
+            cross_entropy=float(cross_entropy.mean()),
         )
 
-    def _unsound(self, index: int, formats: Formats) -> str:
-        """Say which layer first writes NaN or infinity on a chunk."""
-        layer_of = {node: layer for layer in self.trace.graph.layers for node in layer.nodes}
-        unsound: list[str] = []
+    def _fingerprint(self, samples: Samples, size: int, metric: str | Metric) -> str:
+        """Return a hash of all that decides an evaluation."""
+        hashed = Fingerprint()
+        hashed.add("aiq", metadata.version("aiq"))
+        hashed.add("torch", (torch.__version__, torch.backends.cpu.get_cpu_capability()))
+        hashed.add("chunk", size)
+        hashed.add("metric", metric if isinstance(metric, str) else _identity(metric))
+        for name, leaf in enumerate(pytree.tree_leaves((samples.inputs, samples.targets))):
+            hashed.add(f"data {name}", leaf)
+        self.runner.simulator.fingerprint(hashed)
+        return hashed.hexdigest()
 
-        def watch(node: str, value: object) -> None:
-            if isinstance(value, Tensor) and not value.isfinite().all() and node in layer_of:
-                unsound.append(layer_of[node].name)
 
-        start = self._simulator.start(self._inputs(self._chunks[index]))
-        self._simulator.advance(start, formats, watch=watch)
-        place = (
-            f"layer {unsound[0]!r} (as {formats.get(unsound[0], REFERENCE)})" if unsound else "it"
+def _identity(metric: Metric) -> tuple[object, ...]:
+    """Return what tells a metric from another, as far as that can be known."""
+    code = getattr(metric, "__code__", None)
+    if code is None:
+        raise InputError(
+            f"The metric {metric!r} cannot be told from others, so its evaluations cannot be kept; "
+            "give a plain function, or no cache."
         )
-        return (
-            f"The network returns NaN or infinite values: {place} writes them first; check the "
-            "weights, and the inputs (are they finite, and scaled as in training?)."
-        )
-
-    def _inputs(self, chunk: Samples) -> Inputs:
-        """Return the inputs of a chunk, filled up to the batch of a trace that takes no other."""
-        missing = 0 if self.trace.dynamic_batch else self.trace.graph.batch - len(chunk)
-        if not missing:
-            return chunk.inputs
-
-        def fill(leaf: Tensor) -> Tensor:
-            return torch.cat([leaf, leaf[-1:].expand(missing, *leaf.shape[1:])])
-
-        filled: Inputs = pytree.tree_map(fill, chunk.inputs)
-        return filled
+    return (metric.__module__, metric.__qualname__, code.co_code, code.co_consts, code.co_names)
 
 
-@dataclass(frozen=True, slots=True)
-class _Reference:
-    """What the float32 network says of a chunk: (N, classes), and right or wrong, (N,)."""
-
-    log_probabilities: Tensor
-    correct: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class _Score:
-    """Per sample of a chunk: right or wrong, divergence, cross-entropy."""
-
-    correct: Tensor
-    divergence: Tensor
-    cross_entropy: Tensor
-
-
-def _check_classes(targets: Tensor, classes: int) -> None:
-    low, high = int(targets.min()), int(targets.max())
-    if low < 0 or high >= classes:
-        raise DataError(
-            f"Targets range from {low} to {high} but the model has {classes} classes; give class "
-            "indices from 0."
-        )
-
-
-def _common(one: tuple[Format, ...], other: tuple[Format, ...]) -> int:
-    """Return how many leading formats agree, at most all but one."""
-    pairs = enumerate(zip(one, other, strict=True))
-    return next((i for i, (a, b) in pairs if a != b), len(one) - 1)
+def _by_first_change(plan: Plan) -> list[tuple[bool, str, str]]:
+    """Sort plans so that those that agree up to a layer stand together, float32 first."""
+    return [(f != REFERENCE, f.weight.name, f.activation.name) for f in plan]
 
 
 def _chunk_size(trace: Trace, memory: int) -> int:
-    """Return the samples of a chunk: the largest activation small, all of them within memory."""
-    if not trace.dynamic_batch:
-        return trace.graph.batch
+    """Return the samples of a chunk: its largest activation small, all of them within memory."""
     written = [4 * layer.output_elements / trace.graph.batch for layer in trace.graph.layers]
     return max(1, int(min(CHUNK_BYTES / max(written), memory / 2 / sum(written))))
-
-
-def _logits(output: object, count: int) -> Tensor:
-    """Return the logits of `count` samples from what the model returned."""
-    logits = next((leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)), None)
-    if logits is None or logits.ndim != 2 or not logits.is_floating_point():
-        what = "no tensor" if logits is None else f"{logits.dtype} of shape {tuple(logits.shape)}"
-        raise DataError(
-            f"The model returns {what}; to measure accuracy it has to return logits of shape "
-            "(batch, classes)."
-        )
-    return logits[:count]

@@ -22,7 +22,7 @@ class Samples:
     inputs
         A tensor, or a tuple or dict of tensors, each with N as its first dimension.
     targets
-        int64, (N,): class indices; ``None`` where none were asked for.
+        (N, ...): class indices (int64), usually; ``None`` where none were asked for.
     """
 
     inputs: Inputs
@@ -39,6 +39,18 @@ class Samples:
     def part(self, start: int, stop: int) -> "Samples":
         """Return samples `start` up to `stop`, as views."""
         return self.at(slice(start, stop))
+
+    def filled(self, batch: int | None) -> Inputs:
+        """Return the inputs, the last one repeated up to `batch` if the network takes no other."""
+        missing = 0 if batch is None else batch - len(self)
+        if not missing:
+            return self.inputs
+
+        def fill(leaf: Tensor) -> Tensor:
+            return torch.cat([leaf, leaf[-1:].expand(missing, *leaf.shape[1:])])
+
+        inputs: Inputs = pytree.tree_map(fill, self.inputs)
+        return inputs
 
     def at(self, index: slice | Tensor) -> "Samples":
         """Return the samples at `index`."""
@@ -84,12 +96,12 @@ def gather(data: Iterable[Any], *, limit: int | None = None, labelled: bool = Tr
         )
     try:
         inputs = pytree.tree_map(lambda *leaves: torch.cat(leaves), *(b[0] for b in batches))
+        targets = torch.cat([b[1] for b in batches if b[1] is not None]) if labelled else None
     except (RuntimeError, ValueError, TypeError) as error:
         raise DataError(
-            f"The batches do not fit together ({_first_line(error)}); give inputs of one shape and "
-            "structure."
+            f"The batches do not fit together ({_first_line(error)}); give batches of one shape "
+            "and structure."
         ) from None
-    targets = torch.cat([b[1] for b in batches if b[1] is not None]) if labelled else None
     samples = Samples(inputs, targets)
     return samples if limit is None else samples.part(0, min(limit, count))
 
@@ -130,19 +142,13 @@ def _labels(targets: Any, number: int) -> Tensor:  # noqa: ANN401
     try:
         labels = torch.as_tensor(targets)
     except (TypeError, ValueError, RuntimeError):
+        labels = torch.empty(())
+    if not labels.ndim:
         raise DataError(
-            f"The targets of batch {number} are {type(targets).__name__}; give class indices, an "
-            "integer for each input."
-        ) from None
-    whole = (
-        not labels.is_floating_point() and labels.dtype != torch.bool and not labels.is_complex()
-    )
-    if labels.ndim != 1 or not whole:
-        raise DataError(
-            f"The targets of batch {number} are {labels.dtype} of shape {tuple(labels.shape)}; "
-            "give class indices, integers of shape (batch,)."
+            f"The targets of batch {number} are {type(targets).__name__}; give a tensor whose "
+            "first dimension is the batch, for example class indices."
         )
-    return labels.long()
+    return labels if labels.is_floating_point() else labels.long()
 
 
 def _tensor(leaf: object) -> object:

@@ -1,4 +1,4 @@
-"""A traced network as a list of steps that can be stopped, resumed and altered.
+"""A traced network as a list of steps that can be stopped, resumed, altered, and sent elsewhere.
 
 Values are never written into, so the state after some steps can be kept and continued from in
 several ways: what two runs have in common is computed once.
@@ -15,9 +15,17 @@ from torch.utils import _pytree as pytree
 from aiq.errors import DataError
 from aiq.export import Inputs, call_arguments
 from aiq.graph import Trace
+from aiq.simplify import attribute
 
 Values = dict[str, Any]
 """Name of a graph node -> its value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """Stands for the value of a graph node among the arguments of a step."""
+
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +37,7 @@ class Step:
     name
         Graph node whose value it computes.
     function, args, kwargs
-        The call; nodes stand for values.
+        The call, with a `Ref` for each value that it reads.
     dead
         Nodes that nothing reads after this step.
     """
@@ -37,8 +45,27 @@ class Step:
     name: str
     function: Callable[..., Any]
     args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
+    kwargs: dict[str, Any]
     dead: tuple[str, ...]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        function: Any = self.function
+        if isinstance(function, torch._ops.OpOverload):  # cannot be pickled: send its name
+            function = (function._schema.name, function._overloadname)
+        return _step, (self.name, function, self.args, self.kwargs, self.dead)
+
+
+def _step(
+    name: str,
+    function: Any,  # noqa: ANN401
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    dead: tuple[str, ...],
+) -> Step:
+    if isinstance(function, tuple):
+        (namespace, operator), overload = function[0].split("::"), function[1]
+        function = getattr(getattr(getattr(torch.ops, namespace), operator), overload)
+    return Step(name, function, args, kwargs, dead)
 
 
 class Program:
@@ -55,32 +82,33 @@ class Program:
     """
 
     def __init__(self, trace: Trace) -> None:
-        module = trace.module
-        self._graph = module.graph
-        self.constants: dict[str, Tensor] = {}
+        graph = trace.module.graph
+        self.constants: dict[str, Any] = {}
         last_use: dict[fx.Node, fx.Node] = {}
         calls: list[fx.Node] = []
-        for node in module.graph.nodes:
+        for node in graph.nodes:
             if node.op == "get_attr":
-                self.constants[node.name] = _detached(_attribute(module, node.target))
+                value = attribute(trace.module, str(node.target))
+                self.constants[node.name] = value.detach() if isinstance(value, Tensor) else value
             elif node.op == "call_function":
                 calls.append(node)
+                last_use[node] = node  # what nothing reads dies at birth
             for source in node.all_input_nodes:
                 last_use[source] = node
-        for node in calls:  # what nothing reads dies at birth
-            last_use.setdefault(node, node)
-        self._placeholders = [n.name for n in module.graph.find_nodes(op="placeholder")]
-        (self._output,) = module.graph.find_nodes(op="output")
         dead: dict[fx.Node, list[str]] = {}
         for source, user in last_use.items():
             if source.op != "get_attr":
                 dead.setdefault(user, []).append(source.name)
         self.steps = tuple(
-            Step(n.name, n.target, n.args, n.kwargs, tuple(dead.get(n, ())))
+            Step(n.name, n.target, _refs(n.args), _refs(n.kwargs), tuple(dead.get(n, ())))
             for n in calls
             if not isinstance(n.target, str)
         )
         self.position = {step.name: i for i, step in enumerate(self.steps)}
+        self._placeholders = [n.name for n in graph.find_nodes(op="placeholder")]
+        (output,) = graph.find_nodes(op="output")
+        self._results = _refs(output.args[0])
+        self._structure = getattr(graph._codegen, "pytree_info").out_spec  # noqa: B009  (untyped)
 
     def start(self, inputs: Inputs) -> Values:
         """Return the values of the placeholders for a call of the model on `inputs`."""
@@ -99,32 +127,42 @@ class Program:
     def call(self, step: Step, values: Values, altered: Mapping[str, Any]) -> Any:  # noqa: ANN401
         """Return the value of `step`, reading `altered` in place of what the graph says."""
 
-        def value(node: fx.Node) -> Any:  # noqa: ANN401
-            name = node.name
+        def value(ref: Ref) -> Any:  # noqa: ANN401
+            name = ref.name
             if name in altered:
                 return altered[name]
             return values[name] if name in values else self.constants[name]
 
-        args, kwargs = fx.map_arg((step.args, step.kwargs), value)
+        args, kwargs = _mapped((step.args, step.kwargs), Ref, value)
         return step.function(*args, **kwargs)
 
     def finish(self, values: Values) -> Any:  # noqa: ANN401
         """Return what the model returns, once all steps are done."""
-        (result,) = fx.map_arg(
-            self._output.args,
-            lambda n: values[n.name] if n.name in values else self.constants[n.name],
+        results = _mapped(
+            self._results, Ref, lambda ref: values.get(ref.name, self.constants.get(ref.name))
         )
-        return self._graph.process_outputs(result)
+        leaves = results if isinstance(results, (list, tuple)) else [results]
+        return pytree.tree_unflatten(leaves, self._structure)
 
 
-def _attribute(module: torch.nn.Module, name: str) -> Any:  # noqa: ANN401
-    for part in name.split("."):
-        module = getattr(module, part)
-    return module
+def _refs(arguments: Any) -> Any:  # noqa: ANN401
+    """Return `arguments` with a reference in place of each graph node."""
+    return _mapped(arguments, fx.Node, lambda node: Ref(node.name))
 
 
-def _detached(value: Any) -> Any:  # noqa: ANN401
-    return value.detach() if isinstance(value, Tensor) else value
+def _mapped(arguments: Any, kind: type, function: Callable[[Any], Any]) -> Any:  # noqa: ANN401
+    """Return the nested `arguments` with `function` applied to every item of a `kind`."""
+    if isinstance(arguments, kind):
+        return function(arguments)
+    if isinstance(arguments, (list, tuple)):
+        items = [_mapped(item, kind, function) for item in arguments]
+        return tuple(items) if isinstance(arguments, tuple) else items
+    if isinstance(arguments, dict):
+        return {key: _mapped(item, kind, function) for key, item in arguments.items()}
+    if isinstance(arguments, slice):
+        bounds = (arguments.start, arguments.stop, arguments.step)
+        return slice(*(_mapped(bound, kind, function) for bound in bounds))
+    return arguments
 
 
 def _channels_last(value: Any) -> Any:  # noqa: ANN401

@@ -22,12 +22,16 @@ from aiq.errors import InputError
 from aiq.export import Inputs
 from aiq.formats import BF16, FP32, REFERENCE, DType, Format, Kind
 from aiq.graph import Layer, Trace
+from aiq.journal import Fingerprint
 from aiq.operators import argument
 from aiq.quantize.affine import Affine, Scheme, from_range
 from aiq.quantize.fold import output_axis
 from aiq.quantize.observers import OBSERVERS, symmetric_mse
 from aiq.quantize.program import Program, Values
 from aiq.quantize.statistics import Statistics, read
+
+DYNAMIC = "dynamic"
+"""Observer that finds the range of each sample while the network runs, without calibration."""
 
 Formats = Mapping[str, Format]
 """Layer name -> format; layers not named stay float32."""
@@ -63,12 +67,16 @@ class Simulator:
         Node name -> statistics, see `aiq.quantize.statistics.observe`.
     observer
         Which range of an activation the integers cover: a name in
-        `aiq.quantize.observers.OBSERVERS`.
+        `aiq.quantize.observers.OBSERVERS`, or ``dynamic``: that of each sample.
+    correct_bias
+        Whether biases make up for the mean error of rounded weights.
 
     Attributes
     ----------
     layers
         The layers whose format is a decision, in the order in which they start to run.
+    layer_of
+        Node name -> name of the layer that covers it, for all layers.
     """
 
     def __init__(
@@ -81,12 +89,17 @@ class Simulator:
     ) -> None:
         self._program = Program(trace)
         self._statistics = statistics
-        self._observer = OBSERVERS[observer]
+        self._observer = observer
+        if observer not in {*OBSERVERS, DYNAMIC}:
+            raise InputError(
+                f"There is no observer {observer!r}; use {', '.join([*OBSERVERS, DYNAMIC])}."
+            )
         position = self._program.position
         nodes = {node.name: node for node in trace.module.graph.nodes}
         self.layers = tuple(
             sorted(trace.graph.quantizable, key=lambda layer: position[layer.nodes[0]])
         )
+        self.layer_of = {n: layer.name for layer in trace.graph.layers for n in layer.nodes}
         self._start = {layer.name: position[layer.nodes[0]] for layer in self.layers}
         self._heads = {self._start[layer.name]: layer for layer in self.layers}
         self._tails = {position[layer.nodes[-1]]: layer for layer in self.layers}
@@ -110,6 +123,19 @@ class Simulator:
                     f"The model has no convolution or linear layer {name!r}; "
                     f"its layers are {', '.join(self._start)}."
                 )
+
+    def fingerprint(self, hashed: Fingerprint) -> None:
+        """Add to a hash all that decides what a run computes."""
+        for step in self._program.steps:
+            hashed.add("step", (step.name, str(step.function), step.args, step.kwargs))
+        for name, value in self._program.constants.items():
+            hashed.add(name, value if isinstance(value, Tensor) else str(value))
+        hashed.add("layers", [(layer.name, layer.nodes, layer.is_output) for layer in self.layers])
+        hashed.add("options", (self._observer, self._correct_bias))
+        for name, statistics in self._statistics.items():
+            hashed.add(name, (statistics.extremes, statistics.limit))
+            hashed.add(name, statistics.counts)
+            hashed.add(name, statistics.mean)
 
     def run(self, inputs: Inputs, formats: Formats) -> object:
         """Return what the model returns on `inputs` with its layers in `formats`."""
@@ -213,7 +239,8 @@ class Simulator:
         """Return the quantiser of the activation that `node` computes."""
         key = (node, dtype)
         if key not in self._activations:
-            low, high = self._observer(self._statistics[node], dtype.bits)
+            observer = OBSERVERS[self._observer]
+            low, high = observer(self._statistics[node], dtype.bits)
             scheme = Scheme(dtype.bits, symmetric=False, signed=False)
             self._activations[key] = from_range(torch.tensor([low]), torch.tensor([high]), scheme)
         return self._activations[key]
@@ -223,4 +250,8 @@ class Simulator:
             return value
         if dtype == BF16:
             return value.bfloat16().float()
+        if self._observer == DYNAMIC:
+            scheme = Scheme(dtype.bits, symmetric=False, signed=False, axis=0)
+            rows = value.flatten(1)
+            return from_range(rows.amin(1), rows.amax(1), scheme).fake_quantize(value)
         return self.activation(node, dtype).fake_quantize(value)

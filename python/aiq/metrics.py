@@ -1,0 +1,185 @@
+"""Metrics: what one sample's output is worth, and how far it is from the float32 network's."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+from torch.utils import _pytree as pytree
+
+from aiq.errors import DataError, InputError
+
+Metric = Callable[[Any, Tensor], Tensor]
+"""Maps what the model returns and the targets to one score per sample, more being better."""
+
+NAMES = ("top1", "perplexity", "cosine")
+
+IGNORED = -100
+"""Target of a position that does not count, as in ``torch.nn.CrossEntropyLoss``."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reference:
+    """What the float32 network says of N samples: its output, and its scores, float64, (N,)."""
+
+    output: Tensor
+    scores: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """Of N samples, each float64, (N,): score, divergence, cross-entropy (NaN without classes)."""
+
+    score: Tensor
+    divergence: Tensor
+    cross_entropy: Tensor
+
+
+def check(metric: str | Metric) -> None:
+    """Raise `InputError` unless `metric` is a name or a callable."""
+    if not callable(metric) and metric not in NAMES:
+        raise InputError(
+            f"There is no metric {metric!r}; use {', '.join(NAMES)}, or a function of outputs and "
+            "targets that returns one score per sample, more being better."
+        )
+
+
+def main_output(output: Any) -> Tensor:  # noqa: ANN401  (whatever the model returns)
+    """Return the first floating-point tensor of what a model returned: logits, usually.
+
+    Raises
+    ------
+    DataError
+        If there is none with a batch dimension.
+    """
+    for leaf in pytree.tree_leaves(output):
+        if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim:
+            return leaf
+    raise DataError(
+        f"The model returns {type(output).__name__} without a floating-point tensor of shape "
+        "(batch, ...); let it return one, for example logits."
+    )
+
+
+def evaluate(
+    metric: str | Metric,
+    output: Any,  # noqa: ANN401
+    targets: Tensor | None,
+    reference: Reference | None,
+) -> tuple[Scores, Reference]:
+    """Return the scores of N samples, and what the float32 network says of them.
+
+    Parameters
+    ----------
+    metric
+        ``top1`` (share of positions whose largest logit is the target's), ``perplexity`` (mean
+        log-likelihood of the targets, so that differences are differences of log-perplexity),
+        ``cosine`` (of the output and the float32 network's), or a function.
+    output
+        What the model returned.
+    targets
+        Of the samples; ``None`` for ``cosine``.
+    reference
+        ``None``: the output is the float32 network's itself.
+
+    Raises
+    ------
+    DataError
+        If outputs, targets and metric do not fit together.
+    """
+    logits = main_output(output)
+    axis = None if targets is None else class_axis(logits, targets)
+    exact = logits if reference is None else reference.output
+    if axis is None:
+        cross_entropy = torch.full((len(logits),), torch.nan, dtype=torch.float64)
+        divergence = _relative_error(logits, exact)
+    else:
+        assert targets is not None
+        cross_entropy, divergence = _from_classes(logits, exact, targets, axis)
+    if metric == "cosine":
+        score = cosine_similarity(*(t.double().reshape(len(t), -1) for t in (logits, exact)))
+    elif metric == "perplexity":
+        score = -_needs_classes(cross_entropy, axis, logits, targets)
+    elif metric == "top1":
+        _needs_classes(cross_entropy, axis, logits, targets)
+        assert axis is not None
+        assert targets is not None
+        score = _mean_over_positions((logits.argmax(axis) == targets).double(), targets)
+    else:
+        assert callable(metric)
+        score = _own_score(metric, output, targets, len(logits))
+    if reference is None:
+        reference = Reference(logits, score)
+    return Scores(score, divergence, cross_entropy), reference
+
+
+def class_axis(logits: Tensor, targets: Tensor) -> int | None:
+    """Return the dimension of `logits` that counts classes: what `targets` lack, if anything.
+
+    Images have it second, (batch, classes, height, width); sequences last, (batch, length, tokens).
+    """
+    if targets.dtype != torch.int64 or targets.ndim != logits.ndim - 1:
+        return None
+    for axis in (1, logits.ndim - 1) if logits.ndim > 3 else (logits.ndim - 1, 1):
+        if targets.shape == (*logits.shape[:axis], *logits.shape[axis + 1 :]):
+            return axis
+    return None
+
+
+def _from_classes(
+    logits: Tensor, exact: Tensor, targets: Tensor, axis: int
+) -> tuple[Tensor, Tensor]:
+    """Return cross-entropy and Kullback-Leibler divergence, mean over a sample's positions."""
+    classes = logits.shape[axis]
+    counted = targets != IGNORED
+    low, high = int(targets[counted].min()), int(targets[counted].max())
+    if low < 0 or high >= classes:
+        raise DataError(
+            f"Targets range from {low} to {high} but the model has {classes} classes; give class "
+            "indices from 0."
+        )
+    log_q, log_p = logits.double().log_softmax(axis), exact.double().log_softmax(axis)
+    index = targets.clamp(min=0).unsqueeze(axis)
+    cross_entropy = -log_q.gather(axis, index).squeeze(axis)
+    divergence = (log_p.exp() * (log_p - log_q)).sum(axis)
+    return _mean_over_positions(cross_entropy, targets), _mean_over_positions(divergence, targets)
+
+
+def _mean_over_positions(values: Tensor, targets: Tensor) -> Tensor:
+    if values.ndim == 1:
+        return values
+    counted = (targets != IGNORED).double().flatten(1)
+    return (values.flatten(1) * counted).sum(1) / counted.sum(1).clamp(min=1)
+
+
+def _relative_error(output: Tensor, exact: Tensor) -> Tensor:
+    """Return the power of the difference over the power of the exact output, per sample."""
+    a, b = (t.double().reshape(len(t), -1) for t in (output, exact))
+    power = (b - b.mean(1, keepdim=True)).square().sum(1)
+    return (a - b).square().sum(1) / power.clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def _needs_classes(
+    cross_entropy: Tensor, axis: int | None, logits: Tensor, targets: Tensor | None
+) -> Tensor:
+    if axis is not None:
+        return cross_entropy
+    found = "none" if targets is None else f"{targets.dtype} of shape {tuple(targets.shape)}"
+    raise DataError(
+        f"The model returns outputs of shape {tuple(logits.shape)} and the targets are {found}; "
+        "give class indices (integers) of that shape without its dimension of classes, or choose "
+        "another metric."
+    )
+
+
+def _own_score(metric: Metric, output: Any, targets: Tensor | None, count: int) -> Tensor:  # noqa: ANN401
+    assert targets is not None, "gathered with labels"
+    score = torch.as_tensor(metric(output, targets))
+    if score.shape != (count,) or not score.double().isfinite().all():
+        raise InputError(
+            f"The metric returned {score.dtype} of shape {tuple(score.shape)} for {count} samples; "
+            f"let it return one finite number for each, shape ({count},)."
+        )
+    return score.double()

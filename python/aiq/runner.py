@@ -1,0 +1,127 @@
+"""Runs chunks of samples under plans; what two plans have in common is computed once.
+
+A runner can be pickled, so that processes elsewhere run the same chunks with equal results.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from aiq import metrics
+from aiq.errors import DataError
+from aiq.formats import REFERENCE, Format
+from aiq.metrics import Metric, Reference
+from aiq.quantize.simulate import Simulator, State
+from aiq.samples import Samples
+
+Plan = tuple[Format, ...]
+"""The format of each layer, in the order of `Runner.layers`."""
+
+
+@dataclass(slots=True)
+class Path:
+    """What the last run of a chunk left: its plan, and the state before each layer."""
+
+    plan: Plan
+    states: list[State]
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the activations, each counted once."""
+        tensors = {
+            id(value): value.nbytes
+            for state in self.states
+            for value in state.values.values()
+            if isinstance(value, Tensor)
+        }
+        return sum(tensors.values())
+
+
+class Runner:
+    """Runs chunks on a simulator and scores them.
+
+    Parameters
+    ----------
+    simulator
+        Of the network.
+    metric
+        Of the scores.
+    batch
+        Samples that the network takes at a time; ``None``: any number.
+    """
+
+    def __init__(self, simulator: Simulator, metric: str | Metric, batch: int | None) -> None:
+        self.simulator = simulator
+        self.layers = tuple(layer.name for layer in simulator.layers)
+        self._starts = tuple(map(simulator.start_of, self.layers))
+        self._metric = metric
+        self._batch = batch
+
+    @torch.inference_mode()
+    def run(
+        self, chunk: Samples, plan: Plan, path: Path | None, reference: Reference | None
+    ) -> tuple[Tensor, Path, Reference]:
+        """Run a chunk, from where `plan` leaves `path`.
+
+        Returns
+        -------
+        scores
+            float64, (3, samples): score, divergence, cross-entropy.
+        path
+            To be handed to the next run of this chunk.
+        reference
+            As given, or where none was, this output: the plan is the float32 network.
+
+        Raises
+        ------
+        DataError
+            If the network writes NaN or infinity; names the layer and the format.
+        """
+        formats = dict(zip(self.layers, plan, strict=True))
+        simulator = self.simulator
+        if path is None:
+            start = simulator.start(chunk.filled(self._batch))
+            states = [simulator.advance(start, {}, self._starts[0])]
+        else:
+            states = path.states[: _common(plan, path.plan) + 1]
+        for start_of_layer in self._starts[len(states) :]:
+            states.append(simulator.advance(states[-1], formats, start_of_layer))
+        output = simulator.finish(simulator.advance(states[-1], formats))
+        output = pytree.tree_map(lambda leaf: self._cut(leaf, len(chunk)), output)
+        if not metrics.main_output(output).isfinite().all():
+            raise DataError(self._unsound(chunk, formats))
+        scores, reference = metrics.evaluate(self._metric, output, chunk.targets, reference)
+        stacked = torch.stack([scores.score, scores.divergence, scores.cross_entropy])
+        return stacked, Path(plan, states), reference
+
+    def _cut(self, leaf: Any, count: int) -> Any:  # noqa: ANN401
+        filled = self._batch is not None and isinstance(leaf, Tensor) and leaf.ndim > 0
+        return leaf[:count] if filled and len(leaf) == self._batch else leaf
+
+    def _unsound(self, chunk: Samples, formats: dict[str, Format]) -> str:
+        """Say which layer first writes NaN or infinity on a chunk."""
+        layer_of = self.simulator.layer_of
+        unsound: list[str] = []
+
+        def watch(node: str, value: object) -> None:
+            if isinstance(value, Tensor) and not value.isfinite().all() and node in layer_of:
+                unsound.append(layer_of[node])
+
+        self.simulator.advance(
+            self.simulator.start(chunk.filled(self._batch)), formats, watch=watch
+        )
+        writer = f"layer {unsound[0]!r}" if unsound else "the last operator"
+        chosen = formats.get(unsound[0], REFERENCE) if unsound else REFERENCE
+        return (
+            f"The network returns NaN or infinite values: {writer} (as {chosen}) writes them "
+            "first; check its weights and the inputs (are they scaled as in training?)."
+        )
+
+
+def _common(one: Plan, other: Plan) -> int:
+    """Return how many leading formats agree, at most all but one."""
+    pairs = enumerate(zip(one, other, strict=True))
+    return next((i for i, (a, b) in pairs if a != b), len(one) - 1)
