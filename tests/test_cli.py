@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 import aiq
 from aiq.cli import app
+from aiq.losses import LossTable
 
 runner = CliRunner()
 
@@ -66,6 +67,30 @@ def test_search(here):
     saved = aiq.Plan.load(here / "plan.json")
     assert saved == aiq.Plan.from_json(json.dumps(document))
     assert "FLOP/byte" in run(*arguments).stdout
+
+
+def test_sensitivity(here):
+    arguments = ("sensitivity", "mymodel:net", "--input", "1x16", "--data", "mymodel:loader")
+    document = json.loads(run(*arguments, "--formats", "w8,w2", "--json", "-o", "t.json").stdout)
+    assert document["layers"] == ["0", "2"]
+    losses = LossTable.load(here / "t.json")
+    assert (losses.loss[:, 1] > losses.loss[:, 0]).all()
+    assert "Accuracy loss" in run(*arguments, "--formats", "w8,w2").stdout
+
+
+def test_compare(here):
+    run("search", "mymodel:net", "--input", "8x16", "--formats", "bf16", "-o", "plan.json")
+    arguments = ("compare", "plan.json", "mymodel:net", "--input", "8x16", "--runtime", "eager")
+    document = json.loads(run(*arguments, "--seconds", "0.1", "--json").stdout)
+    assert [timing["name"] for timing in document["timing"]["timings"]] == ["fp32", "plan"]
+    assert document["mismatches"] == []
+
+
+def test_quick_calibration_writes_a_profile_that_loads(here):
+    run("calibrate", "--quick", "-o", "mine.yaml")
+    mine = aiq.Hardware.load("mine.yaml")
+    assert mine.peak_gflops["fp32"] > 0
+    assert mine.dram_gbps > 0
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from aiq import calibrate, graph, hardware, sensitivity
 from aiq import demo as story
-from aiq import graph, hardware
+from aiq.deploy import compare
 from aiq.errors import AiqError
+from aiq.evaluate import Evaluator
+from aiq.plan import Plan
 from aiq.report import tables
 from aiq.search import search as run_search
 from aiq.spec import load_data, load_model, parse_pins
@@ -178,6 +181,77 @@ def search(
         sys.stdout.write(plan.to_json())
     else:
         out.print(tables.plan(plan))
+
+
+@app.command("calibrate")
+def calibrate_(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The profile to write.")],
+    runtime: Annotated[str, typer.Option(help="The runtime to measure.")] = "inductor",
+    quick: Annotated[bool, typer.Option(help="Only the roofs, in a few seconds.")] = False,
+) -> None:
+    """Measure this machine and a runtime, and write a hardware profile; can be resumed."""
+    with progress_bars() as progress:
+        if quick:
+            profile = calibrate.quick(progress=progress)
+        else:
+            profile = calibrate.calibrate(runtime, name=output.stem, progress=progress)
+    profile.save(output)
+    err.print(f"saved {output}")
+    out.print(tables.profile(profile))
+
+
+@app.command("sensitivity")
+def sensitivity_(
+    model: ModelArgument,
+    data: Annotated[str, typer.Option(help="As for `aiq search`.")] = "sample",
+    shape: InputOption = None,
+    formats: Annotated[str, typer.Option(help="Formats to measure.")] = "w8,w4,w8a8,w4a4",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Save the loss table as JSON here.")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Measure how much accuracy each layer loses, alone, in each format."""
+    loaded = load_model(model, shape)
+    with progress_bars() as progress:
+        evaluator = Evaluator(loaded.module, load_data(data), progress=progress)
+        losses = sensitivity.measure(evaluator, formats, progress=progress)
+    if output is not None:
+        losses.save(output)
+        err.print(f"saved {output}")
+    if json_:
+        sys.stdout.write(losses.to_json())
+    else:
+        out.print(tables.losses(losses))
+
+
+@app.command("compare")
+def compare_(
+    plan: Annotated[Path, typer.Argument(help="A plan that `aiq search -o` wrote.")],
+    model: ModelArgument,
+    hw: HardwareOption = "xeon_2vcpu",
+    shape: InputOption = None,
+    runtime: Annotated[str, typer.Option(help="What executes the plan.")] = "inductor",
+    seconds: Annotated[float, typer.Option(help="Length of the timing.")] = 5.0,
+    json_: JsonOption = False,
+) -> None:
+    """Time a plan against float32 on this machine, and set the prediction beside."""
+    loaded = load_model(model, shape)
+    with progress_bars() as progress:
+        result = compare(
+            Plan.load(plan),
+            loaded.module,
+            hw,
+            example_inputs=loaded.example_inputs,
+            calibration=[loaded.example_inputs],
+            runtime=runtime,
+            min_seconds=seconds,
+            progress=progress,
+        )
+    if json_:
+        print_json(result.to_dict())
+    else:
+        out.print(tables.throughput(result))
 
 
 def main() -> NoReturn:

@@ -9,6 +9,7 @@ from rich.text import Text
 from aiq.deploy import PredictedMeasured
 from aiq.graph import Layer, LayerGraph
 from aiq.hardware import Hardware
+from aiq.losses import LossTable
 from aiq.plan import Plan
 
 
@@ -104,6 +105,16 @@ def layers(graph: LayerGraph) -> Table:
         for layer in graph.layers
     )
     return table(f"{graph.model}, batch {graph.batch}", columns, rows)
+
+
+def losses(losses: LossTable) -> Table:
+    """Return a loss table, one row a layer, in percentage points with standard errors."""
+    rows = (
+        (name, *(f"{100 * x:.3f} +-{100 * e:.3f}" for x, e in zip(loss, error, strict=True)))
+        for name, loss, error in zip(losses.layers, losses.loss, losses.error, strict=True)
+    )
+    title = f"Accuracy loss in pp, each layer alone ({losses.method}, {losses.samples:,} samples)"
+    return table(title, ["<layer", *(f.name for f in losses.formats)], rows)
 
 
 def plan(plan: Plan) -> RenderableType:
