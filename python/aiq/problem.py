@@ -83,7 +83,7 @@ class Problem:
             core = _build(lengths, flat_cost, flat_loss, flat_size, edges)
         if core is None:  # floats, or edges that are not int64 arrays yet
             converted = _edge_arrays(edges)
-            matrices_of = (
+            matrices_of: tuple[list[npt.NDArray[Any]], ...] = (
                 [cost for _, _, cost, _ in converted],
                 [loss for _, _, _, loss in converted if loss is not None],
                 [],

@@ -231,13 +231,9 @@ impl<const M: usize> Core<'_, M> {
         let (mut next, mut shifted, mut merged) = (Vec::new(), Vec::new(), Vec::new());
         let (mut exact, mut remembered) = (true, 0);
         let mut sweep = Sweep::default();
-        for at in 0..self.order.len() {
+        'classes: for at in 0..self.order.len() {
             let (entry, class) = self.order[at];
             if M < 3 && entry >= self.gap {
-                break;
-            }
-            if stop() {
-                exact = false;
                 break;
             }
             let window = self.windows[at + 1];
@@ -246,6 +242,10 @@ impl<const M: usize> Core<'_, M> {
             for (option, label) in (0u32..).zip(options) {
                 if label.excess >= self.gap {
                     continue;
+                }
+                if stop() {
+                    exact = false;
+                    break 'classes;
                 }
                 let change = sub(label.point, options[0].point);
                 shifted.clear();

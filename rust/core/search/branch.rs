@@ -18,7 +18,7 @@ use crate::solution::{Closed, Proof, Solution, Status};
 
 /// States of the core program in a subproblem, at first and at most: as subproblems pile up, each
 /// is given more.
-const EFFORT: (usize, usize) = (1 << 18, 1 << 23);
+const EFFORT: (usize, usize) = (1 << 18, 1 << 24);
 /// States per class.
 const WIDTH: usize = 1 << 15;
 
@@ -206,8 +206,9 @@ pub(crate) fn search<const M: usize>(
 
 /// What the subproblem after so many others may cost.
 fn effort<const M: usize>(nodes: u64, separable: bool) -> Effort {
+    // a knapsack with one budget is better enumerated than split
     if separable && M == 2 {
-        return Effort { width: WIDTH, memory: EFFORT.1 };
+        return Effort { width: EFFORT.1, memory: EFFORT.1 };
     }
     let doublings = (1 + nodes / 8).ilog2();
     let memory = EFFORT.0.checked_shl(doublings).unwrap_or(EFFORT.1).min(EFFORT.1);

@@ -18,6 +18,9 @@ use crate::reduce::{Reduced, restrict};
 const FIRST_CORE: usize = 16;
 /// By how much the undecided layers grow from probe to probe.
 const GROWTH: usize = 2;
+/// With edges, a gap that this many undecided layers do not close comes from one long run of
+/// layers that changes as a whole: splitting it works better than enumerating it.
+const LAST_PROBE: usize = 64;
 /// States per class in a probe.
 const PROBE_WIDTH: usize = 512;
 /// Labels per table entry of the contraction.
@@ -89,7 +92,8 @@ pub(crate) fn close<const M: usize>(
         if exact && cutoff >= now {
             return Closing { plan, rest: None };
         }
-        if stop() || (complete && now > gap / WORTH_REPEATING) {
+        let hopeless = !instance.edges.is_empty() && core >= LAST_PROBE && cutoff < now;
+        if stop() || hopeless || (complete && now > gap / WORTH_REPEATING) {
             let rest = restrict(instance, &keep(now));
             let open = rest.instance.n_layers() > 0;
             return Closing { plan, rest: open.then_some(rest) };
