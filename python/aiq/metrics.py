@@ -99,7 +99,8 @@ def evaluate(
         assert targets is not None
         cross_entropy, divergence = _from_classes(logits, exact, targets, axis)
     if metric == "cosine":
-        score = cosine_similarity(*(t.double().reshape(len(t), -1) for t in (logits, exact)))
+        ours, theirs = (t.double().reshape(len(t), -1) for t in (logits, exact))
+        score = cosine_similarity(ours, theirs)
     elif metric == "perplexity":
         score = -_needs_classes(cross_entropy, axis, logits, targets)
     elif metric == "top1":
