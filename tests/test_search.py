@@ -314,6 +314,11 @@ def test_mistakes_are_named(arguments, error, words):
     assert "\n" not in str(caught.value)
 
 
+def test_defaults_are_what_the_machine_computes():
+    plan = aiq.search(net(), "t4", [(X, Y)], max_drop=1.0)
+    assert plan.provenance["formats"] == ["fp32", "w8a8"]
+
+
 def test_a_generator_is_enough(image):
     plan = aiq.search(net(), "xeon_2vcpu", ((X, Y) for _ in range(3)), formats="fp32,w8a8")
     assert plan.accuracy.samples == 18

@@ -108,7 +108,8 @@ def search(
     lam
         Weight of the intensity in ``weighted``, 0..1.
     formats
-        Formats to choose from. Default: ``fp32,bf16,w8a8`` for throughput, every ``wNaM`` and
+        Formats to choose from. Default: those of ``fp32,bf16,w8a8`` for whose arithmetic the
+        profile has a peak for throughput, every ``wNaM`` and
         ``fp32`` for intensity, ``fp32,w8,w4`` for weighted.
     runtime
         What will execute the plan. If the profile is calibrated for it, times are those of its
@@ -152,9 +153,9 @@ def search(
     if goal is Objective.WEIGHTED and how is Method.EXHAUSTIVE:
         raise InputError("The weighted objective is not enumerated; use method exact, it is exact.")
     pins = dict(pin or {})
-    choices = DEFAULT_FORMATS[goal] if formats is None else parse_all(formats)
-    columns = parse_all([REFERENCE, *choices, *pins.values()])
     hardware = Hardware.load(hw)
+    choices = _default_formats(goal, hardware) if formats is None else parse_all(formats)
+    columns = parse_all([REFERENCE, *choices, *pins.values()])
     batches = None if data is None else _reiterable(data)
     examples = _example_inputs(batches) if example_inputs is None else example_inputs
     report = progress or (lambda stage, done, total: None)
@@ -230,6 +231,14 @@ def search(
             "sensitivity": None if losses is None else losses.method,
         },
     )
+
+
+def _default_formats(goal: Objective, hardware: Hardware) -> tuple[Format, ...]:
+    """Return the usual formats, for speed only those whose arithmetic the machine has."""
+    usual = DEFAULT_FORMATS[goal]
+    if goal is not Objective.THROUGHPUT:
+        return usual
+    return tuple(f for f in usual if f.compute.name in hardware.peak_gflops)
 
 
 def _predict(formats: Mapping[str, Format], tables: Tables, seconds: CostTable) -> Prediction:

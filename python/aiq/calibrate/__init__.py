@@ -157,7 +157,11 @@ def _section(engine: Runtime, found: Coefficients) -> RuntimeProfile:
         formats=MappingProxyType(formats),
         kernels=MappingProxyType({op: MappingProxyType(ds) for op, ds in by_op.items()}),
         boundaries=MappingProxyType(
-            {key: kernel for key, kernel in found.kernels.items() if "_to_" in key}
+            {
+                key: replace(kernel, compute=1.0, channel_multiple=1)
+                for key, kernel in found.kernels.items()
+                if "_to_" in key
+            }
         ),
         fuses=programs.FUSES.get(engine.name, ()),
         fit=found.fit,

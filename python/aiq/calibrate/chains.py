@@ -12,7 +12,7 @@ from random import Random
 import torch
 from torch import nn
 
-_LAYERS = 6
+_LAYERS = (2, 10)  # fewest and most of a chain: the lengths tell a layer's start from a run's
 _MOST_FLOPS = 2.5e8  # of a layer: a few milliseconds on one core
 _MOST_ACTIVATIONS = 2e6  # elements that a layer reads and writes
 _MOST_WEIGHTS = 2.4e6  # elements of a layer
@@ -156,8 +156,8 @@ def _chain(rng: Random, step: Callable[[_Walk], bool], least_channels: int = 0) 
     images = [shape for shape in _IMAGES if shape[1] >= least_channels]
     shape = rng.choice(images)
     walk = _Walk(rng, shape)
-    steps = 0
-    while steps < _LAYERS:
+    steps, length = 0, rng.randint(*_LAYERS)
+    while steps < length:
         steps += step(walk)
     batch, channels, size = shape
     return walk.module(), (batch, channels, size, size)
@@ -189,7 +189,7 @@ def _grouped(rng: Random) -> Built:
     batch, channels, size = rng.choice([shape for shape in _IMAGES if shape[1] >= 48])
     channels = channels // width * width
     walk = _Walk(rng, (batch, channels, size))
-    while len(walk.layers) < 2 * _LAYERS:
+    for _ in range(rng.randint(*_LAYERS)):
         walk.step(channels, 3, 1, channels // width)
     return walk.module(), (batch, channels, size, size)
 
@@ -199,7 +199,8 @@ def _linear(rng: Random) -> Built:
     rows, features = rng.choice(_HEAVY if heavy else _ROWS)
     layers: list[nn.Module] = []
     width = features
-    while len(layers) < 2 * _LAYERS:
+    length = rng.randint(*_LAYERS)
+    while len(layers) < 2 * length:
         outputs = _channels(rng, 1024 if heavy else 32, 2048)
         small = width * outputs <= _MOST_WEIGHTS and 2 * rows * width * outputs <= _MOST_FLOPS
         if heavy or small:
@@ -328,10 +329,10 @@ _BLOCK_IMAGES = ((1, 24, 56), (1, 64, 14), (1, 96, 28), (1, 160, 7), (4, 32, 28)
 _TOKENS = ((1, 49, 96), (1, 197, 128), (4, 64, 128))
 
 
-def _blocks(kind: Callable[[Random, int], nn.Module], count: int) -> Callable[[Random], Built]:
+def _blocks(kind: Callable[[Random, int], nn.Module], most: int) -> Callable[[Random], Built]:
     def build(rng: Random) -> Built:
         batch, channels, size = rng.choice(_BLOCK_IMAGES)
-        blocks = [kind(rng, channels) for _ in range(count)]
+        blocks = [kind(rng, channels) for _ in range(rng.randint(1, most))]
         return nn.Sequential(*blocks), (batch, channels, size, size)
 
     return build
@@ -339,18 +340,19 @@ def _blocks(kind: Callable[[Random, int], nn.Module], count: int) -> Callable[[R
 
 def _tokens(rng: Random) -> Built:
     batch, tokens, width = rng.choice(_TOKENS)
-    return nn.Sequential(*(_Attention(rng, width) for _ in range(2))), (batch, tokens, width)
+    blocks = (_Attention(rng, width) for _ in range(rng.randint(1, 3)))
+    return nn.Sequential(*blocks), (batch, tokens, width)
 
 
 _OTHERS: Mapping[str, Callable[[Random], Built]] = {
-    "pool": _blocks(_Pool, 3),
-    "branches": _blocks(_Branches, 3),
+    "pool": _blocks(_Pool, 5),
+    "branches": _blocks(_Branches, 4),
     "attention": _tokens,
-    "permuted": _blocks(_Permuted, 2),
+    "permuted": _blocks(_Permuted, 3),
 }
 
 _MIXED: Mapping[str, Callable[[Random], Built]] = {
-    "bottleneck": _blocks(_Bottleneck, 2),
-    "residual": _blocks(_Residual, 3),
+    "bottleneck": _blocks(_Bottleneck, 3),
+    "residual": _blocks(_Residual, 4),
     "chain": _pointwise,
 }

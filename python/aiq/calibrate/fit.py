@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
+from scipy.optimize import nnls
 
 from aiq import _core
 from aiq.calibrate.samples import Sample
@@ -27,10 +27,10 @@ MULTIPLES = (1, 8, 16, 32)
 _ELEMENTWISE = ("add", "mul", "activation", "concat", "embedding", "layout", "other")
 _PLAIN = (5e-6, 1.2, 1.0, 5e-11)  # start, 1 / compute, 1 / memory, seconds per output
 _LEAST = (0.0, 1 / 1.5, 0.1, 0.0)
-_MOST = (1e-3, 100.0, 100.0, 1e-8)
-_RUN = (5e-6, 0.0, 1e-3)  # overhead of a run: plain, least, most
-_PULL = 0.02  # relative error of a sample that a coefficient off by its whole size is worth
-_ROBUST = 0.05  # relative errors beyond this count linearly
+_RUN = 5e-6  # plain overhead of a run
+_PULL = 0.01  # relative error of a sample that a coefficient off by its whole size is worth
+_SMALL = 0.01  # relative error below which samples weigh the same
+_ROUNDS = 8
 _FOLDS = 5
 
 
@@ -122,33 +122,27 @@ def _design(
 
 
 def _solve(design: Matrix, seconds: Matrix) -> tuple[Matrix, float]:
-    """Return the coefficients and the value of the robust loss."""
+    """Return the coefficients and the mean absolute relative error.
+
+    Least absolute errors by iteratively reweighted non-negative least squares (Lawson and Hanson,
+    Solving Least Squares Problems, 1974).
+    """
     kernels = (design.shape[1] - 1) // 4
-    plain, least, most = (
-        np.array([run, *kernel * kernels])
-        for run, kernel in zip(_RUN, (_PLAIN, _LEAST, _MOST), strict=True)
-    )
-    # In units of the plain machine; a coefficient pulled by _PULL, a sample by its relative error.
-    relative = design * plain / seconds[:, None]
-    pull = np.eye(len(plain)) * _PULL
-    matrix = np.vstack([relative, pull])
-    target = np.concatenate([np.ones(len(seconds)), np.full(len(plain), _PULL)])
-
-    def residuals(x: Matrix) -> Matrix:
-        return np.asarray(matrix @ x - target)
-
-    def jacobian(_: Matrix) -> Matrix:
-        return matrix
-
-    result = least_squares(
-        residuals,
-        np.ones(len(plain)),
-        jac=jacobian,
-        bounds=(least / plain, most / plain),
-        loss="soft_l1",
-        f_scale=_ROBUST,
-    )
-    return result.x * plain, float(result.cost)
+    plain = np.array([_RUN, *_PLAIN * kernels])
+    least = np.array([0.0, *_LEAST * kernels])
+    # In units of the plain machine: a sample by its relative error, a coefficient pulled by _PULL.
+    relative = design * (plain / seconds[:, None])
+    floor = least / plain
+    error = np.ones(len(seconds))
+    solution = floor
+    for _ in range(_ROUNDS):
+        weights = 1 / np.sqrt(np.maximum(error, _SMALL))
+        matrix = np.vstack([relative * weights[:, None], np.eye(len(plain)) * _PULL])
+        target = np.concatenate([weights, np.full(len(plain), _PULL)])
+        excess, _residual = nnls(matrix, target - matrix @ floor)
+        solution = floor + excess
+        error = np.abs(relative @ solution - 1)
+    return solution * plain, float(error.mean())
 
 
 def _short(value: float) -> float:

@@ -23,8 +23,10 @@ FUSES: Mapping[str, tuple[str, ...]] = {
 }
 """Operator classes for which a runtime generates code, and so fuses them with their neighbours."""
 
-_GROUPS = 7
-_GROUP_SECONDS = 0.02
+QUANTILE = 0.25
+_TURN_SECONDS = 1e-3
+_LEAST_TURNS = 15
+_LEAST_SECONDS = 0.2
 
 
 def realisations(runtime: Runtime) -> dict[str, Realisation]:
@@ -92,16 +94,18 @@ def sample(runtime: Runtime, name: str, clock: Clock = time.perf_counter) -> Sam
 def seconds_per_run(call: Callable[[], object], clock: Clock = time.perf_counter) -> float:
     """Return the typical time of a run when nothing else disturbs the machine.
 
-    The first quartile over groups of runs: half of what a busy machine adds is left out.
+    The first quartile over short turns: what a busy machine adds to less than three quarters of
+    them is left out.
     """
     call()
     start = clock()
     call()
-    runs = max(1, int(_GROUP_SECONDS / max(clock() - start, 1e-6)))
-    times = []
-    for _ in range(_GROUPS):
+    runs = max(1, round(_TURN_SECONDS / max(clock() - start, 1e-6)))
+    times: list[float] = []
+    began = clock()
+    while len(times) < _LEAST_TURNS or clock() - began < _LEAST_SECONDS:
         start = clock()
         for _ in range(runs):
             call()
         times.append((clock() - start) / runs)
-    return float(np.quantile(times, 0.25))
+    return float(np.quantile(times, QUANTILE))

@@ -1,0 +1,243 @@
+"""Calibration: roofs, chains, samples that survive a kill, and a fit that finds what made them."""
+
+import itertools
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from aiq import _core, calibrate, runtimes
+from aiq.calibrate import chains, programs, roofs
+from aiq.calibrate.fit import fit
+from aiq.calibrate.samples import Sample, Store
+from aiq.cost import calibrated_table, rows
+from aiq.cost.pieces import DTYPES, Piece
+from aiq.errors import HardwareError, InputError
+from aiq.formats import parse, parse_all
+from aiq.graph import trace
+from aiq.hardware import Hardware, MemoryLevel
+from aiq.runtime_profile import Kernel
+from aiq.runtimes.eager import Eager
+
+NAMES = ("pointwise/fp32/0", "linear/bf16/0", "residual/fp32+bf16/0", "attention/fp32/0")
+
+
+def test_levels_are_found_where_the_bandwidth_falls():
+    sizes = roofs.working_sets(2, 256 * 1024)
+    speed = [400 if s <= 60 else 150 if s <= 2048 else 60 if s <= 40_000 else 20 for s in sizes]
+    rng = np.random.default_rng(0)
+    noisy = tuple(v * float(1 - 0.08 * rng.random()) for v in speed)
+    found = roofs.levels(roofs.Sweep(tuple(sizes), noisy), memory_kib=16 * 2**20)
+    assert [level.level for level in found] == ["L1", "L2", "L3", "DRAM"]
+    for level, size, gbps in zip(
+        found, (60, 2048, 40_000, 16 * 2**20), (400, 150, 60, 20), strict=True
+    ):
+        assert level.read_gbps == pytest.approx(gbps, rel=0.1)
+        assert level.size_kib == pytest.approx(size, rel=0.45)  # sweep steps are 41 % apart
+
+
+def test_a_flat_sweep_is_one_level():
+    sizes = tuple(roofs.working_sets(1, 1024))
+    (only,) = roofs.levels(roofs.Sweep(sizes, (30.0,) * len(sizes)), memory_kib=512)
+    assert (only.level, only.size_kib, only.read_gbps) == ("DRAM", 512, 30.0)
+
+
+def test_the_roofs_of_this_machine():
+    fp32 = roofs.peak_gflops("fp32")
+    assert fp32 is not None
+    assert 0.1 < fp32 < 1e6
+    assert 0.1 < roofs.read_gbps(64, 1) < 1e5
+
+
+def test_best_of_many_and_typical_of_many():
+    ticks = itertools.count()
+    times = iter([0.0] * 3)  # a clock that advances by one at every look
+
+    def clock():
+        return float(next(ticks))
+
+    assert roofs.best_seconds(lambda: next(times, None), seconds=0, clock=clock) == 1.0
+    assert programs.seconds_per_run(lambda: None, clock=clock) == 1.0
+
+
+def test_programs_are_the_same_every_time_and_no_layer_is_idle():
+    names = chains.names(["fp32", "bf16", "w8a8"], 3)
+    assert len(names) == len(set(names))
+    families = {name.partition("/")[0] for name in names}
+    for name in (next(n for n in names if n.startswith(family)) for family in sorted(families)):
+        one, two = chains.program(name), chains.program(name)
+        assert one.formats == two.formats
+        assert torch.equal(one.inputs, two.inputs)
+        for a, b in zip(one.module.parameters(), two.module.parameters(), strict=True):
+            assert torch.equal(a, b)
+        assert torch.isfinite(one.module(one.inputs)).all()
+        graph = trace(one.module.to("meta"), one.inputs.to("meta")).graph
+        assert {layer.name for layer in graph.quantizable} == set(one.formats)
+
+
+def test_one_format_needs_no_mixed_programs():
+    assert not any("+" in name for name in chains.names(["fp32"], 4))
+
+
+TOY = Hardware(
+    name="toy",
+    description="known",
+    threads=1,
+    peak_gflops={"fp32": 100.0, "bf16": 200.0, "int8": 400.0},
+    memory=(MemoryLevel("L2", 1024, 100), MemoryLevel("DRAM", 1e7, 20)),
+    provenance={"method": "spec", "date": "2026-01-01", "sources": ["none"]},
+)
+KERNELS = {
+    "conv.fp32": Kernel(12, 0.7, 0.1, compute=0.8, channel_multiple=16),
+    "conv.int8": Kernel(14, 0.9, 0.2, compute=0.6, channel_multiple=16),
+    "linear.fp32": Kernel(5, 0.5, 0.05, compute=0.9, channel_multiple=16),
+    "add.fp32": Kernel(2, 0.8, 0.02, channel_multiple=16),
+    "fp32_to_int8": Kernel(3, 0.9, 0.03, channel_multiple=16),
+}
+RUN = 6e-6
+
+
+@pytest.fixture(scope="module")
+def samples():
+    """Random programs of known kernels, with the times that these would take."""
+    rng = np.random.default_rng(0)
+    return [sample(str(index), rng) for index in range(60)]
+
+
+def sample(name, rng):
+    found, seconds = [], RUN
+    machine = rows.machine(TOY, DTYPES)
+    for key in rng.choice(list(KERNELS), size=rng.integers(1, 8)):
+        dtype = ["fp32", "bf16", "int8"].index(key.partition(".")[2] or "fp32")
+        inputs, outputs, channels = (
+            int(10 ** rng.uniform(*span)) for span in [(3, 6), (3, 6), (0, 3)]
+        )
+        weights = int(10 ** rng.uniform(2, 6)) if dtype or key[0] in "cl" else 0
+        flops = 20 * weights * int(rng.integers(1, 200))
+        work = (flops, weights, 0, inputs, 0, outputs, channels, False)
+        bits = 8 if dtype else 32
+        piece = Piece(key, work, (bits, bits, bits, False, dtype), 5e6 * rng.random(), (), ())
+        ((picoseconds, _),) = _core.calibrated_times(
+            [(work, piece.storage, KERNELS[key].row, piece.resident)], machine
+        )
+        found.append(piece)
+        seconds += picoseconds / 1e12
+    return Sample(name, seconds, tuple(found))
+
+
+def test_the_fit_finds_the_machine_that_made_the_samples(samples):
+    found = fit(samples, TOY, noise=0.01)
+    assert (found.fit.samples, found.fit.noise) == (60, 0.01)
+    assert found.fit.mape < 0.01
+    assert 0.97 < found.fit.low <= 1 <= found.fit.high < 1.03
+    for key in ("conv.fp32", "conv.int8", "linear.fp32"):
+        kernel = found.kernels[key]
+        assert kernel.channel_multiple == 16
+        assert kernel.compute == pytest.approx(KERNELS[key].compute, rel=0.02)
+        assert kernel.start_us == pytest.approx(KERNELS[key].start_us, rel=0.2)
+
+
+def test_one_bad_sample_does_not_spoil_the_fit(samples):
+    spoiled = [replace(samples[0], seconds=5 * samples[0].seconds), *samples[1:]]
+    for key in ("conv.fp32", "conv.int8", "linear.fp32"):
+        compute = fit(spoiled, TOY, noise=0.0).kernels[key].compute
+        assert compute == pytest.approx(KERNELS[key].compute, rel=0.03)
+
+
+def cut(name):
+    program = chains.program(name)
+    graph = trace(program.module.to("meta"), program.inputs.to("meta")).graph
+    planned = {layer: parse(fmt) for layer, fmt in program.formats.items()}
+    return graph, planned
+
+
+def test_samples_survive_and_only_for_what_they_hold(tmp_path, samples):
+    path = tmp_path / "samples.json"
+    store = Store(path, {"threads": 2, "versions": ("a", "b")})
+    store.add(samples[0])
+    store.set("roofs", {"x": 1})
+    again = Store(path, {"threads": 2, "versions": ("a", "b")})
+    assert again.samples == {samples[0].name: samples[0]}
+    assert again.values == {"roofs": {"x": 1}}
+    with pytest.raises(InputError, match="another threads; delete it"):
+        Store(path, {"threads": 1, "versions": ("a", "b")})
+    path.write_text(path.read_text()[:-20])
+    with pytest.raises(InputError, match="does not hold samples"):
+        Store(path, {"threads": 2})
+    path.write_text('{"schema": "other"}')
+    with pytest.raises(InputError, match="schema"):
+        Store(path, {"threads": 2})
+
+
+class StoppedError(Exception):
+    pass
+
+
+def test_a_calibration_that_is_killed_goes_on_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(chains, "names", lambda formats, count: list(NAMES))
+    monkeypatch.setattr(runtimes, "get", lambda name: Eager())
+    monkeypatch.setattr(
+        roofs, "working_sets", lambda threads, largest: [16.0, 64.0, 256.0, 1024.0, 4096.0]
+    )
+    timed = []
+    real = programs.sample
+
+    def sample(engine, name):
+        timed.append(name)
+        if len(timed) == 3:
+            raise StoppedError
+        return real(engine, name)
+
+    monkeypatch.setattr(programs, "sample", sample)
+    path = tmp_path / "samples.json"
+    with pytest.raises(StoppedError):
+        calibrate.calibrate("eager", threads=1, samples=path)
+    assert len(json.loads(path.read_text())["samples"]) == 2
+    seen = []
+    found = calibrate.calibrate(
+        "eager", threads=1, samples=path, progress=lambda *event: seen.append(event)
+    )
+    assert timed == [*NAMES[:3], NAMES[2], NAMES[3]]
+    assert ("time chains in eager", 4, 4) in seen
+    assert not any(stage == "measure this machine" for stage, _, _ in seen)
+    found.save(tmp_path / "mine.yaml")
+    again = Hardware.load(tmp_path / "mine.yaml")
+    assert again == found
+    section = again.runtimes["eager"]
+    assert section.fit.samples == 4
+    assert section.formats["bf16"].support == "native"
+    assert section.formats["w8a8"].support == "none"
+    graph, planned = cut("residual/fp32+bf16/0")
+    low, high = calibrated_table(graph, parse_all("fp32,bf16"), again, "eager").interval(planned)
+    assert 0 < low <= high
+
+
+def test_differences_between_a_profile_and_this_machine(monkeypatch):
+    here = replace(
+        TOY,
+        peak_gflops={"fp32": 50.0, "int8": 400.0},
+        memory=(replace(TOY.memory[0], read_gbps=90.0), replace(TOY.memory[1], read_gbps=30.0)),
+    )
+    monkeypatch.setattr(calibrate, "quick", lambda progress: here)
+    found = {difference.key: difference.ratio for difference in calibrate.compare(TOY)}
+    assert found == {
+        "compute.fp32.peak_gflops": 0.5,
+        "compute.int8.peak_gflops": 1.0,
+        "memory.L2.read_gbps": 0.9,
+        "memory.DRAM.read_gbps": 1.5,
+    }
+
+
+def test_an_impossible_profile_is_not_written(tmp_path):
+    path = tmp_path / "bad.yaml"
+    with pytest.raises(HardwareError, match="compute"):
+        replace(TOY, peak_gflops={"fp32": -1.0}).save(path)
+    assert not path.exists()
+
+
+def test_rows_of_a_grouped_convolution_are_those_of_one_group():
+    net = torch.nn.Conv2d(16, 32, 3, groups=4)
+    graph = trace(net, torch.zeros(1, 16, 8, 8)).graph
+    assert rows.work(graph.layers[0])[6] == 8
