@@ -451,7 +451,12 @@ def main():
             continue
         if name not in classes:
             rows = run_class(name, make, seeds, options.peer_cap, deadline, workers)
-            classes[name] = {"target_ratio": target, "rows": rows, **summary(rows)}
+            classes[name] = {
+                "target_ratio": target,
+                "peer_cap_s": options.peer_cap,
+                "rows": rows,
+                **summary(rows),
+            }
         found = classes[name]
         ratio, worst = (found[k] or math.nan for k in ("median_ratio", "worst_ratio"))
         print(
@@ -462,7 +467,6 @@ def main():
         result = {
             "command": " ".join(["python", "benches/solver.py", *sys.argv[1:]]),
             "machine": machine(),
-            "peer_cap_s": options.peer_cap,
             "classes": classes,
         }
         if not options.quick:

@@ -5,7 +5,7 @@ training images and scored on 2,000 test images that no search has seen.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,10 +23,9 @@ from aiq.formats import PAPER, Format
 from aiq.formats import parse as parse_format
 from aiq.losses import LossTable
 from aiq.plan import Plan
+from aiq.progress import Progress
 from aiq.report import tables
 from aiq.search import search
-
-Progress = Callable[[str, int, int], None]
 
 NETWORK = "resnet20"
 UNIFORM = ("fp32", "w8", "w4")

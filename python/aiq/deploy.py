@@ -1,6 +1,6 @@
 """From a plan to a program that runs, and from the program to the stopwatch."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,9 +13,8 @@ from aiq.formats import REFERENCE
 from aiq.hardware import Hardware
 from aiq.measure import Comparison, Interval, Verdict
 from aiq.plan import Plan
+from aiq.progress import Progress
 from aiq.runtimes import Compiled, Mismatch
-
-Progress = Callable[[str, int, int], None]
 
 FLOAT, PLAN = "fp32", "plan"
 

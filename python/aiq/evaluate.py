@@ -24,15 +24,13 @@ from aiq.formats import REFERENCE
 from aiq.graph import Trace, trace
 from aiq.journal import Fingerprint, Journal
 from aiq.metrics import Metric
+from aiq.progress import Progress
 from aiq.quantize.fold import fold
 from aiq.quantize.simulate import Formats, Simulator
 from aiq.quantize.statistics import observe
 from aiq.runner import Plan, Runner
 from aiq.samples import Samples, gather
 from aiq.workers import Elsewhere, Here, Scores, Task, Workers
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is going on, how many steps of it are done, and how many there are."""
 
 CALIBRATION_SAMPLES = 512
 """Samples of the data on which ranges are observed when no calibration data is given."""

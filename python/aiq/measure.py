@@ -18,11 +18,10 @@ from scipy.stats import bootstrap
 
 from aiq import machine
 from aiq.errors import InputError
+from aiq.progress import Progress
 
 Call = Callable[[], object]
 Clock = Callable[[], float]
-Progress = Callable[[str, int, int], None]
-
 _WINDOW = 5
 """Turns whose median has to settle before the warm-up ends."""
 

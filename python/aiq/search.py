@@ -6,7 +6,7 @@ as a whole -> correct the prediction and search again, until the measured accura
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,9 +27,7 @@ from aiq.graph import LayerGraph, Trace
 from aiq.hardware import Hardware
 from aiq.losses import LossTable
 from aiq.plan import Plan, PlannedLayer, Prediction, Proof
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is going on, how many steps of it are done, and how many there are."""
+from aiq.progress import Progress
 
 
 class Objective(StrEnum):

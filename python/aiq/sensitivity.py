@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from aiq.evaluate import Evaluation, Evaluator, Progress
+from aiq.evaluate import Evaluation, Evaluator
 from aiq.export import Inputs
 from aiq.formats import FP32, REFERENCE, Format, parse_all
 from aiq.graph import Trace
 from aiq.losses import Array, LossTable
+from aiq.progress import Progress
 from aiq.quantize.fold import fold
 from aiq.quantize.simulate import Simulator
 from aiq.quantize.statistics import observe

@@ -9,18 +9,16 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from scipy.stats import norm
-
 from aiq import solver
 from aiq.choose import Tables
+from aiq.confidence import drop_limit
 from aiq.errors import InfeasibleError
 from aiq.evaluate import Evaluator
 from aiq.formats import REFERENCE, Format
 from aiq.plan import Accuracy
+from aiq.progress import Progress
 
 Formats = Mapping[str, Format]
-Progress = Callable[[str, int, int], None]
-
 ROUNDS = 10
 """Most rounds; each is one evaluation of the network on all data."""
 
@@ -205,7 +203,6 @@ class _Scale:
     def __init__(self, evaluator: Evaluator, confidence: float) -> None:
         self._evaluator = evaluator
         self._confidence = confidence
-        self._errors = float(norm.ppf(confidence))
         self._known: dict[tuple[str, ...], Accuracy] = {}
 
     def accuracy(self, formats: Formats) -> Accuracy:
@@ -216,7 +213,7 @@ class _Scale:
                 plan=evaluation.accuracy,
                 baseline=self._evaluator.baseline.accuracy,
                 samples=evaluation.samples,
-                drop_limit=evaluation.drop + self._errors * evaluation.drop_error,
+                drop_limit=drop_limit(evaluation, self._confidence),
                 confidence=self._confidence,
             )
         return self._known[key]

@@ -1,7 +1,7 @@
 """Measure this machine: its roofs, and what a runtime makes of them."""
 
 import datetime
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -15,12 +15,11 @@ from aiq.calibrate import chains, programs, roofs
 from aiq.calibrate.fit import Coefficients, fit, group
 from aiq.calibrate.samples import Store, default_path
 from aiq.hardware import Hardware, MemoryLevel
+from aiq.progress import Progress
 from aiq.runtime_profile import RuntimeProfile
 from aiq.runtimes import Runtime
 
 __all__ = ["Difference", "calibrate", "compare", "quick"]
-
-Progress = Callable[[str, int, int], None]
 
 NAME = "this_machine"
 _LARGEST_KIB = 256 * 1024  # of a working set: beyond the last cache that a process gets
