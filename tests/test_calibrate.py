@@ -18,7 +18,7 @@ from aiq.errors import HardwareError, InputError
 from aiq.formats import parse, parse_all
 from aiq.graph import trace
 from aiq.hardware import Hardware, MemoryLevel
-from aiq.runtime_profile import Kernel
+from aiq.hardware.runtime_profile import Kernel
 from aiq.runtimes.eager import Eager
 
 NAMES = ("pointwise/fp32/0", "linear/bf16/0", "residual/fp32+bf16/0", "attention/fp32/0")

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from aiq import graph, hardware
-from aiq.choose import Tables, allowed_formats
 from aiq.cost import Level, calibrated_table, intensity_table, roofline_table, time_table
 from aiq.errors import HardwareError, InputError
 from aiq.formats import parse, parse_all
 from aiq.hardware import Hardware
+from aiq.search.choose import Tables, allowed_formats
 
 PROFILE = """
 schema: aiq/hw-profile/v1

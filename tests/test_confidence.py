@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from scipy import stats
 
-from aiq.confidence import Hopeless, bootstrap_limit, drop_limit, mcnemar, samples_needed
 from aiq.errors import InputError
 from aiq.evaluate import Evaluation
+from aiq.evaluate.confidence import Hopeless, bootstrap_limit, drop_limit, mcnemar, samples_needed
 
 
 def evaluation(lost, won, n):

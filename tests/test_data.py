@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiq import data, imagefiles
-from aiq.data import Batches, Dataset
+from aiq import data
+from aiq.data import Batches, Dataset, datasets, imagefiles
 from aiq.errors import DataError, InputError
 
 
@@ -73,7 +73,7 @@ def test_sample_says_when_the_package_is_damaged(content, tmp_path, monkeypatch)
     (tmp_path / "assets").mkdir()
     if content is not None:
         (tmp_path / "assets" / data.SAMPLE_FILE).write_bytes(content)
-    monkeypatch.setattr(data.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(datasets.resources, "files", lambda package: tmp_path)
     with pytest.raises(DataError, match="install aiq again"):
         data.sample("test")
 

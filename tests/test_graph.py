@@ -14,8 +14,8 @@ from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from aiq.errors import GraphError
-from aiq.export import call_arguments
 from aiq.graph import Layer, LayerGraph, Op, Trace, extract, trace
+from aiq.graph.export import call_arguments
 from aiq.models import resnet20
 
 

@@ -14,7 +14,6 @@ from rich.text import Text
 
 from aiq import calibrate, cost, graph, models, sensitivity
 from aiq import data as datasets
-from aiq.choose import POINTS
 from aiq.cost import CostTable
 from aiq.data import Batches
 from aiq.deploy import PredictedMeasured, compare
@@ -26,6 +25,7 @@ from aiq.plan import Plan
 from aiq.progress import Progress
 from aiq.report import tables
 from aiq.search import search
+from aiq.search.choose import POINTS
 
 NETWORK = "resnet20"
 UNIFORM = ("fp32", "w8", "w4")

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from aiq import cost, graph, measure, runtimes
-from aiq.export import Inputs
 from aiq.formats import REFERENCE
+from aiq.graph.export import Inputs
 from aiq.hardware import Hardware
 from aiq.measure import Comparison, Interval, Verdict
 from aiq.plan import Plan

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from aiq.evaluate import Evaluation, Evaluator
-from aiq.export import Inputs
 from aiq.formats import FP32, REFERENCE, Format, parse_all
 from aiq.graph import Trace
+from aiq.graph.export import Inputs
 from aiq.losses import Array, LossTable
 from aiq.progress import Progress
 from aiq.quantize.fold import fold

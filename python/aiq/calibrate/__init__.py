@@ -15,8 +15,8 @@ from aiq.calibrate import chains, programs, roofs
 from aiq.calibrate.fit import Coefficients, fit, group
 from aiq.calibrate.samples import Store, default_path
 from aiq.hardware import Hardware, MemoryLevel
+from aiq.hardware.runtime_profile import RuntimeProfile
 from aiq.progress import Progress
-from aiq.runtime_profile import RuntimeProfile
 from aiq.runtimes import Runtime
 
 __all__ = ["Difference", "calibrate", "compare", "quick"]

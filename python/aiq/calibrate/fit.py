@@ -17,7 +17,7 @@ from aiq.calibrate.samples import Sample
 from aiq.cost import rows
 from aiq.cost.pieces import DTYPES
 from aiq.hardware import Hardware
-from aiq.runtime_profile import Fit, Kernel
+from aiq.hardware.runtime_profile import Fit, Kernel
 
 Matrix = NDArray[np.float64]
 

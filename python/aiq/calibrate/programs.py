@@ -11,7 +11,7 @@ from aiq.cost.pieces import pieces
 from aiq.formats import Format
 from aiq.formats import parse as parse_format
 from aiq.graph import WEIGHTED, Op, trace
-from aiq.runtime_profile import Realisation
+from aiq.hardware.runtime_profile import Realisation
 from aiq.runtimes import Compiled, Runtime, Support
 
 Clock = Callable[[], float]

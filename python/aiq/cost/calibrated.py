@@ -14,7 +14,7 @@ from aiq.errors import HardwareError
 from aiq.formats import Format
 from aiq.graph import LayerGraph
 from aiq.hardware import Hardware
-from aiq.runtime_profile import RuntimeProfile
+from aiq.hardware.runtime_profile import RuntimeProfile
 
 _PICOSECONDS_PER_US = 10**6
 

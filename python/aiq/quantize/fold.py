@@ -11,8 +11,8 @@ from dataclasses import replace
 from torch import Tensor, fx
 
 from aiq.graph import Layer, Trace
-from aiq.operators import argument
-from aiq.simplify import attribute, name_of
+from aiq.graph.operators import argument
+from aiq.graph.simplify import attribute, name_of
 
 BIAS = 2
 """Position of the bias among the arguments of every convolution and of ``linear``."""

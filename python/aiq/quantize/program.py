@@ -13,9 +13,9 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from aiq.errors import DataError
-from aiq.export import Inputs, call_arguments
 from aiq.graph import Trace
-from aiq.simplify import attribute
+from aiq.graph.export import Inputs, call_arguments
+from aiq.graph.simplify import attribute
 
 Values = dict[str, Any]
 """Name of a graph node -> its value."""

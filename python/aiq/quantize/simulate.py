@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from aiq.errors import InputError
-from aiq.export import Inputs
+from aiq.evaluate.journal import Fingerprint
 from aiq.formats import BF16, FP32, REFERENCE, DType, Format, Kind
 from aiq.graph import Layer, Trace
-from aiq.journal import Fingerprint
-from aiq.operators import argument
+from aiq.graph.export import Inputs
+from aiq.graph.operators import argument
 from aiq.quantize.affine import Affine, Scheme, from_range
 from aiq.quantize.fold import output_axis
 from aiq.quantize.observers import OBSERVERS, symmetric_mse

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from aiq.errors import DataError, InputError
-from aiq.export import Inputs
 from aiq.graph import Layer, Trace
-from aiq.operators import argument
+from aiq.graph.export import Inputs
+from aiq.graph.operators import argument
 from aiq.quantize.program import Program
 
 BINS = 4096

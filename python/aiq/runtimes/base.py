@@ -12,9 +12,9 @@ import torch
 from torch.utils import _pytree as pytree
 
 from aiq.errors import InputError, RuntimeUnavailableError
-from aiq.export import Inputs, call_arguments
 from aiq.formats import Format, parse
 from aiq.graph import LayerGraph, Op
+from aiq.graph.export import Inputs, call_arguments
 from aiq.runtimes.kernels import Kernel
 
 

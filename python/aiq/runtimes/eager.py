@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from aiq.export import Inputs, call_arguments
 from aiq.formats import Format
 from aiq.graph import Op, trace
+from aiq.graph.export import Inputs, call_arguments
 from aiq.runtimes.base import Compiled, Support, compiled, resolve
 from aiq.runtimes.kernels import Kernel
 from aiq.runtimes.rewrite import rewrite

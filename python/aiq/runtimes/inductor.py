@@ -20,9 +20,9 @@ from torchao.quantization.pt2e.quantizer import (
 )
 
 from aiq.errors import RuntimeUnavailableError
-from aiq.export import Inputs
 from aiq.formats import Format
 from aiq.graph import Op, trace
+from aiq.graph.export import Inputs
 from aiq.runtimes import weight_only
 from aiq.runtimes.base import Compiled, Support, compiled, leaves, resolve
 from aiq.runtimes.kernels import LABEL, Kernel, assign, label

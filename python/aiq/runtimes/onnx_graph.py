@@ -12,9 +12,9 @@ import onnx
 import torch
 from torch.utils import _pytree as pytree
 
+from aiq.graph.simplify import name_of
 from aiq.runtimes.kernels import LABEL, label
 from aiq.runtimes.rewrite import Rewritten
-from aiq.simplify import name_of
 
 MULTIPLY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """Operators that compute a layer with weights."""

@@ -7,9 +7,9 @@ import openvino
 import torch
 from torch.utils import _pytree as pytree
 
-from aiq.export import Inputs
 from aiq.formats import Format
 from aiq.graph import Op, Trace, trace
+from aiq.graph.export import Inputs
 from aiq.runtimes import onnx_edit
 from aiq.runtimes.base import Compiled, Support, compiled, leaves, resolve
 from aiq.runtimes.kernels import Kernel, assign

@@ -17,17 +17,17 @@ from torch.utils import _pytree as pytree
 from torchao.quantization import pt2e as _pt2e  # noqa: F401 - registers quantized_decomposed
 
 from aiq.errors import InputError
-from aiq.export import Inputs
 from aiq.formats import INTEGERS, REFERENCE, Format
 from aiq.graph import Layer, Trace
-from aiq.operators import argument, is_view
+from aiq.graph.export import Inputs
+from aiq.graph.operators import argument, is_view
+from aiq.graph.simplify import attribute, name_of
 from aiq.quantize.affine import Affine, Scheme
 from aiq.quantize.fold import fold
 from aiq.quantize.observers import symmetric_mse
 from aiq.quantize.simulate import Simulator
 from aiq.quantize.statistics import Statistics, observe, read
 from aiq.runtimes.base import leaves
-from aiq.simplify import attribute, name_of
 
 _QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
 _DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 from aiq.errors import InputError
-from aiq.export import Inputs
 from aiq.files import write_atomic
 from aiq.formats import Format
 from aiq.graph import trace
+from aiq.graph.export import Inputs
 from aiq.runtimes import base
 
 _RUNTIMES = {".onnx": "onnxruntime", ".xml": "openvino"}

@@ -7,11 +7,11 @@ bfloat16 results; the scales are applied to those in float32.
 import torch
 from torch import fx
 
-from aiq.export import SHAPES
-from aiq.operators import argument
+from aiq.graph.export import SHAPES
+from aiq.graph.operators import argument
+from aiq.graph.simplify import attribute
 from aiq.runtimes.kernels import LABEL
 from aiq.runtimes.rewrite import Rewritten, weight_only_layers
-from aiq.simplify import attribute
 
 aten = torch.ops.aten
 

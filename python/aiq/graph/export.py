@@ -22,7 +22,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from aiq.errors import GraphError
-from aiq.simplify import attribute, decompositions, simplify
+from aiq.graph.simplify import attribute, decompositions, simplify
 
 Inputs = torch.Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 """Example inputs: one tensor, a sequence of positional or a mapping of keyword arguments."""

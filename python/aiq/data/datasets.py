@@ -20,8 +20,8 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
+from aiq.data.imagefiles import CLASSES, read_cifar10, read_fashion_mnist
 from aiq.errors import DataError, InputError
-from aiq.imagefiles import CLASSES, read_cifar10, read_fashion_mnist
 
 SIDE = 32
 """Height and width of the images that the built-in networks read."""
@@ -175,7 +175,7 @@ def load(name: str, split: str, folder: Path | str | None = None) -> Dataset:
     split
         ``train``, ``val`` or ``test``.
     folder
-        Where the files are; without it, `aiq.imagefiles.folders` are searched.
+        Where the files are; without it, `aiq.data.imagefiles.folders` are searched.
 
     Raises
     ------

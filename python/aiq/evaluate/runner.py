@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from aiq import metrics
 from aiq.errors import DataError
+from aiq.evaluate import metrics
+from aiq.evaluate.metrics import Metric, Reference
+from aiq.evaluate.samples import Samples
 from aiq.formats import REFERENCE, Format
-from aiq.metrics import Metric, Reference
 from aiq.quantize.simulate import Simulator, State
-from aiq.samples import Samples
 
 Plan = tuple[Format, ...]
 """The format of each layer, in the order of `Runner.layers`."""

@@ -15,19 +15,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aiq import choose, cost, graph, machine, solver, verify
+from aiq import cost, graph, machine, solver
 from aiq import sensitivity as sensitivity_stage
-from aiq.choose import Tables
 from aiq.cost import CostTable
 from aiq.errors import DataError, InputError
 from aiq.evaluate import Evaluator
-from aiq.export import Inputs
 from aiq.formats import INTEGER_GRID, PAPER, REFERENCE, Format, parse_all
 from aiq.graph import LayerGraph, Trace
+from aiq.graph.export import Inputs
 from aiq.hardware import Hardware
 from aiq.losses import LossTable
 from aiq.plan import Plan, PlannedLayer, Prediction, Proof
 from aiq.progress import Progress
+from aiq.search import choose, verify
+from aiq.search.choose import Tables
 
 
 class Objective(StrEnum):

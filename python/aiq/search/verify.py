@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from aiq import solver
-from aiq.choose import Tables
-from aiq.confidence import drop_limit
 from aiq.errors import InfeasibleError
 from aiq.evaluate import Evaluator
+from aiq.evaluate.confidence import drop_limit
 from aiq.formats import REFERENCE, Format
 from aiq.plan import Accuracy
 from aiq.progress import Progress
+from aiq.search.choose import Tables
 
 Formats = Mapping[str, Format]
 ROUNDS = 10

@@ -19,10 +19,11 @@ import platformdirs
 from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.exceptions import best_match
 
-from aiq import files, runtime_profile, strictyaml
+from aiq import files
 from aiq.errors import HardwareError
 from aiq.formats import DType
-from aiq.runtime_profile import RuntimeProfile
+from aiq.hardware import runtime_profile, strictyaml
+from aiq.hardware.runtime_profile import RuntimeProfile
 
 SCHEMA = "aiq/hw-profile/v1"
 MAX_BYTES = 256 * 1024

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from torch import fx, nn
 
 from aiq.errors import GraphError
-from aiq.export import Inputs, export
-from aiq.fusion import Group, Grouping
-from aiq.operators import WEIGHTED, Op, argument, elements, flops, is_constant, shapes
-from aiq.simplify import CONSTANT, name_of
-
-__all__ = ["WEIGHTED", "Edge", "Layer", "LayerGraph", "Op", "Trace", "extract", "trace"]
+from aiq.graph.export import Inputs, export
+from aiq.graph.fusion import Group, Grouping
+from aiq.graph.operators import WEIGHTED, Op, argument, elements, flops, is_constant, shapes
+from aiq.graph.simplify import CONSTANT, name_of
 
 
 @dataclass(frozen=True, slots=True)

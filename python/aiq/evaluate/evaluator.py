@@ -18,19 +18,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from aiq import metrics
 from aiq.errors import InputError
+from aiq.evaluate import metrics
+from aiq.evaluate.journal import Fingerprint, Journal
+from aiq.evaluate.metrics import Metric
+from aiq.evaluate.runner import Plan, Runner
+from aiq.evaluate.samples import Samples, gather
+from aiq.evaluate.workers import Elsewhere, Here, Scores, Task, Workers
 from aiq.formats import REFERENCE
 from aiq.graph import Trace, trace
-from aiq.journal import Fingerprint, Journal
-from aiq.metrics import Metric
 from aiq.progress import Progress
 from aiq.quantize.fold import fold
 from aiq.quantize.simulate import Formats, Simulator
 from aiq.quantize.statistics import observe
-from aiq.runner import Plan, Runner
-from aiq.samples import Samples, gather
-from aiq.workers import Elsewhere, Here, Scores, Task, Workers
 
 CALIBRATION_SAMPLES = 512
 """Samples of the data on which ranges are observed when no calibration data is given."""

@@ -9,10 +9,10 @@ from typing import Protocol
 
 from torch import Tensor
 
+from aiq.evaluate.metrics import Reference
+from aiq.evaluate.runner import Path, Plan, Runner
+from aiq.evaluate.samples import Samples
 from aiq.formats import REFERENCE
-from aiq.metrics import Reference
-from aiq.runner import Path, Plan, Runner
-from aiq.samples import Samples
 
 Task = tuple[int, Sequence[Plan]]
 """Index of a chunk, and the plans to run it under; neighbours that share most stand together."""

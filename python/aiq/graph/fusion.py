@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from aiq.operators import WEIGHTED, Op, argument, classify, is_view, shapes
-from aiq.simplify import name_of, reads_only_metadata
+from aiq.graph.operators import WEIGHTED, Op, argument, classify, is_view, shapes
+from aiq.graph.simplify import name_of, reads_only_metadata
 
 # The steps of the chain; a group takes on only steps later than its last one.
 _OPERATOR, _BATCH_NORM, _ADD, _ACTIVATION = range(4)

@@ -14,8 +14,8 @@ import torch
 from torch import fx
 
 from aiq.errors import GraphError
-from aiq.export import SHAPES
-from aiq.simplify import attribute, name_of
+from aiq.graph.export import SHAPES
+from aiq.graph.simplify import attribute, name_of
 
 Shape = tuple[int, ...]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from aiq.errors import DataError
-from aiq.export import Inputs
+from aiq.graph.export import Inputs
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from itertools import product
 
-from aiq.problem import Problem
+from aiq.solver.problem import Problem
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,27 @@
+"""Images with labels, from disk or shipped."""
+
+from aiq.data.datasets import (
+    SAMPLE_FILE,
+    SIDE,
+    SPLITS,
+    Batches,
+    Dataset,
+    batches,
+    cifar10,
+    fashion_mnist,
+    load,
+    sample,
+)
+
+__all__ = [
+    "SAMPLE_FILE",
+    "SIDE",
+    "SPLITS",
+    "Batches",
+    "Dataset",
+    "batches",
+    "cifar10",
+    "fashion_mnist",
+    "load",
+    "sample",
+]

@@ -1,0 +1,25 @@
+"""The solver for people who bring their own tables."""
+
+from aiq.solver.certificate import Certificate, Check, Proof, check
+from aiq.solver.frontier import Frontier, frontier
+from aiq.solver.measured import Measured, coordinate_measured, greedy_measured
+from aiq.solver.problem import Problem
+from aiq.solver.solve import Solution, solve
+from aiq.solver.weighted import WeightedSolution, solve_weighted
+
+__all__ = [
+    "Certificate",
+    "Check",
+    "Frontier",
+    "Measured",
+    "Problem",
+    "Proof",
+    "Solution",
+    "WeightedSolution",
+    "check",
+    "coordinate_measured",
+    "frontier",
+    "greedy_measured",
+    "solve",
+    "solve_weighted",
+]

@@ -1,0 +1,195 @@
+"""The best plan within budgets.
+
+Minimise the summed cost of one choice per layer and of the edges between them, within a budget
+on the loss, on the size, or on both. Exact searches prove their answer in integers.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+
+from aiq import _core
+from aiq.errors import InputError, Interrupted
+from aiq.solver.certificate import Certificate, Proof
+from aiq.solver.problem import Number, Problem
+
+_MEASURES = ("cost", "loss", "size")
+Limits = tuple[int | None, int | None, int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """The outcome of a search.
+
+    Attributes
+    ----------
+    status
+        ``optimal`` (proved), ``infeasible`` (proved), ``time_limit``, ``node_limit``,
+        ``interrupted``, or ``heuristic``.
+    choices
+        One choice per layer; empty if no plan was found.
+    cost, loss, size
+        Of the plan, in the units of the input; None without a plan (or without sizes).
+    bound
+        No plan within the budgets has a smaller objective; None if nothing is proved.
+    gap
+        ``(objective - bound) / |objective|``: 0 if optimal, infinite without a plan or a bound.
+    nodes
+        Subproblems visited.
+    seconds
+        Wall time.
+    nearest
+        If infeasible: the budget to change, and the least value it can be met at.
+    certificate
+        What lets `check` verify all this.
+    """
+
+    status: str
+    choices: tuple[int, ...]
+    cost: Number | None
+    loss: Number | None
+    size: Number | None
+    bound: Number | None
+    gap: float
+    nodes: int
+    seconds: float
+    nearest: tuple[str, Number] | None
+    certificate: Certificate
+
+
+def solve(
+    problem: Problem,
+    max_loss: Number | None = None,
+    max_size: Number | None = None,
+    minimize: str = "cost",
+    method: str = "exact",
+    time_limit: float | None = None,
+    node_limit: int | None = None,
+    *,
+    max_cost: Number | None = None,
+) -> Solution:
+    """Choose one choice per layer.
+
+    Parameters
+    ----------
+    problem
+        The tables.
+    max_loss, max_size, max_cost
+        Budgets, in the units of the input; at most two, none on the objective.
+    minimize
+        ``cost``, ``loss`` or ``size``.
+    method
+        ``exact`` (branch and bound), ``greedy``, ``coordinate`` (both start from the best uniform
+        plan), or ``exhaustive``.
+    time_limit
+        Seconds after which the best plan so far is returned.
+    node_limit
+        Subproblems after which the best plan so far is returned.
+
+    Returns
+    -------
+    Solution
+        An infeasible problem is a status, with the nearest feasible value of the violated budget.
+
+    Raises
+    ------
+    InputError
+        For a bad budget, limit or name.
+    Interrupted
+        On Ctrl-C; a KeyboardInterrupt with the best plan so far in its ``solution``.
+    """
+    started = time.perf_counter()
+    limits = fixed_limits(problem, max_cost, max_loss, max_size)
+    if node_limit is not None and node_limit < 0:
+        raise InputError(f"node_limit is {node_limit}; give a count, or None for no limit")
+    found = _core.solve(
+        problem.core, minimize, limits, method, seconds_limit(time_limit), node_limit
+    )
+    solution = _solution(problem, found, minimize, limits, started)
+    signal = found.signal
+    if isinstance(signal, KeyboardInterrupt):
+        raise Interrupted(_interrupted(solution), solution) from None
+    if signal is not None:
+        raise signal
+    return solution
+
+
+def fixed_limits(
+    problem: Problem, cost: Number | None, loss: Number | None, size: Number | None
+) -> Limits:
+    """Return the budgets as the fixed-point integers of the core, checked."""
+    terms = problem.n_layers + problem.n_edges
+    return (
+        _budget(problem, "cost", cost, terms),
+        _budget(problem, "loss", loss, terms),
+        _budget(problem, "size", size, terms),
+    )
+
+
+def seconds_limit(limit: float | None) -> float | None:
+    """Return the limit, checked."""
+    if limit is not None and not limit >= 0:
+        raise InputError(f"time_limit is {limit}; give seconds, or None for no limit")
+    return limit
+
+
+def _budget(problem: Problem, measure: str, value: Number | None, terms: int) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not math.isfinite(value):
+        raise InputError(f"max_{measure} is {value}; give a finite number, or None for no budget")
+    if value < 0:
+        raise InputError(f"max_{measure} is {value}; a budget must not be negative")
+    return min(problem.to_fixed(measure, value, terms), 2**62)
+
+
+def _solution(
+    problem: Problem,
+    found: _core.Solution,
+    minimize: str,
+    limits: Limits,
+    started: float,
+) -> Solution:
+    choices = found.choices
+    cost, loss, size = found.values
+    bound = found.bound
+    objective = found.values[_MEASURES.index(minimize)]
+    gap = math.inf
+    if choices is not None and bound is not None:
+        gap = (objective - bound) / max(1, abs(objective))
+    certificate = Certificate(
+        found.status,
+        minimize,
+        limits,
+        () if choices is None else tuple(choices),
+        (cost, loss, size),
+        bound,
+        tuple(
+            Proof((w[0], w[1], w[2]), closed, layer, choice, equal, other)
+            for w, closed, layer, choice, equal, other in found.proof()
+        ),
+    )
+    has_plan = choices is not None
+    nearest = found.nearest
+    return Solution(
+        status=found.status,
+        choices=certificate.choices,
+        cost=problem.from_fixed("cost", cost) if has_plan else None,
+        loss=problem.from_fixed("loss", loss) if has_plan else None,
+        size=problem.from_fixed("size", size) if has_plan and problem.has_sizes else None,
+        bound=None if bound is None else problem.from_fixed(minimize, bound),
+        gap=gap,
+        nodes=found.nodes,
+        seconds=time.perf_counter() - started,
+        nearest=nearest and (nearest[0], problem.from_fixed(*nearest)),
+        certificate=certificate,
+    )
+
+
+def _interrupted(solution: Solution) -> str:
+    if not solution.choices:
+        return f"stopped after {solution.seconds:.1f} s, before any plan was found"
+    return (
+        f"stopped after {solution.seconds:.1f} s; the best plan so far, within "
+        f"{100 * solution.gap:.2g} % of the bound, is in the exception's .solution"
+    )

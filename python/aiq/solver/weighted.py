@@ -1,0 +1,120 @@
+"""The plan of the best weighted objective, the paper's."""
+
+import math
+import time
+from dataclasses import dataclass
+
+from aiq import _core
+from aiq.errors import InputError, Interrupted
+from aiq.solver.problem import Number, Problem
+from aiq.solver.solve import fixed_limits, seconds_limit
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedSolution:
+    """The outcome of a search for the best weighted objective.
+
+    Attributes
+    ----------
+    status
+        As in `Solution`.
+    choices
+        One choice per layer; empty if no plan was found.
+    value
+        ``-lam * AI / AI_reference + (1 - lam) * loss`` of the plan; infinite without one.
+    bound
+        No plan within the budgets has a smaller value.
+    intensity
+        Arithmetic intensity, FLOPs / cost; None without a plan.
+    cost, loss, size
+        Of the plan, in the units of the input; None without a plan (or without sizes).
+    steps
+        Linear problems solved on the way.
+    seconds
+        Wall time.
+    """
+
+    status: str
+    choices: tuple[int, ...]
+    value: float
+    bound: float
+    intensity: float | None
+    cost: Number | None
+    loss: Number | None
+    size: Number | None
+    steps: int
+    seconds: float
+
+
+def solve_weighted(
+    problem: Problem,
+    flops: float,
+    lam: float,
+    *,
+    reference: Number | None = None,
+    max_loss: Number | None = None,
+    max_size: Number | None = None,
+    max_cost: Number | None = None,
+    time_limit: float | None = None,
+) -> WeightedSolution:
+    """Minimise ``-lam * AI / AI_reference + (1 - lam) * loss``, AI = FLOPs / cost.
+
+    The objective of arXiv 2512.14090, with the cost in bytes. It is concave in (cost, loss), so
+    its optimum without budgets is a supported point; with budgets the range of costs is split
+    until chords prove the optimum. Of plans of equal value the one of smaller loss is returned.
+
+    Parameters
+    ----------
+    problem
+        The tables; every plan must cost more than zero.
+    flops
+        Floating-point operations of the whole network.
+    lam
+        Weight of the intensity, 0 to 1.
+    reference
+        Cost of the reference plan; default the first choice of every layer.
+    max_loss, max_size, max_cost
+        Budgets, in the units of the input.
+    time_limit
+        Seconds after which the best plan so far is returned.
+
+    Raises
+    ------
+    InputError
+        For weights, FLOPs, costs or budgets out of range.
+    Interrupted
+        On Ctrl-C; a KeyboardInterrupt with the best plan so far in its ``solution``.
+    """
+    started = time.perf_counter()
+    if not 0 <= lam <= 1:
+        raise InputError(f"lam is {lam}; it must lie between 0 and 1")
+    if not (math.isfinite(flops) and flops > 0):
+        raise InputError(f"flops is {flops}; it must be positive and finite")
+    first = problem.core.evaluate([0] * problem.n_layers)[0]
+    fixed = first if reference is None else problem.to_fixed("cost", reference)
+    if fixed <= 0:
+        raise InputError("the reference cost must be positive")
+    limits = fixed_limits(problem, max_cost, max_loss, max_size)
+    weights = (lam * fixed, (1 - lam) / (problem.scales["loss"] or 1))
+    status, choices, (cost, loss, size), value, bound, steps, signal = _core.solve_weighted(
+        problem.core, weights, limits, seconds_limit(time_limit)
+    )
+    has_plan = choices is not None
+    final_cost = problem.from_fixed("cost", cost)
+    solution = WeightedSolution(
+        status=status,
+        choices=() if choices is None else tuple(choices),
+        value=value,
+        bound=bound,
+        intensity=flops / final_cost if has_plan else None,
+        cost=final_cost if has_plan else None,
+        loss=problem.from_fixed("loss", loss) if has_plan else None,
+        size=problem.from_fixed("size", size) if has_plan and problem.has_sizes else None,
+        steps=steps,
+        seconds=time.perf_counter() - started,
+    )
+    if isinstance(signal, KeyboardInterrupt):
+        raise Interrupted(f"stopped after {solution.seconds:.1f} s", solution) from None
+    if signal is not None:
+        raise signal
+    return solution
