@@ -209,11 +209,12 @@ class _Scale:
         key = tuple(format_.name for format_ in formats.values())
         if key not in self._known:
             evaluation = self._evaluator.evaluate(formats)
+            same = all(format_ == REFERENCE for format_ in formats.values())
             self._known[key] = Accuracy(
                 plan=evaluation.accuracy,
                 baseline=self._evaluator.baseline.accuracy,
                 samples=evaluation.samples,
-                drop_limit=drop_limit(evaluation, self._confidence),
+                drop_limit=0.0 if same else drop_limit(evaluation, self._confidence),
                 confidence=self._confidence,
             )
         return self._known[key]
