@@ -1,0 +1,65 @@
+"""What every command shares: options, consoles, progress bars, JSON."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+out = Console()
+err = Console(stderr=True)
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A built-in name (resnet20), torchvision:NAME, or package.module:callable.",
+    ),
+]
+InputOption = Annotated[
+    str | None,
+    typer.Option(
+        "--input", help="Shape of the example input, e.g. 1x3x224x224; default: by model."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+HardwareOption = Annotated[
+    str, typer.Option("--hw", help="A profile's name (see `aiq profiles`) or a .yaml file.")
+]
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar for each stage that reports, with the time left; on stderr, gone when done."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield report
+
+
+def print_json(document: Any) -> None:  # noqa: ANN401 - whatever json takes
+    """Write `document` to stdout as JSON, without colours or wrapping."""
+    sys.stdout.write(json.dumps(document, indent=1) + "\n")

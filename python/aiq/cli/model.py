@@ -1,0 +1,57 @@
+"""``aiq graph`` and ``aiq sensitivity``: what a model is made of, and what its layers bear."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aiq import graph as graphs
+from aiq import sensitivity as sensitivities
+from aiq.cli.common import (
+    InputOption,
+    JsonOption,
+    ModelArgument,
+    err,
+    out,
+    print_json,
+    progress_bars,
+)
+from aiq.evaluate import Evaluator
+from aiq.report import tables
+from aiq.spec import load_data, load_model
+
+
+def graph(model: ModelArgument, shape: InputOption = None, json_: JsonOption = False) -> None:
+    """Show the layers of a model: work, sizes, what fuses into what."""
+    loaded = load_model(model, shape)
+    result = graphs.extract(loaded.module, loaded.example_inputs)
+    if json_:
+        print_json(asdict(result))
+    else:
+        out.print(tables.layers(result))
+
+
+def sensitivity(
+    model: ModelArgument,
+    data: Annotated[str, typer.Option(help="As for `aiq search`.")] = "sample",
+    shape: InputOption = None,
+    formats: Annotated[str, typer.Option(help="Formats to measure.")] = "w8,w4,w8a8,w4a4",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Save the loss table as JSON here.")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Measure how much accuracy each layer loses, alone, in each format."""
+    loaded = load_model(model, shape)
+    with progress_bars() as progress:
+        evaluator = Evaluator(loaded.module, load_data(data), progress=progress)
+        losses = sensitivities.measure(evaluator, formats, progress=progress)
+    if output is not None:
+        losses.save(output)
+        err.print(f"saved {output}")
+    if json_:
+        sys.stdout.write(losses.to_json())
+    else:
+        out.print(tables.losses(losses))

@@ -1,0 +1,95 @@
+"""``aiq demo`` and ``aiq search``: a format for every layer."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aiq import demo as story
+from aiq.cli.common import (
+    HardwareOption,
+    InputOption,
+    JsonOption,
+    ModelArgument,
+    err,
+    out,
+    print_json,
+    progress_bars,
+)
+from aiq.report import tables
+from aiq.search import search as run_search
+from aiq.spec import load_data, load_model, parse_pins
+
+
+def demo(json_: JsonOption = False) -> None:
+    """Run the main job on a trained ResNet-20: search, plan, prediction beside measurement."""
+    with progress_bars() as progress:
+        result = story.run(progress)
+    if json_:
+        print_json(result.to_dict())
+    else:
+        out.print(story.render(result))
+
+
+def search(
+    model: ModelArgument,
+    hw: HardwareOption = "xeon_2vcpu",
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="package.module:callable that returns batches of (inputs, targets), or 'sample' "
+            "for the shipped Fashion-MNIST images.",
+        ),
+    ] = None,
+    shape: InputOption = None,
+    objective: Annotated[
+        str, typer.Option(help="throughput, intensity, or weighted (the paper's).")
+    ] = "throughput",
+    max_drop: Annotated[float, typer.Option(help="Largest accuracy loss, 0.01 = 1 pp.")] = 0.01,
+    confidence: Annotated[
+        float, typer.Option(help="With which the plan must keep to --max-drop.")
+    ] = 0.95,
+    lam: Annotated[float, typer.Option(help="Weight of the intensity in `weighted`.")] = 0.9,
+    formats: Annotated[
+        str | None, typer.Option(help="Formats to choose from, e.g. fp32,bf16,w8a8.")
+    ] = None,
+    runtime: Annotated[str, typer.Option(help="What will execute the plan.")] = "inductor",
+    method: Annotated[
+        str, typer.Option(help="exact, greedy, coordinate, or exhaustive.")
+    ] = "exact",
+    pin: Annotated[
+        list[str] | None, typer.Option(help="PATTERN=FORMAT for layers that are no decision.")
+    ] = None,
+    max_size: Annotated[int | None, typer.Option(help="Most bytes of all weights.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Save the plan as JSON here.")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Choose a format for every layer of a model."""
+    loaded = load_model(model, shape)
+    with progress_bars() as progress:
+        plan = run_search(
+            loaded.module,
+            hw,
+            None if data is None else load_data(data),
+            example_inputs=loaded.example_inputs,
+            objective=objective,
+            max_drop=max_drop,
+            confidence=confidence,
+            lam=lam,
+            formats=formats,
+            runtime=runtime,
+            method=method,
+            pin=parse_pins(pin or []),
+            max_size=max_size,
+            progress=progress,
+        )
+    if output is not None:
+        plan.save(output)
+        err.print(f"saved {output}")
+    if json_:
+        sys.stdout.write(plan.to_json())
+    else:
+        out.print(tables.plan(plan))
