@@ -37,18 +37,17 @@ RESULTS = ROOT / "benches" / "results"
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained and stored."""
+    """How a network is trained and stored; a cycle is (epochs, largest learning rate)."""
 
-    epochs: int
-    lr: float
+    cycles: tuple[tuple[int, float], ...]
     weight_decay: float
     dtype: torch.dtype
     at_least: float
 
 
 RECIPES = {
-    "resnet20": Recipe(13, 0.2, 5e-4, torch.float32, 0.93),
-    "mobilenet_v2": Recipe(10, 0.1, 2e-4, torch.float16, 0.925),
+    "resnet20": Recipe(((13, 0.2),), 5e-4, torch.float32, 0.93),
+    "mobilenet_v2": Recipe(((10, 0.1), (4, 0.05)), 2e-4, torch.float16, 0.925),
 }
 BATCH = 128
 SHIFT = 2
@@ -62,7 +61,7 @@ def main() -> None:
     recipe = RECIPES[options.network]
     torch.set_num_threads(options.threads)
     try:
-        model, seconds, cpu_seconds = train(options.network, recipe, options.epochs, options.seed)
+        model, seconds, cpu_seconds = train(options.network, recipe, options.seed)
     except KeyboardInterrupt:
         sys.exit("stopped; run the same command to continue from the last finished epoch")
     # Rounded as it is stored, so that the accuracy below is that of what ships.
@@ -83,9 +82,8 @@ def main() -> None:
         "val_accuracy": reached["val"],
         "stored_as": str(recipe.dtype).removeprefix("torch."),
         "seed": options.seed,
-        "epochs": options.epochs,
+        "cycles": [{"epochs": epochs, "max_lr": lr} for epochs, lr in recipe.cycles],
         "batch_size": BATCH,
-        "max_lr": recipe.lr,
         "weight_decay": recipe.weight_decay,
         "seconds": round(seconds, 1),
         "cpu_seconds": round(cpu_seconds, 1),
@@ -101,41 +99,51 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", choices=RECIPES, default="resnet20")
-    parser.add_argument("--epochs", type=int, help="default: enough for the accuracy promised")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--sample", action="store_true", help="write the sample instead")
-    options = parser.parse_args()
-    options.epochs = options.epochs or RECIPES[options.network].epochs
-    return options
+    return parser.parse_args()
 
 
-def train(name: str, recipe: Recipe, epochs: int, seed: int) -> tuple[nn.Module, float, float]:
+def train(name: str, recipe: Recipe, seed: int) -> tuple[nn.Module, float, float]:
     """Return the trained network, and wall and CPU seconds over all runs that led to it."""
     torch.manual_seed(seed)
     model = models.load(name, pretrained=False).to(memory_format=torch.channels_last)
+    spent = (0.0, 0.0)
+    for done in range(len(recipe.cycles)):
+        spent = train_cycle(model, name, recipe, done, seed, spent)
+    return model, *spent
+
+
+def train_cycle(
+    model: nn.Module, name: str, recipe: Recipe, cycle: int, seed: int, before: tuple[float, float]
+) -> tuple[float, float]:
+    """Train `model` through one cycle of learning rates; return wall and CPU seconds so far."""
     dataset = data.fashion_mnist("train")
     steps = len(dataset) // BATCH
+    epochs, lr = recipe.cycles[cycle]
+    earlier = sum(epochs for epochs, _ in recipe.cycles[:cycle])
     optimizer = torch.optim.SGD(
-        groups(model, recipe.weight_decay), lr=recipe.lr, momentum=0.9, nesterov=True
+        groups(model, recipe.weight_decay), lr=lr, momentum=0.9, nesterov=True
     )
-    schedule = OneCycleLR(optimizer, recipe.lr, total_steps=epochs * steps, pct_start=0.25)
+    schedule = OneCycleLR(optimizer, lr, total_steps=epochs * steps, pct_start=0.25)
+    plan = "+".join(str(epochs) for epochs, _ in recipe.cycles[: cycle + 1])
     checkpoint = (
-        platformdirs.user_cache_path("aiq") / "train" / f"{name}-{epochs}epochs-seed{seed}.pt"
+        platformdirs.user_cache_path("aiq") / "train" / f"{name}-{plan}epochs-seed{seed}.pt"
     )
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
-    first, spent, spent_cpu = 0, 0.0, 0.0
+    first, (spent, spent_cpu) = 0, before
     if checkpoint.is_file():
         saved = torch.load(checkpoint, weights_only=True)
         for key, part in parts.items():
             part.load_state_dict(saved[key])
         first, spent, spent_cpu = saved["epoch"], saved["seconds"], saved["cpu_seconds"]
-        print(f"continuing after epoch {first} from {checkpoint}")
+        print(f"continuing after epoch {first} of {plan} from {checkpoint}")
     for epoch in range(first, epochs):
         start, start_cpu = time.perf_counter(), time.process_time()
         model.train()
         # A seed for each epoch, so that a continued run is the uninterrupted one.
-        torch.manual_seed(seed * 1000 + epoch)
+        torch.manual_seed(seed * 1000 + earlier + epoch)
         order = torch.randperm(len(dataset))
         for step in range(steps):
             chosen = order[step * BATCH : (step + 1) * BATCH]
@@ -151,7 +159,7 @@ def train(name: str, recipe: Recipe, epochs: int, seed: int) -> tuple[nn.Module,
                 rate = (time.perf_counter() - start) / (step + 1)
                 left = rate * (steps * (epochs - epoch) - step - 1)
                 progress(
-                    f"{name}: epoch {epoch + 1}/{epochs}, step {step + 1}/{steps}, "
+                    f"{name}: epoch {epoch + 1}/{epochs} of {plan}, step {step + 1}/{steps}, "
                     f"loss {loss.item():.3f}, {left / 60:.0f} min left"
                 )
         spent += time.perf_counter() - start
@@ -163,9 +171,10 @@ def train(name: str, recipe: Recipe, epochs: int, seed: int) -> tuple[nn.Module,
         write(checkpoint, buffer.getvalue())
         val = accuracy(model, data.fashion_mnist("val"))
         print(
-            f"\nepoch {epoch + 1}/{epochs}: val {100 * val:.2f} %, {spent / 60:.1f} min", flush=True
+            f"\nepoch {epoch + 1}/{epochs} of {plan}: val {100 * val:.2f} %, {spent / 60:.1f} min",
+            flush=True,
         )
-    return model, spent, spent_cpu
+    return spent, spent_cpu
 
 
 def groups(model: nn.Module, decay: float) -> list[dict[str, object]]:
