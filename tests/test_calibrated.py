@@ -269,9 +269,8 @@ def test_time_table_takes_the_best_there_is():
 )
 def test_what_a_profile_lacks_is_named(old, new, words):
     assert old in PROFILE
-    profile = hardware.parse(PROFILE.replace(old, new), "toy.yaml")
     with pytest.raises(HardwareError, match=words):
-        table(Residual(), profile=profile)
+        table(Residual(), profile=hardware.parse(PROFILE.replace(old, new), "toy.yaml"))
 
 
 def test_an_uncalibrated_runtime_says_what_to_do():

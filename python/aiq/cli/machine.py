@@ -18,7 +18,7 @@ def profiles(
     """List the hardware profiles, or show and validate one."""
     found = [hardware.Hardware.load(n) for n in ([name] if name else hardware.available())]
     if json_:
-        print_json([hardware.to_dict(profile) for profile in found])
+        print_json([hardware.to_document(profile) for profile in found])
     else:
         out.print(tables.profile(found[0]) if name else tables.profiles(found))
 

@@ -1,14 +1,12 @@
 """Hardware profiles: what a machine can do, and what its runtimes make of it."""
 
+from aiq.hardware.library import MAX_BYTES, available, builtin_folder, folders
 from aiq.hardware.profile import (
-    MAX_BYTES,
     Hardware,
     MemoryLevel,
-    available,
-    builtin_folder,
-    folders,
+    Specification,
     parse,
-    to_dict,
+    to_document,
     to_yaml,
 )
 from aiq.hardware.runtime_profile import Fit, Kernel, Realisation, RuntimeProfile
@@ -21,10 +19,11 @@ __all__ = [
     "MemoryLevel",
     "Realisation",
     "RuntimeProfile",
+    "Specification",
     "available",
     "builtin_folder",
     "folders",
     "parse",
-    "to_dict",
+    "to_document",
     "to_yaml",
 ]

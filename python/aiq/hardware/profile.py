@@ -5,29 +5,19 @@ it: those named by the environment variable ``AIQ_HW_PROFILES``, the user's conf
 and the folder of profiles that aiq ships.
 """
 
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import platformdirs
-from jsonschema import Draft202012Validator, ValidationError
-from jsonschema.exceptions import best_match
-
 from aiq import files
 from aiq.errors import HardwareError
 from aiq.formats import DType
-from aiq.hardware import runtime_profile, strictyaml
+from aiq.hardware import library, runtime_profile, schema, strictyaml
 from aiq.hardware.runtime_profile import RuntimeProfile
 
 SCHEMA = "aiq/hw-profile/v1"
-MAX_BYTES = 256 * 1024
-"""A larger file is not a profile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +32,36 @@ class MemoryLevel:
         Capacity in KiB.
     read_gbps
         Sustained read bandwidth in decimal gigabytes per second.
+    spec_gbps
+        What the hardware allows at most, in GB/s, where `read_gbps` is measured.
+    formula
+        Where `spec_gbps` (else `read_gbps`) comes from: ``12 channels x 4.8 GT/s x 8 byte``.
     """
 
     level: str
     size_kib: float
     read_gbps: float
+    spec_gbps: float | None = None
+    formula: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Specification:
+    """What the hardware allows in a dtype.
+
+    Attributes
+    ----------
+    isa
+        Instructions or units that compute it.
+    spec_gflops
+        Peak in GFLOP/s (GOP/s for integers), where `Hardware.peak_gflops` is measured.
+    formula
+        Where `spec_gflops` (else the peak) comes from: ``96 cores x 2.4 GHz x 32 FLOP/cycle``.
+    """
+
+    isa: str | None = None
+    spec_gflops: float | None = None
+    formula: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +80,8 @@ class Hardware:
         Levels from the nearest to the farthest.
     provenance
         How the numbers came about: method, date, sources.
+    specification
+        Compute dtype -> what the hardware allows, where the profile says it.
     parallel_efficiency
         Speed-up over one thread divided by `threads`, per compute dtype and for ``DRAM``, where
         that was measured.
@@ -78,6 +95,7 @@ class Hardware:
     peak_gflops: Mapping[str, float]
     memory: tuple[MemoryLevel, ...]
     provenance: Mapping[str, Any]
+    specification: Mapping[str, Specification] = field(default_factory=dict)
     parallel_efficiency: Mapping[str, float] = field(default_factory=dict)
     runtimes: Mapping[str, RuntimeProfile] = field(default_factory=dict)
 
@@ -121,9 +139,15 @@ class Hardware:
         if isinstance(source, Hardware):
             return source
         path = Path(source)
-        if path.suffix not in {".yaml", ".yml"}:
-            path = _find(str(source))
-        return parse(_read(path), str(path))
+        if path.suffix in {".yaml", ".yml"}:
+            return parse(library.read(path), str(path))
+        path = library.find(str(source))
+        found = parse(library.read(path), str(path))
+        if found.name != str(source):
+            raise HardwareError(
+                f"{path}: name is {found.name!r}, expected that of the file, {str(source)!r}."
+            )
+        return found
 
     def save(self, path: "str | Path") -> None:
         """Write the profile to `path` as YAML, atomically.
@@ -136,60 +160,6 @@ class Hardware:
         text = to_yaml(self)
         parse(text, str(path))
         files.write_atomic(path, text)
-
-
-def to_dict(hardware: Hardware) -> dict[str, Any]:
-    """Return a profile as plain lists and dictionaries, for JSON."""
-    return {
-        "name": hardware.name,
-        "description": hardware.description,
-        "threads": hardware.threads,
-        "peak_gflops": dict(hardware.peak_gflops),
-        "memory": [asdict(level) for level in hardware.memory],
-        "provenance": dict(hardware.provenance),
-        "parallel_efficiency": dict(hardware.parallel_efficiency),
-        "runtimes": {
-            name: runtime_profile.to_document(profile)
-            for name, profile in hardware.runtimes.items()
-        },
-    }
-
-
-def to_yaml(hardware: Hardware) -> str:
-    """Return a profile as the text of its file."""
-    document: dict[str, Any] = {
-        "schema": SCHEMA,
-        "name": hardware.name,
-        "description": hardware.description,
-        "provenance": dict(hardware.provenance),
-        "threads": hardware.threads,
-        "compute": {dtype: {"peak_gflops": value} for dtype, value in hardware.peak_gflops.items()},
-        "memory": [asdict(level) for level in hardware.memory],
-    }
-    for key in ("parallel_efficiency", "runtimes"):
-        if getattr(hardware, key):
-            document[key] = to_dict(hardware)[key]
-    return strictyaml.dump(document)
-
-
-def builtin_folder() -> Path:
-    """Return the folder of the profiles that aiq ships."""
-    return Path(str(resources.files("aiq") / "hw_profiles"))
-
-
-def folders() -> tuple[Path, ...]:
-    """Return the folders searched for profiles, first match wins."""
-    named = os.environ.get("AIQ_HW_PROFILES", "")
-    user = [Path(p) for p in named.split(os.pathsep) if p]
-    return (*user, platformdirs.user_config_path("aiq") / "hw_profiles", builtin_folder())
-
-
-def available() -> dict[str, Path]:
-    """Return name -> file of every profile that `Hardware.load` finds by name, sorted by name."""
-    found: dict[str, Path] = {}
-    for folder in reversed(folders()):
-        found |= {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-    return dict(sorted(found.items()))
 
 
 def parse(text: str, file: str) -> Hardware:
@@ -205,22 +175,23 @@ def parse(text: str, file: str) -> Hardware:
     except strictyaml.StrictError as error:
         hint = "" if str(error).endswith(".") else "; see hw_profiles/README.md for its shape."
         raise HardwareError(f"{file}: {error}{hint}") from None
-    failure = best_match(_validator().iter_errors(document), key=lambda e: -len(e.absolute_path))
-    if failure is not None:
-        raise HardwareError(f"{file}: {_explain(failure)}")
-    hardware = Hardware(
+    schema.check(document, file)
+    compute = document["compute"]
+    return Hardware(
         name=document["name"],
         description=document["description"],
         threads=document["threads"],
-        peak_gflops=MappingProxyType(
-            {dtype: float(peak["peak_gflops"]) for dtype, peak in document["compute"].items()}
-        ),
-        memory=tuple(
-            MemoryLevel(level["level"], float(level["size_kib"]), float(level["read_gbps"]))
-            for level in document["memory"]
-        ),
+        peak_gflops=MappingProxyType({d: float(p["peak_gflops"]) for d, p in compute.items()}),
+        memory=tuple(MemoryLevel(**_floats(level)) for level in document["memory"]),
         provenance=MappingProxyType(document["provenance"]),
-        parallel_efficiency=MappingProxyType(document.get("parallel_efficiency", {})),
+        specification=MappingProxyType(
+            {
+                dtype: Specification(**_floats(rest))
+                for dtype, peak in compute.items()
+                if (rest := {key: peak[key] for key in peak if key != "peak_gflops"})
+            }
+        ),
+        parallel_efficiency=MappingProxyType(_floats(document.get("parallel_efficiency", {}))),
         runtimes=MappingProxyType(
             {
                 name: runtime_profile.from_document(name, section)
@@ -228,88 +199,40 @@ def parse(text: str, file: str) -> Hardware:
             }
         ),
     )
-    _check_hierarchy(hardware, file)
-    return hardware
 
 
-def _find(name: str) -> Path:
-    profiles = available()
-    if name not in profiles:
-        raise HardwareError(
-            f"There is no hardware profile {name!r}; use one of {', '.join(profiles)}, or the "
-            "path of a .yaml file, or put the file into a folder named by AIQ_HW_PROFILES."
-        )
-    return profiles[name]
+def to_document(hardware: Hardware) -> dict[str, Any]:
+    """Return a profile as the plain data of its file; what is empty is left out."""
+    compute = {
+        dtype: {"peak_gflops": peak, **_given(hardware.specification.get(dtype, Specification()))}
+        for dtype, peak in hardware.peak_gflops.items()
+    }
+    document = {
+        "schema": SCHEMA,
+        "name": hardware.name,
+        "description": hardware.description,
+        "provenance": dict(hardware.provenance),
+        "threads": hardware.threads,
+        "compute": compute,
+        "memory": [_given(level) for level in hardware.memory],
+        "parallel_efficiency": dict(hardware.parallel_efficiency),
+        "runtimes": {
+            name: runtime_profile.to_document(profile)
+            for name, profile in hardware.runtimes.items()
+        },
+    }
+    return {key: value for key, value in document.items() if value != {}}
 
 
-def _read(path: Path) -> str:
-    try:
-        with path.open("rb") as stream:
-            raw = stream.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise HardwareError(
-            f"{path}: cannot be read ({error.strerror}); give the path of a profile, or a name "
-            "that `aiq profiles` lists."
-        ) from None
-    if len(raw) > MAX_BYTES:
-        raise HardwareError(
-            f"{path}: is larger than {MAX_BYTES // 1024} KiB; no profile needs that."
-        )
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        raise HardwareError(f"{path}: is not UTF-8 text; save the profile as UTF-8.") from None
+def to_yaml(hardware: Hardware) -> str:
+    """Return a profile as the text of its file."""
+    return strictyaml.dump(to_document(hardware))
 
 
-def _check_hierarchy(hardware: Hardware, file: str) -> None:
-    """Farther levels are larger and slower; anything else is a slip of the pen."""
-    for index, (near, far) in enumerate(zip(hardware.memory, hardware.memory[1:], strict=False)):
-        if near.size_kib >= far.size_kib:
-            raise HardwareError(
-                f"{file}: memory.{index}.size_kib is {near.size_kib:g} ({near.level}), expected "
-                f"less than the {far.size_kib:g} of the level after it ({far.level})."
-            )
-        if near.read_gbps < far.read_gbps:
-            raise HardwareError(
-                f"{file}: memory.{index}.read_gbps is {near.read_gbps:g} ({near.level}), expected "
-                f"at least the {far.read_gbps:g} of the level after it ({far.level})."
-            )
+def _given(entry: MemoryLevel | Specification) -> dict[str, Any]:
+    return {key: value for key, value in asdict(entry).items() if value is not None}
 
 
-@cache
-def _validator() -> Draft202012Validator:
-    schema = json.loads((builtin_folder() / "schema.json").read_text(encoding="utf-8"))
-    return Draft202012Validator(schema)
-
-
-def _explain(failure: ValidationError) -> str:
-    """One sentence for a broken rule of the schema: key, what was found, what is expected."""
-    path = [str(part) for part in failure.absolute_path]
-    rule: Any = failure.validator_value
-    instance: Any = failure.instance
-    found = json.dumps(instance, default=str)
-    found = found if len(found) <= 60 else found[:57] + "..."
-    match failure.validator:
-        case "required":
-            missing = next(key for key in rule if key not in instance)
-            return f"key {'.'.join([*path, missing])} is missing; add it."
-        case "additionalProperties":
-            schema: Any = failure.schema
-            known = schema["properties"]
-            extra = next(key for key in instance if key not in known)
-            names = ", ".join(known)
-            return f"key {'.'.join([*path, extra])} is unknown, expected one of {names}."
-    expected = {
-        "type": f"of type {rule}",
-        "const": f"{rule!r}",
-        "enum": f"one of {rule}",
-        "exclusiveMinimum": f"greater than {rule}",
-        "minimum": f"at least {rule}",
-        "maximum": f"at most {rule}",
-        "pattern": f"text that matches {rule}",
-        "minItems": f"at least {rule} entries",
-        "maxItems": f"at most {rule} entries",
-        "minLength": f"at least {rule} characters",
-        "maxLength": f"at most {rule} characters",
-    }.get(str(failure.validator), f"what {failure.validator} {rule} asks")
-    return f"{'.'.join(path) or 'the document'} is {found}, expected {expected}."
+def _floats(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `entry` with whole numbers as floats, so that equal profiles compare equal."""
+    return {key: float(v) if isinstance(v, int) else v for key, v in entry.items()}

@@ -1,10 +1,21 @@
-"""YAML without its traps: no aliases (they can explode), no duplicate keys, no NaN, no objects."""
+"""YAML without its traps: plain data of the YAML 1.2 core schema, and nothing else.
+
+Aliases (they can explode), tags, repeated keys, keys that are not words, infinities and deep
+nesting are refused. What YAML 1.1 takes for dates, sexagesimal or octal numbers is text; ``1e3`` is
+a number, ``no`` is a word.
+"""
 
 import math
+import re
 from collections.abc import Hashable
 from typing import Any
 
 import yaml
+
+MAX_DEPTH = 32
+"""Deeper nesting is no profile."""
+MAX_NODES = 20_000
+"""More keys and values are no profile either."""
 
 
 class StrictError(Exception):
@@ -21,7 +32,7 @@ def parse(text: str) -> Any:  # noqa: ANN401 - whatever the text holds
     """
     try:
         return yaml.load(text, Loader=_Loader)  # a SafeLoader
-    except (yaml.YAMLError, RecursionError) as error:
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 1})" if mark else ""
         raise StrictError(f"is not YAML{where}") from None
@@ -35,26 +46,69 @@ def dump(document: Any) -> str:  # noqa: ANN401 - plain data
     return text
 
 
-class _Dumper(yaml.SafeDumper):
+def shown(value: object) -> str:
+    """Return a value as a message shows it: on one line, quoted, and short."""
+    text = ascii(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+class _Core(yaml.resolver.BaseResolver):
+    """What a plain scalar means: https://yaml.org/spec/1.2.2/#103-core-schema, in decimal only."""
+
+
+for _tag, _first, _pattern in (
+    ("null", "~nN", r"~|null|Null|NULL|"),
+    ("bool", "tTfF", r"true|True|TRUE|false|False|FALSE"),
+    ("int", "-+0123456789", r"[-+]?[0-9]+"),
+    ("float", "-+.0123456789", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"),
+    ("float", "-+.", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
+):
+    _Core.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), [*_first, ""]
+    )
+
+
+class _Dumper(_Core, yaml.SafeDumper):
     """Writes no aliases, since `parse` takes none."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ANN401
         return True
 
 
-class _Loader(yaml.SafeLoader):
-    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
-        value = super().construct_yaml_float(node)
-        if not math.isfinite(value):
-            line = node.start_mark.line + 1
-            raise StrictError(f"line {line} has {node.value}, expected a finite number.")
-        return value
+class _Loader(_Core, yaml.SafeLoader):
+    depth = nodes = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
             raise StrictError(f"line {line} uses a YAML alias, expected every value written out.")
-        return super().compose_node(parent, index)
+        if event.tag is not None:
+            raise StrictError(f"line {line} uses the YAML tag {shown(event.tag)}, expected none.")
+        if self.depth == MAX_DEPTH:
+            raise StrictError(f"line {line} is nested more than {MAX_DEPTH} deep, expected less.")
+        if self.nodes == MAX_NODES:
+            raise StrictError(f"line {line} goes beyond {MAX_NODES} values, expected fewer.")
+        self.depth += 1
+        self.nodes += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        if len(node.value) > 20:
+            raise StrictError(
+                f"line {node.start_mark.line + 1} has a number of more than 20 digits."
+            )
+        return int(node.value)
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        special = node.value[-1] in "fFnN"  # .inf, .nan
+        value = math.inf if special else float(node.value)
+        if math.isinf(value):
+            line = node.start_mark.line + 1
+            raise StrictError(f"line {line} has {shown(node.value)}, expected a finite number.")
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -62,11 +116,12 @@ class _Loader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             line = key_node.start_mark.line + 1
             if not isinstance(key, str):
-                raise StrictError(f"line {line} has the key {key!r}, expected a word.")
+                raise StrictError(f"line {line} has the key {shown(key)}, expected a word.")
             if key in seen:
-                raise StrictError(f"line {line} repeats the key {key}, expected it once.")
+                raise StrictError(f"line {line} repeats the key {shown(key)}, expected it once.")
             seen.add(key)
         return super().construct_mapping(node, deep)
 
 
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)

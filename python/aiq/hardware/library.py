@@ -1,0 +1,76 @@
+"""Where profiles are: the folders searched, the files found in them, and their text."""
+
+import os
+from importlib import resources
+from pathlib import Path
+
+import platformdirs
+
+from aiq.errors import HardwareError
+
+MAX_BYTES = 256 * 1024
+"""A larger file is not a profile."""
+
+
+def builtin_folder() -> Path:
+    """Return the folder of the profiles that aiq ships."""
+    return Path(str(resources.files("aiq") / "hw_profiles"))
+
+
+def folders() -> tuple[Path, ...]:
+    """Return the folders searched for profiles, first match wins."""
+    named = os.environ.get("AIQ_HW_PROFILES", "")
+    user = [Path(p) for p in named.split(os.pathsep) if p]
+    return (*user, platformdirs.user_config_path("aiq") / "hw_profiles", builtin_folder())
+
+
+def available() -> dict[str, Path]:
+    """Return name -> file of every profile that `Hardware.load` finds by name, sorted by name."""
+    found: dict[str, Path] = {}
+    for folder in reversed(folders()):
+        found |= {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return dict(sorted(found.items()))
+
+
+def find(name: str) -> Path:
+    """Return the file of the profile called `name`.
+
+    Raises
+    ------
+    HardwareError
+        If there is none; the message lists those there are.
+    """
+    profiles = available()
+    if name not in profiles:
+        raise HardwareError(
+            f"There is no hardware profile {name!r}; use one of {', '.join(profiles)}, or the "
+            "path of a .yaml file, or put the file into a folder named by AIQ_HW_PROFILES."
+        )
+    return profiles[name]
+
+
+def read(path: Path) -> str:
+    """Return the text of a profile; never more than `MAX_BYTES` are read.
+
+    Raises
+    ------
+    HardwareError
+        If the file cannot be read, is too large, or is not text.
+    """
+    try:
+        with path.open("rb") as stream:
+            raw = stream.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        reason = getattr(error, "strerror", None) or error
+        raise HardwareError(
+            f"{path}: cannot be read ({reason}); give the path of a profile, or a name that "
+            "`aiq profiles` lists."
+        ) from None
+    if len(raw) > MAX_BYTES:
+        raise HardwareError(
+            f"{path}: is larger than {MAX_BYTES // 1024} KiB; no profile needs that."
+        )
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise HardwareError(f"{path}: is not UTF-8 text; save the profile as UTF-8.") from None
