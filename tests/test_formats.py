@@ -28,7 +28,7 @@ def test_floating_point_formats():
 
 @pytest.mark.parametrize("name", ["w1", "w9", "w8a9", "w8a", "a8", "int8", "", "w16a16", "w8 a8"])
 def test_unknown_format_says_what_is_known(name):
-    with pytest.raises(FormatError, match="use fp32, bf16, wN or wNaM"):
+    with pytest.raises(FormatError, match="use fp32, bf16, fp16, wN or wNaM"):
         parse(name)
 
 

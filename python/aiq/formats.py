@@ -1,8 +1,8 @@
 """Number formats: how a layer is stored and computed.
 
 A format joins the dtype of the weights, the dtype of the activations and the dtype of the
-arithmetic. Its name is the usual one: ``fp32``, ``bf16``, ``w8a8``, ``w4`` (weight-only), in
-general ``wNaM`` with N and M in 2..8.
+arithmetic. Its name is the usual one: ``fp32``, ``bf16``, ``fp16``, ``w8a8``, ``w4`` (weight-only),
+in general ``wNaM`` with N and M in 2..8.
 """
 
 import re
@@ -34,7 +34,7 @@ class DType:
     Attributes
     ----------
     name
-        ``fp32``, ``bf16``, or ``intN``.
+        ``fp32``, ``bf16``, ``fp16``, or ``intN``.
     kind
         Floating point or integer.
     bits
@@ -48,6 +48,7 @@ class DType:
 
 FP32 = DType("fp32", Kind.FLOAT, 32)
 BF16 = DType("bf16", Kind.FLOAT, 16)
+FP16 = DType("fp16", Kind.FLOAT, 16)
 INTEGERS = {bits: DType(f"int{bits}", Kind.INT, bits) for bits in range(2, 9)}
 
 
@@ -98,7 +99,7 @@ def parse(name: str) -> Format:
     Parameters
     ----------
     name
-        ``fp32``, ``bf16``, ``wN`` or ``wNaM`` with N and M in 2..8; case and surrounding blanks
+        ``fp32``, ``bf16``, ``fp16``, ``wN`` or ``wNaM`` with N and M in 2..8; case and blanks around
         do not matter.
 
     Raises
@@ -112,14 +113,13 @@ def parse(name: str) -> Format:
     (4, 8, 'fp32')
     """
     key = str(name).strip().lower()
-    if key == "fp32":
-        return Format(key, FP32, FP32, FP32)
-    if key == "bf16":
-        return Format(key, BF16, BF16, BF16)
+    for dtype in (FP32, BF16, FP16):
+        if key == dtype.name:
+            return Format(key, dtype, dtype, dtype)
     match = _PATTERN.fullmatch(key)
     if match is None:
         raise FormatError(
-            f"Unknown format {name!r}; use fp32, bf16, wN or wNaM with N and M from 2 to 8, "
+            f"Unknown format {name!r}; use fp32, bf16, fp16, wN or wNaM with N and M from 2 to 8, "
             "for example w8a8 or w4."
         )
     weight = INTEGERS[int(match[1])]

@@ -34,6 +34,8 @@ class Scheme:
         Dimension whose indices are rows; ``None``: the tensor is one row.
     group
         Elements of an index of `axis` that share a scale; ``None``: all of them.
+    power_of_two
+        Whether scales are powers of two, so that integers are rescaled by shifts alone.
     """
 
     bits: int
@@ -41,6 +43,7 @@ class Scheme:
     signed: bool
     axis: int | None = None
     group: int | None = None
+    power_of_two: bool = False
 
     def __post_init__(self) -> None:
         if self.bits not in range(2, 9):
@@ -158,11 +161,8 @@ def from_range(low: Tensor, high: Tensor, scheme: Scheme) -> Affine:
     """
     low, high = low.clamp(max=0), high.clamp(min=0)
     if scheme.symmetric:
-        scale = torch.maximum(-low, high) / ((scheme.high - scheme.low) / 2)
-        middle = (scheme.low + scheme.high + 1) // 2
-        zero_point = torch.full(scale.shape, middle, dtype=torch.int32)
-        return Affine(scheme, scale.clamp(min=SMALLEST_SCALE), zero_point)
-    scale = ((high - low) / float(scheme.high - scheme.low)).clamp(min=SMALLEST_SCALE)
+        return from_scale(torch.maximum(-low, high) / ((scheme.high - scheme.low) / 2), scheme)
+    scale = _allowed((high - low) / float(scheme.high - scheme.low), scheme)
     zero_point = scheme.low - torch.round(low / scale).int()
     return Affine(scheme, scale, zero_point.clamp(scheme.low, scheme.high))
 
@@ -171,4 +171,10 @@ def from_scale(scale: Tensor, scheme: Scheme) -> Affine:
     """Return the symmetric quantiser of the given scales: float32, (rows,)."""
     middle = (scheme.low + scheme.high + 1) // 2
     zero_point = torch.full(scale.shape, middle, dtype=torch.int32)
-    return Affine(scheme, scale.clamp(min=SMALLEST_SCALE), zero_point)
+    return Affine(scheme, _allowed(scale, scheme), zero_point)
+
+
+def _allowed(scale: Tensor, scheme: Scheme) -> Tensor:
+    """Return the scales that `scheme` has, from `scale` up."""
+    scale = scale.clamp(min=SMALLEST_SCALE)
+    return scale.log2().ceil().exp2() if scheme.power_of_two else scale

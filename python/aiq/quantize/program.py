@@ -126,6 +126,13 @@ class Program:
 
     def call(self, step: Step, values: Values, altered: Mapping[str, Any]) -> Any:  # noqa: ANN401
         """Return the value of `step`, reading `altered` in place of what the graph says."""
+        args, kwargs = self.arguments(step, values, altered)
+        return step.function(*args, **kwargs)
+
+    def arguments(
+        self, step: Step, values: Values, altered: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments with which `call` calls the function of `step`."""
 
         def value(ref: Ref) -> Any:  # noqa: ANN401
             name = ref.name
@@ -134,7 +141,7 @@ class Program:
             return values[name] if name in values else self.constants[name]
 
         args, kwargs = _mapped((step.args, step.kwargs), Ref, value)
-        return step.function(*args, **kwargs)
+        return args, kwargs
 
     def finish(self, values: Values) -> Any:  # noqa: ANN401
         """Return what the model returns, once all steps are done."""

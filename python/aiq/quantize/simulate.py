@@ -2,25 +2,27 @@
 
 A layer in format f
 
-* has weights rounded to ``f.weight``, one scale per output channel (``bf16``: to that dtype);
+* has weights rounded to ``f.weight``, with one scale per output channel or, if the format's
+  granularity says so, one for all; weight-only formats round nothing else;
 * reads activations rounded to ``f.activation``, and writes its tensor, after what fuses into it,
   rounded the same way, unless that is a result of the network;
 * adds and multiplies in float32, with a float32 bias that makes up for the mean error of rounded
   weights.
 
-Each tensor has one scale per number of bits, so rounding it twice to the same bits is rounding it
-once. Layers without a format stay float32.
+Quantisation is static: each tensor has one scale per number of bits, found by calibration, so
+rounding it twice to the same bits is rounding it once. With the observer ``dynamic``, layers find
+the range of what they read while they run, and write float32. Layers without a format stay float32.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from aiq.errors import InputError
 from aiq.evaluate.journal import Fingerprint
-from aiq.formats import BF16, FP32, REFERENCE, DType, Format, Kind
+from aiq.formats import BF16, FP16, FP32, REFERENCE, DType, Format, Granularity, Kind
 from aiq.graph import Layer, Trace
 from aiq.graph.export import Inputs
 from aiq.graph.operators import argument
@@ -31,10 +33,31 @@ from aiq.quantize.program import Program, Values
 from aiq.quantize.statistics import Statistics, read
 
 DYNAMIC = "dynamic"
-"""Observer that finds the range of each sample while the network runs, without calibration."""
+"""Observer that finds ranges while the network runs: of each image that a convolution reads, of
+each vector (a token) that a linear layer reads."""
 
 Formats = Mapping[str, Format]
 """Layer name -> format; layers not named stay float32."""
+
+_FLOATS = {BF16: torch.bfloat16, FP16: torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Operands:
+    """What the main operator of a layer reads: names of graph nodes.
+
+    Attributes
+    ----------
+    input, weight, bias
+        Node of each; `bias` is ``None`` without one.
+    axis
+        Dimension of the weight that counts output channels.
+    """
+
+    input: str
+    weight: str
+    bias: str | None
+    axis: int
 
 
 @dataclass(slots=True)
@@ -67,16 +90,24 @@ class Simulator:
         Node name -> statistics, see `aiq.quantize.statistics.observe`.
     observer
         Which range of an activation the integers cover: a name in
-        `aiq.quantize.observers.OBSERVERS`, or ``dynamic``: that of each sample.
+        `aiq.quantize.observers.OBSERVERS`, or ``dynamic``.
     correct_bias
         Whether biases make up for the mean error of rounded weights.
+    power_of_two
+        Whether all scales are powers of two.
 
     Attributes
     ----------
+    program
+        The steps that are run.
     layers
         The layers whose format is a decision, in the order in which they start to run.
     layer_of
         Node name -> name of the layer that covers it, for all layers.
+    operands
+        Layer name -> nodes that its main operator reads.
+    observer
+        As given.
     """
 
     def __init__(
@@ -86,15 +117,16 @@ class Simulator:
         observer: str = "mse",
         *,
         correct_bias: bool = True,
+        power_of_two: bool = False,
     ) -> None:
-        self._program = Program(trace)
+        self.program = Program(trace)
+        self.observer = observer
         self._statistics = statistics
-        self._observer = observer
         if observer not in {*OBSERVERS, DYNAMIC}:
             raise InputError(
                 f"There is no observer {observer!r}; use {', '.join([*OBSERVERS, DYNAMIC])}."
             )
-        position = self._program.position
+        position = self.program.position
         nodes = {node.name: node for node in trace.module.graph.nodes}
         self.layers = tuple(
             sorted(trace.graph.quantizable, key=lambda layer: position[layer.nodes[0]])
@@ -103,16 +135,12 @@ class Simulator:
         self._start = {layer.name: position[layer.nodes[0]] for layer in self.layers}
         self._heads = {self._start[layer.name]: layer for layer in self.layers}
         self._tails = {position[layer.nodes[-1]]: layer for layer in self.layers}
-        self._weight = {
-            layer.name: argument(nodes[layer.nodes[0]], "weight").name for layer in self.layers
-        }
-        biases = {layer.name: argument(nodes[layer.nodes[0]], "bias") for layer in self.layers}
-        self._bias = {name: node.name for name, node in biases.items() if node is not None}
+        self.operands = {layer.name: _operands(trace, layer, nodes) for layer in self.layers}
         self._correct_bias = correct_bias
-        self._axis = {layer.name: output_axis(nodes[layer.nodes[0]]) for layer in self.layers}
-        self._read = {layer.name: read(trace, layer) for layer in self.layers}
-        self._weights: dict[tuple[str, DType], Tensor] = {}
-        self._biases: dict[tuple[str, DType], Tensor] = {}
+        self._power_of_two = power_of_two
+        self._quantizers: dict[tuple[str, DType, Granularity], Affine] = {}
+        self._weights: dict[tuple[str, DType, Granularity], Tensor] = {}
+        self._biases: dict[tuple[str, DType, Granularity], Tensor] = {}
         self._activations: dict[tuple[str, DType], Affine] = {}
 
     def check(self, formats: Formats) -> None:
@@ -126,12 +154,12 @@ class Simulator:
 
     def fingerprint(self, hashed: Fingerprint) -> None:
         """Add to a hash all that decides what a run computes."""
-        for step in self._program.steps:
+        for step in self.program.steps:
             hashed.add("step", (step.name, str(step.function), step.args, step.kwargs))
-        for name, value in self._program.constants.items():
+        for name, value in self.program.constants.items():
             hashed.add(name, value if isinstance(value, Tensor) else str(value))
         hashed.add("layers", [(layer.name, layer.nodes, layer.is_output) for layer in self.layers])
-        hashed.add("options", (self._observer, self._correct_bias))
+        hashed.add("options", (self.observer, self._correct_bias, self._power_of_two))
         for name, statistics in self._statistics.items():
             hashed.add(name, (statistics.extremes, statistics.limit))
             hashed.add(name, statistics.counts)
@@ -144,7 +172,7 @@ class Simulator:
 
     def start(self, inputs: Inputs) -> State:
         """Return the state before the first step."""
-        return State(0, self._program.start(inputs), {})
+        return State(0, self.program.start(inputs), {})
 
     def start_of(self, layer: str) -> int:
         """Return the step at which `layer` starts: earlier states do not depend on its format."""
@@ -152,7 +180,7 @@ class Simulator:
 
     def finish(self, state: State) -> object:
         """Return what the model returns."""
-        return self._program.finish(state.values)
+        return self.program.finish(state.values)
 
     def advance(
         self,
@@ -166,17 +194,18 @@ class Simulator:
         `watch` is shown each node's name and value as it is computed.
         """
         values, dtypes = dict(state.values), dict(state.dtypes)
-        steps = self._program.steps
+        steps = self.program.steps
         stop = len(steps) if stop is None else stop
         for index in range(state.position, stop):
             step = steps[index]
             head, tail = self._heads.get(index), self._tails.get(index)
-            altered = {} if head is None else self._operands(head, formats, values, dtypes)
-            value = self._program.call(step, values, altered)
+            altered = {} if head is None else self._altered(head, formats, values, dtypes)
+            value = self.program.call(step, values, altered)
             if tail is not None and not tail.is_output:
                 dtype = formats.get(tail.name, REFERENCE).activation
-                value = self._round(step.name, value, dtype, dtypes)
-                dtypes[step.name] = dtype
+                if self.observer != DYNAMIC or dtype.kind is Kind.FLOAT:
+                    value = self._round(step.name, value, dtype)
+                    dtypes[step.name] = dtype
             values[step.name] = value
             if watch is not None:
                 watch(step.name, value)
@@ -184,74 +213,125 @@ class Simulator:
                 del values[name]
         return State(stop, values, dtypes)
 
-    def _operands(
+    def _altered(
         self, layer: Layer, formats: Formats, values: Values, dtypes: Mapping[str, DType]
     ) -> dict[str, Tensor]:
         """Return what the layer's main operator reads in place of the float32 operands."""
         chosen = formats.get(layer.name, REFERENCE)
-        operands = {self._weight[layer.name]: self.weight(layer.name, chosen.weight)}
-        if layer.name in self._bias and self._correct_bias and chosen.quantizes_weights:
-            operands[self._bias[layer.name]] = self.bias(layer.name, chosen.weight)
-        name = self._read[layer.name]
-        operands[name] = self._round(name, values[name], chosen.activation, dtypes)
-        return operands
+        names, granularity = self.operands[layer.name], chosen.weight_granularity
+        altered = {names.weight: self.weight(layer.name, chosen.weight, granularity)}
+        if names.bias is not None and chosen.quantizes_weights:
+            altered[names.bias] = self.bias(layer.name, chosen.weight, granularity)
+        value, dtype = values[names.input], chosen.activation
+        if dtypes.get(names.input) == dtype:
+            altered[names.input] = value
+        elif dtype.kind is Kind.INT and self.observer == DYNAMIC:
+            altered[names.input] = _round_rows(value, dtype, self._is_linear(names))
+        else:
+            altered[names.input] = self._round(names.input, value, dtype)
+        return altered
 
-    def weight(self, layer: str, dtype: DType) -> Tensor:
+    def _is_linear(self, names: Operands) -> bool:
+        return bool(self.program.constants[names.weight].ndim == 2)
+
+    def weight_quantizer(
+        self, layer: str, dtype: DType, granularity: Granularity = Granularity.CHANNEL
+    ) -> Affine:
+        """Return the quantiser of the weights of `layer`."""
+        key = (layer, dtype, granularity)
+        if key not in self._quantizers:
+            names = self.operands[layer]
+            axis = names.axis if granularity is Granularity.CHANNEL else None
+            scheme = Scheme(
+                dtype.bits,
+                symmetric=True,
+                signed=True,
+                axis=axis,
+                power_of_two=self._power_of_two,
+            )
+            self._quantizers[key] = symmetric_mse(self.program.constants[names.weight], scheme)
+        return self._quantizers[key]
+
+    def weight(
+        self, layer: str, dtype: DType, granularity: Granularity = Granularity.CHANNEL
+    ) -> Tensor:
         """Return the weights of `layer` rounded to `dtype`, as float32."""
-        key = (layer, dtype)
+        key = (layer, dtype, granularity)
         if key not in self._weights:
-            exact = self._program.constants[self._weight[layer]]
+            exact = self.program.constants[self.operands[layer].weight]
             if dtype.kind is Kind.INT:
-                scheme = Scheme(dtype.bits, symmetric=True, signed=True, axis=self._axis[layer])
-                rounded = symmetric_mse(exact, scheme).fake_quantize(exact)
+                rounded = self.weight_quantizer(*key).fake_quantize(exact)
             else:
-                rounded = exact if dtype == FP32 else exact.bfloat16().float()
+                rounded = exact if dtype == FP32 else exact.to(_FLOATS[dtype]).float()
             if rounded.ndim == 4:
                 rounded = rounded.contiguous(memory_format=torch.channels_last)
             self._weights[key] = rounded
         return self._weights[key]
 
-    def bias(self, layer: str, dtype: DType) -> Tensor:
-        """Return the bias of `layer` that undoes the mean error of weights rounded to `dtype`.
+    def bias(
+        self, layer: str, dtype: DType, granularity: Granularity = Granularity.CHANNEL
+    ) -> Tensor:
+        """Return the bias of `layer` for weights rounded to `dtype`: it undoes their mean error.
 
         ``b - E[(W_rounded - W) x]`` per output channel, the mean taken over the calibration data
-        and all positions (Nagel et al. 2019, arXiv 1906.04721, section 4.2).
+        and all positions (Nagel et al. 2019, arXiv 1906.04721, section 4.2). Without correction,
+        the bias itself.
+
+        Raises
+        ------
+        InputError
+            If the layer has no bias.
         """
-        key = (layer, dtype)
+        key = (layer, dtype, granularity)
+        names = self.operands[layer]
+        if names.bias is None:
+            raise InputError(f"Layer {layer!r} has no bias; ask only for those that have one.")
+        exact: Tensor = self.program.constants[names.bias]
+        if not self._correct_bias:
+            return exact
         if key not in self._biases:
-            exact = self._program.constants[self._bias[layer]]
-            weight = self._weight[layer]
-            error = self.weight(layer, dtype) - self._program.constants[weight]
-            read = self._read[layer]
-            operands = {
-                weight: error,
-                self._bias[layer]: torch.zeros_like(exact),
-                read: self._statistics[read].mean,
+            error = self.weight(*key) - self.program.constants[names.weight]
+            altered = {
+                names.weight: error,
+                names.bias: torch.zeros_like(exact),
+                names.input: self._statistics[names.input].mean,
             }
-            step = self._program.steps[self._start[layer]]
-            shift = self._program.call(step, {}, operands)
+            shift = self.program.call(self.program.steps[self._start[layer]], {}, altered)
             channel = 1 if error.ndim > 2 else -1  # a linear layer's channels come last
-            shift = shift.movedim(channel, 0).flatten(1).mean(1)
-            self._biases[key] = exact - shift
+            self._biases[key] = exact - shift.movedim(channel, 0).flatten(1).mean(1)
         return self._biases[key]
 
     def activation(self, node: str, dtype: DType) -> Affine:
         """Return the quantiser of the activation that `node` computes."""
         key = (node, dtype)
         if key not in self._activations:
-            observer = OBSERVERS[self._observer]
+            observer = OBSERVERS[self.observer]
             low, high = observer(self._statistics[node], dtype.bits)
-            scheme = Scheme(dtype.bits, symmetric=False, signed=False)
+            scheme = Scheme(
+                dtype.bits, symmetric=False, signed=False, power_of_two=self._power_of_two
+            )
             self._activations[key] = from_range(torch.tensor([low]), torch.tensor([high]), scheme)
         return self._activations[key]
 
-    def _round(self, node: str, value: Tensor, dtype: DType, dtypes: Mapping[str, DType]) -> Tensor:
-        if dtype == FP32 or dtypes.get(node) == dtype:
+    def _round(self, node: str, value: Tensor, dtype: DType) -> Tensor:
+        if dtype == FP32:
             return value
-        if dtype == BF16:
-            return value.bfloat16().float()
-        if self._observer == DYNAMIC:
-            scheme = Scheme(dtype.bits, symmetric=False, signed=False, axis=0)
-            rows = value.flatten(1)
-            return from_range(rows.amin(1), rows.amax(1), scheme).fake_quantize(value)
+        if dtype.kind is Kind.FLOAT:
+            return value.to(_FLOATS[dtype]).float()
         return self.activation(node, dtype).fake_quantize(value)
+
+
+def _operands(trace: Trace, layer: Layer, nodes: Mapping[str, fx.Node]) -> Operands:
+    head = nodes[layer.nodes[0]]
+    weight, bias = argument(head, "weight").name, argument(head, "bias")
+    return Operands(
+        read(trace, layer), weight, None if bias is None else bias.name, output_axis(head)
+    )
+
+
+def _round_rows(value: Tensor, dtype: DType, is_linear: bool) -> Tensor:
+    """Round each vector that a linear layer reads, each sample of others, to its own range."""
+    rows = value.reshape(-1, value.shape[-1]) if is_linear else value.flatten(1)
+    scheme = Scheme(dtype.bits, symmetric=False, signed=False, axis=0)
+    quantizer = from_range(rows.amin(1), rows.amax(1), scheme)
+    return quantizer.fake_quantize(rows).view_as(value)

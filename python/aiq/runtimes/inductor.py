@@ -56,7 +56,7 @@ class Inductor:
             return Support.NATIVE
         if fmt.name == "bf16":
             return Support.NATIVE if _has_bfloat16() else Support.EMULATED
-        if op is not Op.LINEAR and op not in _CONVOLUTIONS:
+        if fmt.name == "fp16" or (op is not Op.LINEAR and op not in _CONVOLUTIONS):
             return Support.NONE
         if fmt.name == "w8a8":
             return Support.NATIVE

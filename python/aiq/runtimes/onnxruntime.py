@@ -43,10 +43,10 @@ class OnnxRuntime:
         return f"onnxruntime-{onnxruntime.__version__}"
 
     def support(self, op: Op, fmt: Format) -> Support:
-        """Return the kind of support; its CPU kernels know no bfloat16."""
+        """Return the kind of support; its CPU kernels know no bfloat16 and no float16."""
         if fmt.name == "fp32":
             return Support.NATIVE
-        if fmt.name == "bf16" or op not in _WEIGHTED:
+        if fmt.name in {"bf16", "fp16"} or op not in _WEIGHTED:
             return Support.NONE
         if fmt.name in _PACKED and op is Op.LINEAR:
             return Support.DEQUANT

@@ -39,7 +39,7 @@ class OpenVino:
         """Return the kind of support; bfloat16 is native where the CPU has it."""
         if fmt.name == "fp32":
             return Support.NATIVE
-        if op not in _WEIGHTED:
+        if fmt.name == "fp16" or op not in _WEIGHTED:
             return Support.NONE
         if fmt.name == "bf16":
             able = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
