@@ -102,7 +102,7 @@ def test_turns_are_interleaved_and_the_baseline_takes_two():
 
 def test_warm_up_waits_until_the_median_has_settled():
     calls = iter(range(10**6))
-    result, _ = timed({"a": lambda: 0.1 if next(calls) < 30 else 0.01}, warmup_seconds=1)
+    result, _ = timed({"a": lambda: 0.1 if next(calls) < 15 else 0.01}, warmup_seconds=1)
     assert result["a"].steady
     assert max(result["a"].samples) == pytest.approx(0.01)
 

@@ -161,6 +161,7 @@ def compare_timing(
     baseline: str | None = None,
     min_seconds: float = 5.0,
     min_rounds: int = 20,
+    max_seconds: float = math.inf,
     warmup_seconds: float = 2.0,
     tolerance: float = 0.02,
     confidence: float = 0.95,
@@ -181,6 +182,8 @@ def compare_timing(
         The candidate that the others are compared with; the first one by default.
     min_seconds, min_rounds
         Length of the measurement, both to be reached.
+    max_seconds
+        After this long six rounds are enough.
     warmup_seconds
         Least length of the warm-up, which goes on until every median has settled within
         `tolerance` (or five times as long, and is then marked as not steady).
@@ -212,18 +215,23 @@ def compare_timing(
         raise InputError(f"The confidence is {confidence}; it must lie between 0 and 1.")
     if min_rounds < 2 or batch < 1:
         raise InputError("Timing needs at least two rounds and a batch of at least one.")
+    if max_seconds < min_seconds:
+        raise InputError(
+            f"The timing is to last at least {min_seconds} s and at most {max_seconds} s; "
+            "give a maximum that is not below the minimum."
+        )
 
     turns = {**candidates, _AGAIN: candidates[base]}
     with machine.threads(threads) as used:
         ticks = machine.cpu_ticks()
-        calls, steady = _warm_up(turns, warmup_seconds, tolerance, clock)
+        typical, steady = _warm_up(turns, warmup_seconds, tolerance, clock)
         samples: dict[str, list[float]] = {name: [] for name in turns}
         rng = np.random.default_rng(seed)
         start, rounds = clock(), 0
-        while rounds < min_rounds or clock() - start < min_seconds:
+        while not _enough(rounds, clock() - start, min_rounds, min_seconds, max_seconds):
             for index in rng.permutation(len(turns)):
                 name = list(turns)[index]
-                samples[name].append(_turn(turns[name], calls[name], clock))
+                samples[name].append(_turn(turns[name], typical[name], clock))
             rounds += 1
             if progress is not None:
                 expected = rounds * max(min_seconds / max(clock() - start, 1e-9), 1)
@@ -234,7 +242,7 @@ def compare_timing(
             name=name,
             batch=batch,
             seconds=_median(samples[name], confidence),
-            calls_per_sample=calls[name],
+            calls_per_sample=_calls(typical[name]),
             samples=tuple(samples[name]),
             steady=steady[name],
         )
@@ -260,31 +268,61 @@ _LEAST_SAMPLE = 1e-3
 """Seconds a sample lasts at least, far above the clock's resolution and the loop's overhead."""
 
 
-def _turn(call: Call, calls: int, clock: Clock) -> float:
-    """Return the seconds per call of `calls` calls, after one that brings its data into cache."""
-    call()
+_FEWEST_ROUNDS = 6
+"""Rounds of a measurement that has taken too long: of these, a bootstrap still tells something."""
+
+_OWN_CACHE = 0.05
+"""Seconds of a call beside which it does not matter that others have emptied the cache."""
+
+
+def _enough(
+    rounds: int, elapsed: float, min_rounds: int, min_seconds: float, max_seconds: float
+) -> bool:
+    if elapsed >= max_seconds:
+        return rounds >= min(_FEWEST_ROUNDS, min_rounds)
+    return rounds >= min_rounds and elapsed >= min_seconds
+
+
+def _turn(call: Call, seconds: float, clock: Clock) -> float:
+    """Return the seconds per call, of as many calls as a sample needs.
+
+    Parameters
+    ----------
+    call
+        What to call.
+    seconds
+        What a call took so far. Before short ones comes one that brings their data into cache.
+    clock
+        Returns seconds.
+    """
+    calls = _calls(seconds)
+    if seconds < _OWN_CACHE:
+        call()
     start = clock()
     for _ in range(calls):
         call()
     return (clock() - start) / calls
 
 
+def _calls(seconds: float) -> int:
+    return max(1, math.ceil(_LEAST_SAMPLE / max(seconds, 1e-9)))
+
+
 def _warm_up(
     turns: Mapping[str, Call], seconds: float, tolerance: float, clock: Clock
-) -> tuple[dict[str, int], dict[str, bool]]:
-    """Run in turns until every median has settled; return calls per sample and who settled."""
+) -> tuple[dict[str, float], dict[str, bool]]:
+    """Run in turns until every median has settled; return the medians, and who settled."""
     history: dict[str, list[float]] = {name: [] for name in turns}
     start = clock()
     while True:
         for name, call in turns.items():
-            history[name].append(_turn(call, 1, clock))
+            before = min(history[name], default=_LEAST_SAMPLE)
+            history[name].append(_turn(call, max(before, _LEAST_SAMPLE), clock))
         steady = {name: _settled(past, tolerance) for name, past in history.items()}
         elapsed = clock() - start
         if elapsed >= seconds and (all(steady.values()) or elapsed >= 5 * seconds):
             break
-    typical = {name: float(np.median(past[-_WINDOW:])) for name, past in history.items()}
-    calls = {n: max(1, math.ceil(_LEAST_SAMPLE / max(t, 1e-9))) for n, t in typical.items()}
-    return calls, steady
+    return {name: float(np.median(past[-_WINDOW:])) for name, past in history.items()}, steady
 
 
 def _settled(past: list[float], tolerance: float) -> bool:

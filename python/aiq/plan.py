@@ -109,7 +109,8 @@ class Proof:
     Attributes
     ----------
     status
-        ``optimal``, ``heuristic``, ``time_limit``, ``node_limit`` or ``interrupted``.
+        ``optimal``, ``heuristic``, ``time_limit``, ``node_limit`` or ``interrupted``; ``measured``
+        if the stopwatch preferred another plan than the solver.
     value, bound, gap
         Objective of the plan, lower bound of every plan within the budgets, and their relative
         difference; ``None`` where a method gives no bound.
@@ -133,6 +134,76 @@ class Proof:
     seconds: float
     loss_budget: float | None
     loss_factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class TimedPlan:
+    """A plan on the shortlist, as the stopwatch saw it.
+
+    Attributes
+    ----------
+    name
+        The format of a uniform plan, ``mixed N`` for others.
+    layers
+        How many layers have each format.
+    predicted, seconds
+        Time of one batch, before and after: by the cost model, and measured (median).
+    against, speedup, low, high
+        How many times as fast as plan `against`, timed in turns with it, with the interval.
+    verdict
+        ``faster``, ``slower``, or ``indistinguishable`` from `against`.
+    drop_limit
+        Upper confidence limit of the accuracy lost; ``None`` if it was not needed or measured.
+    mismatches
+        Layers that run in another format than planned.
+    """
+
+    name: str
+    layers: Mapping[str, int]
+    predicted: float
+    seconds: float
+    against: str
+    speedup: float
+    low: float
+    high: float
+    verdict: str
+    drop_limit: float | None
+    mismatches: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shortlist:
+    """What was timed to choose the plan.
+
+    Attributes
+    ----------
+    runtime, batch, threads
+        What ran.
+    plans
+        All that was timed, in that order.
+    best_uniform, chosen
+        Names of the fastest uniform plan within the budgets, and of the plan that was chosen.
+    noise, confidence, steal
+        Of the run that decided: relative difference below which nothing is called a difference,
+        coverage of the intervals, and share of processor time lost to other guests.
+    interrupted
+        Whether it was ended by Ctrl-C.
+    """
+
+    runtime: str
+    batch: int
+    threads: int
+    plans: tuple[TimedPlan, ...]
+    best_uniform: str
+    chosen: str
+    noise: float
+    confidence: float
+    steal: float | None
+    interrupted: bool
+
+    def __getitem__(self, name: str) -> TimedPlan:
+        """Return the row called `name`."""
+        return next(plan for plan in self.plans if plan.name == name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +231,8 @@ class Plan:
         Wall time of the whole search.
     provenance
         Versions, seed, arguments: what is needed to repeat the search.
+    shortlist
+        What was timed to choose the plan, or ``None`` if it was chosen by prediction.
     """
 
     model: str
@@ -175,6 +248,7 @@ class Plan:
     evaluations: int
     seconds: float
     provenance: Mapping[str, Any]
+    shortlist: Shortlist | None = None
 
     @property
     def formats(self) -> dict[str, Format]:
@@ -207,6 +281,7 @@ class Plan:
                     "baseline": Prediction(**document["baseline"]),
                     "accuracy": None if accuracy is None else Accuracy(**accuracy),
                     "proof": Proof(**document["proof"]),
+                    "shortlist": _shortlist(document.get("shortlist")),
                 }
             )
             _ = plan.formats  # an unknown format is found here, not on deployment
@@ -248,3 +323,10 @@ class Plan:
         stream = console.file
         assert isinstance(stream, io.StringIO)
         return stream.getvalue().rstrip()
+
+
+def _shortlist(document: dict[str, Any] | None) -> Shortlist | None:
+    if document is None:
+        return None
+    plans = tuple(TimedPlan(**plan) for plan in document["plans"])
+    return Shortlist(**document | {"plans": plans})

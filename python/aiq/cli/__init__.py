@@ -23,6 +23,7 @@ for command in (
     model.graph,
     model.sensitivity,
     search.search,
+    measure.measure,
     measure.compare,
 ):
     app.command()(command)

@@ -62,6 +62,10 @@ def search(
         list[str] | None, typer.Option(help="PATTERN=FORMAT for layers that are no decision.")
     ] = None,
     max_size: Annotated[int | None, typer.Option(help="Most bytes of all weights.")] = None,
+    measure_top: Annotated[
+        int,
+        typer.Option(help="Plans to time beside the uniform ones; the fastest is returned."),
+    ] = 0,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Save the plan as JSON here.")
     ] = None,
@@ -84,6 +88,7 @@ def search(
             method=method,
             pin=parse_pins(pin or []),
             max_size=max_size,
+            measure_top=measure_top,
             progress=progress,
         )
     if output is not None:

@@ -1,6 +1,6 @@
 """Tables for people: rich renderables, printed by the command line and by ``print(plan)``."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -10,7 +10,9 @@ from aiq.deploy import PredictedMeasured
 from aiq.graph import Layer, LayerGraph
 from aiq.hardware import Hardware
 from aiq.losses import LossTable
-from aiq.plan import Plan
+from aiq.measure import Comparison
+from aiq.plan import Plan, Shortlist
+from aiq.runtimes import Mismatch
 
 
 def points(fraction: float) -> str:
@@ -131,7 +133,37 @@ def plan(plan: Plan) -> RenderableType:
         )
         for layer in plan.layers
     )
-    return Group(Text(summary(plan)), table("", columns, rows))
+    parts: list[RenderableType] = [Text(summary(plan))]
+    if plan.shortlist is not None:
+        parts.append(shortlist(plan.shortlist))
+    return Group(*parts, table("", columns, rows))
+
+
+def shortlist(found: Shortlist) -> RenderableType:
+    """Return the plans that were timed, the chosen one marked."""
+    columns = ["", "<plan", "<layers", "predicted", "measured", "<against", "speed-up", "<"]
+    rows = (
+        (
+            "*" if row.name == found.chosen else "",
+            row.name,
+            ", ".join(f"{count} {name}" for name, count in row.layers.items()),
+            duration(row.predicted),
+            duration(row.seconds),
+            row.against,
+            f"{row.speedup:.3f} [{row.low:.3f}, {row.high:.3f}]",
+            row.verdict + (f", {row.mismatches} layers not as planned" if row.mismatches else ""),
+        )
+        for row in found.plans
+    )
+    notes = [
+        f"{found.runtime}, batch {found.batch}, {found.threads} threads",
+        f"noise {100 * found.noise:.1f} %",
+    ]
+    if found.steal is not None:
+        notes.append(f"{100 * found.steal:.1f} % of time stolen")
+    if found.interrupted:
+        notes.append("interrupted")
+    return Group(table("\nTimed in turns", columns, rows), Text(", ".join(notes)))
 
 
 def summary(plan: Plan) -> str:
@@ -198,6 +230,50 @@ def throughput(result: PredictedMeasured) -> RenderableType:
     )
     mismatches = (f"{m.layer} runs as {m.realised}, not {m.asked}" for m in result.mismatches)
     notes = [verdict, setting, *mismatches]
+    return Group(table("", columns, rows), Text("\n".join(notes)))
+
+
+def timings(
+    runtime: str,
+    timing: Comparison,
+    memory: Mapping[str, int | None],
+    mismatches: Mapping[str, Sequence[Mismatch]],
+) -> RenderableType:
+    """Return programs timed in turns: throughput, latency, memory, and what may be said of them."""
+    columns = [
+        "<candidate",
+        "/s",
+        "median",
+        f"{100 * timing.confidence:g} % interval",
+        "95th",
+        "99th",
+        "peak memory",
+        "speed-up",
+        "<",
+    ]
+    rows = []
+    for entry in timing.timings:
+        name, ratio, held = entry.name, timing.speedup(entry.name), memory[entry.name]
+        verdict = "baseline" if name == timing.baseline else str(timing.verdict(name))
+        rows.append(
+            (
+                name,
+                f"{entry.throughput:.1f}",
+                duration(entry.seconds.value),
+                f"{duration(entry.seconds.low)} - {duration(entry.seconds.high)}",
+                duration(entry.latency(0.95)),
+                duration(entry.latency(0.99)),
+                "-" if held is None else f"{count(held)}B",
+                f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]",
+                verdict + ("" if entry.steady else ", not steady"),
+            )
+        )
+    stolen = "" if timing.steal is None else f", {100 * timing.steal:.1f} % of time stolen"
+    setting = f"{runtime}, {timing.threads} threads, {len(timing.again)} rounds"
+    noise = f"noise {100 * timing.noise:.1f} %{stolen}"
+    notes = [f"{setting}, {noise}; memory is the whole process's"]
+    for name, found in mismatches.items():
+        notes += [f"{name}: {m.layer} runs as {m.realised}, not {m.asked}" for m in found]
     return Group(table("", columns, rows), Text("\n".join(notes)))
 
 

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from aiq import solver
 from aiq.cost import CostTable, EdgeCost
-from aiq.errors import InfeasibleError, InputError
+from aiq.errors import InfeasibleError, InputError, RuntimeUnavailableError
 from aiq.formats import REFERENCE, Format
 from aiq.formats import parse as parse_format
 from aiq.graph import LayerGraph
 from aiq.losses import LossTable
+from aiq.runtimes import Runtime, Support
 
 POINTS = 100.0
 """Percentage points in a fraction: the paper's weighted objective counts losses in points."""
@@ -62,20 +63,17 @@ class Tables:
         """Return the bytes of all weights of a plan."""
         return sum(int(self.sizes[i, k]) for i, k in enumerate(self.columns(formats))) / 8
 
-    def uniform(self) -> list[dict[str, Format]]:
-        """Return the plans in which every layer that has a choice gets the same format."""
+    def uniform(self) -> dict[str, dict[str, Format]]:
+        """Return the plans in which every layer that has a choice gets the same format, by it."""
         free = [len(columns) > 1 for columns in self.allowed]
-        plans = []
+        plans = {}
         for k, format_ in enumerate(self.cost.formats):
-            if all(k in columns for columns, f in zip(self.allowed, free, strict=True) if f):
-                plans.append(
-                    {
-                        name: format_ if f else self.cost.formats[columns[0]]
-                        for name, columns, f in zip(
-                            self.cost.layers, self.allowed, free, strict=True
-                        )
-                    }
-                )
+            decides = [columns for columns, f in zip(self.allowed, free, strict=True) if f]
+            if all(k in columns for columns in decides or self.allowed[:1]):
+                plans[format_.name] = {
+                    name: format_ if f else self.cost.formats[columns[0]]
+                    for name, columns, f in zip(self.cost.layers, self.allowed, free, strict=True)
+                }
         return plans
 
     def weighted(self, formats: Mapping[str, Format], loss: float, lam: float) -> float:
@@ -197,6 +195,32 @@ def allowed_formats(
         column = columns.index(parse_format(name))
         allowed |= dict.fromkeys(matches, (column,))
     return tuple(allowed.values())
+
+
+def with_kernels(
+    graph: LayerGraph,
+    columns: Sequence[Format],
+    allowed: Sequence[tuple[int, ...]],
+    runtime: Runtime,
+) -> tuple[tuple[int, ...], ...]:
+    """Return the allowed columns less those that `runtime` cannot run, or only by emulation.
+
+    Raises
+    ------
+    RuntimeUnavailableError
+        If nothing is left for a layer.
+    """
+    able = {Support.NATIVE, Support.DEQUANT}
+    rest = []
+    for layer, given in zip(graph.quantizable, allowed, strict=True):
+        rest.append(tuple(k for k in given if runtime.support(layer.op, columns[k]) in able))
+        if not rest[-1]:
+            names = ", ".join(columns[k].name for k in given)
+            raise RuntimeUnavailableError(
+                f"Runtime {runtime.name} has no kernel for {layer.op} layer {layer.name!r} in "
+                f"{names}; allow it another format, or choose another runtime."
+            )
+    return tuple(rest)
 
 
 def _nearest(solution: solver.Solution, max_loss: float, max_size: int | None) -> str:

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aiq import cost, graph, machine, solver
+from aiq import cost, graph, machine, runtimes, solver
 from aiq import sensitivity as sensitivity_stage
 from aiq.cost import CostTable
 from aiq.errors import DataError, InputError
 from aiq.evaluate import Evaluator
+from aiq.evaluate.evaluator import CALIBRATION_SAMPLES
 from aiq.formats import INTEGER_GRID, PAPER, REFERENCE, Format, parse_all
 from aiq.graph import LayerGraph, Trace
 from aiq.graph.export import Inputs
@@ -27,7 +28,8 @@ from aiq.hardware import Hardware
 from aiq.losses import LossTable
 from aiq.plan import Plan, PlannedLayer, Prediction, Proof
 from aiq.progress import Progress
-from aiq.search import choose, verify
+from aiq.runtimes import Runtime
+from aiq.search import choose, shortlist, verify
 from aiq.search.choose import Tables
 
 
@@ -72,13 +74,14 @@ def search(
     confidence: float = 0.95,
     lam: float = 0.9,
     formats: str | Iterable[str | Format] | None = None,
-    runtime: str | None = "inductor",
+    runtime: str | Runtime | None = "inductor",
     method: str = Method.EXACT,
     sensitivity: str | LossTable = "measured",
     calibration: Iterable[Any] | None = None,
     pin: Mapping[str, str] | None = None,
     max_size: int | None = None,
     time_limit: float | None = None,
+    measure_top: int = 0,
     progress: Progress | None = None,
 ) -> Plan:
     """Choose a number format for every convolution and linear layer of `model`.
@@ -111,8 +114,9 @@ def search(
         profile has a peak for throughput, every ``wNaM`` and
         ``fp32`` for intensity, ``fp32,w8,w4`` for weighted.
     runtime
-        What will execute the plan. If the profile is calibrated for it, times are those of its
-        kernels, with the conversions between layers; otherwise (or with ``None``) the roofline.
+        What will execute the plan: its name, or an object like those of `aiq.runtimes`. If the
+        profile is calibrated for it, times are those of its kernels, with the conversions between
+        layers; otherwise (or with ``None``) the roofline.
     method
         ``exact``, ``greedy``, ``coordinate`` or ``exhaustive``. With data and
         ``sensitivity="measured"``, ``greedy`` and ``coordinate`` run the paper's way: they
@@ -127,6 +131,11 @@ def search(
         Largest size of all weights in bytes.
     time_limit
         Seconds that one solve may take; the best plan so far is returned, with its gap.
+    measure_top
+        Plans that are compiled in `runtime` on this machine and timed in turns with the uniform
+        ones, some seconds each; the fastest within the budgets is returned, a uniform one if none
+        is faster beyond the noise. Formats that the runtime has no kernels for are left out. 0:
+        the plan is chosen by prediction. Only for ``throughput``.
     progress
         Called with what is going on, steps done, and steps in all.
 
@@ -151,18 +160,30 @@ def search(
         raise InputError(f"confidence is {confidence!r}; give 0.5 to just under 1, as 0.95.")
     if goal is Objective.WEIGHTED and how is Method.EXHAUSTIVE:
         raise InputError("The weighted objective is not enumerated; use method exact, it is exact.")
+    name = runtime if runtime is None or isinstance(runtime, str) else runtime.name
+    if measure_top and (goal is not Objective.THROUGHPUT or name is None or measure_top < 0):
+        raise InputError(
+            f"measure_top is {measure_top!r} for objective {goal} and runtime {name}; the "
+            "stopwatch needs objective throughput, a runtime, and at least 1 plan."
+        )
+    engine = None
+    if measure_top and runtime is not None:
+        engine = runtimes.get(runtime) if isinstance(runtime, str) else runtime
     pins = dict(pin or {})
     hardware = Hardware.load(hw)
     choices = _default_formats(goal, hardware) if formats is None else parse_all(formats)
     columns = parse_all([REFERENCE, *choices, *pins.values()])
     batches = None if data is None else _reiterable(data)
+    calibration = None if calibration is None else _reiterable(calibration)
     examples = _example_inputs(batches) if example_inputs is None else example_inputs
     report = progress or (lambda stage, done, total: None)
 
     trace = _export(model, examples, report)
     allowed = choose.allowed_formats(trace.graph, columns, choices, pins)
+    if engine is not None:
+        allowed = choose.with_kernels(trace.graph, columns, allowed, engine)
     intensity = cost.intensity_table(trace.graph, columns)
-    seconds = cost.time_table(trace.graph, columns, hardware, runtime)
+    seconds = cost.time_table(trace.graph, columns, hardware, name)
     evaluator = (
         None
         if batches is None
@@ -196,13 +217,26 @@ def search(
         method=how.value,
         time_limit=time_limit,
     )
-    if in_loop:
-        assert evaluator is not None
-        outcome = verify.search_measured(task, evaluator, report)
-    elif evaluator is None:
+    scale = None if evaluator is None else verify.Scale(evaluator, confidence)
+    if scale is None:
         outcome = verify.search_tables(task)
+    elif in_loop:
+        outcome = verify.search_measured(task, scale, report)
     else:
-        outcome = verify.search_verified(task, evaluator, report)
+        outcome = verify.search_verified(task, scale, report)
+    timed = None
+    if engine is not None:
+        seen = _observed(batches, calibration, examples)
+        stand = shortlist.Stand(
+            runtime=engine.name,
+            compile=lambda formats: engine.compile(model, examples, formats, seen),
+            inputs=examples,
+            batch=trace.graph.batch,
+            kinds=tuple(str(layer.op) for layer in trace.graph.quantizable),
+        )
+        outcome, timed = shortlist.measured(
+            task, outcome, stand, scale, top=measure_top, progress=report
+        )
 
     return Plan(
         model=trace.graph.model,
@@ -226,10 +260,30 @@ def search(
             "max_size": max_size,
             "pin": pins,
             "batch": trace.graph.batch,
-            "runtime": runtime,
+            "runtime": name,
             "sensitivity": None if losses is None else losses.method,
+            "measure_top": measure_top,
         },
+        shortlist=timed,
     )
+
+
+def _observed(
+    data: Iterable[Any] | None, calibration: Iterable[Any] | None, examples: Inputs
+) -> list[Inputs]:
+    """Return the inputs on which programs observe their activations."""
+    seen = data if calibration is None else calibration
+    if seen is None:
+        return [examples]
+    found: list[Inputs] = []
+    samples = 0
+    for batch in seen:
+        inputs = batch[0] if isinstance(batch, tuple | list) else batch
+        found.append(inputs)
+        samples += len(inputs) if isinstance(inputs, torch.Tensor) else 1
+        if calibration is None and samples >= CALIBRATION_SAMPLES:
+            break
+    return found
 
 
 def _default_formats(goal: Objective, hardware: Hardware) -> tuple[Format, ...]:
@@ -270,11 +324,17 @@ def _proof(outcome: verify.Outcome, goal: Objective, tables: Tables) -> Proof:
         case found:
             assert found.cost is not None
             per_unit = tables.cost.per_unit
+            value = (found.cost + tables.cost.fixed) / per_unit
+            bound = None if found.bound is None else (found.bound + tables.cost.fixed) / per_unit
+            status, gap = found.status, found.gap
+            if outcome.formats != tables.formats(found.choices):  # the stopwatch preferred another
+                status, value = "measured", outcome.value
+                gap = math.inf if bound is None else max(0.0, (value - bound) / value)
             return Proof(
-                status=found.status,
-                value=(found.cost + tables.cost.fixed) / per_unit,
-                bound=None if found.bound is None else (found.bound + tables.cost.fixed) / per_unit,
-                gap=found.gap if math.isfinite(found.gap) else None,
+                status=status,
+                value=value,
+                bound=bound,
+                gap=gap if math.isfinite(gap) else None,
                 unit=goal.unit,
                 nodes=found.nodes,
                 seconds=found.seconds,

@@ -104,12 +104,44 @@ class Outcome:
     solution: solver.Solution | solver.WeightedSolution | None
 
 
+class Scale:
+    """Measures accuracy against the float32 network; the same plan is measured once."""
+
+    def __init__(self, evaluator: Evaluator, confidence: float) -> None:
+        self._evaluator = evaluator
+        self._confidence = confidence
+        self._known: dict[tuple[str, ...], Accuracy] = {}
+
+    def known(self, formats: Formats) -> Accuracy | None:
+        """Return the accuracy of a plan if it was measured."""
+        return self._known.get(_key(formats))
+
+    def accuracy(self, formats: Formats) -> Accuracy:
+        """Return the accuracy of a plan."""
+        key = _key(formats)
+        if key not in self._known:
+            evaluation = self._evaluator.evaluate(formats)
+            same = all(format_ == REFERENCE for format_ in formats.values())
+            self._known[key] = Accuracy(
+                plan=evaluation.accuracy,
+                baseline=self._evaluator.baseline.accuracy,
+                samples=evaluation.samples,
+                drop_limit=0.0 if same else drop_limit(evaluation, self._confidence),
+                confidence=self._confidence,
+            )
+        return self._known[key]
+
+
+def _key(formats: Formats) -> tuple[str, ...]:
+    return tuple(format_.name for format_ in formats.values())
+
+
 def search_tables(task: Task) -> Outcome:
     """Search once, on tables alone: there is no data to measure on."""
     return _Tables(task, None).find(task.max_drop, 1.0)
 
 
-def search_verified(task: Task, evaluator: Evaluator, progress: Progress) -> Outcome:
+def search_verified(task: Task, scale: Scale, progress: Progress) -> Outcome:
     """Search on tables until the measured accuracy of the plan holds.
 
     The uniform plans that look better are measured too, so the result is never worse than the
@@ -120,7 +152,6 @@ def search_verified(task: Task, evaluator: Evaluator, progress: Progress) -> Out
     InfeasibleError
         If every plan that was measured loses more than the budget; names the least loss.
     """
-    scale = _Scale(evaluator, task.confidence)
     tables = _Tables(task, scale)
     rounds = _rounds_weighted if task.weighted_by is not None else _rounds_within
     tried: list[Outcome] = []
@@ -128,7 +159,7 @@ def search_verified(task: Task, evaluator: Evaluator, progress: Progress) -> Out
         tried.append(outcome)
         progress(_VERIFY, len(tried), ROUNDS)
     best = min(tried, key=lambda outcome: outcome.value)
-    for formats in task.tables.uniform():
+    for formats in task.tables.uniform().values():
         loss = task.tables.predicted_loss(formats)
         hopeless = task.weighted_by is None and loss > HOPELESS * best.predicted_loss
         if hopeless or _too_large(task, formats) or task.value(formats, 0.0) >= best.value:
@@ -150,9 +181,8 @@ def search_verified(task: Task, evaluator: Evaluator, progress: Progress) -> Out
     return best
 
 
-def search_measured(task: Task, evaluator: Evaluator, progress: Progress) -> Outcome:
+def search_measured(task: Task, scale: Scale, progress: Progress) -> Outcome:
     """Search the paper's way: measure the accuracy of every candidate."""
-    scale = _Scale(evaluator, task.confidence)
     most = sum(len(columns) for columns in task.tables.allowed)
     done = 0
 
@@ -197,33 +227,10 @@ def _walk(task: Task, loss: Callable[[Formats], float]) -> solver.Measured:
 _VERIFY = "measure the plan, search again"
 
 
-class _Scale:
-    """Measures accuracy against the float32 network; the same plan is measured once."""
-
-    def __init__(self, evaluator: Evaluator, confidence: float) -> None:
-        self._evaluator = evaluator
-        self._confidence = confidence
-        self._known: dict[tuple[str, ...], Accuracy] = {}
-
-    def accuracy(self, formats: Formats) -> Accuracy:
-        key = tuple(format_.name for format_ in formats.values())
-        if key not in self._known:
-            evaluation = self._evaluator.evaluate(formats)
-            same = all(format_ == REFERENCE for format_ in formats.values())
-            self._known[key] = Accuracy(
-                plan=evaluation.accuracy,
-                baseline=self._evaluator.baseline.accuracy,
-                samples=evaluation.samples,
-                drop_limit=0.0 if same else drop_limit(evaluation, self._confidence),
-                confidence=self._confidence,
-            )
-        return self._known[key]
-
-
 class _Tables:
     """Searches on tables, and measures what it found if there is something to measure with."""
 
-    def __init__(self, task: Task, scale: _Scale | None) -> None:
+    def __init__(self, task: Task, scale: Scale | None) -> None:
         self._task, self._scale = task, scale
 
     def find(self, loss_budget: float, loss_factor: float) -> Outcome:

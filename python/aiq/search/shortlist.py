@@ -1,0 +1,328 @@
+"""The stopwatch decides: plans are compiled and timed, and the fastest that holds is returned.
+
+A cost model ranks plans nearly right, and near the optimum "nearly" decides. So the uniform plans
+within the budgets are timed first; then one plan after another, each against the fastest uniform
+one in turns, and each the solver's answer to costs that were corrected by what was timed before
+(`aiq.search.belief`). The winner had luck: a last, longer run tells whether it is faster for good.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from aiq.graph.export import Inputs, call_arguments
+from aiq.measure import Clock, Comparison, Verdict, compare_timing
+from aiq.plan import Shortlist, TimedPlan
+from aiq.progress import Progress
+from aiq.runtimes import Compiled
+from aiq.search.belief import Belief
+from aiq.search.verify import Formats, Outcome, Scale, Task
+
+STAGE = "compile and time plans"
+SECONDS = 1.0
+"""Length of a run, for each plan in it."""
+
+FINAL_SECONDS = 4.0
+"""Length of the last run, for each plan in it."""
+
+FINALISTS = 2
+"""Mixed plans in the last run."""
+
+PATIENCE = 3.0
+"""How many times as long a run may take where programs are slow; they get fewer rounds then."""
+
+DIFFERENT = 0.02
+"""Part of the predicted time that layers in other formats make up in plans worth telling apart."""
+
+DRAWS = 40
+"""Draws of the costs until a plan comes out that was not timed yet."""
+
+LEAST_ERROR = 0.003
+"""Relative error of a measured time, at least: what a compiler does with one graph more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stand:
+    """What plans run on.
+
+    Attributes
+    ----------
+    runtime
+        Its name.
+    compile
+        Returns the program of a plan.
+    inputs
+        Arguments of one call.
+    batch
+        Samples in them.
+    kinds
+        Kind of operator of each layer of the cost table.
+    clock
+        Returns seconds.
+    """
+
+    runtime: str
+    compile: Callable[[Formats], Compiled]
+    inputs: Inputs
+    batch: int
+    kinds: tuple[str, ...]
+    clock: Clock = time.perf_counter
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A plan on the shortlist: its program, its last timing, and what it was compared with."""
+
+    formats: Formats
+    program: Compiled
+    timing: Comparison | None = None
+    against: str = ""
+
+
+def measured(
+    task: Task,
+    found: Outcome,
+    stand: Stand,
+    scale: Scale | None,
+    *,
+    top: int,
+    seed: int = 0,
+    progress: Progress,
+) -> tuple[Outcome, Shortlist | None]:
+    """Return the fastest plan within the budgets, by the stopwatch, and all that was timed.
+
+    Parameters
+    ----------
+    task, found
+        What was searched, and the plan that is predicted to be the fastest.
+    stand
+        What plans run on.
+    scale
+        Measures accuracy; without it the predicted loss decides what is within the budget.
+    top
+        Plans to time beside the uniform ones.
+    seed
+        Of the draws.
+    progress
+        Called with what is going on, steps done, steps in all.
+
+    Notes
+    -----
+    On Ctrl-C the best of what was timed is returned, and the table says that it was interrupted.
+    """
+    session = _Session(task, found, stand, scale, progress)
+    interrupted = False
+    try:
+        session.time_uniform(top)
+        session.time_others(top, np.random.default_rng(seed))
+        session.time_finalists()
+        progress(STAGE, session.steps, session.steps)
+    except KeyboardInterrupt:
+        interrupted = True
+    return session.result(interrupted=interrupted)
+
+
+class _Session:
+    """One run of the shortlist."""
+
+    def __init__(
+        self, task: Task, found: Outcome, stand: Stand, scale: Scale | None, progress: Progress
+    ) -> None:
+        self._task, self._found, self._stand, self._scale = task, found, stand, scale
+        self._progress = progress
+        self._belief = Belief(task.tables.cost, stand.kinds)
+        self._entries: dict[str, _Entry] = {}
+        self._uniform: list[str] = []
+        self._reference = ""
+        self._done, self.steps = 0, 1
+
+    def time_uniform(self, top: int) -> None:
+        """Time the uniform plans that hold; the fastest is what all others are compared with."""
+        plans: dict[str, Formats] = {
+            name: formats
+            for name, formats in self._task.tables.uniform().items()
+            if self._holds(formats)
+        }
+        plans = plans or {"mixed 0": self._found.formats}
+        self.steps = len(plans) + top + 1
+        for name, formats in plans.items():
+            self._compile(name, formats)
+        self._uniform = list(plans)
+        timing = self._time(self._uniform, SECONDS)
+        self._reference = min(plans, key=lambda name: timing[name].seconds.value)
+        for name in plans:
+            self._learn(name, timing[name].seconds.value)
+            self._entries[name].against = self._reference
+
+    def time_others(self, top: int, rng: np.random.Generator) -> None:
+        """Time plans that the corrected costs make look fast, each beside the reference."""
+        reference = self._entries[self._reference].timing
+        assert reference is not None
+        seconds = reference[self._reference].seconds.value
+        for number in range(1, top + 1):
+            formats = self._next(rng)
+            if formats is None:
+                break
+            name = f"mixed {number}"
+            self._compile(name, formats)
+            timing = self._time([self._reference, name], SECONDS)
+            # The machine may have become slower meanwhile: only the ratio says something.
+            self._learn(name, seconds / timing.speedup(name).value)
+
+    def time_finalists(self) -> None:
+        """Time the fastest plans that hold once more, and longer: the winner so far had luck."""
+        finalists: list[str] = []
+        for name in sorted(self._mixed(), key=self._speedup, reverse=True):
+            if self._speedup(name) <= 1 or len(finalists) == FINALISTS:
+                break
+            if self._holds(self._entries[name].formats):
+                finalists.append(name)
+        if not finalists:
+            return
+        close = [name for name in self._uniform if self._verdict(name) is not Verdict.SLOWER]
+        timing = self._time([*close, *finalists], FINAL_SECONDS)
+        self._reference = min(close, key=lambda name: timing[name].seconds.value)
+        for name in (*close, *finalists):
+            self._entries[name].against = self._reference
+
+    def result(self, *, interrupted: bool) -> tuple[Outcome, Shortlist | None]:
+        """Return the fastest plan: a mixed one only if the stopwatch calls it faster."""
+        if not self._reference:
+            return self._found, None
+        faster = [name for name in self._mixed() if self._verdict(name) is Verdict.FASTER]
+        faster.sort(key=self._speedup, reverse=True)
+        chosen = next(
+            (name for name in faster if self._holds(self._entries[name].formats)), self._reference
+        )
+        formats, timing = self._entries[chosen].formats, self._entries[chosen].timing
+        assert timing is not None
+        tables = self._task.tables
+        outcome = replace(
+            self._found,
+            formats=formats,
+            value=tables.cost.total(formats),
+            predicted_loss=tables.predicted_loss(formats),
+            accuracy=None if self._scale is None else self._scale.accuracy(formats),
+        )
+        return outcome, Shortlist(
+            runtime=self._stand.runtime,
+            batch=self._stand.batch,
+            plans=tuple(self._row(name, e) for name, e in self._entries.items() if e.timing),
+            best_uniform=self._reference,
+            chosen=chosen,
+            noise=timing.noise,
+            confidence=timing.confidence,
+            steal=timing.steal,
+            threads=timing.threads,
+            interrupted=interrupted,
+        )
+
+    def _next(self, rng: np.random.Generator) -> Formats | None:
+        """Return the best plan that was not timed yet: by prediction, by correction, by chance."""
+        if self._new(self._found.formats):
+            return self._found.formats
+        budget = self._found.loss_budget
+        for draw in range(DRAWS):
+            cost = self._belief.table(rng if draw else None)
+            tables = replace(self._task.tables, cost=cost)
+            solution = tables.within(
+                self._task.max_drop if budget is None else budget,
+                max_size=self._task.max_size,
+                time_limit=self._task.time_limit,
+            )
+            formats = tables.formats(solution.choices)
+            if self._new(formats):
+                return formats
+        return None
+
+    def _new(self, formats: Formats) -> bool:
+        """Whether the plan differs from all others on layers that matter."""
+        costs = self._task.tables.cost
+        own = {
+            (name, f): int(costs.cost[i, k])
+            for i, name in enumerate(costs.layers)
+            for k, f in enumerate(costs.formats)
+        }
+        least = DIFFERENT * costs.total(formats) * costs.per_unit
+        return all(
+            sum(
+                max(own[name, f], own[name, entry.formats[name]])
+                for name, f in formats.items()
+                if f != entry.formats[name]
+            )
+            >= least
+            for entry in self._entries.values()
+        )
+
+    def _compile(self, name: str, formats: Formats) -> None:
+        self._progress(STAGE, self._done, self.steps)
+        self._entries[name] = _Entry(formats, self._stand.compile(formats))
+        self._done += 1
+
+    def _time(self, names: Sequence[str], seconds: float) -> Comparison:
+        """Time plans in turns with the first of them, and note the result."""
+        args, kwargs = call_arguments(self._stand.inputs)
+        timing = compare_timing(
+            {name: partial(self._entries[name].program, *args, **kwargs) for name in names},
+            batch=self._stand.batch,
+            min_seconds=seconds * len(names),
+            max_seconds=PATIENCE * seconds * len(names),
+            warmup_seconds=seconds / 3,
+            threads=self._entries[names[0]].program.threads,
+            clock=self._stand.clock,
+        )
+        for name in names:
+            self._entries[name].timing = timing
+            self._entries[name].against = names[0]
+        return timing
+
+    def _learn(self, name: str, seconds: float) -> None:
+        entry = self._entries[name]
+        assert entry.timing is not None
+        error = max(entry.timing.noise / 2, LEAST_ERROR)
+        self._belief.learn(entry.formats, seconds, error * seconds)
+
+    def _mixed(self) -> list[str]:
+        return [n for n, e in self._entries.items() if n not in self._uniform and e.timing]
+
+    def _speedup(self, name: str) -> float:
+        entry = self._entries[name]
+        assert entry.timing is not None
+        return entry.timing.speedup(name, entry.against).value
+
+    def _verdict(self, name: str) -> Verdict:
+        entry = self._entries[name]
+        assert entry.timing is not None
+        return entry.timing.verdict(name, entry.against)
+
+    def _holds(self, formats: Formats) -> bool:
+        """Whether a plan keeps to the budgets, measured if there is something to measure with."""
+        task = self._task
+        if task.max_size is not None and task.tables.size(formats) > task.max_size:
+            return False
+        if self._scale is None:
+            return task.tables.predicted_loss(formats) <= task.max_drop
+        return self._scale.accuracy(formats).drop_limit <= task.max_drop
+
+    def _row(self, name: str, entry: _Entry) -> TimedPlan:
+        assert entry.timing is not None
+        seconds = entry.timing[name].seconds
+        ratio = entry.timing.speedup(name, entry.against)
+        names = [f.name for f in entry.formats.values()]
+        known = None if self._scale is None else self._scale.known(entry.formats)
+        return TimedPlan(
+            name=name,
+            layers={n: names.count(n) for n in dict.fromkeys(names)},
+            predicted=self._task.tables.cost.total(entry.formats),
+            seconds=seconds.value,
+            against=entry.against,
+            speedup=ratio.value,
+            low=ratio.low,
+            high=ratio.high,
+            verdict=str(entry.timing.verdict(name, entry.against)),
+            drop_limit=None if known is None else known.drop_limit,
+            mismatches=len(entry.program.mismatches),
+        )
