@@ -69,6 +69,13 @@ def test_search(here):
     assert "FLOP/byte" in run(*arguments).stdout
 
 
+def test_search_with_the_stopwatch(here):
+    arguments = ("search", "mymodel:net", "--input", "8x16", "--runtime", "eager")
+    arguments += ("--formats", "fp32,bf16", "--max-drop", "1", "--measure-top", "1", "--json")
+    document = json.loads(run(*arguments).stdout)
+    assert document["shortlist"]["chosen"] in [p["name"] for p in document["shortlist"]["plans"]]
+
+
 def test_sensitivity(here):
     arguments = ("sensitivity", "mymodel:net", "--input", "1x16", "--data", "mymodel:loader")
     document = json.loads(run(*arguments, "--formats", "w8,w2", "--json", "-o", "t.json").stdout)
@@ -84,6 +91,20 @@ def test_compare(here):
     document = json.loads(run(*arguments, "--seconds", "0.1", "--json").stdout)
     assert [timing["name"] for timing in document["timing"]["timings"]] == ["fp32", "plan"]
     assert document["mismatches"] == []
+
+
+def test_measure(here):
+    run("search", "mymodel:net", "--input", "8x16", "--formats", "bf16", "-o", "plan.json")
+    arguments = ("measure", "mymodel:net", "--input", "8x16", "--runtime", "eager")
+    arguments += ("--formats", "fp32,bf16", "--plan", "plan.json", "--seconds", "0.1")
+    document = json.loads(run(*arguments, "--json").stdout)
+    assert [timing["name"] for timing in document["timings"]] == ["fp32", "bf16", "plan"]
+    assert {"noise", "steal", "threads", "machine", "again"} <= document.keys()
+    for timing in document["timings"]:
+        assert timing["throughput"] == pytest.approx(8 / timing["seconds"]["value"])
+        assert timing["latency"]["0.99"] >= timing["latency"]["0.5"] > 0
+        assert timing["peak_bytes"] > 10 * 2**20
+    assert "noise" in run(*arguments, "--no-memory").stdout
 
 
 def test_quick_calibration_writes_a_profile_that_loads(here):
@@ -102,6 +123,8 @@ def test_quick_calibration_writes_a_profile_that_loads(here):
         (["graph", "mymodel:number"], "returned a int"),
         (["graph", "mymodel:net", "--input", "1,16"], "is not a shape"),
         (["graph", "mymodel:net", "--input", "1x17"], "1x17|shape"),
+        (["measure", "mymodel:net", "--input", "1x16", "--runtime", "gpu"], "Unknown runtime"),
+        (["measure", "mymodel:net", "--input", "1x16", "--plan", "a/fp32.json"], "Two candidates"),
         (["search", "mymodel:net", "--input", "1x16", "--pin", "fc"], "PATTERN=FORMAT"),
         (["search", "mymodel:net", "--input", "1x16", "--formats", "w1"], "Unknown format"),
         (["search", "mymodel:net", "--input", "1x16", "--data", "mymodel:number"], "iterable"),

@@ -1,10 +1,12 @@
 """The machine a number was taken on: what it is, what it was doing, and its processors."""
 
+import ctypes
+import gc
 import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -165,10 +167,14 @@ def _set_affinity(task: int, cpus: set[int]) -> None:
 def peak_memory(call: Callable[[], object]) -> int | None:
     """Return the most bytes of memory that this process held while `call` ran.
 
-    Pages that earlier work left with the allocator count too, so compare processes, not calls.
-    ``None`` where the system does not tell.
+    What is free is given back to the system first, as far as it takes whole pages; what earlier
+    work still holds counts, so compare processes, not calls. ``None`` where the system does not
+    tell.
     """
     reset, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+    gc.collect()
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
     try:
         reset.write_text("5")
     except OSError:

@@ -1,6 +1,8 @@
 """``aiq measure`` and ``aiq compare``: the stopwatch, alone and beside predictions."""
 
-from collections.abc import Iterable
+import multiprocessing
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +21,8 @@ from aiq.cli.common import (
 )
 from aiq.deploy import compare as run_comparison
 from aiq.errors import InputError
-from aiq.formats import parse_all
+from aiq.formats import parse, parse_all
+from aiq.graph.export import Inputs
 from aiq.measure import compare_timing
 from aiq.plan import Plan
 from aiq.report import tables
@@ -69,12 +72,15 @@ def measure(
     ] = None,
     seconds: Annotated[float, typer.Option(help="Length of the timing.")] = 5.0,
     threads: Annotated[int | None, typer.Option(help="Threads; default: all processors.")] = None,
+    memory: Annotated[
+        bool, typer.Option(help="Compile each once more, in a process of its own: peak memory.")
+    ] = True,
     json_: JsonOption = False,
 ) -> None:
     """Time a model in several formats and plans, in turns: throughput, latency, memory, noise."""
     loaded = load_model(model, shape)
     inputs = loaded.example_inputs
-    calibration = [inputs] if data is None else [x for x, _ in load_data(data)]
+    calibration = _calibration(inputs, data)
     layers = [layer.name for layer in graph.extract(loaded.module, inputs).quantizable]
     choices = {fmt.name: dict.fromkeys(layers, fmt) for fmt in parse_all(formats)}
     choices |= {path.stem: Plan.load(path).formats for path in _distinct(plan or [], choices)}
@@ -89,16 +95,24 @@ def measure(
         timing = compare_timing(
             calls, batch=len(inputs), min_seconds=seconds, threads=used, progress=progress
         )
-        memory = {name: machine.peak_memory(call) for name, call in calls.items()}
+        held: dict[str, int | None] = dict.fromkeys(choices)
+        for step, (name, chosen) in enumerate(choices.items() if memory else ()):
+            progress("peak memory", step, len(choices))
+            names = {layer: fmt.name for layer, fmt in chosen.items()}
+            with _another_process() as process:
+                held[name] = process.submit(
+                    _peak, model, shape, data, runtime, names, used
+                ).result()
+            progress("peak memory", step + 1, len(choices))
     mismatches = {name: program.mismatches for name, program in programs.items()}
     if json_:
         document = timing.to_dict()
         for entry in document["timings"]:
-            entry["peak_bytes"] = memory[entry["name"]]
+            entry["peak_bytes"] = held[entry["name"]]
             entry["mismatches"] = [m._asdict() for m in mismatches[entry["name"]]]
         print_json({"runtime": runtime, "version": engine.version, **document})
     else:
-        out.print(tables.timings(runtime, timing, memory, mismatches))
+        out.print(tables.timings(runtime, timing, held, mismatches))
 
 
 def _distinct(paths: Iterable[Path], taken: Iterable[str]) -> list[Path]:
@@ -108,3 +122,34 @@ def _distinct(paths: Iterable[Path], taken: Iterable[str]) -> list[Path]:
             raise InputError(f"Two candidates are called {path.stem}; rename {path}.")
         names.append(path.stem)
     return list(paths)
+
+
+def _calibration(inputs: Inputs, data: str | None) -> list[Inputs]:
+    return [inputs] if data is None else [batch for batch, _ in load_data(data)]
+
+
+def _another_process() -> ProcessPoolExecutor:
+    """Return a process that holds nothing yet; a fork would hold what this one does."""
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+
+
+def _peak(
+    model: str,
+    shape: str | None,
+    data: str | None,
+    runtime: str,
+    formats: Mapping[str, str],
+    threads: int,
+) -> int | None:
+    """Return the most bytes that a process holds while it runs `model` in `formats`."""
+    with machine.threads(threads):
+        loaded = load_model(model, shape)
+        inputs = loaded.example_inputs
+        program = runtimes.get(runtime).compile(
+            loaded.module,
+            inputs,
+            {layer: parse(name) for layer, name in formats.items()},
+            _calibration(inputs, data),
+        )
+        del loaded
+        return machine.peak_memory(partial(program, inputs))

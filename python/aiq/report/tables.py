@@ -271,7 +271,9 @@ def timings(
     stolen = "" if timing.steal is None else f", {100 * timing.steal:.1f} % of time stolen"
     setting = f"{runtime}, {timing.threads} threads, {len(timing.again)} rounds"
     noise = f"noise {100 * timing.noise:.1f} %{stolen}"
-    notes = [f"{setting}, {noise}; memory is the whole process's"]
+    notes = [f"{setting}, {noise}"]
+    if any(memory.values()):
+        notes.append("peak memory is that of a process that holds nothing else")
     for name, found in mismatches.items():
         notes += [f"{name}: {m.layer} runs as {m.realised}, not {m.asked}" for m in found]
     return Group(table("", columns, rows), Text("\n".join(notes)))
