@@ -4,8 +4,9 @@ import sys
 from typing import NoReturn
 
 import typer
+from rich.markup import escape
 
-from aiq.cli import machine, measure, model, search
+from aiq.cli import calibrate, measure, model, profiles, search
 from aiq.cli.common import err
 from aiq.errors import AiqError
 
@@ -18,8 +19,7 @@ app = typer.Typer(
 )
 for command in (
     search.demo,
-    machine.profiles,
-    machine.calibrate,
+    calibrate.calibrate,
     model.graph,
     model.sensitivity,
     search.search,
@@ -27,6 +27,7 @@ for command in (
     measure.compare,
 ):
     app.command()(command)
+app.add_typer(profiles.app, name="profiles")
 
 
 def main() -> NoReturn:
@@ -34,7 +35,7 @@ def main() -> NoReturn:
     try:
         app()
     except AiqError as error:
-        err.print(f"[bold red]error:[/] {error}", highlight=False)
+        err.print("[bold red]error:[/]", escape(str(error)), highlight=False)
         sys.exit(2)
     except KeyboardInterrupt:
         err.print("interrupted")

@@ -1,6 +1,7 @@
 """Hardware profiles: what a machine can do, and what its runtimes make of it."""
 
-from aiq.hardware.library import MAX_BYTES, available, builtin_folder, folders
+from aiq.hardware.compare import Pair, side_by_side
+from aiq.hardware.library import MAX_BYTES, available, builtin_folder, folders, name_of
 from aiq.hardware.profile import (
     Hardware,
     MemoryLevel,
@@ -8,6 +9,7 @@ from aiq.hardware.profile import (
     parse,
     to_document,
     to_yaml,
+    validate,
 )
 from aiq.hardware.runtime_profile import Fit, Kernel, Realisation, RuntimeProfile
 
@@ -17,13 +19,17 @@ __all__ = [
     "Hardware",
     "Kernel",
     "MemoryLevel",
+    "Pair",
     "Realisation",
     "RuntimeProfile",
     "Specification",
     "available",
     "builtin_folder",
     "folders",
+    "name_of",
     "parse",
+    "side_by_side",
     "to_document",
     "to_yaml",
+    "validate",
 ]

@@ -1,6 +1,7 @@
 """Where profiles are: the folders searched, the files found in them, and their text."""
 
 import os
+import re
 from importlib import resources
 from pathlib import Path
 
@@ -30,6 +31,22 @@ def available() -> dict[str, Path]:
     for folder in reversed(folders()):
         found |= {path.stem: path for path in sorted(folder.glob("*.yaml"))}
     return dict(sorted(found.items()))
+
+
+def name_of(path: Path) -> str:
+    """Return the name of the profile in the file `path`.
+
+    Raises
+    ------
+    HardwareError
+        If no profile can have this file name.
+    """
+    if path.suffix != ".yaml" or not re.fullmatch(r"[a-z0-9][a-z0-9_]{0,63}", path.stem):
+        raise HardwareError(
+            f"{str(path)!r} is no name for a profile; use lower case letters, digits and _, and "
+            "end it in .yaml."
+        )
+    return path.stem
 
 
 def find(name: str) -> Path:

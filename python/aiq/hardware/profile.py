@@ -141,13 +141,7 @@ class Hardware:
         path = Path(source)
         if path.suffix in {".yaml", ".yml"}:
             return parse(library.read(path), str(path))
-        path = library.find(str(source))
-        found = parse(library.read(path), str(path))
-        if found.name != str(source):
-            raise HardwareError(
-                f"{path}: name is {found.name!r}, expected that of the file, {str(source)!r}."
-            )
-        return found
+        return validate(library.find(str(source)))
 
     def save(self, path: "str | Path") -> None:
         """Write the profile to `path` as YAML, atomically.
@@ -160,6 +154,21 @@ class Hardware:
         text = to_yaml(self)
         parse(text, str(path))
         files.write_atomic(path, text)
+
+
+def validate(path: "str | Path") -> Hardware:
+    """Return the profile in the file `path`, which must be called like it.
+
+    Raises
+    ------
+    HardwareError
+        As `Hardware.load`, and if name and file differ.
+    """
+    name = library.name_of(Path(path))
+    found = parse(library.read(Path(path)), str(path))
+    if found.name != name:
+        raise HardwareError(f"{path}: name is {found.name!r}, expected that of the file, {name!r}.")
+    return found
 
 
 def parse(text: str, file: str) -> Hardware:

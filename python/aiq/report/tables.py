@@ -8,7 +8,6 @@ from rich.text import Text
 
 from aiq.deploy import PredictedMeasured
 from aiq.graph import Layer, LayerGraph
-from aiq.hardware import Hardware
 from aiq.losses import LossTable
 from aiq.measure import Comparison
 from aiq.plan import Plan, Shortlist
@@ -22,7 +21,7 @@ def points(fraction: float) -> str:
 
 def count(number: float) -> str:
     """Return a number with a decimal prefix, ``81626368`` -> ``81.6 M``."""
-    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(number) >= factor:
             return f"{number / factor:.3g} {prefix}"
     return f"{number:.0f}"
@@ -43,51 +42,8 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> 
         left = heading.startswith("<")
         result.add_column(heading.removeprefix("<"), justify="left" if left else "right")
     for row in rows:
-        result.add_row(*row)
+        result.add_row(*map(Text, row))  # names are text, not markup
     return result
-
-
-def profiles(found: Iterable[Hardware]) -> Table:
-    """Return a list of hardware profiles, one row each."""
-    columns = ["<profile", "threads", "fp32", "bf16", "int8", "DRAM", "<description"]
-    rows = (
-        (
-            profile.name,
-            str(profile.threads),
-            *(
-                f"{count(1e9 * profile.peak_gflops[d])}OP/s" if d in profile.peak_gflops else "-"
-                for d in ("fp32", "bf16", "int8")
-            ),
-            f"{profile.dram_gbps:g} GB/s",
-            profile.description,
-        )
-        for profile in found
-    )
-    return table("Hardware profiles", columns, rows)
-
-
-def profile(hardware: Hardware) -> RenderableType:
-    """Return one hardware profile: roofs, ridge points, sources."""
-    peaks = [
-        (
-            dtype,
-            f"{count(1e9 * gflops)}OP/s",
-            f"{gflops / hardware.dram_gbps:.1f}",
-        )
-        for dtype, gflops in hardware.peak_gflops.items()
-    ]
-    levels = [
-        (level.level, f"{count(1024 * level.size_kib)}B", f"{level.read_gbps:g} GB/s")
-        for level in hardware.memory
-    ]
-    sources = [f"  {source}" for source in hardware.provenance["sources"]]
-    head = f"{hardware.name}: {hardware.description}\n{hardware.threads} threads"
-    return Group(
-        Text(head),
-        table("", ["<dtype", "peak", "ridge, OP per DRAM byte"], peaks),
-        table("", ["<memory", "size", "read"], levels),
-        Text("\n".join([f"\n{hardware.provenance['method']}:", *sources])),
-    )
 
 
 def layers(graph: LayerGraph) -> Table:
