@@ -140,12 +140,12 @@ def test_a_profile_found_by_name_has_that_name(tmp_path, monkeypatch):
         ("read_gbps: 100", "read_gbps: 5", ["memory.0.read_gbps", "at least the 9"]),
         ("size_kib: 64,", "size_kib: 9e9,", ["memory.0.size_kib", "less than the 1e+06"]),
         ("level: L2", "level: DRAM", ["memory.0.level", "twice"]),
-        ("threads: 2", "threads: two", ["threads", '"two"', "integer"]),
-        ("threads: 2", "threads: true", ["threads", "true", "integer"]),
+        ("threads: 2", "threads: two", ["threads", '"two"', "a whole number"]),
+        ("threads: 2", "threads: true", ["threads", "true", "a whole number"]),
         ("threads: 2", "threads: 0", ["threads", "at least 1"]),
         ("threads: 2\n", "", ["key threads is missing"]),
         ("peak_gflops: 90", "peak: 90", ["compute.fp32.peak", "unknown", "peak_gflops"]),
-        ("peak_gflops: 90", "peak_gflops: 90 G", ["compute.fp32.peak_gflops", "number"]),
+        ("peak_gflops: 90", "peak_gflops: 90 G", ["compute.fp32.peak_gflops", "without a unit"]),
         ("peak_gflops: 90", "peak_gflops: 110", ["compute.fp32.peak_gflops", "at most the 96"]),
         ("x 16 FLOP", "x 32 FLOP", ["compute.fp32.formula", "192", "96 of spec_gflops"]),
         ("2 cores x 3", "two cores x 3", ["compute.fp32.formula", "96 cores x 2.4 GHz"]),
@@ -167,6 +167,8 @@ def test_a_profile_found_by_name_has_that_name(tmp_path, monkeypatch):
         ("description: A machine with every key.", 'description: "\\ud800"', ["text on one line"]),
         ("threads: 2", "threads: 2\nthreads: 2", ["repeats the key 'threads'"]),
         ("threads: 2", "threads: [2", ["not YAML"]),
+        ("  method", "\tmethod", ["not YAML", "line 6", "cannot start any token"]),
+        ("sources: [none]", "sources:\n    - clock: data sheet", ["sources.0", "in quotes"]),
         ("threads: 2", "threads: 2\n2: 3", ["key 2", "expected a word"]),
         ("threads: 2", 'threads: 2\n"a\\nb": 3', ["key 'a\\nb' is unknown"]),
         ("threads: 2", f"threads: 2\n{'k' * 900}: 3", ["kkk", "unknown"]),
@@ -327,7 +329,7 @@ def test_files_that_are_no_profiles(tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024
     with pytest.raises(HardwareError, match="larger than"):
         Hardware.load(_link(tmp_path / "endless.yaml", "/dev/zero"))
-    with pytest.raises(HardwareError, match="of type object"):
+    with pytest.raises(HardwareError, match="keys with values"):
         Hardware.load(_link(tmp_path / "empty.yaml", "/dev/null"))
     binary = tmp_path / "binary.yaml"
     binary.write_bytes(b"\xff\xfe\x00")

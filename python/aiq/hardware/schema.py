@@ -138,7 +138,7 @@ def _explain(failure: ValidationError) -> str:
             names = ", ".join(known)
             return f"key {'.'.join([*path, _word(extra)])} is unknown, expected one of {names}."
     expected = {
-        "type": f"of type {rule}",
+        "type": _TYPES.get(str(rule), f"of type {rule}"),
         "const": f"{rule!r}",
         "enum": f"one of {rule}",
         "exclusiveMinimum": f"greater than {rule}",
@@ -153,6 +153,15 @@ def _explain(failure: ValidationError) -> str:
         "maxLength": f"at most {rule} characters",
     }.get(str(failure.validator), f"what {failure.validator} {rule} asks")
     return f"{'.'.join(path) or 'the document'} is {_found(instance)}, expected {expected}."
+
+
+_TYPES = {
+    "number": "a number, without a unit",
+    "integer": "a whole number",
+    "string": "text (in quotes, if it has a colon)",
+    "array": "a list",
+    "object": "keys with values",
+}
 
 
 def _found(instance: Any) -> str:  # noqa: ANN401

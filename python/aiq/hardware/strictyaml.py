@@ -33,8 +33,8 @@ def parse(text: str) -> Any:  # noqa: ANN401 - whatever the text holds
     try:
         return yaml.load(text, Loader=_Loader)  # a SafeLoader
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" (line {mark.line + 1})" if mark else ""
+        mark, problem = (getattr(error, name, None) for name in ("problem_mark", "problem"))
+        where = f" (line {mark.line + 1}: {problem})" if mark else ""
         raise StrictError(f"is not YAML{where}") from None
 
 
