@@ -1,0 +1,80 @@
+"""The documentation names only what exists: modules, functions, files, commands, options."""
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from aiq.cli import app
+
+ROOT = Path(__file__).parent.parent
+PAGES = [*ROOT.glob("*.md"), ROOT / "hw_profiles" / "README.md"]
+SOURCES = [
+    path
+    for folder in ("python/aiq", "rust", "tests", "benches")
+    for path in sorted((ROOT / folder).rglob("*"))
+    if path.suffix in {".py", ".pyi", ".rs"}
+]
+COMMANDS = get_command(app)
+
+
+def exists(name):
+    """Whether a dotted name is a module, or can be got from one."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:length]))
+        except ModuleNotFoundError:
+            continue
+        try:
+            for part in parts[length:]:
+                found = getattr(found, part)
+        except AttributeError:
+            return False
+        return True
+    return False
+
+
+def test_names_in_documentation_exist():
+    named = {
+        (name, path.name)
+        for path in [*PAGES, *SOURCES]
+        for name in re.findall(r"`(aiq(?:\.[A-Za-z_]\w*)+)(?:\(.*?\))?`", path.read_text())
+    }
+    assert len(named) > 10
+    assert [pair for pair in sorted(named) if not exists(pair[0])] == []
+
+
+def test_files_in_documentation_exist():
+    folders = "benches|hw_profiles|python|rust|tests"
+    named = {
+        (name, path.name)
+        for path in [*PAGES, *SOURCES]
+        for name in re.findall(rf"`((?:{folders})/[\w./-]+)`", path.read_text())
+    }
+    assert len(named) > 5
+    assert [pair for pair in sorted(named) if not (ROOT / pair[0]).exists()] == []
+
+
+def lines(text):
+    """Yield the ``aiq ...`` command lines in a page: in backticks, and in blocks of code."""
+    blocks = "".join(re.findall(r"(?ms)^ *```\w*$(.*?)^ *```$", text))
+    for line in [*re.findall(r"`(aiq [^`\n]*)`", text), *re.findall(r"(?m)^ *(aiq .*)$", blocks)]:
+        yield line.partition(" #")[0].replace("\\|", "|")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_in_documentation_exist(page):
+    for line in lines(page.read_text()):
+        command = COMMANDS
+        for word in shlex.split(line)[1:]:
+            if word in getattr(command, "commands", {}):
+                command = command.commands[word]
+            elif word.startswith("-"):
+                known = {option for parameter in command.params for option in parameter.opts}
+                assert word.partition("=")[0] in known, f"{line}: {command.name} has no {word}"
+            else:
+                assert command is not COMMANDS, f"{line}: there is no command {word}"
