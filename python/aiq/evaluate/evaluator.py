@@ -20,13 +20,15 @@ from torch.utils import _pytree as pytree
 
 from aiq.errors import InputError
 from aiq.evaluate import metrics
-from aiq.evaluate.journal import Fingerprint, Journal
+from aiq.evaluate.journal import Journal
 from aiq.evaluate.metrics import Metric
 from aiq.evaluate.runner import Plan, Runner
 from aiq.evaluate.samples import Samples, gather
 from aiq.evaluate.workers import Elsewhere, Here, Scores, Task, Workers
+from aiq.fingerprint import Fingerprint
 from aiq.formats import REFERENCE
 from aiq.graph import Trace, trace
+from aiq.graph.export import Inputs
 from aiq.progress import Progress
 from aiq.quantize.fold import fold
 from aiq.quantize.simulate import Formats, Simulator
@@ -133,6 +135,8 @@ class Evaluator:
         The folded trace that is run.
     layers
         Names of the layers whose format is a decision, in the order in which they start to run.
+    metric
+        As given.
     baseline
         Evaluation of the float32 network.
 
@@ -158,12 +162,13 @@ class Evaluator:
         progress: Progress | None = None,
     ) -> None:
         metrics.check(metric)
+        self.metric = metric
         self._progress = progress or (lambda stage, done, total: None)
         samples = gather(data, labelled=metric != "cosine")
         if isinstance(model, nn.Module):
             model = trace(model, samples.part(0, 2).inputs)
         self.trace = fold(model)
-        batch = None if self.trace.dynamic_batch else self.trace.graph.batch
+        self._batch = batch = None if self.trace.dynamic_batch else self.trace.graph.batch
         size = batch or _chunk_size(self.trace, memory)
         # In random order every chunk is a fair sample, even of data sorted by class.
         self._order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))
@@ -193,6 +198,16 @@ class Evaluator:
         What the journal knew counts too: it is what the answer takes, not what this process did.
         """
         return math.ceil(round(self._work, 6))
+
+    @property
+    def chunks(self) -> int:
+        """Chunks into which the samples are cut: how often `enough` is asked."""
+        return len(self._chunks)
+
+    def inputs(self, limit: int) -> list[Inputs]:
+        """Return the inputs of about the first `limit` samples, in a random order, in chunks."""
+        count = min(len(self._chunks), max(1, round(limit / len(self._chunks[0]))))
+        return [chunk.filled(self._batch) for chunk in self._chunks[:count]]
 
     def evaluate(self, formats: Formats, enough: Enough | None = None) -> Evaluation:
         """Return how the model does with its layers in `formats`; layers not named stay float32.
@@ -298,7 +313,7 @@ class Evaluator:
     def _key(self, plan: Plan) -> str:
         """Return the name of a plan in the journal: layers that are not float32."""
         return ";".join(
-            f"{layer}={f.weight.name},{f.activation.name}"
+            f"{layer}={f.weight.name},{f.weight_granularity},{f.activation.name}"
             for layer, f in zip(self.layers, plan, strict=True)
             if f != REFERENCE
         )
@@ -341,7 +356,7 @@ def _identity(metric: Metric) -> tuple[object, ...]:
 
 def _by_first_change(plan: Plan) -> list[tuple[bool, str, str]]:
     """Sort plans so that those that agree up to a layer stand together, float32 first."""
-    return [(f != REFERENCE, f.weight.name, f.activation.name) for f in plan]
+    return [(f != REFERENCE, f.weight.name, f.name) for f in plan]
 
 
 def _chunk_size(trace: Trace, memory: int) -> int:

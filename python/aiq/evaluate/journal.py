@@ -4,39 +4,14 @@ One SQLite file per fingerprint of all that decides a result. SQLite's own journ
 record complete or absent, also after ``kill -9``.
 """
 
-import hashlib
 import sqlite3
 import zlib
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from aiq.errors import DataError
-
-SCHEMA = 1
-"""To be raised whenever the same formats come to mean other arithmetic."""
-
-
-class Fingerprint:
-    """A hash of everything that decides a result."""
-
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256(b"aiq evaluations %d" % SCHEMA)
-
-    def add(self, name: str, value: object) -> None:
-        """Add a value: a tensor by its bytes, anything else by its ``repr``."""
-        if isinstance(value, Tensor):
-            self._hash.update(f"{name}:{value.dtype}{tuple(value.shape)}".encode())
-            self._hash.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
-        else:
-            self._hash.update(f"{name}={value!r};".encode())
-
-    def hexdigest(self) -> str:
-        """Return the hash, 64 hexadecimal digits."""
-        return self._hash.hexdigest()
 
 
 class Journal:

@@ -7,6 +7,7 @@ Rounding is to nearest, ties to even, and equals PyTorch's own quantisers bit fo
 Sources: Jacob et al. 2018 (arXiv 1712.05877), section 2.1; Krishnamoorthi 2018 (arXiv 1806.08342).
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -116,21 +117,16 @@ class Affine:
 def to_rows(x: Tensor, scheme: Scheme) -> Tensor:
     """Return `x` as a matrix of the rows of `scheme`: (rows, elements that share a scale).
 
-    Raises
-    ------
-    InputError
-        If a channel is no multiple of the group size.
+    The last group of a channel is filled up with zeros.
     """
     if scheme.axis is None:
         return x.reshape(1, -1)
     channels = x.movedim(scheme.axis, 0).flatten(1) if x.ndim > 1 else x[:, None]
     if scheme.group is None:
         return channels
-    if channels.shape[1] % scheme.group:
-        raise InputError(
-            f"Channels of {channels.shape[1]} elements cannot be cut into groups of "
-            f"{scheme.group}; give a divisor."
-        )
+    missing = -channels.shape[1] % scheme.group
+    if missing:
+        channels = torch.nn.functional.pad(channels, (0, missing))
     return channels.reshape(-1, scheme.group)
 
 
@@ -140,7 +136,8 @@ def from_rows(rows: Tensor, shape: torch.Size, scheme: Scheme) -> Tensor:
         return rows.reshape(shape)
     moved = list(shape)
     first = moved.pop(scheme.axis)
-    return rows.reshape(first, *moved).movedim(0, scheme.axis)
+    channels = rows.reshape(first, -1)[:, : math.prod(moved)]
+    return channels.reshape(first, *moved).movedim(0, scheme.axis)
 
 
 def from_range(low: Tensor, high: Tensor, scheme: Scheme) -> Affine:

@@ -14,8 +14,8 @@ from aiq.graph import Layer, Trace
 from aiq.graph.operators import argument
 from aiq.graph.simplify import attribute, name_of
 
-BIAS = 2
-"""Position of the bias among the arguments of every convolution and of ``linear``."""
+_OPERANDS = ("input", "weight", "bias")
+"""The first arguments of every convolution and of ``linear``."""
 
 
 def fold(trace: Trace) -> Trace:
@@ -46,18 +46,18 @@ def _fold_layer(layer: Layer, nodes: dict[str, fx.Node], module: fx.GraphModule)
     head, norm = nodes[layer.nodes[0]], nodes[layer.nodes[1]]
     if name_of(norm) != "batch_norm" or set(head.users) != {norm}:
         return layer
-    mean, var = _constant(norm, "running_mean", module), _constant(norm, "running_var", module)
+    mean, var = constant(norm, "running_mean", module), constant(norm, "running_var", module)
     if mean is None or var is None:  # normalises by the batch: nothing constant to fold
         return layer
-    gamma, beta = _constant(norm, "weight", module), _constant(norm, "bias", module)
+    gamma, beta = constant(norm, "weight", module), constant(norm, "bias", module)
     gain = (var.double() + argument(norm, "eps")).rsqrt()
     gain = gain if gamma is None else gain * gamma.double()
-    weight, bias = _constant(head, "weight", module), _constant(head, "bias", module)
+    weight, bias = constant(head, "weight", module), constant(head, "bias", module)
     assert weight is not None, "a quantizable layer has a weight"
     shift = -mean.double() if bias is None else bias.double() - mean.double()
     shift = shift * gain + (0 if beta is None else beta.double())
-    _replace(module, head, "weight", _scaled(weight, gain, head), 1)
-    _replace(module, head, "bias", shift.to(weight.dtype), BIAS)
+    set_operand(module, head, "weight", _scaled(weight, gain, head))
+    set_operand(module, head, "bias", shift.to(weight.dtype))
     norm.replace_all_uses_with(head)
     module.graph.erase_node(norm)
     covered = tuple(name for name in layer.nodes if name != norm.name)
@@ -80,7 +80,8 @@ def output_axis(head: fx.Node) -> int:
     return int(transposed)
 
 
-def _constant(node: fx.Node, name: str, module: fx.GraphModule) -> Tensor | None:
+def constant(node: fx.Node, name: str, module: fx.GraphModule) -> Tensor | None:
+    """Return the parameter or buffer that `node` has as its argument `name`, if it has one."""
     source = argument(node, name)
     if not isinstance(source, fx.Node):
         return None
@@ -88,8 +89,9 @@ def _constant(node: fx.Node, name: str, module: fx.GraphModule) -> Tensor | None
     return value
 
 
-def _replace(module: fx.GraphModule, head: fx.Node, name: str, value: Tensor, index: int) -> None:
-    """Make `value`, under a name of its own, the argument of `head` at `index`."""
+def set_operand(module: fx.GraphModule, head: fx.Node, name: str, value: Tensor) -> None:
+    """Make `value`, under a name of its own, the ``weight`` or ``bias`` of `head`."""
+    index = _OPERANDS.index(name)
     target = f"folded_{head.name}_{name}"
     module.register_buffer(target, value)
     with module.graph.inserting_before(head):

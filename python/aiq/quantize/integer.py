@@ -230,11 +230,16 @@ class IntegerNetwork:
     def _multiply(self, step: Step, layer: IntegerLayer, values: Values) -> Sums:
         """Return the sums of a layer's main operator."""
         names = layer.names
-        bias = {} if names.bias is None else {names.bias: None}
+        rest = {} if names.bias is None else {names.bias: None}
 
         def product(x: Tensor, weight: Tensor) -> Tensor:
-            operands = {names.input: x, names.weight: weight, **bias}
-            result: Tensor = self._program.call(step, {}, operands)
+            operands = {names.input: x, names.weight: weight, **rest}
+            args, kwargs = self._program.arguments(step, {}, operands)
+            if len(args) > _DILATION:  # of which PyTorch's integer convolutions know nothing
+                x, weight, *options = args
+                weight = _dilated(weight, options[_DILATION - 2])
+                args = (x, weight, *options[: _DILATION - 2], 1, *options[_DILATION - 1 :])
+            result: Tensor = step.function(*args, **kwargs)
             return result
 
         read = self._read(values[names.input], layer.input)
@@ -253,6 +258,19 @@ class IntegerNetwork:
         steps = self._multiplier(value.scale / grid.scale.double()).rescale(value.values)
         low, high = grid.scheme.low - grid.zero_point, grid.scheme.high - grid.zero_point
         return Codes(steps.clamp_(low, high) + grid.zero_point, grid)
+
+
+_DILATION = 5
+"""Position of the dilation among the arguments of a convolution."""
+
+
+def _dilated(weight: Tensor, dilation: Sequence[int]) -> Tensor:
+    """Return `weight` with the zeros between its taps written out."""
+    sizes = [(n - 1) * d + 1 for n, d in zip(weight.shape[2:], dilation, strict=True)]
+    result = weight.new_zeros((*weight.shape[:2], *sizes))
+    taps: list[Any] = [slice(None, None, d) for d in dilation]
+    result[(..., *taps)] = weight
+    return result
 
 
 def accumulate(product: Callable[[Tensor, Tensor], Tensor], x: Codes, weight: Codes) -> Tensor:

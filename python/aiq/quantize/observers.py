@@ -10,13 +10,22 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from aiq.quantize.affine import Affine, Scheme, from_range, from_scale, to_rows
 from aiq.quantize.statistics import BINS, Statistics
 
 CLIPS = 64
-"""Ranges tried in each sweep for the least error."""
+"""Ranges tried in each sweep for the least error of an activation."""
 
+SHARES, REFINEMENTS = 16, 3
+"""Scales of a weight tried from its largest magnitude down, and how often the best is refined."""
+
+NARROWEST = {2: 0.1, 3: 0.1, 4: 0.2, 5: 0.5}
+"""Bits -> smallest share of the largest magnitude that is tried; 0.8 for more bits."""
+
+BLOCK, PIECE = 1 << 16, 1 << 12
+"""Elements worked on at a time, which fit a core's cache, and summed at a time."""
 
 Observer = Callable[[Statistics, int], tuple[float, float]]
 """Reads the range of a tensor that is to be stored in so many bits."""
@@ -41,10 +50,11 @@ def moving_average(
 
 def percentile(statistics: Statistics, bits: int, share: float = 0.9999) -> tuple[float, float]:
     """Return the range that clips a share of ``1 - share`` at either end, to a bin's width."""
-    cumulated = statistics.counts.cumsum(0).double() / statistics.counts.sum()
-    width = statistics.limit / BINS
-    first = int((cumulated > 1 - share).nonzero()[0])
-    last = int((cumulated >= share).nonzero()[0])
+    cumulated = statistics.counts.cumsum(0)
+    width, total = statistics.limit / BINS, int(cumulated[-1])
+    kept = math.ceil(share * total)
+    first = int((cumulated > total - kept).nonzero()[0])
+    last = int((cumulated >= kept).nonzero()[0])
     low, high = (first - BINS) * width, (last + 1 - BINS) * width
     return max(low, statistics.low), min(high, statistics.high)
 
@@ -64,7 +74,8 @@ def entropy(statistics: Statistics, bits: int) -> tuple[float, float]:
     """Return the range with the least Kullback-Leibler divergence of the quantised values.
 
     TensorRT's calibration (Migacz 2017): what is clipped counts at the ends of the range, and the
-    values of an integer are spread evenly over its bins. Zeros do not count: they are exact.
+    values of an integer are spread evenly over its bins. Zeros do not count: they are exact. Of
+    ranges that diverge alike the one with the least squared error is taken.
     """
     counts = statistics.counts.clone()
     counts[BINS] = 0
@@ -73,7 +84,9 @@ def entropy(statistics: Statistics, bits: int) -> tuple[float, float]:
 
     def error(rounded: Tensor, scale: Tensor) -> Tensor:
         inside = (rounded - x).abs() <= scale[:, None] / 2
-        return torch.stack([_divergence(p, *row) for row in zip(rounded, inside, strict=True)])
+        noise = (rounded - x).square().double() @ p
+        divergence = [_divergence(p, *row) for row in zip(rounded, inside, strict=True)]
+        return torch.stack(divergence) + 1e-9 * noise / (x.square().double() @ p)
 
     return _search(statistics, bits, x, error)
 
@@ -142,8 +155,8 @@ def _search(
 def symmetric_mse(weight: Tensor, scheme: Scheme) -> Affine:
     """Return the symmetric quantiser of `weight` with the least squared error of each row.
 
-    Scales are searched between a row's largest magnitude and a small part of it, first coarsely,
-    then around the best.
+    The best of a few scales from a row's largest magnitude down is refined: the codes of a scale
+    have a least-squares scale of their own, ``<w, q> / <q, q>``, which has better codes again.
 
     Parameters
     ----------
@@ -153,16 +166,44 @@ def symmetric_mse(weight: Tensor, scheme: Scheme) -> Affine:
         Symmetric and signed.
     """
     rows = to_rows(weight.float(), scheme)
-    largest = rows.abs().amax(1) / scheme.high
-    best_error = torch.full_like(largest, math.inf)
-    best = torch.ones_like(largest)
-    for center, width in ((torch.full_like(largest, 0.55), 0.45), (None, 0.9 / 16)):
-        around = best.clone() if center is None else center
-        for offset in torch.linspace(width, -width, 17):
-            fraction = (around + offset).clamp(0.05, 1.0)
-            quantizer = from_scale(fraction * largest, scheme)
-            error = (quantizer._steps(rows).mul_(quantizer.scale[:, None]) - rows).square_().sum(1)
-            better = error < best_error
-            best_error = torch.where(better, error, best_error)
-            best = torch.where(better, fraction, best)
-    return from_scale(best * largest, scheme)
+    if rows.shape[1] > PIECE:
+        rows = pad(rows, (0, -rows.shape[1] % PIECE))
+    shares = torch.linspace(NARROWEST.get(scheme.bits, 0.8), 1.0, SHARES)
+    count = max(1, BLOCK // rows.shape[1])
+    return from_scale(
+        torch.cat([_least(r, shares, scheme) for r in torch.split(rows, count)]), scheme
+    )
+
+
+def _least(rows: Tensor, shares: Tensor, scheme: Scheme) -> Tensor:
+    """Return the scale of each row, (R,), found among `shares` of the largest and refined."""
+
+    def errors(scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Return allowed scales, (..., R), and their squared errors."""
+        scale = from_scale(scale, scheme).scale
+        rounded = _codes(rows, scale, scheme).mul_(scale[..., None])
+        return scale, _total(rounded.sub_(rows).square_())
+
+    candidates = shares[:, None] * rows.abs().amax(1) / scheme.high
+    count = max(1, BLOCK // rows.numel())
+    tried = [errors(part) for part in torch.split(candidates, count)]
+    scales, found = (torch.cat(parts) for parts in zip(*tried, strict=True))
+    error, index = found.min(0)
+    scale = scales.gather(0, index[None])[0]
+    for _ in range(REFINEMENTS):
+        codes = _codes(rows, scale, scheme)
+        product = _total(codes * rows)
+        other, other_error = errors(product / _total(codes.square_()).clamp_(min=1))
+        better = other_error < error
+        scale, error = torch.where(better, other, scale), torch.where(better, other_error, error)
+    return scale
+
+
+def _codes(rows: Tensor, scale: Tensor, scheme: Scheme) -> Tensor:
+    codes = rows * scale.reciprocal()[..., None]
+    return codes.round_().clamp_(scheme.low, scheme.high)
+
+
+def _total(x: Tensor) -> Tensor:
+    """Return the sum over the last dimension, in an order that no number of threads changes."""
+    return x.view(*x.shape[:-1], -1, min(PIECE, x.shape[-1])).sum(-1).sum(-1)

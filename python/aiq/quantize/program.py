@@ -85,13 +85,13 @@ class Program:
         graph = trace.module.graph
         self.constants: dict[str, Any] = {}
         last_use: dict[fx.Node, fx.Node] = {}
-        calls: list[fx.Node] = []
+        calls: list[tuple[fx.Node, Callable[..., Any]]] = []
         for node in graph.nodes:
             if node.op == "get_attr":
                 value = attribute(trace.module, str(node.target))
                 self.constants[node.name] = value.detach() if isinstance(value, Tensor) else value
-            elif node.op == "call_function":
-                calls.append(node)
+            elif node.op == "call_function" and not isinstance(node.target, str):
+                calls.append((node, _any_order(node.target)))
                 last_use[node] = node  # what nothing reads dies at birth
             for source in node.all_input_nodes:
                 last_use[source] = node
@@ -100,9 +100,8 @@ class Program:
             if source.op != "get_attr":
                 dead.setdefault(user, []).append(source.name)
         self.steps = tuple(
-            Step(n.name, n.target, _refs(n.args), _refs(n.kwargs), tuple(dead.get(n, ())))
-            for n in calls
-            if not isinstance(n.target, str)
+            Step(n.name, function, _refs(n.args), _refs(n.kwargs), tuple(dead.get(n, ())))
+            for n, function in calls
         )
         self.position = {step.name: i for i, step in enumerate(self.steps)}
         self._placeholders = [n.name for n in graph.find_nodes(op="placeholder")]
@@ -170,6 +169,11 @@ def _mapped(arguments: Any, kind: type, function: Callable[[Any], Any]) -> Any: 
         bounds = (arguments.start, arguments.stop, arguments.step)
         return slice(*(_mapped(bound, kind, function) for bound in bounds))
     return arguments
+
+
+def _any_order(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `function`, or where it wants one memory format what does the same in any."""
+    return torch.ops.aten.reshape.default if function is torch.ops.aten.view.default else function
 
 
 def _channels_last(value: Any) -> Any:  # noqa: ANN401

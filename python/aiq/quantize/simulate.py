@@ -3,7 +3,7 @@
 A layer in format f
 
 * has weights rounded to ``f.weight``, with one scale per output channel or, if the format's
-  granularity says so, one for all; weight-only formats round nothing else;
+  granularity says so, one for all or one for each group; weight-only formats round nothing else;
 * reads activations rounded to ``f.activation``, and writes its tensor, after what fuses into it,
   rounded the same way, unless that is a result of the network;
 * adds and multiplies in float32, with a float32 bias that makes up for the mean error of rounded
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, fx
 
 from aiq.errors import InputError
-from aiq.evaluate.journal import Fingerprint
+from aiq.fingerprint import Fingerprint
 from aiq.formats import BF16, FP16, FP32, REFERENCE, DType, Format, Granularity, Kind
 from aiq.graph import Layer, Trace
 from aiq.graph.export import Inputs
@@ -241,12 +241,13 @@ class Simulator:
         key = (layer, dtype, granularity)
         if key not in self._quantizers:
             names = self.operands[layer]
-            axis = names.axis if granularity is Granularity.CHANNEL else None
+            axis = None if granularity is Granularity.TENSOR else names.axis
             scheme = Scheme(
                 dtype.bits,
                 symmetric=True,
                 signed=True,
                 axis=axis,
+                group=granularity.group,
                 power_of_two=self._power_of_two,
             )
             self._quantizers[key] = symmetric_mse(self.program.constants[names.weight], scheme)

@@ -126,7 +126,9 @@ def observe(trace: Trace, inputs: Iterable[Inputs]) -> dict[str, Statistics]:
         except InputError:
             layer = writers.get(name)
             place = (
-                f"written by layer {layer.name!r}" if layer else f"read by {readers[name].name!r}"
+                f"written by layer {layer.name!r}"
+                if layer
+                else f"read by layer {readers[name].name!r}"
             )
             raise DataError(
                 f"An activation {place} is NaN or infinite in float32; check the weights and the "
