@@ -237,8 +237,10 @@ class IntegerNetwork:
             args, kwargs = self._program.arguments(step, {}, operands)
             if len(args) > _DILATION:  # of which PyTorch's integer convolutions know nothing
                 x, weight, *options = args
-                weight = _dilated(weight, options[_DILATION - 2])
-                args = (x, weight, *options[: _DILATION - 2], 1, *options[_DILATION - 1 :])
+                dilation = options[_DILATION - 2]
+                weight = _dilated(weight, dilation)
+                options[_DILATION - 2] = [1] * len(dilation)
+                args = (x, weight, *options)
             result: Tensor = step.function(*args, **kwargs)
             return result
 

@@ -1,0 +1,337 @@
+"""Integers alone against rational and float64 arithmetic, the simulator, and PyTorch's kernels."""
+
+import copy
+from fractions import Fraction
+from math import floor
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from aiq import data, models
+from aiq.errors import InputError
+from aiq.formats import parse
+from aiq.graph import trace
+from aiq.quantize.affine import Affine, Scheme, from_range, to_rows
+from aiq.quantize.fold import fold
+from aiq.quantize.integer import (
+    INT32,
+    Codes,
+    IntegerNetwork,
+    accumulate,
+    fixed_point,
+    power_of_two,
+)
+from aiq.quantize.program import Ref
+from aiq.quantize.simulate import Simulator
+from aiq.quantize.statistics import observe
+
+INTEGERS = st.integers(INT32.min, INT32.max)
+RATIOS = st.floats(-40, 29).map(lambda exponent: 2.0**exponent)
+
+
+def one(function, value, ratio):
+    multiplier = function(torch.tensor([ratio], dtype=torch.float64))
+    return multiplier, int(multiplier.rescale(torch.tensor([value], dtype=torch.int32)))
+
+
+@given(value=INTEGERS, ratio=RATIOS)
+def test_rescaling_is_rounding_of_a_31_bit_product(value, ratio):
+    multiplier, actual = one(fixed_point, value, ratio)
+    m = Fraction(int(multiplier.mantissa), 2 ** (31 + int(multiplier.shift)))
+    assert abs(m - Fraction(ratio)) <= Fraction(ratio) / 2**31 or ratio < 2**-31
+    assert actual == min(max(floor(m * value + Fraction(1, 2)), INT32.min), INT32.max)
+
+
+def gemmlowp(value, mantissa, shift):
+    """Jacob et al.'s kernel: saturating rounding doubling high multiply, then rounding shift."""
+    product = value * mantissa
+    high = abs(product + (2**30 if product >= 0 else 1 - 2**30)) >> 31
+    high = high if product >= 0 else -high
+    remainder, threshold = high & ((1 << shift) - 1), ((1 << shift) - 1) >> 1
+    return (high >> shift) + (remainder > threshold + (high < 0))
+
+
+@given(value=INTEGERS, exponent=st.floats(-20, -0.01))
+def test_gemmlowp_is_at_most_one_off(value, exponent):
+    multiplier, actual = one(fixed_point, value, 2.0**exponent)
+    assert abs(actual - gemmlowp(value, int(multiplier.mantissa), int(multiplier.shift))) <= 1
+
+
+def test_the_example_of_the_lecture():
+    multiplier, rescaled = one(fixed_point, 1234, 0.01)
+    assert int(multiplier.shift) == 6
+    assert int(multiplier.mantissa) == round(0.64 * 2**31)
+    assert rescaled == 12
+    multiplier, rescaled = one(power_of_two, 1234, 0.01)
+    assert (int(multiplier.mantissa), int(multiplier.shift)) == (2**30, 6), "0.5 / 2^6 = 1 / 128"
+    assert rescaled == 10
+
+
+@pytest.mark.parametrize("ratio", [0.0, 2.0**30, float("nan"), float("inf")])
+def test_scales_out_of_proportion(ratio):
+    with pytest.raises(InputError, match="out of all proportion"):
+        one(fixed_point, 1, ratio)
+
+
+@pytest.mark.parametrize(
+    ("weight", "options"),
+    [
+        ((6, 4, 3, 3), {"padding": 1}),
+        ((8, 2, 3, 3), {"groups": 2, "stride": 2}),
+        ((4, 1, 5, 5), {"groups": 4, "padding": 2}),
+        ((6, 4, 1, 1), {"stride": 2}),
+        ((5, 4), None),
+    ],
+    ids=["convolution", "grouped", "depthwise", "pointwise", "linear"],
+)
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_expanded_zero_points_equal_real_numbers(weight, options, symmetric):
+    """Real zeros pad, so the integer sum is the float64 convolution of q - Z, exactly."""
+    generator = torch.Generator().manual_seed(0)
+    r = torch.randn(weight, generator=generator) + 0.3
+    scheme = Scheme(8, symmetric=symmetric, signed=True, axis=0)
+    rows = to_rows(r, scheme)
+    weights = from_range(rows.amin(1), rows.amax(1), scheme)
+    grid = Affine(Scheme(8, False, False), torch.tensor([0.02]), torch.tensor([77]).int())
+    shape = (3, 4, 9, 9) if options is not None else (3, 4)
+    codes = torch.randint(0, 256, shape, generator=generator, dtype=torch.int32)
+    w = Codes(weights.quantize(r), weights)
+
+    def product(x, weight):
+        return F.linear(x, weight) if options is None else F.conv2d(x, weight, **options)
+
+    actual = accumulate(product, Codes(codes, grid), w)
+    zeros = weights.zero_point.view(-1, *[1] * (r.ndim - 1))
+    expected = product((codes - 77).double(), (w.codes - zeros).double())
+    assert bool(zeros.any()) != symmetric
+    assert actual.dtype == torch.int32
+    assert torch.equal(actual.double(), expected)
+
+
+class Run:
+    """A network, simulated and in integers, on images."""
+
+    def __init__(self, model, images, calibration, formats, multiplier=fixed_point, **options):
+        folded = fold(trace(model, images[:2]))
+        self.images = images
+        self.simulated = Simulator(folded, observe(folded, [calibration]), **options)
+        names = [layer.name for layer in self.simulated.layers]
+        self.formats = dict(zip(names, (parse(f) for f in formats * len(names)), strict=False))
+        self.integer = IntegerNetwork(self.simulated, self.formats, multiplier)
+
+    def layers(self, count):
+        """Yield each layer, what it reads, what it writes simulated, and in integers."""
+        simulated = self.simulated
+        values = dict(simulated.start(self.images[:count]).values)
+        written = {layer.nodes[-1]: layer.name for layer in simulated.layers}
+        simulated.advance(
+            simulated.start(self.images[:count]), self.formats, watch=values.__setitem__
+        )
+        for layer in simulated.layers:
+            integer = self.integer.layers[layer.name]
+            operands = {integer.names.input: values[integer.names.input]}
+            steps = [simulated.program.steps[simulated.program.position[n]] for n in layer.nodes]
+            residuals = {
+                ref.name
+                for step in steps[1:]
+                for ref in step.args
+                if isinstance(ref, Ref) and ref.name in written and ref.name not in layer.nodes
+            }
+            for name in residuals:  # as their writer stored them
+                grid = self.integer.layers[written[name]].output
+                operands[name] = Codes(grid.quantize(values[name]), grid)
+            yield layer, operands, values[layer.nodes[-1]], integer
+
+    def check_layers(self, count):
+        """Each layer writes what its simulation writes, to a step; results to their last bits."""
+        for layer, operands, expected, integer in self.layers(count):
+            actual = self.integer.run_layer(layer.name, operands)
+            if integer.output is None:
+                assert (actual - expected).abs().max() <= 2e-3 * expected.abs().max(), layer.name
+                continue
+            difference = (actual.codes - integer.output.quantize(expected)).abs()
+            assert difference.max() <= 1, layer.name
+            assert (difference > 0).float().mean() < 0.05, layer.name  # ties
+
+    def agreement(self):
+        integer = self.integer.run(self.images).argmax(1)
+        return float(
+            (integer == self.simulated.run(self.images, self.formats).argmax(1)).float().mean()
+        )
+
+
+@pytest.fixture(scope="module")
+def images():
+    test, train = data.sample("val"), data.sample("train")
+    return test.inputs(test.images[:150]), train.inputs(train.images[:64])
+
+
+@pytest.fixture(scope="module")
+def resnet20(images):
+    with torch.inference_mode():
+        return Run(models.load("resnet20"), *images, ["w8a8"])
+
+
+@pytest.fixture(scope="module")
+def mobilenet_v2(images):
+    with torch.inference_mode():
+        return Run(models.load("mobilenet_v2"), images[0][:50], images[1], ["w8a8"])
+
+
+@pytest.mark.parametrize("network", ["resnet20", "mobilenet_v2"])
+@torch.inference_mode()
+def test_every_layer_is_within_a_step_of_its_simulation(network, request):
+    request.getfixturevalue(network).check_layers(4)
+
+
+@pytest.mark.parametrize("network", ["resnet20", "mobilenet_v2"])
+@torch.inference_mode()
+def test_networks_agree_on_every_image(network, request):
+    assert request.getfixturevalue(network).agreement() == 1
+
+
+@pytest.mark.parametrize("bits", [["w4a4"], ["w8a8", "w4a8", "w8a4", "w2a6", "w3a8"]])
+@torch.inference_mode()
+def test_other_widths_and_mixtures(images, bits):
+    run = Run(models.load("resnet20"), images[0][:8], images[1][:16], bits)
+    run.check_layers(8)
+
+
+@torch.inference_mode()
+def test_shifts_alone(images):
+    """With powers of two for scales every multiplier is a shift, and nothing is lost by that."""
+    run = Run(
+        models.load("resnet20"),
+        images[0][:50],
+        images[1],
+        ["w8a8"],
+        power_of_two,
+        power_of_two=True,
+    )
+    run.check_layers(4)
+    assert run.agreement() == 1
+    exact = run.simulated.run(run.images, {}).argmax(1)
+    assert (run.integer.run(run.images).argmax(1) == exact).float().mean() >= 0.9
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("network", ["resnet20", "mobilenet_v2"])
+@torch.inference_mode()
+def test_pytorch_kernels_write_the_same_integers(network, request):
+    """Convolutions, depthwise ones too, and ReLUs of PyTorch's int8 kernels: within a step."""
+    run = request.getfixturevalue(network)
+    engine = torch.backends.quantized.engine
+    checked = 0
+    try:
+        torch.backends.quantized.engine = "qnnpack"
+        for layer, operands, _, integer in run.layers(4):
+            if integer.output is None or "add" in layer.fused:
+                continue
+            step = run.simulated.program.steps[run.simulated.program.position[layer.nodes[0]]]
+            read = integer.input.quantize(operands[integer.names.input])
+            expected = pytorch(integer, layer, read, step)
+            actual = run.integer.run_layer(layer.name, operands).codes
+            assert (actual - expected).abs().max() <= 1, layer.name
+            checked += 1
+    finally:
+        torch.backends.quantized.engine = engine
+    assert checked >= 12
+
+
+def pytorch(integer, layer, codes, step):
+    read, write, weight = integer.input, integer.output, integer.weight
+    stride, padding, dilation, groups = ([1, 1], [0, 0], [1, 1], 1)
+    options = list(step.args[3:])
+    stride, padding, dilation, groups = (
+        options + [stride, padding, dilation, groups][len(options) :]
+    )
+    x = torch._make_per_tensor_quantized_tensor(
+        codes.to(torch.uint8), float(read.scale), int(read.zero_point)
+    )
+    scale = weight.affine.scale.double()
+    w = torch._make_per_channel_quantized_tensor(
+        weight.codes.to(torch.int8), scale, torch.zeros_like(scale, dtype=torch.int64), 0
+    )
+    bias = (integer.bias * integer.scale).flatten().float()
+    packed = torch.ops.quantized.conv2d_prepack(w, bias, stride, padding, dilation, groups)
+    y = torch.ops.quantized.conv2d(x, packed, float(write.scale), int(write.zero_point))
+    y = y.int_repr().int()
+    if "relu" in layer.fused or "hardtanh" in layer.fused:
+        y = y.clamp(min=int(write.zero_point))
+    if "hardtanh" in layer.fused:
+        y = y.clamp(max=int(write.quantize(torch.tensor([6.0]))))
+    return y
+
+
+def small(model, x, formats=("w8a8",), **options):
+    with torch.inference_mode():
+        return Run(model, x, x, list(formats), **options)
+
+
+@torch.inference_mode()
+def test_dead_channels_keep_their_bias():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(16, 3)
+    )
+    model[0].weight[:2] = 0
+    model[0].weight[1, 0, 0, 0] = 1e-7
+    model[0].bias[:2] = 50.0  # in steps of 1e-9: beyond 32 bits
+    run = small(model, torch.randn(4, 3, 4, 4))
+    run.check_layers(4)
+
+
+@torch.inference_mode()
+def test_dilation_pools_unfused_additions_and_views():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Conv2d(3, 8, 3, padding=1)
+            self.left = nn.Conv2d(8, 8, 3, padding=2, dilation=2)
+            self.right = nn.Conv2d(8, 8, (3, 1), padding=(1, 0), groups=2)
+            self.head = nn.Linear(8, 4)
+
+        def forward(self, x):
+            x = F.max_pool2d(self.stem(x), 2)
+            y = self.left(x).relu()
+            z = self.right(x)
+            return self.head((F.max_pool2d(y, 2) + F.max_pool2d(z, 2)).mean((2, 3)))
+
+    torch.manual_seed(0)
+    run = small(Net(), torch.randn(64, 3, 8, 8))
+    run.check_layers(4)
+    exact = run.simulated.run(run.images, run.formats)
+    assert (run.integer.run(run.images) - exact).abs().max() <= 0.02 * exact.abs().max()
+
+
+def test_layers_that_are_not_in_integers():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.randn(5, 4)
+    for name in ("w8", "bf16", "fp32"):
+        with pytest.raises(InputError, match=f"'2' is {name}, which is not computed in integers"):
+            small(copy.deepcopy(model), x, ["w8a8", name])
+    with pytest.raises(InputError, match="Dynamic ranges are not known"):
+        small(model, x, observer="dynamic")
+    transposed = nn.Sequential(nn.ConvTranspose2d(2, 3, 2), nn.ReLU(), nn.Conv2d(3, 1, 1))
+    with pytest.raises(InputError, match="'0' is a transposed convolution"):
+        small(transposed, torch.randn(1, 2, 4, 4))
+
+
+def test_operators_without_integers():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3), nn.Sigmoid(), nn.Linear(3, 2))
+    run = small(model, torch.randn(5, 4))
+    with torch.inference_mode(), pytest.raises(InputError, match=r"'sigmoid' .* has no form in"):
+        run.integer.run(run.images)
+
+
+def test_sums_beyond_32_bits():
+    with torch.no_grad():
+        model = nn.Sequential(nn.Linear(100_000, 1), nn.ReLU(), nn.Linear(1, 1))
+        model[0].weight.fill_(1.0)
+    with pytest.raises(InputError, match=r"'0' can reach .* more than 32 bits hold"):
+        small(model, torch.rand(2, 100_000))
