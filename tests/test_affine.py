@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from torch.ao.quantization import observer as torch_observers
+from torch.ao.quantization.fx import _decomposed  # noqa: F401  (registers its operators)
 
 from aiq.errors import InputError
 from aiq.quantize.affine import SMALLEST_SCALE, Scheme, from_range, from_rows, from_scale, to_rows
@@ -59,6 +60,53 @@ def test_integers_equal_torch_quantized_tensors(signed):
     theirs = torch.quantize_per_tensor(x, float(quantizer.scale), int(quantizer.zero_point), dtype)
     assert torch.equal(quantizer.quantize(x), theirs.int_repr().int())
     assert torch.equal(quantizer.fake_quantize(x), theirs.dequantize())
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("axis", [0, 1])
+def test_integers_equal_torch_quantized_channels(axis):
+    x = values(2, 5, 7, 3, 3, shift=0.5)
+    scheme = Scheme(8, symmetric=False, signed=True, axis=axis)
+    rows = to_rows(x, scheme)
+    quantizer = from_range(rows.amin(1), rows.amax(1), scheme)
+    theirs = torch.quantize_per_channel(
+        x, quantizer.scale.double(), quantizer.zero_point.long(), axis, torch.qint8
+    )
+    assert torch.equal(quantizer.quantize(x), theirs.int_repr().int())
+    assert torch.equal(quantizer.fake_quantize(x), theirs.dequantize())
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("dtype", [torch.qint8, torch.quint8])
+def test_symmetric_ranges_equal_torch_observers_signed_and_unsigned(dtype):
+    x = values(3, 500, shift=1)
+    theirs = torch_observers.MinMaxObserver(dtype=dtype, qscheme=torch.per_tensor_symmetric)
+    theirs(x)
+    scale, zero_point = theirs.calculate_qparams()
+    scheme = Scheme(8, symmetric=True, signed=dtype is torch.qint8)
+    ours = from_range(x.min()[None], x.max()[None], scheme)
+    assert torch.equal(ours.scale, scale)
+    assert torch.equal(ours.zero_point, zero_point.int())
+    q = torch.quantize_per_tensor(x, float(scale), int(zero_point), dtype)
+    assert torch.equal(ours.quantize(x), q.int_repr().int())
+
+
+@given(seed=SEEDS, bits=BITS, group=st.sampled_from([8, 16, 32]))
+def test_groups_equal_torch(seed, bits, group):
+    scheme = Scheme(bits, symmetric=True, signed=True, axis=0, group=group)
+    x = values(seed, 6, 64)
+    quantizer = from_scale(to_rows(x, scheme).abs().amax(1) / scheme.high, scheme)
+    shape = (6, 64 // group)
+    theirs = torch.ops.quantized_decomposed.quantize_per_channel_group(
+        x,
+        quantizer.scale.view(shape),
+        quantizer.zero_point.view(shape),
+        scheme.low,
+        scheme.high,
+        torch.int8,
+        group,
+    )
+    assert torch.equal(quantizer.quantize(x), theirs.int())
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")

@@ -1,12 +1,14 @@
 """The simulated network against the same arithmetic written out with PyTorch's own operators."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from aiq.errors import InputError
-from aiq.formats import BF16, FP32, INTEGERS, Format, parse
+from aiq.formats import BF16, FP32, INTEGERS, Format, Granularity, parse
 from aiq.graph import trace
 from aiq.quantize.fold import fold
 from aiq.quantize.simulate import Simulator
@@ -125,6 +127,82 @@ def test_bfloat16_rounds_operands_and_result(net, x):
     expected = net.fc((net.conv2(y) + y).relu().mean((2, 3)))
     assert torch.allclose(run(simulated, x, conv1="bf16"), expected, atol=1e-5)
     assert torch.equal(simulated.weight("conv1", BF16), b(net.conv1.weight))
+
+
+@torch.no_grad()
+def test_float16_rounds_operands_and_result(net, x):
+    def h(t):
+        return t.half().float()
+
+    y = h(F.conv2d(h(x), h(net.conv1.weight), net.conv1.bias, padding=1).relu())
+    expected = net.fc((net.conv2(y) + y).relu().mean((2, 3)))
+    assert torch.allclose(run(simulator(net, x), x, conv1="fp16"), expected, atol=1e-5)
+
+
+@torch.no_grad()
+def test_one_scale_for_all_channels_if_the_format_says_so(net, x):
+    simulated = simulator(net, x)
+    shared = replace(parse("w3"), weight_granularity=Granularity.TENSOR)
+    weight = simulated.weight("conv1", INTEGERS[3], Granularity.TENSOR)
+    assert len(weight.unique()) <= 8 < len(simulated.weight("conv1", INTEGERS[3]).unique())
+    bias = simulated.bias("conv1", INTEGERS[3], Granularity.TENSOR)
+    y = F.conv2d(x, weight, bias, padding=1).relu()
+    expected = net.fc((net.conv2(y) + y).relu().mean((2, 3)))
+    assert torch.allclose(simulated.run(x, {"conv1": shared}), expected, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@torch.no_grad()
+def test_dynamic_ranges_are_those_of_each_image_and_each_token():
+    """As PyTorch quantises at run time: what is read is rounded, what is written is float32."""
+    torch.manual_seed(0)
+    x = torch.randn(3, 4, 6, 6) * torch.tensor([1.0, 10.0, 0.1]).view(3, 1, 1, 1)
+    conv = nn.Sequential(nn.Conv2d(4, 5, 3), nn.ReLU(), nn.Conv2d(5, 2, 1)).eval()
+    tokens = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 3)).eval()
+
+    simulated = simulator(conv, x, observer="dynamic")
+    image = [fake(sample, 8) for sample in x]
+    y = F.conv2d(
+        torch.stack(image), simulated.weight("0", INTEGERS[8]), simulated.bias("0", INTEGERS[8])
+    )
+    assert torch.allclose(run(simulated, x, **{"0": "w8a8"}), conv[2](y.relu()), atol=1e-5)
+
+    x = torch.randn(2, 7, 6) * torch.logspace(-2, 2, 7)[:, None]
+    simulated = simulator(tokens, x, observer="dynamic")
+    read = torch.stack([torch.stack([fake(token, 8) for token in sample]) for sample in x])
+    y = F.linear(read, simulated.weight("0", INTEGERS[8]), simulated.bias("0", INTEGERS[8]))
+    assert torch.allclose(run(simulated, x, **{"0": "w8a8"}), tokens[1:](y), rtol=1e-5, atol=1e-5)
+
+
+def fake(x, bits):
+    """Round to PyTorch's own range of `x`, with PyTorch's own operator."""
+    observer = torch.ao.quantization.MinMaxObserver(quant_min=0, quant_max=2**bits - 1)
+    observer(x)
+    scale, zero_point = observer.calculate_qparams()
+    return torch.fake_quantize_per_tensor_affine(x, float(scale), int(zero_point), 0, 2**bits - 1)
+
+
+@torch.no_grad()
+def test_a_model_in_train_mode_is_quantised_as_in_evaluation_and_left_as_it_was(x):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(6, 2, 1)
+    )
+    model(x)
+    mean = model[1].running_mean.clone()
+    expected = simulator(model.eval(), x).run(x, {"0": parse("w4a4"), "4": parse("w8a8")})
+    actual = simulator(model.train(), x).run(x, {"0": parse("w4a4"), "4": parse("w8a8")})
+    assert torch.equal(actual, expected)
+    assert model.training
+    assert torch.equal(model[1].running_mean, mean)
+
+
+@torch.no_grad()
+def test_images_can_be_flattened():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)).eval()
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.allclose(run(simulator(model, x), x), model(x), atol=1e-6)
 
 
 def test_weights_lie_on_a_grid_per_channel(net, x):
