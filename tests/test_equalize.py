@@ -7,10 +7,12 @@ import torch
 from torch import nn
 
 from aiq import models
+from aiq.evaluate import Evaluator
 from aiq.formats import Granularity, parse
 from aiq.graph import trace
 from aiq.quantize.equalize import equalize
 from aiq.quantize.fold import fold
+from aiq.quantize.integer import IntegerNetwork
 from aiq.quantize.simulate import Simulator
 from aiq.quantize.statistics import observe
 
@@ -125,6 +127,31 @@ def test_a_layer_called_twice_and_tied_weights():
 
     torch.manual_seed(0)
     same(Twice(), torch.randn(4, 6))
+
+
+def test_an_equalised_network_can_be_evaluated():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))
+    data = [(torch.randn(16, 5), torch.randint(3, (16,))) for _ in range(3)]
+    equal = equalize(fold(trace(model, data[0][0])))
+    expected, evaluator = Evaluator(model, data), Evaluator(equal, data)
+    assert evaluator.baseline.accuracy == expected.baseline.accuracy
+    assert evaluator.evaluate({"0": parse("w4")}).kl != expected.evaluate({"0": parse("w4")}).kl
+
+
+@torch.inference_mode()
+def test_clamps_of_their_own_compute_in_integers():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU6(), nn.Conv2d(8, 4, 3), nn.ReLU6()
+    )
+    x = 5 * torch.randn(8, 3, 6, 6)
+    _, equal = same(uneven(model), x)
+    simulated = Simulator(equal, observe(equal, [x]))
+    formats = dict.fromkeys(simulated.operands, parse("w8a8"))
+    expected = simulated.run(x, formats)
+    actual = IntegerNetwork(simulated, formats).run(x)
+    assert (actual - expected).abs().max() <= 0.02 * expected.abs().max()
 
 
 @torch.inference_mode()

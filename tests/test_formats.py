@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiq.errors import FormatError
-from aiq.formats import BF16, FP32, INTEGER_GRID, PAPER, Kind, parse, parse_all
+from aiq.formats import BF16, FP16, FP32, INTEGER_GRID, PAPER, Kind, parse, parse_all
 
 
 @given(st.integers(2, 8), st.integers(2, 8))
@@ -23,7 +23,9 @@ def test_every_width_has_a_format(n, m):
 def test_floating_point_formats():
     assert parse("fp32").weight == FP32
     assert parse("bf16").compute == BF16
-    assert BF16.kind is Kind.FLOAT
+    assert parse("FP16").activation == FP16
+    assert BF16.kind is FP16.kind is Kind.FLOAT
+    assert BF16 != FP16
 
 
 @pytest.mark.parametrize("name", ["w1", "w9", "w8a9", "w8a", "a8", "int8", "", "w16a16", "w8 a8"])

@@ -1,1 +1,1 @@
-"""Quantisation: affine arithmetic, observers, batch-norm folding, simulation."""
+"""Quantisation: affine arithmetic, observers, folding, equalisation, simulation, integers alone."""

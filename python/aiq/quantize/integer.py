@@ -362,8 +362,7 @@ def _operate(step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: 
     integers = next((x for x in args if isinstance(x, (Codes, Sums))), None)
     if integers is None:
         return step.function(*args, **kwargs)
-    name = str(getattr(step.function, "_schema", step.name)).split("::")[-1].split(".")[0]
-    name = name.split("(")[0]
+    name = step.operator
     if name in _OPERATORS:
         args = tuple(_sums(x) if isinstance(x, Codes) else x for x in args)
         result = _OPERATORS[name](*args, **kwargs)

@@ -48,6 +48,13 @@ class Step:
     kwargs: dict[str, Any]
     dead: tuple[str, ...]
 
+    @property
+    def operator(self) -> str:
+        """Name of the operator without namespace and overload: ``conv2d``, ``add``, ``relu``."""
+        if isinstance(self.function, torch._ops.OpOverload):
+            return self.function._schema.name.split("::")[-1]
+        return self.function.__name__
+
     def __reduce__(self) -> tuple[Any, ...]:
         function: Any = self.function
         if isinstance(function, torch._ops.OpOverload):  # cannot be pickled: send its name
