@@ -5,11 +5,22 @@
 """
 
 from aiq._core import __version__
-from aiq.deploy import compare, deploy
+from aiq.deploy import compare, deploy, export, load
 from aiq.formats import Format
 from aiq.graph import extract
 from aiq.hardware import Hardware
 from aiq.plan import Plan
 from aiq.search import search
 
-__all__ = ["Format", "Hardware", "Plan", "__version__", "compare", "deploy", "extract", "search"]
+__all__ = [
+    "Format",
+    "Hardware",
+    "Plan",
+    "__version__",
+    "compare",
+    "deploy",
+    "export",
+    "extract",
+    "load",
+    "search",
+]

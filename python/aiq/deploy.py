@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -59,6 +60,69 @@ def deploy(
     """
     engine = runtimes.get(runtime)
     return engine.compile(model, example_inputs, plan.formats, calibration, emulate=emulate)
+
+
+def export(
+    plan: Plan,
+    model: torch.nn.Module,
+    path: str | Path,
+    *,
+    example_inputs: Inputs,
+    calibration: Iterable[Inputs] = (),
+    emulate: bool = False,
+) -> None:
+    """Write `model`, every layer in its planned format, to a file that runs without aiq.
+
+    Parameters
+    ----------
+    plan, model, example_inputs, calibration, emulate
+        As for `deploy`.
+    path
+        The suffix names the runtime: ``.onnx`` for ONNX Runtime, ``.xml`` for OpenVINO (its weights
+        go into a ``.bin`` beside it), ``.pt2`` for PyTorch: an AOTInductor package, a library for
+        this kind of processor and the number of threads in force.
+
+    Raises
+    ------
+    RuntimeUnavailableError
+        If the runtime is not installed, or has no kernel for a format of the plan.
+    InputError
+        If the suffix is another one, the plan names layers that the model lacks, or calibration is
+        needed and not given.
+
+    Notes
+    -----
+    `load` runs the file again. So do, without aiq:
+
+    * ``onnxruntime.InferenceSession(path, disabled_optimizers=["WeightBiasQuantization"])``. That
+      optimiser would round float32 weights between two quantised layers, which no plan asked for.
+    * ``openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})``. Without
+      the hint OpenVINO runs float32 layers in bfloat16 where the processor has it.
+    * ``torch._inductor.aoti_load_package(path)``.
+    """
+    file = Path(path)
+    engine = runtimes.for_file(file)
+    engine.export(model, file, example_inputs, plan.formats, calibration, emulate=emulate)
+
+
+def load(path: str | Path) -> Compiled:
+    """Return the program in a file that `export` wrote.
+
+    A ``.pt2`` file is a native library: load only files that you trust.
+
+    Returns
+    -------
+    Compiled
+        Callable like the model; says which format every layer really runs in.
+
+    Raises
+    ------
+    RuntimeUnavailableError
+        If the file's runtime is not installed.
+    InputError
+        If there is no such file, or `export` did not write it.
+    """
+    return runtimes.for_file(Path(path)).load(Path(path))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 A format joins the dtype of the weights, the dtype of the activations and the dtype of the
 arithmetic. Its name is the usual one: ``fp32``, ``bf16``, ``fp16``, ``w8a8``, ``w4`` (weight-only),
-in general ``wNaM`` with N and M in 2..8.
+``w4g64`` (weight-only, a scale for every 64 weights), in general ``wNaM`` with N and M in 2..8.
 """
 
 import re
@@ -25,6 +25,17 @@ class Granularity(StrEnum):
 
     TENSOR = "tensor"
     CHANNEL = "channel"
+    GROUP_32 = "group of 32"
+    GROUP_64 = "group of 64"
+    GROUP_128 = "group of 128"
+
+    @property
+    def group(self) -> int | None:
+        """Elements of a channel that share a scale; ``None``: all of them."""
+        return GROUPS.get(self)
+
+
+GROUPS = {Granularity.GROUP_32: 32, Granularity.GROUP_64: 64, Granularity.GROUP_128: 128}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +101,7 @@ class Format:
         return self.name
 
 
-_PATTERN = re.compile(r"w([2-8])(?:a([2-8]))?")
+_PATTERN = re.compile(r"w([2-8])(?:a([2-8])|g(32|64|128))?")
 
 
 def parse(name: str) -> Format:
@@ -99,8 +110,8 @@ def parse(name: str) -> Format:
     Parameters
     ----------
     name
-        ``fp32``, ``bf16``, ``fp16``, ``wN`` or ``wNaM`` with N and M in 2..8; case and blanks around
-        do not matter.
+        ``fp32``, ``bf16``, ``fp16``, ``wN``, ``wNgK`` or ``wNaM`` with N and M in 2..8 and K 32, 64
+        or 128; case and blanks around do not matter.
 
     Raises
     ------
@@ -120,11 +131,12 @@ def parse(name: str) -> Format:
     if match is None:
         raise FormatError(
             f"Unknown format {name!r}; use fp32, bf16, fp16, wN or wNaM with N and M from 2 to 8, "
-            "for example w8a8 or w4."
+            "for example w8a8 or w4, or weights in groups of 32, 64 or 128, for example w4g64."
         )
     weight = INTEGERS[int(match[1])]
     if match[2] is None:
-        return Format(key, weight, FP32, FP32)
+        grouped = next((g for g, size in GROUPS.items() if str(size) == match[3]), None)
+        return Format(key, weight, FP32, FP32, grouped or Granularity.CHANNEL)
     return Format(key, weight, INTEGERS[int(match[2])], INTEGERS[8])
 
 

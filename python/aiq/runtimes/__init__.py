@@ -2,10 +2,20 @@
 
 import logging
 
-from aiq.runtimes.base import Compiled, Mismatch, Runtime, Support, available, get, names
-from aiq.runtimes.save import save
+from aiq.runtimes.base import Runtime, Support
+from aiq.runtimes.program import Compiled, Mismatch
+from aiq.runtimes.registry import available, for_file, get, names
 
-__all__ = ["Compiled", "Mismatch", "Runtime", "Support", "available", "get", "names", "save"]
+__all__ = [
+    "Compiled",
+    "Mismatch",
+    "Runtime",
+    "Support",
+    "available",
+    "for_file",
+    "get",
+    "names",
+]
 
 # Importing torchao makes torch log a deprecation that concerns neither users nor us.
 logging.getLogger("torch.utils._pytree").addFilter(

@@ -1,37 +1,43 @@
 """TorchInductor: int8 through torchao's x86 lowering, bfloat16 and float32 through oneDNN."""
 
+import io
 import re
+import tempfile
 import warnings
-from collections.abc import Iterable, Mapping
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import torch
 import torchao
 from torch import fx
+from torch._inductor import aoti_compile_and_package, aoti_load_package
 from torch._inductor import compile as inductor_compile
 from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
-from torch.utils import _pytree as pytree
 from torchao.quantization.pt2e.quantizer import (
     x86_inductor_quantizer as _patterns,  # noqa: F401 - importing it registers the int8 lowering
 )
 
-from aiq.errors import RuntimeUnavailableError
+from aiq.errors import InputError, RuntimeUnavailableError
+from aiq.files import write_atomic
 from aiq.formats import Format
-from aiq.graph import Op, trace
-from aiq.graph.export import Inputs
+from aiq.graph import Op
 from aiq.runtimes import weight_only
-from aiq.runtimes.base import Compiled, Support, compiled, leaves, resolve
-from aiq.runtimes.kernels import LABEL, Kernel, assign, label
-from aiq.runtimes.rewrite import rewrite
+from aiq.runtimes.base import Job, Program, Runtime, Support
+from aiq.runtimes.kernels import LABEL, Kernel, assign
+from aiq.runtimes.program import METADATA, Signature
+from aiq.runtimes.rewrite import Target
 
 _CONVOLUTIONS = {Op.CONV, Op.POINTWISE, Op.DEPTHWISE, Op.GROUPED}
 
 
-class Inductor:
+class Inductor(Runtime):
     """``torch.compile``'s compiler, called on the exported graph: no guards, weights frozen."""
 
     name = "inductor"
@@ -50,6 +56,11 @@ class Inductor:
         """Versions of PyTorch and torchao."""
         return f"torch-{torch.__version__}+torchao-{torchao.__version__}"
 
+    @property
+    def target(self) -> Target:
+        """Eight bits, but seven on old processors: they add pairs of products in 16 bits."""
+        return Target(activation_bits=8 if _has_vnni() else 7, packed=weight_only.FORMATS)
+
     def support(self, op: Op, fmt: Format) -> Support:
         """Return the kind of support; int8 and bfloat16 are native where the CPU has them."""
         if fmt.name == "fp32":
@@ -66,48 +77,82 @@ class Inductor:
         # alone are multiplied in float32.
         return Support.EMULATED
 
-    def compile(
-        self,
-        model: torch.nn.Module,
-        example_inputs: Inputs,
-        formats: Mapping[str, Format],
-        calibration: Iterable[Inputs] = (),
-        *,
-        emulate: bool = False,
-    ) -> Compiled:
-        """Compile `model`; see `Runtime.compile`. The thread count in force is compiled in."""
-        traced = trace(model, example_inputs)
-        resolved = resolve(self, traced.graph, formats, emulate=emulate)
-        # Instructions older than VNNI add pairs of products in 16 bits, which saturates.
-        bits = 8 if _has_vnni() else 7
-        rewritten = rewrite(
-            traced,
-            example_inputs,
-            resolved,
-            calibration,
-            activation_bits=bits,
-            packed=weight_only.FORMATS,
-        )
-        label(rewritten.module.graph, rewritten.heads)
-        weight_only.pack(rewritten)
+    def _build(self, job: Job) -> Program:
+        weight_only.pack(job.rewritten)
         census = _Census()
-        options = {"freezing": True, "post_grad_custom_post_pass": census}
-        try:
-            with torch.no_grad(), warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "To copy construct from a tensor")
-                program = inductor_compile(
-                    rewritten.module, list(leaves(example_inputs)), options=options
-                )
-        except (CppCompileError, InvalidCxxCompiler) as error:
-            raise RuntimeUnavailableError(
-                f"The C++ compiler failed on Inductor's code ({str(error).splitlines()[0]}); "
-                "install a recent g++ with the Python headers (`apt install g++ python3-dev`)."
-            ) from error
+        with _compiling():
+            program = inductor_compile(
+                job.rewritten.module, list(job.inputs), options=_options(census)
+            )
+        return program, assign(census.kernels)
 
-        def function(*inputs: torch.Tensor) -> Any:  # noqa: ANN401 - what the model returns
-            return pytree.tree_unflatten(program(*inputs), rewritten.returns)
+    def _write(self, job: Job, path: Path) -> None:
+        """Write an AOTInductor package: a library for this processor and number of threads."""
+        weight_only.pack(job.rewritten)
+        census = _Census()
+        with _compiling(), tempfile.TemporaryDirectory() as folder:
+            exported = torch.export.export(job.rewritten.module, job.inputs, strict=False)
+            package = aoti_compile_and_package(
+                exported,
+                package_path=str(Path(folder) / "program.pt2"),
+                inductor_configs=_options(census),
+            )
+            content = Path(package).read_bytes()
+        kernels = assign(census.kernels)
+        text = job.signature.to_json(kernels=kernels, threads=torch.get_num_threads())
+        write_atomic(path, _with_signature(content, text))
 
-        return compiled(self, resolved, assign(census.kernels), example_inputs, function)
+    def _read(self, path: Path) -> tuple[Signature, Program]:
+        signature, document = Signature.from_json(_signature(path), path)
+        if document["threads"] != torch.get_num_threads():
+            raise InputError(
+                f"{path} was compiled for {document['threads']} threads and "
+                f"{torch.get_num_threads()} are in force; call torch.set_num_threads first, or "
+                "export the plan again."
+            )
+        package = aoti_load_package(str(path))
+        kernels = {name: Kernel(*kernel) for name, kernel in document["kernels"].items()}
+        return signature, (package, kernels)
+
+
+def _options(census: "_Census") -> dict[str, Any]:
+    # Inductor's own checks of shapes between kernels cost microseconds each.
+    return {"freezing": True, "post_grad_custom_post_pass": census, "size_asserts": False}
+
+
+@contextmanager
+def _compiling() -> Iterator[None]:
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "To copy construct from a tensor")
+            yield
+    except (CppCompileError, InvalidCxxCompiler) as error:
+        raise RuntimeUnavailableError(
+            f"The C++ compiler failed on Inductor's code ({str(error).splitlines()[0]}); "
+            "install a recent g++ with the Python headers (`apt install g++ python3-dev`)."
+        ) from error
+
+
+_MEMBER = f"extra/{METADATA}.json"
+
+
+def _with_signature(package: bytes, text: str) -> bytes:
+    """Return the archive `package` with one more member."""
+    stream = io.BytesIO(package)
+    with zipfile.ZipFile(stream, "a") as archive:
+        root = archive.namelist()[0].split("/")[0]
+        archive.writestr(f"{root}/{_MEMBER}", text)
+    return stream.getvalue()
+
+
+def _signature(path: Path) -> str | None:
+    """Return the member that `_with_signature` added, if there is one."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith(f"/{_MEMBER}")]
+            return archive.read(names[0]).decode() if names else None
+    except (OSError, zipfile.BadZipFile, UnicodeDecodeError):
+        return None
 
 
 def _has_vnni() -> bool:
@@ -134,7 +179,10 @@ class _Census(CustomGraphPass):
             inputs = [value.dtype for value in values if isinstance(value, torch.Tensor)]
             if _MULTIPLIES.search(name) and weights and inputs:
                 labels = node.meta.get("custom", {}).get(LABEL, ())
-                self.kernels.append(Kernel(name, _format(inputs[0], weights[0].dtype), labels))
+                self.kernels.append(Kernel(name, _format(node, inputs[0], weights), labels))
+
+    def __deepcopy__(self, memo: object) -> "_Census":
+        return self  # Inductor copies its options, and would fill the copy
 
     def uuid(self) -> None:
         """Return ``None``: a program from the cache would come without this pass."""
@@ -157,9 +205,11 @@ def _constant(node: fx.Node) -> torch.Tensor:
     return value
 
 
-def _format(activation: torch.dtype, weight: torch.dtype) -> str:
+def _format(node: fx.Node, activation: torch.dtype, weights: list[torch.Tensor]) -> str:
     if activation in {torch.uint8, torch.int8}:
         return "w8a8"
-    if weight in {torch.int8, torch.uint8}:  # two four-bit codes to an unsigned byte
-        return "w8" if weight is torch.int8 else "w4"
+    if weights[0].dtype is torch.int8:
+        return "w8"
+    if weights[0].dtype is torch.uint8:  # two four-bit codes to a byte
+        return weight_only.format_of(weights[1], int(str(node.args[2])))
     return {torch.float32: "fp32", torch.bfloat16: "bf16"}.get(activation, str(activation))

@@ -1,48 +1,73 @@
 """Edits that an ONNX model needs before ONNX Runtime finds its integer kernels."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from aiq.formats import Format
 from aiq.runtimes.onnx_graph import MULTIPLY
 
 
-def pack(model: onnx.ModelProto, bits: Mapping[str, int]) -> None:
+class _Weight(NamedTuple):
+    """Dequantised weights of a layer: codes (rows, columns), scales (rows, groups)."""
+
+    codes: npt.NDArray[np.int8]
+    scales: npt.NDArray[np.float32]
+    group: int | None
+
+
+def _weights(
+    graph: onnx.GraphProto, formats: Mapping[str, Format]
+) -> Iterator[tuple[int, onnx.NodeProto, onnx.NodeProto, _Weight]]:
+    """Yield index, node, dequantize node and weights of the weight-only layers."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    writers = {name: node for node in graph.node for name in node.output}
+    for index, node in enumerate(list(graph.node)):
+        if node.name not in formats or node.op_type not in MULTIPLY:
+            continue
+        dequantize = _dequantized_by(node.input[1], writers)
+        if dequantize is None:
+            continue
+        codes, scale = (numpy_helper.to_array(constants[name]) for name in dequantize.input[:2])
+        group = formats[node.name].weight_granularity.group
+        if group is not None:
+            shape = constants[_joined(graph, dequantize).input[1]]
+            codes = codes.reshape(numpy_helper.to_array(shape))
+        yield index, node, dequantize, _Weight(codes, scale.reshape(len(codes), -1), group)
+
+
+def pack(model: onnx.ModelProto, formats: Mapping[str, Format]) -> None:
     """Replace the products of weight-only layers by ``MatMulNBits``.
 
-    The kernel rounds the activations to eight bits, each block of `_BLOCK` with a scale of its
-    own, as its float32 variant is slower than a float32 product.
+    The kernel rounds the activations to eight bits, each block of weights with a scale of its own,
+    as its float32 variant is slower than a float32 product.
 
     Parameters
     ----------
     model
         Its nodes are called like their layers.
-    bits
-        Layer -> bits of its weights.
+    formats
+        Format by layer, for those to be packed.
     """
     graph = model.graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    writers = {name: node for node in graph.node for name in node.output}
-    for index, node in enumerate(list(graph.node)):
-        if node.name not in bits or node.op_type not in MULTIPLY:
-            continue
-        weight = _dequantized_by(node.input[1], writers)
-        if weight is None:
-            continue
-        width = bits[node.name]
-        codes, scale = (numpy_helper.to_array(constants[name]) for name in weight.input[:2])
-        rows, columns = codes.shape
-        blocks = -(-columns // _BLOCK)
-        zero = 1 << (width - 1)
-        unsigned = np.full((rows, blocks * _BLOCK), zero, dtype=np.uint8)
-        unsigned[:, :columns] = codes.astype(np.int16) + zero
-        if width == 4:
+    for index, node, _, weight in list(_weights(graph, formats)):
+        fmt = formats[node.name]
+        bits, size = fmt.weight.bits, weight.group or _BLOCK
+        rows, columns = weight.codes.shape
+        blocks = -(-columns // size)
+        zero = 1 << (bits - 1)
+        unsigned = np.full((rows, blocks * size), zero, dtype=np.uint8)
+        unsigned[:, :columns] = weight.codes.astype(np.int16) + zero
+        if bits == 4:
             unsigned = unsigned[:, 0::2] | (unsigned[:, 1::2] << 4)
+        scales = "group_scales" if weight.group else "scales"
         parts = {
             "weight": unsigned.reshape(rows, blocks, -1),
-            "scales": np.repeat(scale[:, None], blocks, axis=1).astype(np.float32),
+            scales: np.ascontiguousarray(np.broadcast_to(weight.scales, (rows, blocks))),
         }
         for part, values in parts.items():
             graph.initializer.append(numpy_helper.from_array(values, f"{node.name}_{part}"))
@@ -57,32 +82,45 @@ def pack(model: onnx.ModelProto, bits: Mapping[str, int]) -> None:
             domain="com.microsoft",
             K=columns,
             N=rows,
-            bits=width,
-            block_size=_BLOCK,
+            bits=bits,
+            block_size=size,
             accuracy_level=4,
         )
         graph.node[index].CopyFrom(replacement)
-    if bits:
+    if formats:
         model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     _prune(graph)
 
 
-def narrow(model: onnx.ModelProto, layers: Collection[str]) -> None:
-    """Store the codes of `layers`, weight-only of four bits, in four bits instead of a byte."""
+def block(model: onnx.ModelProto, formats: Mapping[str, Format]) -> None:
+    """Store weight-only layers the ONNX way: four bits in four bits, groups as blocks."""
     graph = model.graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    writers = {name: node for node in graph.node for name in node.output}
-    for node in [n for n in graph.node if n.name in layers and n.op_type in MULTIPLY]:
-        weight = _dequantized_by(node.input[1], writers)
-        if weight is None:
-            continue
-        for index, part in ((0, "codes"), (2, "zero_points")):
-            values = numpy_helper.to_array(constants[weight.input[index]])
-            name = f"{node.name}_{part}"
-            tensor = helper.make_tensor(name, onnx.TensorProto.INT4, values.shape, values.ravel())
+    for _, node, dequantize, weight in list(_weights(graph, formats)):
+        fmt = formats[node.name]
+        dtype = onnx.TensorProto.INT4 if fmt.weight.bits == 4 else onnx.TensorProto.INT8
+        zeros = np.zeros(weight.scales.shape, dtype=np.int8)
+        scales = weight.scales
+        if weight.group is None:
+            zeros, scales = zeros[:, 0], scales[:, 0]
+        names = [f"{node.name}_{part}" for part in ("codes", "scales", "zero_points")]
+        for name, values in ((names[0], weight.codes), (names[2], zeros)):
+            tensor = helper.make_tensor(name, dtype, values.shape, values.ravel())
             graph.initializer.append(tensor)
-            weight.input[index] = name
+        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(scales), names[1]))
+        dequantize.input[:] = names
+        if weight.group is not None:
+            reshape = _joined(graph, dequantize)
+            dequantize.output[:] = reshape.output
+            graph.node.remove(reshape)
+            dequantize.attribute.append(helper.make_attribute("block_size", weight.group))
+            axis = next(a for a in dequantize.attribute if a.name == "axis")
+            axis.i = 1
     _prune(graph)
+
+
+def _joined(graph: onnx.GraphProto, dequantize: onnx.NodeProto) -> onnx.NodeProto:
+    """Return the reshape that joins the groups of `dequantize` to channels."""
+    return next(node for node in graph.node if dequantize.output[0] in node.input)
 
 
 _BLOCK = 32
@@ -146,6 +184,6 @@ def _scale(
 
 def _dequantized_by(name: str, writers: Mapping[str, onnx.NodeProto]) -> onnx.NodeProto | None:
     node = writers.get(name)
-    if node is not None and node.op_type == "Transpose":
+    while node is not None and node.op_type in {"Transpose", "Reshape"}:
         node = writers.get(node.input[0])
     return node if node is not None and node.op_type == "DequantizeLinear" else None

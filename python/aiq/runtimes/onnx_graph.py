@@ -10,10 +10,9 @@ from typing import NamedTuple
 
 import onnx
 import torch
-from torch.utils import _pytree as pytree
 
 from aiq.graph.simplify import name_of
-from aiq.runtimes.kernels import LABEL, label
+from aiq.runtimes.kernels import LABEL
 from aiq.runtimes.rewrite import Rewritten
 
 MULTIPLY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -21,14 +20,13 @@ MULTIPLY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 class OnnxModel(NamedTuple):
-    """A model, the structure of what it returns, and whose kernel may compute which value.
+    """A model, and whose kernel may compute which value.
 
     `labels` maps the names of values and of nodes to names of layers, the likeliest first: an
     optimiser names a fused node after the first or the last of what it fuses.
     """
 
     proto: onnx.ModelProto
-    returns: pytree.TreeSpec
     labels: Mapping[str, tuple[str, ...]]
 
 
@@ -40,14 +38,13 @@ def to_onnx(
     Parameters
     ----------
     rewritten
-        What `aiq.runtimes.rewrite.rewrite` returned. Quantize and dequantize nodes become
+        What `aiq.runtimes.rewrite.rewrite` returned, labelled. Quantize and dequantize nodes become
         ``QuantizeLinear`` and ``DequantizeLinear``, integer weights stay integers.
     example_inputs
         The tensors of one call.
     opset
         Version of the ONNX operators.
     """
-    label(rewritten.module.graph, rewritten.heads)
     with torch.no_grad(), _quiet():
         program = torch.export.export(rewritten.module, example_inputs, strict=False)
         exported = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False)
@@ -60,7 +57,7 @@ def to_onnx(
     }
     model: onnx.ModelProto = exported.model_proto
     _name_nodes(model, names)
-    return OnnxModel(model, rewritten.returns, _labels(model, set(rewritten.heads.values())))
+    return OnnxModel(model, _labels(model, set(rewritten.heads.values())))
 
 
 def _name_nodes(model: onnx.ModelProto, names: Mapping[str, str]) -> None:

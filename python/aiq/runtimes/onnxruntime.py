@@ -2,23 +2,24 @@
 
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import onnx
 import onnxruntime
 import torch
-from torch.utils import _pytree as pytree
+from google.protobuf.message import DecodeError
 
+from aiq.errors import InputError
+from aiq.files import write_atomic
 from aiq.formats import Format
-from aiq.graph import Op, Trace, trace
-from aiq.graph.export import Inputs
+from aiq.graph import Op
 from aiq.runtimes import onnx_edit
-from aiq.runtimes.base import Compiled, Support, compiled, leaves, resolve
+from aiq.runtimes.base import Job, Program, Runtime, Support
 from aiq.runtimes.kernels import Kernel, assign
 from aiq.runtimes.onnx_graph import OnnxModel, to_onnx
-from aiq.runtimes.rewrite import rewrite
+from aiq.runtimes.program import METADATA, Signature
+from aiq.runtimes.rewrite import Target
 
 OPSET = 21
 """The newest operators whose quantised forms ONNX Runtime fuses."""
@@ -26,16 +27,17 @@ OPSET = 21
 _ABSORBED = frozenset({"relu", "relu6", "hardtanh", "clamp"})
 """What QLinearConv and QGemm do to their result: everything that is a clamp."""
 
-_PACKED = {"w8": 8, "w4": 4}
-"""Weight-only formats with a kernel for linear layers, and their bits."""
+_PACKED = frozenset(f"w{bits}{group}" for bits in (4, 8) for group in ("", "g32", "g64", "g128"))
+"""Weight-only formats with a kernel for linear layers."""
 
 _WEIGHTED = {Op.CONV, Op.POINTWISE, Op.DEPTHWISE, Op.GROUPED, Op.LINEAR}
 
 
-class OnnxRuntime:
+class OnnxRuntime(Runtime):
     """ONNX Runtime's CPU provider on a QDQ model (uint8 activations, int8 weights per channel)."""
 
     name = "onnxruntime"
+    target = Target(absorbed=_ABSORBED, packed=_PACKED)
 
     @property
     def version(self) -> str:
@@ -52,45 +54,35 @@ class OnnxRuntime:
             return Support.DEQUANT
         return Support.NATIVE if fmt.name == "w8a8" else Support.EMULATED
 
-    def compile(
-        self,
-        model: torch.nn.Module,
-        example_inputs: Inputs,
-        formats: Mapping[str, Format],
-        calibration: Iterable[Inputs] = (),
-        *,
-        emulate: bool = False,
-    ) -> Compiled:
-        """Compile `model`; see `Runtime.compile`."""
-        traced = trace(model, example_inputs)
-        resolved = resolve(self, traced.graph, formats, emulate=emulate)
-        converted = convert(traced, example_inputs, resolved, calibration)
-        function, optimized = load(converted.proto.SerializeToString(), converted.returns)
-        kernels = assign(_kernels(optimized, converted.labels))
-        return compiled(self, resolved, kernels, example_inputs, function)
+    def _build(self, job: Job) -> Program:
+        model, labels = _convert(job)
+        return _load(model.SerializeToString(), labels)
+
+    def _write(self, job: Job, path: Path) -> None:
+        model, labels = _convert(job)
+        model.metadata_props.add(key=METADATA, value=job.signature.to_json(labels=labels))
+        write_atomic(path, model.SerializeToString())
+
+    def _read(self, path: Path) -> tuple[Signature, Program]:
+        try:
+            model = onnx.load(path)
+        except DecodeError:
+            raise InputError(f"{path} is no ONNX model; give one that aiq.export wrote.") from None
+        found = {item.key: item.value for item in model.metadata_props}
+        signature, document = Signature.from_json(found.get(METADATA), path)
+        return signature, _load(str(path), document["labels"])
 
 
-def convert(
-    traced: Trace,
-    example_inputs: Inputs,
-    formats: Mapping[str, Format],
-    calibration: Iterable[Inputs],
-) -> OnnxModel:
-    """Return the ONNX model in which ONNX Runtime finds its kernels for `formats`."""
-    rewritten = rewrite(
-        traced, example_inputs, formats, calibration, absorbed=_ABSORBED, packed=_PACKED
-    )
-    converted = to_onnx(rewritten, leaves(example_inputs), OPSET)
+def _convert(job: Job) -> OnnxModel:
+    """Return the ONNX model in which ONNX Runtime finds its kernels."""
+    converted = to_onnx(job.rewritten, job.inputs, OPSET)
     onnx_edit.quantize_biases(converted.proto)
-    bits = {name: _PACKED[fmt.name] for name, fmt in formats.items() if fmt.name in _PACKED}
-    onnx_edit.pack(converted.proto, bits)
+    onnx_edit.pack(converted.proto, {n: f for n, f in job.formats.items() if f.name in _PACKED})
     return converted
 
 
-def load(
-    model: bytes | str, returns: pytree.TreeSpec
-) -> tuple[Callable[..., Any], onnx.ModelProto]:
-    """Return a function that runs the model (its bytes, or its path) and the optimised model."""
+def _load(model: bytes | str, labels: Mapping[str, Sequence[str]]) -> Program:
+    """Return the program of a model (its bytes, or its path)."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
@@ -106,15 +98,14 @@ def load(
             providers=["CPUExecutionProvider"],
             disabled_optimizers=_DISABLED,
         )
-        proto = onnx.load(optimized)
+        kernels = assign(_kernels(onnx.load(optimized), labels))
     names = [value.name for value in session.get_inputs()]
 
-    def run(*inputs: torch.Tensor) -> Any:  # noqa: ANN401 - what the model returns
+    def run(*inputs: torch.Tensor) -> list[torch.Tensor]:
         feed = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
-        outputs = [torch.from_numpy(value) for value in session.run(None, feed)]
-        return pytree.tree_unflatten(outputs, returns)
+        return [torch.from_numpy(value) for value in session.run(None, feed)]
 
-    return run, proto
+    return run, kernels
 
 
 _DISABLED = ["WeightBiasQuantization"]
@@ -124,11 +115,11 @@ _FORMATS = {
     **dict.fromkeys(("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat"), "w8a8"),
     **dict.fromkeys(("Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm"), "fp32"),
     **dict.fromkeys(("MatMul", "FusedMatMul"), "fp32"),
-    "MatMulNBits": "weight-only",
+    "MatMulNBits": "",  # said by its attributes
 }
 
 
-def _kernels(optimized: onnx.ModelProto, labels: Mapping[str, tuple[str, ...]]) -> Iterator[Kernel]:
+def _kernels(optimized: onnx.ModelProto, labels: Mapping[str, Sequence[str]]) -> Iterator[Kernel]:
     """Return the multiplications of the optimised model."""
     for node in optimized.graph.node:
         if node.op_type in _FORMATS:
@@ -136,9 +127,15 @@ def _kernels(optimized: onnx.ModelProto, labels: Mapping[str, tuple[str, ...]]) 
             name = node.name if node.name in labels else re.sub(_SUFFIX, "", node.name)
             domain = f"{node.domain}." if node.domain else ""
             kind = domain + node.op_type
-            bits = next((a.i for a in node.attribute if a.name == "bits"), None)
-            fmt = _FORMATS[node.op_type] if bits is None else f"w{bits}"
-            yield Kernel(kind, fmt, labels.get(name, ()))
+            fmt = _FORMATS[node.op_type] or _packed_format(node)
+            yield Kernel(kind, fmt, tuple(labels.get(name, ())))
+
+
+def _packed_format(node: onnx.NodeProto) -> str:
+    sizes = {a.name: a.i for a in node.attribute}
+    # Channels are packed in blocks too, of the same scale.
+    group = f"g{sizes['block_size']}" if node.input[2].endswith("_group_scales") else ""
+    return f"w{sizes['bits']}{group}"
 
 
 _SUFFIX = r"(_token_\d+|_nchwc|_nchw|/\w+)+$"

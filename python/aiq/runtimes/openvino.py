@@ -1,34 +1,37 @@
 """OpenVINO's CPU plugin: int8, bfloat16 and float32 side by side in one network."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import openvino
 import torch
-from torch.utils import _pytree as pytree
 
+from aiq.errors import InputError
+from aiq.files import write_atomic
 from aiq.formats import Format
-from aiq.graph import Op, Trace, trace
-from aiq.graph.export import Inputs
+from aiq.graph import Op
 from aiq.runtimes import onnx_edit
-from aiq.runtimes.base import Compiled, Support, compiled, leaves, resolve
+from aiq.runtimes.base import Job, Program, Runtime, Support
 from aiq.runtimes.kernels import Kernel, assign
 from aiq.runtimes.onnx_graph import OnnxModel, to_onnx
-from aiq.runtimes.rewrite import rewrite
+from aiq.runtimes.program import METADATA, Signature
+from aiq.runtimes.rewrite import Target
 
 OPSET = 22
 """The first operators of ONNX that compute in bfloat16."""
 
-_PACKED = frozenset({"w8", "w4"})
+_PACKED = frozenset(f"w{bits}{group}" for bits in (4, 8) for group in ("", "g32", "g64", "g128"))
 """Weight-only formats with a kernel for linear layers."""
 
 _WEIGHTED = {Op.CONV, Op.POINTWISE, Op.DEPTHWISE, Op.GROUPED, Op.LINEAR}
 
 
-class OpenVino:
+class OpenVino(Runtime):
     """OpenVINO on the QDQ model; its low-precision transformations fuse the residual additions."""
 
     name = "openvino"
+    target = Target(packed=_PACKED)
 
     @property
     def version(self) -> str:
@@ -48,69 +51,65 @@ class OpenVino:
             return Support.DEQUANT
         return Support.NATIVE if fmt.name == "w8a8" else Support.EMULATED
 
-    def compile(
-        self,
-        model: torch.nn.Module,
-        example_inputs: Inputs,
-        formats: Mapping[str, Format],
-        calibration: Iterable[Inputs] = (),
-        *,
-        emulate: bool = False,
-    ) -> Compiled:
-        """Compile `model`; see `Runtime.compile`."""
-        traced = trace(model, example_inputs)
-        resolved = resolve(self, traced.graph, formats, emulate=emulate)
-        converted = convert(traced, example_inputs, resolved, calibration)
-        function, program = load(converted.proto.SerializeToString(), converted.returns)
-        kernels = assign(_kernels(program, converted.labels))
-        return compiled(self, resolved, kernels, example_inputs, function)
+    def _build(self, job: Job) -> Program:
+        model, labels = _convert(job)
+        return _load(openvino.Core().read_model(model.SerializeToString()), labels)
+
+    def _write(self, job: Job, path: Path) -> None:
+        """Write the network, and its weights in a file with the suffix ``.bin`` beside it."""
+        proto, labels = _convert(job)
+        model = openvino.Core().read_model(proto.SerializeToString())
+        model.set_rt_info(job.signature.to_json(labels=labels), METADATA)
+        with tempfile.TemporaryDirectory() as folder:
+            openvino.save_model(model, Path(folder) / "model.xml", compress_to_fp16=False)
+            for suffix in (".bin", ".xml"):
+                content = (Path(folder) / f"model{suffix}").read_bytes()
+                write_atomic(path.with_suffix(suffix), content)
+
+    def _read(self, path: Path) -> tuple[Signature, Program]:
+        try:
+            model = openvino.Core().read_model(path)
+        except RuntimeError:
+            raise InputError(
+                f"{path} is no OpenVINO model, or lacks {path.with_suffix('.bin').name} beside it; "
+                "give one that aiq.export wrote."
+            ) from None
+        text = model.get_rt_info(METADATA).astype(str) if model.has_rt_info(METADATA) else None
+        signature, document = Signature.from_json(text, path)
+        return signature, _load(model, document["labels"])
 
 
-def convert(
-    traced: Trace,
-    example_inputs: Inputs,
-    formats: Mapping[str, Format],
-    calibration: Iterable[Inputs],
-) -> OnnxModel:
-    """Return the ONNX model in which OpenVINO finds its kernels for `formats`."""
-    rewritten = rewrite(traced, example_inputs, formats, calibration, packed=_PACKED)
-    converted = to_onnx(rewritten, leaves(example_inputs), OPSET)
-    onnx_edit.narrow(converted.proto, {n for n, fmt in formats.items() if fmt.name == "w4"})
+def _convert(job: Job) -> OnnxModel:
+    """Return the ONNX model in which OpenVINO finds its kernels."""
+    converted = to_onnx(job.rewritten, job.inputs, OPSET)
+    onnx_edit.block(converted.proto, {n: f for n, f in job.formats.items() if f.name in _PACKED})
     return converted
 
 
-def load(
-    model: bytes | str, returns: pytree.TreeSpec
-) -> tuple[Callable[..., Any], openvino.CompiledModel]:
-    """Return a function that runs the model (ONNX bytes, or a path) and the compiled model."""
-    core = openvino.Core()
-    program = core.compile_model(
-        core.read_model(model),
-        "CPU",
-        {
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "NUM_STREAMS": 1,
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",  # bfloat16 runs where the model says so
-        },
-    )
+def _load(model: openvino.Model, labels: Mapping[str, Sequence[str]]) -> Program:
+    settings = {
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",  # bfloat16 runs where the model says so
+    }
+    program = openvino.Core().compile_model(model, "CPU", settings)
     request = program.create_infer_request()
     count = len(program.outputs)
 
-    def run(*inputs: torch.Tensor) -> Any:  # noqa: ANN401 - what the model returns
+    def run(*inputs: torch.Tensor) -> list[torch.Tensor]:
         for index, x in enumerate(inputs):
             request.set_input_tensor(index, openvino.Tensor(x.contiguous().numpy()))
         request.infer()
-        outputs = [
+        return [
             torch.from_numpy(request.get_output_tensor(index).data.copy()) for index in range(count)
         ]
-        return pytree.tree_unflatten(outputs, returns)
 
-    return run, program
+    return run, assign(_kernels(program, labels))
 
 
 def _kernels(
-    program: openvino.CompiledModel, labels: Mapping[str, tuple[str, ...]]
+    program: openvino.CompiledModel, labels: Mapping[str, Sequence[str]]
 ) -> Iterator[Kernel]:
     """Return the multiplications of the executable graph."""
     for node in program.get_runtime_model().get_ordered_ops():
@@ -121,15 +120,23 @@ def _kernels(
             known = [labels[name] for name in names if name in labels]
             owner = min(known, key=len, default=())
             kind, primitive = info["layerType"], info["primitiveType"]
-            yield Kernel(f"{kind} {primitive}", _format(primitive, info["runtimePrecision"]), owner)
+            fmt = _format(primitive, info["runtimePrecision"], *_channel(node))
+            yield Kernel(f"{kind} {primitive}", fmt, tuple(owner))
 
 
 _MULTIPLY = {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}
 
 
-def _format(primitive: str, precision: str) -> str:
+def _channel(node: openvino.Node) -> tuple[int, int]:
+    """Return how many weights a channel of a product has, and how many scales."""
+    shapes = [tuple(operand.get_shape()) for operand in node.inputs()]
+    # Operands are the activation, the weights, the bias, and, of stored integers, their scales.
+    return shapes[1][-1], shapes[3][-1] if len(shapes) > 3 and len(shapes[3]) == 2 else 1
+
+
+def _format(primitive: str, precision: str, weights: int, scales: int) -> str:
     if primitive.endswith("f32") and precision in _STORED:
-        return _STORED[precision]
+        return _STORED[precision] + (f"g{weights // scales}" if scales > 1 else "")
     formats = {"I8": "w8a8", "bf16": "bf16", "f32": "fp32"}
     return next((f for end, f in formats.items() if primitive.endswith(end)), primitive)
 

@@ -7,7 +7,7 @@ round with the same scales, those that the plan's accuracy was measured with.
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx
@@ -22,16 +22,37 @@ from aiq.graph import Layer, Trace
 from aiq.graph.export import Inputs
 from aiq.graph.operators import argument, is_view
 from aiq.graph.simplify import attribute, name_of
-from aiq.quantize.affine import Affine, Scheme
+from aiq.quantize.affine import Affine, to_rows
 from aiq.quantize.fold import fold
-from aiq.quantize.observers import symmetric_mse
 from aiq.quantize.simulate import Simulator
 from aiq.quantize.statistics import Statistics, observe, read
-from aiq.runtimes.base import leaves
+from aiq.runtimes.program import leaves
 
 _QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
 _DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
 _DEQUANTIZE_WEIGHT = torch.ops.quantized_decomposed.dequantize_per_channel.default
+_RESHAPE = torch.ops.aten.reshape.default
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the kernels of a runtime expect of a graph.
+
+    Attributes
+    ----------
+    activation_bits
+        Most bits of an activation, for processors whose eight-bit products overflow.
+    absorbed
+        Names of the operators that integer kernels apply to their result before they round it;
+        ``None``: all that fuse into a layer. Before the first other one the result is rounded too.
+    packed
+        Weight-only formats in which linear layers keep integer weights, because the compiler has
+        a kernel that reads them; other weight-only layers get their rounded weights as float32.
+    """
+
+    activation_bits: int = 8
+    absorbed: Collection[str] | None = None
+    packed: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +80,7 @@ def rewrite(
     example_inputs: Inputs,
     formats: Mapping[str, Format],
     calibration: Iterable[Inputs],
-    *,
-    activation_bits: int = 8,
-    absorbed: Collection[str] | None = None,
-    packed: Collection[str] = (),
+    target: Target,
 ) -> Rewritten:
     """Return `trace` with every layer in its format and batch norms folded.
 
@@ -77,14 +95,8 @@ def rewrite(
     calibration
         Batches on which activations are observed, for their ranges and for the biases that make up
         for rounded weights; read only if a format quantises.
-    activation_bits
-        Most bits of an activation, for processors whose eight-bit products overflow.
-    absorbed
-        Names of the operators that integer kernels apply to their result before they round it;
-        ``None``: all that fuse into a layer. Before the first other one the result is rounded too.
-    packed
-        Weight-only formats in which linear layers keep integer weights, because the compiler has
-        a kernel that reads them; other weight-only layers get their rounded weights as float32.
+    target
+        What the kernels expect.
 
     Raises
     ------
@@ -94,23 +106,24 @@ def rewrite(
     folded = fold(trace)
     chosen = [(layer, formats.get(layer.name, REFERENCE)) for layer in folded.graph.quantizable]
     kernels = {
-        layer.nodes[0]: _kernel_end(folded, layer, absorbed)
+        layer.nodes[0]: _kernel_end(folded, layer, target.absorbed)
         for layer, fmt in chosen
         if fmt.quantizes_activations
     }
-    simulator = None
     quantizes = any(fmt.quantizes_weights for _, fmt in chosen)
     batches = list(calibration) if quantizes else []
     if kernels and not batches:
         raise InputError(
-            "Quantised activations need calibration data and none was given; pass at least "
-            "one batch of inputs."
+            "Quantised activations need calibration data and none was given; pass batches of "
+            "inputs as `calibration`."
         )
+    statistics: dict[str, Statistics] = {}
     if batches:
         statistics = observe(folded, batches)
         more = sorted(set(kernels.values()) - statistics.keys())
-        simulator = Simulator(folded, statistics | _observe(folded.module, more, batches))
-    writer = _Writer(folded, simulator, activation_bits, packed)
+        statistics |= _observe(folded.module, more, batches)
+    simulator = Simulator(folded, statistics, correct_bias=bool(batches))
+    writer = _Writer(folded, simulator, target)
     for layer, fmt in chosen:
         writer.rewrite(layer, fmt, kernels.get(layer.nodes[0]))
     module, graph = folded.module, folded.module.graph
@@ -161,19 +174,12 @@ def _observe(
 class _Writer:
     """Edits the graph of a folded trace, layer by layer."""
 
-    def __init__(
-        self,
-        folded: Trace,
-        simulator: Simulator | None,
-        activation_bits: int,
-        packed: Collection[str],
-    ) -> None:
+    def __init__(self, folded: Trace, simulator: Simulator, target: Target) -> None:
         self._module = folded.module
         self._nodes = {node.name: node for node in folded.module.graph.nodes}
         self._reads = {layer.name: read(folded, layer) for layer in folded.graph.quantizable}
         self._simulator = simulator
-        self._most_bits = activation_bits
-        self._packed = packed
+        self._target = target
         self._grids: dict[fx.Node, tuple[int, Affine]] = {}
         self._quantized: dict[tuple[fx.Node, int], fx.Node] = {}
         self._own: set[fx.Node] = set()  # clamps and quantize nodes
@@ -182,11 +188,11 @@ class _Writer:
         """Write the format of one layer; layers come in the order in which they run."""
         head, tail = self._nodes[layer.nodes[0]], self._nodes[layer.nodes[-1]]
         if fmt.quantizes_weights:
-            self._weights(head, fmt)
-            self._bias(layer, head, fmt)
+            self._weights(layer.name, head, fmt)
+            self._bias(layer.name, head, fmt)
         if not fmt.quantizes_activations:
             return
-        bits = min(fmt.activation.bits, self._most_bits)
+        bits = min(fmt.activation.bits, self._target.activation_bits)
         source = argument(head, "input")
         head.replace_input_with(source, self._on_grid(source, self._reads[layer.name], bits, head))
         if not layer.is_output:
@@ -205,7 +211,6 @@ class _Writer:
         if grid is not None and grid[0] == bits:
             affine = grid[1]  # a view or a maximum of integers is an integer of the same grid
         else:
-            assert self._simulator is not None
             affine = self._simulator.activation(tensor, INTEGERS[bits])
         graph = self._module.graph
         scale, zero_point = float(affine.scale), int(affine.zero_point)
@@ -237,32 +242,41 @@ class _Writer:
             return self._grid(node.all_input_nodes[0])
         return None
 
-    def _weights(self, head: fx.Node, fmt: Format) -> None:
+    def _weights(self, name: str, head: fx.Node, fmt: Format) -> None:
         source = argument(head, "weight")
         exact = attribute(self._module, str(source.target)).detach()
-        transposed = "transpose" in name_of(head)
-        scheme = Scheme(fmt.weight.bits, symmetric=True, signed=True, axis=int(transposed))
-        affine = symmetric_mse(exact, scheme)
-        graph = self._module.graph
+        affine = self._simulator.weight_quantizer(name, fmt.weight, fmt.weight_granularity)
+        scheme, graph = affine.scheme, self._module.graph
+        tiles = scheme.group is None or exact.shape[1] % scheme.group == 0
+        is_packed = fmt.name in self._target.packed and name_of(head) == "linear" and tiles
         with graph.inserting_before(head):
-            is_packed = fmt.name in self._packed and name_of(head) == "linear"
-            if (fmt.quantizes_activations and not transposed) or is_packed:
-                codes = affine.quantize(exact).to(torch.int8)
+            if (fmt.quantizes_activations and scheme.axis == 0) or is_packed:
+                codes = affine.quantize(exact)
+                if scheme.group is not None:
+                    codes = to_rows(codes, scheme)
                 zeros = torch.zeros_like(affine.scale, dtype=torch.int64)
-                parts = {"codes": codes, "scale": affine.scale, "zero_point": zeros}
+                parts = {
+                    "codes": codes.to(torch.int8),
+                    "scale": affine.scale,
+                    "zero_point": zeros,
+                }
                 operands = [self._constant(head, key, value) for key, value in parts.items()]
                 weight = graph.call_function(
                     _DEQUANTIZE_WEIGHT,
                     (*operands, 0, scheme.low, scheme.high, torch.int8),
                 )
+                if scheme.group is not None:
+                    arguments = (weight, list(exact.shape))
+                    weight = graph.call_function(_RESHAPE, arguments)
             else:
-                weight = self._constant(head, "rounded", affine.fake_quantize(exact))
+                rounded = self._simulator.weight(name, fmt.weight, fmt.weight_granularity)
+                weight = self._constant(head, "rounded", rounded)
         head.replace_input_with(source, weight)
 
-    def _bias(self, layer: Layer, head: fx.Node, fmt: Format) -> None:
+    def _bias(self, name: str, head: fx.Node, fmt: Format) -> None:
         source = argument(head, "bias")
-        if source is not None and self._simulator is not None:
-            corrected = self._simulator.bias(layer.name, fmt.weight)
+        if source is not None:
+            corrected = self._simulator.bias(name, fmt.weight, fmt.weight_granularity)
             with self._module.graph.inserting_before(head):
                 head.replace_input_with(source, self._constant(head, "bias", corrected))
 
@@ -312,14 +326,39 @@ def _is_float32(node: fx.Node) -> bool:
     return any(isinstance(x, torch.Tensor) and x.dtype is torch.float32 for x in leaves)
 
 
-def weight_only_layers(rewritten: Rewritten) -> Iterator[tuple[fx.Node, fx.Node]]:
-    """Yield the linear nodes that multiply float activations by integer weights, and those."""
+class PackedLayer(NamedTuple):
+    """A linear layer that multiplies float activations by integer weights.
+
+    Attributes
+    ----------
+    head
+        Its node.
+    codes, scale
+        int8, (rows, elements that share a scale), and float32, (rows,): a row is an output
+        channel, or a group of its weights.
+    bits
+        Width of the codes.
+    """
+
+    head: fx.Node
+    codes: torch.Tensor
+    scale: torch.Tensor
+    bits: int
+
+
+def packed_layers(rewritten: Rewritten) -> Iterator[PackedLayer]:
+    """Yield the linear layers with integer weights and float activations."""
     for node in list(rewritten.module.graph.nodes):
         weight = argument(node, "weight") if node.name in rewritten.heads else None
+        if isinstance(weight, fx.Node) and weight.target is _RESHAPE:
+            weight = weight.all_input_nodes[0]
         source = argument(node, "input")
         if (
             isinstance(weight, fx.Node)
             and weight.target is _DEQUANTIZE_WEIGHT
             and source.target is not _DEQUANTIZE
         ):
-            yield node, weight
+            codes, scale = (
+                attribute(rewritten.module, str(n.target)) for n in weight.all_input_nodes[:2]
+            )
+            yield PackedLayer(node, codes, scale, int(weight.args[5] + 1).bit_length())
