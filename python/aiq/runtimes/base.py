@@ -2,11 +2,12 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
+from statistics import median
 from typing import ClassVar
 
 import torch
@@ -95,6 +96,35 @@ class Runtime(ABC):
     def _read(self, path: Path) -> tuple[Signature, Program]:
         """Return what `_write` wrote."""
         raise NotImplementedError
+
+    def _profile(self, job: Job, runs: int) -> Mapping[str, Sequence[float]]:
+        """Return the seconds of each layer's kernel in each of `runs` runs."""
+        raise RuntimeUnavailableError(
+            f"Runtime {self.name} has no profiler that names layers; use onnxruntime or openvino."
+        )
+
+    def layer_seconds(
+        self,
+        model: torch.nn.Module,
+        example_inputs: Inputs,
+        formats: Mapping[str, Format],
+        calibration: Iterable[Inputs] = (),
+        *,
+        runs: int = 50,
+        emulate: bool = False,
+    ) -> dict[str, float]:
+        """Return the median seconds of each layer, with what is fused into its kernel.
+
+        By the runtime's own profiler, inside the whole network; a layer that has no kernel of its
+        own is left out. Arguments as for `compile`.
+
+        Raises
+        ------
+        RuntimeUnavailableError
+            If the runtime cannot time single layers.
+        """
+        job = self._prepare(model, example_inputs, formats, calibration, emulate=emulate)
+        return {name: median(seconds) for name, seconds in self._profile(job, runs).items()}
 
     def compile(
         self,

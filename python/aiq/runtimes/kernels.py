@@ -20,11 +20,14 @@ class Kernel(NamedTuple):
         Format of its operands.
     labels
         Layers that it may belong to.
+    node
+        What the runtime's profiler calls it; empty if it has none.
     """
 
     name: str
     format: str
     labels: tuple[str, ...]
+    node: str = ""
 
 
 def label(graph: fx.Graph, heads: Mapping[str, str]) -> None:

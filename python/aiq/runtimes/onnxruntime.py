@@ -1,14 +1,17 @@
 """ONNX Runtime: int8 convolutions, products and additions; four-bit weights of linear layers."""
 
+import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxruntime
 import torch
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from numpy.typing import NDArray
 
 from aiq.errors import InputError
 from aiq.files import write_atomic
@@ -63,6 +66,22 @@ class OnnxRuntime(Runtime):
         model.metadata_props.add(key=METADATA, value=job.signature.to_json(labels=labels))
         write_atomic(path, model.SerializeToString())
 
+    def _profile(self, job: Job, runs: int) -> Mapping[str, Sequence[float]]:
+        model, labels = _convert(job)
+        with tempfile.TemporaryDirectory() as folder:
+            prefix = str(Path(folder) / "profile")
+            session, kernels = _session(model.SerializeToString(), labels, profile=prefix)
+            for _ in range(runs):
+                _run(session, job.inputs)
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        found: dict[str, list[float]] = {}
+        for event in events:
+            if event.get("cat") == "Node" and event["name"].endswith(_TIMED):
+                found.setdefault(event["name"].removesuffix(_TIMED), []).append(event["dur"] / 1e6)
+        return {
+            name: found[kernel.node] for name, kernel in kernels.items() if kernel.node in found
+        }
+
     def _read(self, path: Path) -> tuple[Signature, Program]:
         try:
             model = onnx.load(path)
@@ -83,12 +102,27 @@ def _convert(job: Job) -> OnnxModel:
 
 def _load(model: bytes | str, labels: Mapping[str, Sequence[str]]) -> Program:
     """Return the program of a model (its bytes, or its path)."""
+    session, kernels = _session(model, labels)
+
+    def run(*inputs: torch.Tensor) -> list[torch.Tensor]:
+        return [torch.from_numpy(value) for value in _run(session, inputs)]
+
+    return run, kernels
+
+
+def _session(
+    model: bytes | str, labels: Mapping[str, Sequence[str]], profile: str | None = None
+) -> tuple[onnxruntime.InferenceSession, dict[str, Kernel]]:
+    """Return a session, and the kernel of each layer; `profile` begins the name of a file."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     # Waiting threads would otherwise burn the processor that others are timed on.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile
     with tempfile.TemporaryDirectory() as folder:
         optimized = Path(folder) / "optimized.onnx"
         options.optimized_model_filepath = str(optimized)
@@ -99,13 +133,20 @@ def _load(model: bytes | str, labels: Mapping[str, Sequence[str]]) -> Program:
             disabled_optimizers=_DISABLED,
         )
         kernels = assign(_kernels(onnx.load(optimized), labels))
+    return session, kernels
+
+
+def _run(
+    session: onnxruntime.InferenceSession, inputs: Sequence[torch.Tensor]
+) -> list[NDArray[Any]]:
     names = [value.name for value in session.get_inputs()]
+    feed = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
+    results: list[NDArray[Any]] = session.run(None, feed)
+    return results
 
-    def run(*inputs: torch.Tensor) -> list[torch.Tensor]:
-        feed = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
-        return [torch.from_numpy(value) for value in session.run(None, feed)]
 
-    return run, kernels
+_TIMED = "_kernel_time"
+"""What the profiler appends to the name of a node."""
 
 
 _DISABLED = ["WeightBiasQuantization"]
@@ -128,7 +169,7 @@ def _kernels(optimized: onnx.ModelProto, labels: Mapping[str, Sequence[str]]) ->
             domain = f"{node.domain}." if node.domain else ""
             kind = domain + node.op_type
             fmt = _FORMATS[node.op_type] or _packed_format(node)
-            yield Kernel(kind, fmt, tuple(labels.get(name, ())))
+            yield Kernel(kind, fmt, tuple(labels.get(name, ())), node.name)
 
 
 def _packed_format(node: onnx.NodeProto) -> str:

@@ -66,6 +66,19 @@ class OpenVino(Runtime):
                 content = (Path(folder) / f"model{suffix}").read_bytes()
                 write_atomic(path.with_suffix(suffix), content)
 
+    def _profile(self, job: Job, runs: int) -> Mapping[str, Sequence[float]]:
+        proto, labels = _convert(job)
+        model = openvino.Core().read_model(proto.SerializeToString())
+        request, kernels = _request(model, labels, PERF_COUNT=True)
+        found: dict[str, list[float]] = {}
+        for _ in range(runs):
+            _infer(request, job.inputs)
+            for entry in request.profiling_info:
+                found.setdefault(entry.node_name, []).append(entry.real_time.total_seconds())
+        return {
+            name: found[kernel.node] for name, kernel in kernels.items() if kernel.node in found
+        }
+
     def _read(self, path: Path) -> tuple[Signature, Program]:
         try:
             model = openvino.Core().read_model(path)
@@ -87,25 +100,36 @@ def _convert(job: Job) -> OnnxModel:
 
 
 def _load(model: openvino.Model, labels: Mapping[str, Sequence[str]]) -> Program:
+    request, kernels = _request(model, labels)
+    count = len(request.model_outputs)
+
+    def run(*inputs: torch.Tensor) -> list[torch.Tensor]:
+        _infer(request, inputs)
+        return [
+            torch.from_numpy(request.get_output_tensor(index).data.copy()) for index in range(count)
+        ]
+
+    return run, kernels
+
+
+def _request(
+    model: openvino.Model, labels: Mapping[str, Sequence[str]], **more: object
+) -> tuple[openvino.InferRequest, dict[str, Kernel]]:
     settings = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "f32",  # bfloat16 runs where the model says so
+        **more,
     }
     program = openvino.Core().compile_model(model, "CPU", settings)
-    request = program.create_infer_request()
-    count = len(program.outputs)
+    return program.create_infer_request(), assign(_kernels(program, labels))
 
-    def run(*inputs: torch.Tensor) -> list[torch.Tensor]:
-        for index, x in enumerate(inputs):
-            request.set_input_tensor(index, openvino.Tensor(x.contiguous().numpy()))
-        request.infer()
-        return [
-            torch.from_numpy(request.get_output_tensor(index).data.copy()) for index in range(count)
-        ]
 
-    return run, assign(_kernels(program, labels))
+def _infer(request: openvino.InferRequest, inputs: Sequence[torch.Tensor]) -> None:
+    for index, x in enumerate(inputs):
+        request.set_input_tensor(index, openvino.Tensor(x.contiguous().numpy()))
+    request.infer()
 
 
 def _kernels(
@@ -121,7 +145,7 @@ def _kernels(
             owner = min(known, key=len, default=())
             kind, primitive = info["layerType"], info["primitiveType"]
             fmt = _format(primitive, info["runtimePrecision"], *_channel(node))
-            yield Kernel(f"{kind} {primitive}", fmt, tuple(owner))
+            yield Kernel(f"{kind} {primitive}", fmt, tuple(owner), node.get_friendly_name())
 
 
 _MULTIPLY = {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}

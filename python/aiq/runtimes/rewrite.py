@@ -361,4 +361,5 @@ def packed_layers(rewritten: Rewritten) -> Iterator[PackedLayer]:
             codes, scale = (
                 attribute(rewritten.module, str(n.target)) for n in weight.all_input_nodes[:2]
             )
-            yield PackedLayer(node, codes, scale, int(weight.args[5] + 1).bit_length())
+            high = int(str(weight.args[5]))  # of the codes
+            yield PackedLayer(node, codes, scale, (high + 1).bit_length())
