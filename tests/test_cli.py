@@ -164,6 +164,16 @@ def test_compare(here):
     assert document["mismatches"] == []
 
 
+def test_compare_layer_by_layer(here):
+    run("search", "mymodel:net", "--input", "8x16", "--formats", "fp32,w8a8", "-o", "plan.json")
+    arguments = ("compare", "plan.json", "mymodel:net", "--input", "8x16", "--seconds", "0.1")
+    arguments += ("--runtime", "onnxruntime", "--layers")
+    layers = json.loads(run(*arguments, "--json").stdout)["layers"]
+    assert [layer["layer"] for layer in layers] == ["0", "2"]
+    assert all(layer["measured"] > 0 and layer["predicted"] > 0 for layer in layers)
+    assert "everything else" in run(*arguments).stdout
+
+
 def test_measure(here):
     run("search", "mymodel:net", "--input", "8x16", "--formats", "bf16", "-o", "plan.json")
     arguments = ("measure", "mymodel:net", "--input", "8x16", "--runtime", "eager")

@@ -315,6 +315,23 @@ def test_inductor_without_a_compiler():
         runtimes.get("inductor")
 
 
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_every_layer_is_timed_inside_the_network(name):
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(8, 64, 3), torch.nn.ReLU(), torch.nn.Conv2d(64, 8, 1)
+    ).eval()
+    x = torch.rand(4, 8, 32, 32)
+    seconds = runtimes.get(name).layer_seconds(model, x, {"2": parse("w8a8")}, [x], runs=5)
+    assert seconds.keys() == {"0", "2"}
+    assert all(value > 0 for value in seconds.values())
+
+
+def test_runtimes_that_cannot_time_layers_say_so():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4)).eval()
+    with pytest.raises(RuntimeUnavailableError, match="use onnxruntime or openvino"):
+        runtimes.get("eager").layer_seconds(model, torch.rand(2, 4), {}, runs=1)
+
+
 def test_a_runtime_that_is_not_installed(monkeypatch):
     monkeypatch.setattr("aiq.runtimes.registry.find_spec", lambda name: None)
     with pytest.raises(RuntimeUnavailableError, match=r"openvino: `pip install 'aiq\[openvino\]'`"):

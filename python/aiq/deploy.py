@@ -1,7 +1,7 @@
 """From a plan to a program that runs, and from the program to the stopwatch."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,27 @@ def load(path: str | Path) -> Compiled:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerTime:
+    """One layer of the plan in the whole network, with what is fused into it.
+
+    Attributes
+    ----------
+    layer, format
+        Its name, and the format planned.
+    predicted
+        Seconds, without the conversions on its edges.
+    measured
+        Seconds of its kernel by the runtime's profiler, median of all runs; ``None`` if it has no
+        kernel of its own.
+    """
+
+    layer: str
+    format: str
+    predicted: float
+    measured: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class PredictedMeasured:
     """Prediction beside measurement, for the float32 network and for the plan.
 
@@ -141,6 +162,8 @@ class PredictedMeasured:
         The measurement.
     mismatches
         Layers that run in another format than planned.
+    layers
+        Layer by layer, if asked for.
     """
 
     runtime: str
@@ -149,6 +172,7 @@ class PredictedMeasured:
     predicted: Mapping[str, float]
     timing: Comparison
     mismatches: tuple[Mismatch, ...]
+    layers: tuple[LayerTime, ...] = ()
 
     @property
     def predicted_speedup(self) -> float:
@@ -175,6 +199,7 @@ class PredictedMeasured:
             "predicted_speedup": self.predicted_speedup,
             "mismatches": [mismatch._asdict() for mismatch in self.mismatches],
             "timing": self.timing.to_dict(),
+            "layers": [asdict(layer) for layer in self.layers],
         }
 
 
@@ -187,6 +212,7 @@ def compare(
     calibration: Iterable[Inputs] = (),
     runtime: str = "inductor",
     min_seconds: float = 5.0,
+    layers: bool = False,
     progress: Progress | None = None,
 ) -> PredictedMeasured:
     """Compile the float32 network and the plan, time them in turns, and set the prediction beside.
@@ -199,6 +225,8 @@ def compare(
         Hardware profile that predicts; the measurement is of the machine this runs on.
     min_seconds
         Length of the timing.
+    layers
+        Compare layer by layer too; only runtimes whose profiler names layers can.
     progress
         Called with what is going on, steps done, and steps in all.
     """
@@ -223,6 +251,11 @@ def compare(
         min_seconds=min_seconds,
         progress=report,
     )
+    measured: Mapping[str, float] = {}
+    if layers:
+        report("profile", 0, 1)
+        measured = engine.layer_seconds(model, example_inputs, planned, calibration)
+        report("profile", 1, 1)
     return PredictedMeasured(
         runtime=runtime,
         hardware=hardware.name,
@@ -230,4 +263,10 @@ def compare(
         predicted={FLOAT: table.total({}), PLAN: table.total(planned)},
         timing=timing,
         mismatches=programs[PLAN].mismatches,
+        layers=tuple(
+            LayerTime(name, planned.get(name, REFERENCE).name, seconds, measured.get(name))
+            for name, seconds in table.layer_seconds(planned).items()
+        )
+        if layers
+        else (),
     )

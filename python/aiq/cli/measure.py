@@ -36,6 +36,7 @@ def compare(
     shape: InputOption = None,
     runtime: Annotated[str, typer.Option(help="What executes the plan.")] = "inductor",
     seconds: Annotated[float, typer.Option(help="Length of the timing.")] = 5.0,
+    layers: Annotated[bool, typer.Option(help="Layer by layer too.")] = False,
     json_: JsonOption = False,
 ) -> None:
     """Time a plan against float32 on this machine, and set the prediction beside."""
@@ -49,6 +50,7 @@ def compare(
             calibration=[loaded.example_inputs],
             runtime=runtime,
             min_seconds=seconds,
+            layers=layers,
             progress=progress,
         )
     if json_:

@@ -115,6 +115,22 @@ class CostTable:
             sums += edge.cost[plans[:, edge.source], plans[:, edge.target]]
         return np.asarray(sums / self.per_unit, dtype=np.float64)
 
+    def layer_seconds(self, formats: Mapping[str, Format]) -> dict[str, float]:
+        """Return what each layer of a plan takes in seconds, without conversions on its edges.
+
+        Raises
+        ------
+        InputError
+            If this is an ``intensity`` table, or a format is not one of the table's.
+        """
+        if self.level is Level.INTENSITY:
+            raise InputError("An intensity table holds bytes; build one of seconds.")
+        columns = self._columns(formats)
+        return {
+            name: int(self.cost[i, k]) / self.per_unit
+            for i, (name, k) in enumerate(zip(self.layers, columns, strict=True))
+        }
+
     def interval(self, formats: Mapping[str, Format]) -> tuple[float, float]:
         """Return the seconds between which a plan's time lies, nine times out of ten.
 

@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from aiq.deploy import PredictedMeasured
+from aiq.deploy import PLAN, PredictedMeasured
 from aiq.graph import Layer, LayerGraph
 from aiq.losses import LossTable
 from aiq.measure import Comparison
@@ -186,7 +186,31 @@ def throughput(result: PredictedMeasured) -> RenderableType:
     )
     mismatches = (f"{m.layer} runs as {m.realised}, not {m.asked}" for m in result.mismatches)
     notes = [verdict, setting, *mismatches]
-    return Group(table("", columns, rows), Text("\n".join(notes)))
+    parts: list[RenderableType] = [table("", columns, rows), Text("\n".join(notes))]
+    if result.layers:
+        parts.append(layer_times(result))
+    return Group(*parts)
+
+
+def layer_times(result: PredictedMeasured) -> Table:
+    """Return the plan layer by layer: predicted, and what the runtime's profiler saw."""
+    rows: list[tuple[str, ...]] = [
+        (
+            time.layer,
+            time.format,
+            duration(time.predicted),
+            "-" if time.measured is None else duration(time.measured),
+            "-" if not time.measured else f"{time.predicted / time.measured:.2f}",
+        )
+        for time in result.layers
+    ]
+    predicted = sum(time.predicted for time in result.layers)
+    measured = sum(time.measured or 0.0 for time in result.layers)
+    whole = next(t.seconds.value for t in result.timing.timings if t.name == PLAN)
+    rest = max(0.0, result.predicted[PLAN] - predicted), max(0.0, whole - measured)
+    rows.append(("everything else", "", *map(duration, rest), ""))
+    columns = ["<layer", "<format", "predicted", "measured", "predicted / measured"]
+    return table("\nLayer by layer", columns, rows)
 
 
 def timings(

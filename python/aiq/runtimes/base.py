@@ -23,6 +23,9 @@ from aiq.runtimes.rewrite import Rewritten, Target, rewrite
 Program = tuple[Callable[..., Iterable[torch.Tensor]], Mapping[str, Kernel]]
 """What runs, from tensors to tensors, and the kernel of each layer in it."""
 
+Profile = tuple[Mapping[str, Kernel], Mapping[str, Sequence[float]]]
+"""The kernel of each layer, and the seconds of each run by the node that a kernel is."""
+
 
 class Support(StrEnum):
     """How a runtime executes an operator in a format.
@@ -97,8 +100,8 @@ class Runtime(ABC):
         """Return what `_write` wrote."""
         raise NotImplementedError
 
-    def _profile(self, job: Job, runs: int) -> Mapping[str, Sequence[float]]:
-        """Return the seconds of each layer's kernel in each of `runs` runs."""
+    def _profile(self, job: Job, runs: int) -> Profile:
+        """Run the program `runs` times under the runtime's profiler."""
         raise RuntimeUnavailableError(
             f"Runtime {self.name} has no profiler that names layers; use onnxruntime or openvino."
         )
@@ -124,7 +127,9 @@ class Runtime(ABC):
             If the runtime cannot time single layers.
         """
         job = self._prepare(model, example_inputs, formats, calibration, emulate=emulate)
-        return {name: median(seconds) for name, seconds in self._profile(job, runs).items()}
+        kernels, seconds = self._profile(job, runs)
+        timed = {name: seconds.get(kernel.node) for name, kernel in kernels.items()}
+        return {name: median(values) for name, values in timed.items() if values}
 
     def compile(
         self,

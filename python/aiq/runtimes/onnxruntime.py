@@ -18,7 +18,7 @@ from aiq.files import write_atomic
 from aiq.formats import Format
 from aiq.graph import Op
 from aiq.runtimes import onnx_edit
-from aiq.runtimes.base import Job, Program, Runtime, Support
+from aiq.runtimes.base import Job, Profile, Program, Runtime, Support
 from aiq.runtimes.kernels import Kernel, assign
 from aiq.runtimes.onnx_graph import OnnxModel, to_onnx
 from aiq.runtimes.program import METADATA, Signature
@@ -66,7 +66,7 @@ class OnnxRuntime(Runtime):
         model.metadata_props.add(key=METADATA, value=job.signature.to_json(labels=labels))
         write_atomic(path, model.SerializeToString())
 
-    def _profile(self, job: Job, runs: int) -> Mapping[str, Sequence[float]]:
+    def _profile(self, job: Job, runs: int) -> Profile:
         model, labels = _convert(job)
         with tempfile.TemporaryDirectory() as folder:
             prefix = str(Path(folder) / "profile")
@@ -78,9 +78,7 @@ class OnnxRuntime(Runtime):
         for event in events:
             if event.get("cat") == "Node" and event["name"].endswith(_TIMED):
                 found.setdefault(event["name"].removesuffix(_TIMED), []).append(event["dur"] / 1e6)
-        return {
-            name: found[kernel.node] for name, kernel in kernels.items() if kernel.node in found
-        }
+        return kernels, found
 
     def _read(self, path: Path) -> tuple[Signature, Program]:
         try:

@@ -12,7 +12,7 @@ from aiq.files import write_atomic
 from aiq.formats import Format
 from aiq.graph import Op
 from aiq.runtimes import onnx_edit
-from aiq.runtimes.base import Job, Program, Runtime, Support
+from aiq.runtimes.base import Job, Profile, Program, Runtime, Support
 from aiq.runtimes.kernels import Kernel, assign
 from aiq.runtimes.onnx_graph import OnnxModel, to_onnx
 from aiq.runtimes.program import METADATA, Signature
@@ -66,7 +66,7 @@ class OpenVino(Runtime):
                 content = (Path(folder) / f"model{suffix}").read_bytes()
                 write_atomic(path.with_suffix(suffix), content)
 
-    def _profile(self, job: Job, runs: int) -> Mapping[str, Sequence[float]]:
+    def _profile(self, job: Job, runs: int) -> Profile:
         proto, labels = _convert(job)
         model = openvino.Core().read_model(proto.SerializeToString())
         request, kernels = _request(model, labels, PERF_COUNT=True)
@@ -75,9 +75,7 @@ class OpenVino(Runtime):
             _infer(request, job.inputs)
             for entry in request.profiling_info:
                 found.setdefault(entry.node_name, []).append(entry.real_time.total_seconds())
-        return {
-            name: found[kernel.node] for name, kernel in kernels.items() if kernel.node in found
-        }
+        return kernels, found
 
     def _read(self, path: Path) -> tuple[Signature, Program]:
         try:
