@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,26 @@ from aiq import files
 from aiq.errors import InputError
 from aiq.formats import REFERENCE, Format, parse
 
-SCHEMA = "aiq/loss-table/v1"
+SCHEMA = "aiq/loss-table/v2"
 
 Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A plan that was measured as a whole.
+
+    Attributes
+    ----------
+    formats
+        Layer name -> name of its format.
+    drop, error
+        What it lost, and the standard error of that.
+    """
+
+    formats: Mapping[str, str]
+    drop: float
+    error: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,8 +49,8 @@ class LossTable:
     error
         (L, K): its standard error.
     divergence
-        (L, K): what the losses were derived from: mean divergence in nats (``measured``) or
-        noise-to-signal ratio (``sqnr``).
+        (L, K): what the losses were derived from: mean divergence in nats, measured or estimated;
+        without data the noise-to-signal ratio for ``sqnr`` and ``mse``.
     measured
         (L, K): loss of accuracy that was counted on the same samples, noise and all; ``None``
         where nothing was counted.
@@ -49,6 +66,8 @@ class LossTable:
         Evaluations of the network on all of them that the table took.
     seconds
         Time that it took.
+    whole
+        Plans that were measured as a whole on the way.
     """
 
     layers: tuple[str, ...]
@@ -63,6 +82,12 @@ class LossTable:
     samples: int
     evaluations: int
     seconds: float
+    whole: tuple[Whole, ...] = ()
+
+    @property
+    def per_nat(self) -> float | None:
+        """Loss per nat of divergence; ``None`` if the losses do not come from divergences."""
+        return self.slope if self.whole else None
 
     def predict(self, formats: Mapping[str, Format]) -> float:
         """Return the sum of the losses of the layers in `formats`.
@@ -90,6 +115,7 @@ class LossTable:
             if isinstance(value, np.ndarray):
                 fields[name] = value.tolist()
         fields["formats"] = [f.name for f in self.formats]
+        fields["whole"] = [asdict(whole) for whole in self.whole]
         return json.dumps({"schema": SCHEMA, **fields}, indent=1, allow_nan=False) + "\n"
 
     @classmethod
@@ -107,6 +133,7 @@ class LossTable:
                 raise ValueError(f"schema is not {SCHEMA}")
             fields["layers"] = tuple(map(str, fields["layers"]))
             fields["formats"] = tuple(map(parse, fields["formats"]))
+            fields["whole"] = tuple(Whole(**whole) for whole in fields["whole"])
             shape = len(fields["layers"]), len(fields["formats"])
             for name in ("loss", "error", "divergence", "measured"):
                 if fields[name] is not None or name != "measured":

@@ -13,11 +13,28 @@ from aiq.errors import InfeasibleError, InputError, RuntimeUnavailableError
 from aiq.formats import REFERENCE, Format
 from aiq.formats import parse as parse_format
 from aiq.graph import LayerGraph
-from aiq.losses import LossTable
+from aiq.losses import LossTable, Whole
 from aiq.runtimes import Runtime, Support
 
 POINTS = 100.0
 """Percentage points in a fraction: the paper's weighted objective counts losses in points."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interaction:
+    """What two layers lose together, beyond the sum of what each loses alone.
+
+    Attributes
+    ----------
+    source, target
+        Positions of the layers in the tables.
+    loss
+        Shape (K, K), as a fraction: by format of the source, then of the target.
+    """
+
+    source: int
+    target: int
+    loss: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +53,12 @@ class Tables:
         Shape (L, K), int64: bits of the weights.
     allowed
         For each layer, the columns of the formats it may have.
+    interactions
+        Losses of pairs of layers.
+    per_nat
+        Loss per nat of divergence, or ``None`` if losses do not come from divergences.
+    whole
+        Plans that were measured as a whole when the losses were.
     """
 
     cost: CostTable
@@ -43,6 +66,9 @@ class Tables:
     loss: NDArray[np.float64]
     sizes: NDArray[np.int64]
     allowed: tuple[tuple[int, ...], ...]
+    interactions: tuple[Interaction, ...] = ()
+    per_nat: float | None = None
+    whole: tuple[Whole, ...] = ()
 
     def formats(self, choices: Sequence[int]) -> dict[str, Format]:
         """Return the plan of a solver's answer, whose choices count among the allowed formats."""
@@ -56,8 +82,21 @@ class Tables:
         return [self.cost.formats.index(formats[name]) for name in self.cost.layers]
 
     def predicted_loss(self, formats: Mapping[str, Format]) -> float:
-        """Return the sum of the single-layer losses of a plan."""
-        return float(sum(self.loss[i, k] for i, k in enumerate(self.columns(formats))))
+        """Return the sum of the losses of a plan's layers, and of pairs of them."""
+        columns = self.columns(formats)
+        alone = sum(self.loss[i, k] for i, k in enumerate(columns))
+        pairs = sum(x.loss[columns[x.source], columns[x.target]] for x in self.interactions)
+        return float(alone + pairs)
+
+    def measured(self) -> list[tuple[float, float, float]]:
+        """Return predicted loss, drop and its error of the plans that were measured as a whole."""
+        format_of, found = {f.name: f for f in self.cost.formats}, []
+        for whole in self.whole:
+            names = [whole.formats.get(layer, REFERENCE.name) for layer in self.cost.layers]
+            if set(names) <= format_of.keys():
+                plan = {n: format_of[f] for n, f in zip(self.cost.layers, names, strict=True)}
+                found.append((self.predicted_loss(plan), whole.drop, whole.error))
+        return found
 
     def size(self, formats: Mapping[str, Format]) -> float:
         """Return the bytes of all weights of a plan."""
@@ -102,9 +141,8 @@ class Tables:
             self._allowed(self.loss),
             self._allowed(self.sizes),
             edges=[
-                (u, v, edge.cost[np.ix_(self.allowed[u], self.allowed[v])])
-                for edge in self.cost.edges
-                for u, v in [(edge.source, edge.target)]
+                *((e.source, e.target, self._allowed_pairs(e, e.cost)) for e in self.cost.edges),
+                *self._loss_edges(),
             ],
         )
         solution = solver.solve(
@@ -137,6 +175,7 @@ class Tables:
             self._allowed(self.intensity.cost),
             self._allowed(self.loss * (loss_factor * POINTS)),
             self._allowed(self.sizes),
+            edges=self._loss_edges(loss_factor * POINTS),
         )
         reference = self.intensity.cost[:, self.cost.formats.index(REFERENCE)].sum()
         solution = solver.solve_weighted(
@@ -152,11 +191,37 @@ class Tables:
         least = sum(min(row) for row in self._allowed(self.sizes))
         raise InfeasibleError(_too_small(max_size, -(-int(least) // 8)))
 
+    def trade_offs(self, lam: float) -> list[tuple[float, float]]:
+        """Return loss, and the objective's part that is no loss, of plans that weights can prefer.
+
+        These are the corners of the convex hull of all plans' (bytes, loss), whatever their size.
+        """
+        problem = solver.Problem(
+            self._allowed(self.intensity.cost), self._allowed(self.loss), edges=self._loss_edges()
+        )
+        hull = solver.frontier(problem, exact=False)
+        reference = self.intensity.cost[:, self.cost.formats.index(REFERENCE)].sum()
+        return [
+            (float(x), float(-lam * reference / c))
+            for x, c in zip(hull.loss, hull.cost, strict=True)
+        ]
+
     def _allowed(self, table: NDArray[np.int64] | NDArray[np.float64]) -> list[NDArray[np.generic]]:
         return [row[list(columns)] for row, columns in zip(table, self.allowed, strict=True)]
 
-    def _allowed_pairs(self, edge: EdgeCost) -> NDArray[np.int64]:
-        return edge.cost[np.ix_(self.allowed[edge.source], self.allowed[edge.target])]
+    def _allowed_pairs(
+        self, pair: EdgeCost | Interaction, table: NDArray[np.generic]
+    ) -> NDArray[np.generic]:
+        return table[np.ix_(self.allowed[pair.source], self.allowed[pair.target])]
+
+    def _loss_edges(
+        self, factor: float = 1.0
+    ) -> list[tuple[int, int, NDArray[np.int64], NDArray[np.generic]]]:
+        edges = []
+        for x in self.interactions:
+            loss = self._allowed_pairs(x, x.loss * factor)
+            edges.append((x.source, x.target, np.zeros(loss.shape, np.int64), loss))
+        return edges
 
 
 def allowed_formats(

@@ -7,6 +7,7 @@ as a whole -> correct the prediction and search again, until the measured accura
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ from aiq.cost import CostTable
 from aiq.errors import DataError, InputError
 from aiq.evaluate import Evaluator
 from aiq.evaluate.evaluator import CALIBRATION_SAMPLES
+from aiq.evaluate.metrics import Metric
 from aiq.formats import INTEGER_GRID, PAPER, REFERENCE, Format, parse_all
 from aiq.graph import LayerGraph, Trace
 from aiq.graph.export import Inputs
@@ -31,6 +33,8 @@ from aiq.progress import Progress
 from aiq.runtimes import Runtime
 from aiq.search import choose, shortlist, verify
 from aiq.search.choose import Tables
+from aiq.search.scale import Scale
+from aiq.sensitivity import Own
 
 
 class Objective(StrEnum):
@@ -76,12 +80,16 @@ def search(
     formats: str | Iterable[str | Format] | None = None,
     runtime: str | Runtime | None = "inductor",
     method: str = Method.EXACT,
-    sensitivity: str | LossTable = "measured",
+    sensitivity: str | Own | LossTable = "measured",
     calibration: Iterable[Any] | None = None,
     pin: Mapping[str, str] | None = None,
     max_size: int | None = None,
     time_limit: float | None = None,
     measure_top: int = 0,
+    metric: str | Metric = "top1",
+    cache_dir: str | Path | None = None,
+    seed: int = 0,
+    executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> Plan:
     """Choose a number format for every convolution and linear layer of `model`.
@@ -122,7 +130,9 @@ def search(
         ``sensitivity="measured"``, ``greedy`` and ``coordinate`` run the paper's way: they
         measure the accuracy of every candidate. Otherwise they run on the tables.
     sensitivity
-        ``measured`` (each layer alone, on `data`), ``sqnr``, or a `LossTable` from earlier.
+        ``measured`` (each layer alone, on `data`); ``sqnr``, ``mse``, ``kl``, ``fisher`` or
+        ``hessian`` (estimates, see `aiq.sensitivity.estimate`); a function of a layer's name and a
+        format that returns a loss; or a `LossTable` from earlier.
     calibration
         Batches on which the ranges of quantised activations are observed. Default: `data`.
     pin
@@ -136,6 +146,17 @@ def search(
         ones, some seconds each; the fastest within the budgets is returned, a uniform one if none
         is faster beyond the noise. Formats that the runtime has no kernels for are left out. 0:
         the plan is chosen by prediction. Only for ``throughput``.
+    metric
+        What accuracy is: ``top1``, ``perplexity``, ``cosine``, or a function of what the model
+        returns and the targets that returns a score per sample, more being better. Losses, and
+        `max_drop`, are differences of its mean.
+    cache_dir
+        Folder of a journal of all evaluations: what is in it is not run again, so that a search
+        that was interrupted goes on where it was.
+    seed
+        Of all random draws.
+    executor
+        A ``concurrent.futures`` executor that runs the evaluations; ``None``: this process does.
     progress
         Called with what is going on, steps done, and steps in all.
 
@@ -187,7 +208,15 @@ def search(
     evaluator = (
         None
         if batches is None
-        else Evaluator(trace, batches, calibration=calibration, progress=report)
+        else Evaluator(
+            trace,
+            batches,
+            calibration=calibration,
+            metric=metric,
+            cache=cache_dir,
+            executor=executor,
+            progress=report,
+        )
     )
     in_loop = (
         evaluator is not None
@@ -195,7 +224,9 @@ def search(
         and how in {Method.GREEDY, Method.COORDINATE}
     )
     losses = (
-        None if in_loop else _loss_table(trace, evaluator, examples, sensitivity, columns, report)
+        None
+        if in_loop
+        else _loss_table(trace, evaluator, examples, sensitivity, columns, seed, report)
     )
     tables = Tables(
         cost=seconds if goal is Objective.THROUGHPUT else intensity,
@@ -207,6 +238,8 @@ def search(
         ),
         sizes=_weight_bits(trace.graph, columns),
         allowed=allowed,
+        per_nat=None if losses is None else losses.per_nat,
+        whole=() if losses is None else losses.whole,
     )
     task = verify.Task(
         tables=tables,
@@ -217,7 +250,7 @@ def search(
         method=how.value,
         time_limit=time_limit,
     )
-    scale = None if evaluator is None else verify.Scale(evaluator, confidence)
+    scale = None if evaluator is None else Scale(evaluator, confidence)
     if scale is None:
         outcome = verify.search_tables(task)
     elif in_loop:
@@ -263,6 +296,8 @@ def search(
             "runtime": name,
             "sensitivity": None if losses is None else losses.method,
             "measure_top": measure_top,
+            "metric": metric if isinstance(metric, str) else getattr(metric, "__name__", "own"),
+            "seed": seed,
         },
         shortlist=timed,
     )
@@ -386,21 +421,24 @@ def _loss_table(
     trace: Trace,
     evaluator: Evaluator | None,
     examples: Inputs,
-    source: str | LossTable,
+    source: str | Own | LossTable,
     columns: Sequence[Format],
+    seed: int,
     report: Progress,
 ) -> LossTable:
     """Return the losses of every layer in every column, from where the caller wants them."""
     if isinstance(source, LossTable):
         return source
-    match source, evaluator:
-        case "measured", Evaluator():
-            return sensitivity_stage.measure(evaluator, columns, progress=report)
-        case "sqnr", _:
-            return sensitivity_stage.sqnr(trace, examples, columns)
-        case "measured", None:  # no data: the weakest, but honest, estimate
-            return sensitivity_stage.sqnr(trace, examples, columns)
-    raise InputError(f"Unknown sensitivity {source!r}; use measured, sqnr, or a LossTable.")
+    if source == "measured" and evaluator is not None:
+        return sensitivity_stage.measure(evaluator, columns, seed=seed, progress=report)
+    return sensitivity_stage.estimate(
+        trace if evaluator is None else evaluator,
+        columns,
+        "sqnr" if source == "measured" else source,  # without data: the weakest, but honest
+        examples,
+        seed=seed,
+        progress=report,
+    )
 
 
 def _weight_bits(layers: LayerGraph, columns: Sequence[Format]) -> NDArray[np.int64]:

@@ -19,7 +19,8 @@ from aiq.plan import Shortlist, TimedPlan
 from aiq.progress import Progress
 from aiq.runtimes import Compiled
 from aiq.search.belief import Belief
-from aiq.search.verify import Formats, Outcome, Scale, Task
+from aiq.search.scale import Formats, Scale
+from aiq.search.verify import Outcome, Task
 
 STAGE = "compile and time plans"
 SECONDS = 1.0
@@ -204,7 +205,7 @@ class _Session:
             self._found,
             formats=formats,
             value=tables.cost.total(formats),
-            predicted_loss=tables.predicted_loss(formats),
+            predicted_loss=self._found.bend.predict(tables.predicted_loss(formats)),
             accuracy=None if self._scale is None else self._scale.accuracy(formats),
         )
         return outcome, Shortlist(

@@ -1,38 +1,45 @@
 """The loop that makes a plan true: search on tables, measure the plan, correct, search again.
 
-The sum of single-layer losses is a prediction. What a plan really loses is measured once per round;
-then the prediction is corrected by the one number it was wrong by, and the search, which takes
-milliseconds, is run again.
+What a plan loses by the tables is a prediction. What it really loses is measured once per round;
+then the prediction is bent to all that was measured (`aiq.search.joint`), pairs of layers that do
+not add up are measured (`aiq.search.interaction`), and the search, which takes milliseconds, is run
+again.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from aiq import solver
 from aiq.errors import InfeasibleError
-from aiq.evaluate import Evaluator
-from aiq.evaluate.confidence import drop_limit
 from aiq.formats import REFERENCE, Format
 from aiq.plan import Accuracy
 from aiq.progress import Progress
-from aiq.search.choose import Tables
+from aiq.search import interaction, joint
+from aiq.search.choose import POINTS, Tables
+from aiq.search.joint import Bend
+from aiq.search.scale import Scale
 
 Formats = Mapping[str, Format]
-ROUNDS = 10
+ROUNDS = 6
 """Most rounds; each is one evaluation of the network on all data."""
-
-RESOLUTION = 1.01
-"""Loss budgets closer than this ratio lead to the same plan, or to one as good."""
 
 STRETCH = 4.0
 """Most by which one round may move the loss budget while only one side of it is known."""
 
+GAIN = 0.002
+"""Relative gain of the objective for which no further plan is measured."""
+
+SIDES = 3.5
+"""Samples whose answer changes for each one lost, before anything is measured."""
+
 HOPELESS = 2.0
-"""A uniform plan predicted to lose this many times what the best plan does is not measured."""
+"""A uniform plan predicted to lose this many times the budget is not measured."""
 
 OVERSIZE = 1e6
 """Weight of a broken size budget in a measured search: no gain elsewhere makes up for it."""
+
+_STAGE = "measure the plan, search again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,14 @@ class Task:
         within = (loss if limit is None else limit) <= self.max_drop
         return self.tables.cost.total(formats) if within else math.inf
 
+    def useful_drop(self, formats: Formats, value: float) -> float:
+        """Return the largest drop with which a plan may be better than one of some value."""
+        if self.weighted_by is None:
+            return self.max_drop
+        if self.weighted_by == 1:
+            return math.inf
+        return (value - self.value(formats, 0.0)) / ((1 - self.weighted_by) * POINTS)
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -84,15 +99,17 @@ class Outcome:
     value
         Its objective.
     predicted_loss
-        Sum of single-layer losses.
+        As the tables, bent to what was measured before, predict it.
     loss_factor
         What the predicted losses were multiplied by in the search for the plan.
     loss_budget
-        Sum of single-layer losses that the solve allowed, or ``None`` without a budget.
+        Loss by the tables that the solve allowed, or ``None`` without a budget.
     accuracy
         Measured, or ``None``.
     solution
         The solver's answer, or ``None`` for a walk that proves nothing.
+    bend
+        From losses by the tables to drops.
     """
 
     formats: Formats
@@ -102,43 +119,13 @@ class Outcome:
     loss_budget: float | None
     accuracy: Accuracy | None
     solution: solver.Solution | solver.WeightedSolution | None
-
-
-class Scale:
-    """Measures accuracy against the float32 network; the same plan is measured once."""
-
-    def __init__(self, evaluator: Evaluator, confidence: float) -> None:
-        self._evaluator = evaluator
-        self._confidence = confidence
-        self._known: dict[tuple[str, ...], Accuracy] = {}
-
-    def known(self, formats: Formats) -> Accuracy | None:
-        """Return the accuracy of a plan if it was measured."""
-        return self._known.get(_key(formats))
-
-    def accuracy(self, formats: Formats) -> Accuracy:
-        """Return the accuracy of a plan."""
-        key = _key(formats)
-        if key not in self._known:
-            evaluation = self._evaluator.evaluate(formats)
-            same = all(format_ == REFERENCE for format_ in formats.values())
-            self._known[key] = Accuracy(
-                plan=evaluation.accuracy,
-                baseline=self._evaluator.baseline.accuracy,
-                samples=evaluation.samples,
-                drop_limit=0.0 if same else drop_limit(evaluation, self._confidence),
-                confidence=self._confidence,
-            )
-        return self._known[key]
-
-
-def _key(formats: Formats) -> tuple[str, ...]:
-    return tuple(format_.name for format_ in formats.values())
+    bend: Bend = Bend()  # noqa: RUF009  (frozen)
 
 
 def search_tables(task: Task) -> Outcome:
     """Search once, on tables alone: there is no data to measure on."""
-    return _Tables(task, None).find(task.max_drop, 1.0)
+    found = _find(task, task.max_drop, 1.0, Bend())
+    return replace(found, value=task.value(found.formats, found.predicted_loss))
 
 
 def search_verified(task: Task, scale: Scale, progress: Progress) -> Outcome:
@@ -150,35 +137,40 @@ def search_verified(task: Task, scale: Scale, progress: Progress) -> Outcome:
     Raises
     ------
     InfeasibleError
-        If every plan that was measured loses more than the budget; names the least loss.
+        If every plan that was measured loses more than the budget; names the least loss, and how
+        many samples would show that a plan holds.
     """
-    tables = _Tables(task, scale)
-    rounds = _rounds_weighted if task.weighted_by is not None else _rounds_within
-    tried: list[Outcome] = []
-    for outcome in rounds(task, tables):
-        tried.append(outcome)
-        progress(_VERIFY, len(tried), ROUNDS)
-    best = min(tried, key=lambda outcome: outcome.value)
+    loop = _Loop(task, scale, progress)
+    (loop.weighted if task.weighted_by is not None else loop.within)()
+    best = min(loop.tried, key=lambda outcome: outcome.value)
     for formats in task.tables.uniform().values():
-        loss = task.tables.predicted_loss(formats)
-        hopeless = task.weighted_by is None and loss > HOPELESS * best.predicted_loss
+        predicted = loop.bend().predict(loop.task.tables.predicted_loss(formats))
+        hopeless = task.weighted_by is None and predicted > HOPELESS * task.max_drop
         if hopeless or _too_large(task, formats) or task.value(formats, 0.0) >= best.value:
             continue
-        accuracy = scale.accuracy(formats)
-        value = task.value(formats, accuracy.drop, accuracy.drop_limit)
-        if value < best.value:
-            best = Outcome(
-                formats, value, loss, best.loss_factor, best.loss_budget, accuracy, best.solution
-            )
-    progress(_VERIFY, ROUNDS, ROUNDS)
+        outcome = loop.measure(replace(best, formats=formats, predicted_loss=predicted), best.value)
+        best = min(best, outcome, key=lambda outcome: outcome.value)
+    progress(_STAGE, ROUNDS, ROUNDS)
     if math.isinf(best.value):
-        least = min(o.accuracy.drop_limit for o in tried if o.accuracy is not None)
-        raise InfeasibleError(
-            f"No plan lost at most {100 * task.max_drop:.3g} pp at {100 * task.confidence:g} % "
-            f"confidence; the nearest feasible max_drop is {least:.4g} ({100 * least:.3g} pp). "
-            "Allow formats with more bits, or give more data."
-        )
+        raise InfeasibleError(_infeasible(task, scale, loop.tried))
     return best
+
+
+def _infeasible(task: Task, scale: Scale, tried: Sequence[Outcome]) -> str:
+    plans = [outcome.formats for outcome in tried]
+    formats = min(plans, key=lambda formats: scale.accuracy(formats, task.max_drop).drop_limit)
+    least = scale.accuracy(formats).drop_limit
+    needed = scale.samples_needed(formats, task.max_drop)
+    data = (
+        "more data would not help"
+        if needed is None
+        else f"give about {needed:,} samples, which would show that a plan found here holds"
+    )
+    return (
+        f"No plan lost at most {100 * task.max_drop:.3g} pp at {100 * task.confidence:g} % "
+        f"confidence on {scale.evaluator.baseline.samples:,} samples; the nearest feasible "
+        f"max_drop is {least:.4g} ({100 * least:.3g} pp). Allow formats with more bits, or {data}."
+    )
 
 
 def search_measured(task: Task, scale: Scale, progress: Progress) -> Outcome:
@@ -224,107 +216,159 @@ def _walk(task: Task, loss: Callable[[Formats], float]) -> solver.Measured:
     return found
 
 
-_VERIFY = "measure the plan, search again"
+def _find(task: Task, loss_budget: float, loss_factor: float, bend: Bend) -> Outcome:
+    """Search on the tables; the value of what is found is to be measured."""
+    tables, budget = task.tables, None
+    solution: solver.Solution | solver.WeightedSolution | None = None
+    if task.weighted_by is None:
+        budget = loss_budget
+        solution = tables.within(
+            loss_budget, max_size=task.max_size, method=task.method, time_limit=task.time_limit
+        )
+        choices = solution.choices
+    elif task.method == "exact":
+        solution = tables.best_weighted(
+            task.weighted_by, loss_factor, max_size=task.max_size, time_limit=task.time_limit
+        )
+        choices = solution.choices
+    else:
+        choices = _walk(task, lambda f: loss_factor * tables.predicted_loss(f)).choices
+    formats = tables.formats(choices)
+    predicted = bend.predict(tables.predicted_loss(formats))
+    return Outcome(formats, math.inf, predicted, loss_factor, budget, None, solution, bend)
 
 
-class _Tables:
-    """Searches on tables, and measures what it found if there is something to measure with."""
-
-    def __init__(self, task: Task, scale: Scale | None) -> None:
-        self._task, self._scale = task, scale
-
-    def find(self, loss_budget: float, loss_factor: float) -> Outcome:
-        task, tables = self._task, self._task.tables
-        solution: solver.Solution | solver.WeightedSolution | None = None
-        budget = None
-        if task.weighted_by is None:
-            budget = loss_budget
-            solution = tables.within(
-                loss_budget,
-                max_size=task.max_size,
-                method=task.method,
-                time_limit=task.time_limit,
-            )
-            choices = solution.choices
-        elif task.method == "exact":
-            solution = tables.best_weighted(
-                task.weighted_by, loss_factor, max_size=task.max_size, time_limit=task.time_limit
-            )
-            choices = solution.choices
-        else:
-            choices = _walk(task, lambda f: loss_factor * tables.predicted_loss(f)).choices
-        formats = tables.formats(choices)
-        predicted = tables.predicted_loss(formats)
-        if self._scale is None:
-            value = task.value(formats, predicted)
-            return Outcome(formats, value, predicted, loss_factor, budget, None, solution)
-        accuracy = self._scale.accuracy(formats)
-        value = task.value(formats, accuracy.drop, accuracy.drop_limit)
-        return Outcome(formats, value, predicted, loss_factor, budget, accuracy, solution)
+def _factor(task: Task, bend: Bend) -> float:
+    """Return the slope of the bend at the plan that is best by it: losses count that much there."""
+    assert task.weighted_by is not None
+    weight = (1 - task.weighted_by) * POINTS
+    points = task.tables.trade_offs(task.weighted_by)
+    _, total = min((rest + weight * bend.predict(total), total) for total, rest in points)
+    return bend.slope(total)
 
 
-def _rounds_weighted(task: Task, tables: _Tables) -> Iterator[Outcome]:
-    """Correct the losses by the factor of the last plan until the plan stays the same."""
-    seen: list[Formats] = []
-    factor = 1.0
-    while len(seen) < ROUNDS:
-        outcome = tables.find(math.inf, factor)
-        if outcome.formats in seen:
-            break
-        yield outcome
-        seen.append(outcome.formats)
-        assert outcome.accuracy is not None
-        if outcome.predicted_loss > 0:
-            factor = max(outcome.accuracy.drop, 0.0) / outcome.predicted_loss
+class _Loop:
+    """Finds plans, measures them, and learns from them."""
 
+    def __init__(self, task: Task, scale: Scale, progress: Progress) -> None:
+        self.task, self.tried = task, list[Outcome]()
+        self._scale, self._progress = scale, progress
 
-def _rounds_within(task: Task, tables: _Tables) -> Iterator[Outcome]:
-    """Bisect the budget on the predicted loss until the measured one just holds.
+    def bend(self) -> Bend:
+        """Return the bend by all that was measured so far."""
+        points = self.task.tables.measured()
+        for outcome in self.tried:
+            found = self._scale.evaluation(outcome.formats, -1.0)
+            error = math.hypot(found.drop_error, 1 / found.samples)
+            points.append((self._total(outcome.formats), found.drop, error))
+        return joint.fit(points)
 
-    `holds` is the largest budget whose plan held, `fails` the smallest predicted loss that did
-    not; while one side is open the budget moves in proportion to what the last plan missed by.
-    """
-    holds, fails = 0.0, math.inf
-    budget = task.max_drop
-    for _ in range(ROUNDS):
-        try:
-            outcome = tables.find(budget, 1.0)
-        except InfeasibleError:
-            if math.isinf(fails):
-                raise
-            break  # the table says that nothing loses less than what was just measured
-        yield outcome
-        assert outcome.accuracy is not None
-        drop = outcome.accuracy.drop_limit
-        if drop <= task.max_drop:
-            holds = max(holds, budget)
-            if _cheapest(task, outcome):
+    def measure(self, found: Outcome, value: float = math.inf) -> Outcome:
+        """Return a plan with its measured value, measured in full if it may beat `value`."""
+        task = self.task
+        useful = task.useful_drop(found.formats, value)
+        accuracy = self._scale.accuracy(found.formats, useful)
+        measured = task.value(found.formats, accuracy.drop, accuracy.drop_limit)
+        outcome = replace(found, value=measured, accuracy=accuracy)
+        self.tried.append(outcome)
+        self._progress(_STAGE, min(len(self.tried), ROUNDS), ROUNDS)
+        return outcome
+
+    def interact(self, outcome: Outcome) -> None:
+        """Hand the solver the losses of pairs of layers, if those of single ones do not add up."""
+        tables, found = self.task.tables, self._scale.evaluation(outcome.formats, -1.0)
+        pairs = interaction.measure(tables, self._scale.evaluator, outcome.formats, found)
+        self.task = replace(self.task, tables=replace(tables, interactions=pairs))
+
+    def weighted(self) -> None:
+        """Measure the plan that the bend says is best, until that one was measured."""
+        task, best = self.task, math.inf
+        while len(self.tried) < ROUNDS:
+            bend = self.bend()
+            found = _find(self.task, math.inf, _factor(self.task, bend), bend)
+            expected = task.value(found.formats, found.predicted_loss)
+            seen = any(found.formats == outcome.formats for outcome in self.tried)
+            if seen or expected >= best - GAIN * abs(best):
                 break
-        else:
-            fails = min(fails, outcome.predicted_loss)
+            best = min(best, self.measure(found, best).value)
+            if len(self.tried) == 1:
+                self.interact(self.tried[0])
+
+    def within(self) -> None:
+        """Move the loss budget to where the bend says that the measured limit just holds.
+
+        `holds` is the largest loss by the tables of a plan that held, `fails` the smallest of one
+        that did not; the budget stays between them.
+        """
+        task = self.task
+        least = sum(
+            min(float(row[k]) for k in columns)
+            for row, columns in zip(task.tables.loss, task.tables.allowed, strict=True)
+        )
+        samples = self._scale.evaluator.baseline.samples
+        margin = self._scale.quantile * math.sqrt(SIDES * task.max_drop / samples)
+        holds: Outcome | None = None
+        fails = math.inf
+        for _ in range(ROUNDS):
+            bend = self.bend()
+            budget = bend.inverse(max(task.max_drop - margin, task.max_drop / STRETCH))
+            floor = 0.0 if holds is None else self._total(holds.formats)
+            found = self._new(self._between(budget, floor, fails, least), bend)
+            if found is None and holds is not None and math.isfinite(fails):
+                found = self._new(math.sqrt(max(floor, fails / STRETCH) * fails), bend)
+            if found is None:
+                break
+            outcome = self.measure(found)
+            assert outcome.accuracy is not None
+            margin = outcome.accuracy.drop_limit - outcome.accuracy.drop
+            if math.isinf(outcome.value):
+                fails = min(fails, self._total(outcome.formats))
+            elif holds is None or outcome.value < holds.value:
+                holds = outcome
+            if len(self.tried) == 1:
+                before = self.task
+                self.interact(outcome)
+                if self.task is not before and math.isfinite(fails):
+                    fails = self._total(outcome.formats)
+            if holds is not None and self._gain(holds, fails) <= GAIN:
+                break
+
+    def _between(self, budget: float, holds: float, fails: float, least: float) -> float:
+        """Return a budget between what holds and what fails."""
+        if not self.tried:
+            return max(budget, least)
         if math.isinf(fails):
-            budget = holds * min(STRETCH, max(task.max_drop / max(drop, 1e-9), RESOLUTION))
-        elif holds == 0.0:
-            budget = fails * max(1 / STRETCH, min(task.max_drop / drop, 1 / RESOLUTION))
-        else:
-            budget = math.sqrt(holds * fails)
-        if fails <= holds * RESOLUTION or budget == 0.0:
-            break
+            return min(max(budget, holds * (1 + GAIN)), holds * STRETCH or budget)
+        return min(max(budget, holds, fails / STRETCH), fails * (1 - GAIN))
+
+    def _new(self, budget: float, bend: Bend) -> Outcome | None:
+        """Return the best plan of a budget, or ``None`` if there is none or it was measured."""
+        try:
+            found = _find(self.task, budget, 1.0, bend)
+        except InfeasibleError:
+            if not self.tried:
+                raise
+            return None
+        return None if any(found.formats == o.formats for o in self.tried) else found
+
+    def _gain(self, holds: Outcome, fails: float) -> float:
+        """Return the part of the cost that a plan between the two budgets could save at most."""
+        task = self.task
+        if math.isinf(fails):
+            costs, tables = task.tables.cost.cost, task.tables
+            least = sum(
+                min(int(row[k]) for k in columns)
+                for row, columns in zip(costs, tables.allowed, strict=True)
+            )
+            columns = tables.columns(holds.formats)
+            now = sum(int(row[k]) for row, k in zip(costs, columns, strict=True))
+            return (now - least) / max(1, now)
+        best = _find(task, fails, 1.0, Bend())
+        return 1 - task.tables.cost.total(best.formats) / holds.value
+
+    def _total(self, formats: Formats) -> float:
+        return self.task.tables.predicted_loss(formats)
 
 
 def _too_large(task: Task, formats: Formats) -> bool:
     return task.max_size is not None and task.tables.size(formats) > task.max_size
-
-
-def _cheapest(task: Task, outcome: Outcome) -> bool:
-    """Whether no budget on the loss can make the plan cheaper."""
-    tables = task.tables
-    least = sum(
-        min(int(row[k]) for k in columns)
-        for row, columns in zip(tables.cost.cost, tables.allowed, strict=True)
-    )
-    cost = sum(
-        int(row[k])
-        for row, k in zip(tables.cost.cost, tables.columns(outcome.formats), strict=True)
-    )
-    return cost == least

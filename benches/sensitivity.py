@@ -1,0 +1,407 @@
+"""Sensitivity: which estimate ranks layers best, how true joint predictions are, and the cost.
+
+(i)   the whole job, timed: sensitivity of every layer in five formats on 2,000 images, exact solve,
+      verification on 10,000, against the paper's greedy algorithm (arXiv 2512.14090) run its way:
+      every candidate evaluated in full on the same 2,000 images, nothing reused. Greedy is stopped
+      at twelve times the job's time, unless --full lets it finish;
+(ii)  rank correlation of every way of estimating with what was measured, for layers alone and for
+      50 random plans;
+(iii) predicted against measured loss of those plans, before and after correction.
+
+Plans are chosen on validation images that were held out of training and measured on the test
+images. Without Fashion-MNIST on disk the shipped samples (2,000 and 2,000 images) are used.
+
+    python benches/sensitivity.py [--quick] [--network resnet20] [--full]
+"""
+
+import argparse
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from common import save
+from rich.console import Console
+from scipy import stats
+
+import aiq
+from aiq import cost, data, graph, models, sensitivity, solver
+from aiq.errors import DataError
+from aiq.evaluate import Evaluation, Evaluator
+from aiq.formats import REFERENCE, Format, parse_all
+from aiq.losses import LossTable
+from aiq.report import tables
+from aiq.search import interaction, joint
+from aiq.search.choose import Tables
+
+LAMBDA = 0.9
+MAX_DROP = 0.01
+FORMATS = parse_all("w8a8,w6a6,w5a5,w4a4,w3a3")
+PLANS, PLAN_SEED = 50, 1
+TARGET, LARGEST = 0.005, 0.03  # within half a point, of plans that lose less than three
+PATIENCE = 12
+
+console = Console()
+
+
+class OutOfTimeError(Exception):
+    """Greedy has had its time."""
+
+
+def objective(table: cost.CostTable, formats: Mapping[str, Format], drop: float) -> float:
+    """The paper's: minus lambda times relative intensity, plus loss in points."""
+    return -LAMBDA * table.intensity(formats) / table.intensity({}) + (1 - LAMBDA) * 100 * drop
+
+
+def greedy(
+    evaluator: Evaluator, batches: Sequence[Any], table: cost.CostTable, seconds: float
+) -> dict[str, Any]:
+    """Run the paper's greedy its way: the whole network, on all images, for every candidate."""
+    simulator, layers, columns = evaluator.runner.simulator, table.layers, table.formats
+    targets = torch.cat([y for _, y in batches])
+    started, evaluations = time.perf_counter(), 0
+    best: tuple[float, dict[str, Format]] = (np.inf, {})
+    curve = []
+
+    @torch.inference_mode()
+    def accuracy(formats: Mapping[str, Format]) -> float:
+        answers = [simulator.run(x, formats).argmax(1) for x, _ in batches]
+        return float((torch.cat(answers) == targets).double().mean())
+
+    reference = accuracy({})
+
+    def value(choices: Sequence[int]) -> float:
+        nonlocal evaluations, best
+        spent = time.perf_counter() - started
+        if spent > seconds:
+            raise OutOfTimeError
+        formats = {name: columns[k] for name, k in zip(layers, choices, strict=True)}
+        found = objective(table, formats, reference - accuracy(formats))
+        evaluations += 1
+        if found < best[0]:
+            best = (found, formats)
+            curve.append((time.perf_counter() - started, evaluations, found))
+        return found
+
+    finished = True
+    try:
+        solver.greedy_measured([len(columns)] * len(layers), value)
+    except OutOfTimeError:
+        finished = False
+    return {
+        "formats": best[1],
+        "seconds": time.perf_counter() - started,
+        "evaluations": evaluations,
+        "finished": finished,
+        "curve": curve,
+    }
+
+
+def greedy_length(table: cost.CostTable, losses: LossTable) -> int:
+    """Return how many evaluations greedy would take if the loss table were the truth."""
+    columns = table.formats
+
+    def value(choices: Sequence[int]) -> float:
+        formats = {name: columns[k] for name, k in zip(table.layers, choices, strict=True)}
+        return objective(table, formats, losses.predict(formats))
+
+    return solver.greedy_measured([len(columns)] * len(table.layers), value).evaluations
+
+
+def ranks(estimated: Sequence[float], measured: Sequence[float]) -> dict[str, float]:
+    return {
+        "spearman": float(stats.spearmanr(estimated, measured).statistic),
+        "kendall": float(stats.kendalltau(estimated, measured).statistic),
+    }
+
+
+def truth(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float]:
+    small = measured < LARGEST
+    error = np.abs(predicted - measured)[small]
+    return {
+        "plans": int(small.sum()),
+        "within": float((error <= TARGET).mean()),
+        "mean_error": float(error.mean()),
+        "largest_error": float(error.max()),
+        "bias": float((predicted - measured)[small].mean()),
+    }
+
+
+def job(options: argparse.Namespace, given: "Given") -> tuple[dict[str, Any], LossTable, Evaluator]:
+    """(i): the job, timed, and the paper's greedy."""
+    table, unseen = given.table, data.batches(given.unseen)
+    started = time.perf_counter()
+    evaluator = Evaluator(given.model, data.batches(given.sample), calibration=given.calibration)
+    losses = sensitivity.measure(evaluator, table.formats)
+    scored = time.perf_counter() - started
+    common: dict[str, Any] = {
+        "example_inputs": given.image,
+        "calibration": given.calibration,
+        "formats": table.formats,
+        "runtime": None,
+        "sensitivity": losses,
+    }
+    plan = aiq.search(given.model, "xeon_2vcpu", unseen, objective="weighted", lam=LAMBDA, **common)
+    seconds = time.perf_counter() - started
+    within = aiq.search(
+        given.model, "xeon_2vcpu", unseen, objective="intensity", max_drop=MAX_DROP, **common
+    )
+    limit = np.inf if options.full else (1 if options.quick else PATIENCE) * seconds
+    walk = greedy(evaluator, list(data.batches(given.sample)), table, limit)
+    per_evaluation = walk["seconds"] / max(1, walk["evaluations"])
+    length = greedy_length(table, losses)
+    verifier = Evaluator(given.model, unseen, calibration=given.calibration)
+    rows = []
+    for name, chosen, spent, evaluations in (
+        ("aiq: sensitivity, exact, verified", plan.formats, seconds, losses.evaluations),
+        ("paper: greedy, its way", walk["formats"], walk["seconds"], walk["evaluations"]),
+    ):
+        drop = verifier.evaluate(chosen).drop
+        rows.append(
+            {
+                "name": name,
+                "objective": objective(table, chosen, drop),
+                "ratio": table.intensity(chosen) / table.intensity({}),
+                "drop": drop,
+                "seconds": spent,
+                "evaluations": evaluations,
+                "formats": {x: str(chosen.get(x, REFERENCE)) for x in table.layers},
+            }
+        )
+    rows[0] |= {"verifications": plan.evaluations, "sensitivity_seconds": scored}
+    console.print(
+        tables.table(
+            f"(i) {options.network}, {len(table.layers)} layers x {len(table.formats) - 1} "
+            f"formats, {len(given.sample):,} images, verified on {len(given.unseen):,}",
+            ["<by", "objective", "AI x fp32", "loss", "evaluations", "time"],
+            (
+                (
+                    row["name"],
+                    f"{row['objective']:.4f}",
+                    f"{row['ratio']:.3f}",
+                    tables.points(row["drop"]),
+                    f"{row['evaluations']:,}",
+                    tables.duration(row["seconds"]),
+                )
+                for row in rows
+            ),
+        )
+    )
+    ratio = within.predicted.intensity / within.baseline.intensity
+    console.print(
+        f"Sensitivity took {scored:.1f} s of the job's {seconds:.1f} s; {plan.evaluations} "
+        f"evaluations verified it. Greedy {'finished' if walk['finished'] else 'was stopped'}; a "
+        f"walk of {length:,} evaluations at {per_evaluation:.2f} s would take "
+        f"{length * per_evaluation:,.0f} s. Within 1 pp: AI x {ratio:.3f}, {within.seconds:.1f} s, "
+        f"{within.evaluations} evaluations."
+    )
+    results = {
+        "job": rows,
+        "within_1pp": {
+            "ratio": ratio,
+            "drop_limit": within.accuracy.drop_limit if within.accuracy else None,
+            "seconds": within.seconds,
+            "evaluations": within.evaluations,
+        },
+        "greedy": {
+            "finished": walk["finished"],
+            "curve": walk["curve"],
+            "seconds_per_evaluation": per_evaluation,
+            "evaluations_of_a_full_walk": length,
+        },
+    }
+    return results, losses, verifier
+
+
+def judge(
+    estimate: LossTable,
+    exact: LossTable,
+    table: cost.CostTable,
+    plans: Sequence[Mapping[str, Format]],
+    found: Sequence[Evaluation],
+) -> dict[str, Any]:
+    """(ii) and (iii) for one way of estimating."""
+    assert exact.measured is not None
+    rounding = [k for k, f in enumerate(table.formats) if f != REFERENCE]
+    alone = estimate.loss[:, rounding].ravel()
+    totals = [estimate.predict(p) for p in plans]
+    drops = np.array([e.drop for e in found])
+    bend = joint.fit(_tables(table, estimate).measured())
+    return {
+        "alone_divergence": ranks(alone, exact.divergence[:, rounding].ravel()),
+        "alone_loss": ranks(alone, exact.measured[:, rounding].ravel()),
+        "joint_divergence": ranks(totals, [e.kl for e in found]),
+        "joint_loss": ranks(totals, drops),
+        "before": truth(np.array(totals), drops),
+        "after": truth(np.array([bend.predict(t) for t in totals]), drops),
+        "predicted": totals,
+        "bend": {"scale": bend.scale, "power": bend.power, "pivot": bend.pivot},
+        "evaluations": estimate.evaluations,
+        "seconds": estimate.seconds,
+    }
+
+
+def show(methods: Mapping[str, Any], plans: int, images: int) -> None:
+    keys = ("alone_divergence", "alone_loss", "joint_divergence", "joint_loss")
+    console.print(
+        tables.table(
+            f"(ii) Rank correlation with measurement: Spearman / Kendall ({plans} plans)",
+            ["<sensitivity", "alone: nats", "alone: loss", "joint: nats", "joint: loss", "time"],
+            (
+                (
+                    name,
+                    *(f"{m[key]['spearman']:.3f} / {m[key]['kendall']:.3f}" for key in keys),
+                    tables.duration(m["seconds"]),
+                )
+                for name, m in methods.items()
+            ),
+        )
+    )
+    console.print(
+        tables.table(
+            f"(iii) Predicted against measured loss, plans that lose less than "
+            f"{100 * LARGEST:g} pp ({images:,} images)",
+            ["<sensitivity", "plans", "within 0.5 pp", "mean error", "corrected", "mean error"],
+            (
+                (
+                    name,
+                    str(m["before"]["plans"]),
+                    f"{100 * m['before']['within']:.0f} %",
+                    tables.points(m["before"]["mean_error"]),
+                    f"{100 * m['after']['within']:.0f} %",
+                    tables.points(m["after"]["mean_error"]),
+                )
+                for name, m in methods.items()
+            ),
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What everything here runs on."""
+
+    model: torch.nn.Module
+    sample: data.Dataset
+    unseen: data.Dataset
+    source: str
+    calibration: data.Batches
+    image: torch.Tensor
+    table: cost.CostTable
+    plans: int
+
+
+def given(network: str, quick: bool) -> Given:
+    try:
+        unseen, source = data.load("fashion_mnist", "test"), "all test images"
+    except DataError as error:
+        console.print(f"[yellow]{error}\nUsing the shipped sample instead.[/]")
+        unseen, source = data.sample("test"), "shipped sample"
+    sample, train, formats = data.sample("val"), data.sample("train"), FORMATS
+    if quick:
+        sample, train, unseen, formats = (
+            sample.take(10),
+            train.take(5),
+            unseen.take(20),
+            FORMATS[::2],
+        )
+    model, image = models.load(network), unseen.inputs(unseen.images[:1])
+    table = cost.intensity_table(graph.extract(model, image), (REFERENCE, *formats))
+    plans = 8 if quick else PLANS
+    return Given(model, sample, unseen, source, data.batches(train), image, table, plans)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="few images, formats and plans")
+    parser.add_argument("--network", choices=list(models.NETWORKS), default="resnet20")
+    parser.add_argument("--full", action="store_true", help="let the paper's greedy finish (hours)")
+    options = parser.parse_args()
+    setting = given(options.network, options.quick)
+    table = setting.table
+    results, losses, verifier = job(options, setting)
+
+    evaluator = Evaluator(
+        setting.model, data.batches(setting.sample), calibration=setting.calibration
+    )
+    exact = sensitivity.measure(evaluator, table.formats, precision=0)
+    rng = np.random.default_rng(PLAN_SEED)
+    plans = [
+        {layer: table.formats[1 + k] for layer, k in zip(table.layers, row, strict=True)}
+        for row in rng.integers(len(table.formats) - 1, size=(setting.plans, len(table.layers)))
+    ]
+    found = verifier.evaluate_many(plans)
+    estimates = {"measured": losses} | {
+        method: sensitivity.estimate(evaluator, table.formats, method)
+        for method in sensitivity.METHODS
+        if method != "measured"
+    }
+    methods = {
+        name: judge(estimate, exact, table, plans, found) for name, estimate in estimates.items()
+    }
+    show(methods, len(plans), len(setting.unseen))
+    pairs = _pairs(_tables(table, losses), evaluator, plans, np.array([e.kl for e in found]))
+    console.print(
+        f"Sum of single divergences against the joint one: mean relative error "
+        f"{100 * pairs['sum']:.0f} %; with {pairs['pairs']} pairs of neighbours measured around "
+        f"one plan: {100 * pairs['with_pairs']:.0f} %."
+    )
+    name = "sensitivity" if options.network == "resnet20" else f"sensitivity_{options.network}"
+    save(
+        name + ("_quick" if options.quick else ""),
+        {
+            "network": options.network,
+            "images": {
+                "sensitivity": len(setting.sample),
+                "verified": len(setting.unseen),
+                "source": setting.source,
+            },
+            "formats": [f.name for f in table.formats],
+            **results,
+            "methods": methods,
+            "plans": [
+                {"formats": [f.name for f in p.values()], "drop": e.drop, "divergence": e.kl}
+                for p, e in zip(plans, found, strict=True)
+            ],
+            "pairs": pairs,
+        },
+        seeds=[0, PLAN_SEED],
+    )
+
+
+def _tables(table: cost.CostTable, losses: LossTable) -> Tables:
+    return Tables(
+        cost=table,
+        intensity=table,
+        loss=losses.loss,
+        sizes=np.zeros(table.cost.shape, np.int64),
+        allowed=(tuple(range(len(table.formats))),) * len(table.layers),
+        per_nat=losses.per_nat,
+        whole=losses.whole,
+    )
+
+
+def _pairs(
+    before: Tables, evaluator: Evaluator, plans: Sequence[Mapping[str, Format]], kls: np.ndarray
+) -> dict[str, float]:
+    """Compare sums of divergences with joint ones, before and after pairs were measured."""
+    assert before.per_nat is not None
+    around = plans[int(np.argmin(np.abs(kls - np.median(kls))))]
+    pairs = interaction.measure(before, evaluator, around, evaluator.evaluate(around))
+    after = replace(before, interactions=pairs)
+    errors = [
+        np.mean(
+            [
+                abs(t.predicted_loss(p) / before.per_nat / k - 1)
+                for p, k in zip(plans, kls, strict=True)
+            ]
+        )
+        for t in (before, after)
+    ]
+    return {"sum": float(errors[0]), "with_pairs": float(errors[1]), "pairs": len(pairs)}
+
+
+if __name__ == "__main__":
+    main()

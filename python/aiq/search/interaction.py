@@ -1,0 +1,110 @@
+"""Pairs of neighbouring layers, measured where single losses do not add up.
+
+Two layers share the tensor between them: rounded twice to the same bits it is rounded once, and
+errors of one may enlarge or cancel those of the other. If errors of layers u and v are correlated
+by r, the power of their sum exceeds the sum of their powers by ``2 r sqrt(power_u power_v)``. So
+one measurement of a pair, in the formats of a plan, tells r, and r tells all their formats.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from aiq.evaluate import Evaluation, Evaluator
+from aiq.formats import Format
+from aiq.graph import LayerGraph
+from aiq.search.choose import Interaction, Tables
+
+PAIRS = 12
+"""Most pairs that are measured: those that lose most together."""
+
+SAMPLES = 1024
+"""Samples that a pair is measured on."""
+
+ADDITIVE = 0.15
+"""Relative difference between a plan's divergence and the sum of its layers' that is left alone."""
+
+DOUBT = 2.0
+"""Standard errors by which an interaction must differ from none."""
+
+CORRELATION = 1.0
+"""Greatest correlation, of either sign."""
+
+
+def measure(
+    tables: Tables, evaluator: Evaluator, formats: Mapping[str, Format], found: Evaluation
+) -> tuple[Interaction, ...]:
+    """Return the losses of pairs of neighbours around a plan, if its layers' do not add up.
+
+    Parameters
+    ----------
+    tables
+        Losses of single layers.
+    evaluator
+        Of the network on data.
+    formats
+        The plan.
+    found
+        Its evaluation.
+
+    Returns
+    -------
+    tuple
+        Nothing if losses add up, or if no pair explains why they do not.
+    """
+    if tables.per_nat is None or tables.per_nat <= 0:
+        return ()
+    total = tables.predicted_loss(formats) / tables.per_nat
+    excess = found.kl - total
+    if abs(excess) <= max(ADDITIVE * total, DOUBT * found.kl_error):
+        return ()
+    columns = tables.columns(formats)
+    loss = tables.loss / tables.per_nat
+    power = {
+        (u, v): loss[u, columns[u]] * loss[v, columns[v]]
+        for u, v in neighbours(evaluator.trace.graph)
+        if min(loss[u, columns[u]], loss[v, columns[v]]) > 0
+    }
+    pairs = sorted(power, key=lambda pair: (-power[pair], pair))[:PAIRS]
+    names = tables.cost.layers
+    single = sorted({i for pair in pairs for i in pair})
+    plans = [{names[i]: formats[names[i]]} for i in single]
+    plans += [{names[i]: formats[names[i]] for i in pair} for pair in pairs]
+    evaluations = evaluator.evaluate_many(plans, lambda e: e.samples >= SAMPLES)
+    alone = dict(zip(single, evaluations, strict=False))
+    interactions = []
+    for (u, v), both in zip(pairs, evaluations[len(single) :], strict=True):
+        more = both.divergence - alone[u].divergence - alone[v].divergence
+        if abs(more.mean()) <= DOUBT * more.std() / len(more) ** 0.5:
+            continue
+        strength = float(more.mean()) / (2 * (alone[u].kl * alone[v].kl) ** 0.5)
+        strength = min(max(strength, -CORRELATION), CORRELATION)
+        harm = np.sqrt(np.maximum(tables.loss[u][:, None] * tables.loss[v][None], 0.0))
+        interactions.append(Interaction(u, v, 2 * strength * harm))
+    explained = sum(float(x.loss[columns[x.source], columns[x.target]]) for x in interactions)
+    better = abs(excess - explained / tables.per_nat) < abs(excess)
+    return tuple(interactions) if better else ()
+
+
+def neighbours(graph: LayerGraph) -> list[tuple[int, int]]:
+    """Return pairs of quantisable layers between which only others lie, by their positions."""
+    position = {layer.name: i for i, layer in enumerate(graph.quantizable)}
+    readers: dict[int, list[int]] = {}
+    for edge in graph.edges:
+        readers.setdefault(edge.source, []).append(edge.target)
+    pairs = set()
+    for start, layer in enumerate(graph.layers):
+        if not layer.quantizable:
+            continue
+        waiting, seen = list(readers.get(start, ())), {start}
+        while waiting:
+            at = waiting.pop()
+            if at in seen:
+                continue
+            seen.add(at)
+            if graph.layers[at].quantizable:
+                u, v = position[layer.name], position[graph.layers[at].name]
+                pairs.add((min(u, v), max(u, v)))
+            else:
+                waiting.extend(readers.get(at, ()))
+    return sorted(pairs)

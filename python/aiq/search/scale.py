@@ -1,0 +1,85 @@
+"""Accuracy of plans against the float32 network: measured once, and no longer than it takes."""
+
+import math
+from collections.abc import Mapping
+
+from scipy import stats
+
+from aiq.evaluate import Evaluation, Evaluator
+from aiq.evaluate.confidence import Hopeless, drop_limit, samples_needed
+from aiq.formats import REFERENCE, Format
+from aiq.plan import Accuracy
+
+Formats = Mapping[str, Format]
+
+
+class Scale:
+    """Measures accuracy against the float32 network; the same plan is measured once.
+
+    Parameters
+    ----------
+    evaluator
+        Of the network on the user's data.
+    confidence
+        Of the limits of drops, 0.5 to below 1.
+
+    Attributes
+    ----------
+    evaluator
+        As given.
+    """
+
+    def __init__(self, evaluator: Evaluator, confidence: float) -> None:
+        self.evaluator = evaluator
+        self._confidence = confidence
+        self._known: dict[tuple[str, ...], Evaluation] = {}
+
+    @property
+    def quantile(self) -> float:
+        """Standard errors between a drop and its limit, about."""
+        return float(stats.norm.ppf(self._confidence))
+
+    def known(self, formats: Formats) -> Accuracy | None:
+        """Return the accuracy of a plan if it was measured."""
+        evaluation = self._known.get(_key(formats))
+        return None if evaluation is None else self._accuracy(formats, evaluation)
+
+    def accuracy(self, formats: Formats, max_drop: float = math.inf) -> Accuracy:
+        """Return the accuracy of a plan, of part of the samples if it is hopeless.
+
+        Parameters
+        ----------
+        formats
+            The plan.
+        max_drop
+            The plan is of no use if it drops more: once that is beyond doubt, by a sequential
+            test of the paired answers, the measurement stops.
+        """
+        return self._accuracy(formats, self.evaluation(formats, max_drop))
+
+    def evaluation(self, formats: Formats, max_drop: float = math.inf) -> Evaluation:
+        """Return what `accuracy` is read from."""
+        key, every = _key(formats), self.evaluator.baseline.samples
+        known = self._known.get(key)
+        if known is None or (known.samples < every and known.drop <= max_drop):
+            stop = Hopeless(max_drop, self.evaluator.chunks) if max_drop < 1 else None
+            self._known[key] = self.evaluator.evaluate(formats, stop)
+        return self._known[key]
+
+    def samples_needed(self, formats: Formats, max_drop: float) -> int | None:
+        """Return how many samples would show that a measured plan holds; ``None``: none would."""
+        return samples_needed(self._known[_key(formats)], max_drop, self._confidence)
+
+    def _accuracy(self, formats: Formats, evaluation: Evaluation) -> Accuracy:
+        same = all(chosen == REFERENCE for chosen in formats.values())
+        return Accuracy(
+            plan=evaluation.accuracy,
+            baseline=float(evaluation.baseline.mean()),
+            samples=evaluation.samples,
+            drop_limit=0.0 if same else drop_limit(evaluation, self._confidence),
+            confidence=self._confidence,
+        )
+
+
+def _key(formats: Formats) -> tuple[str, ...]:
+    return tuple(chosen.name for chosen in formats.values())

@@ -1,0 +1,13 @@
+"""Sensitivity: how much accuracy each layer loses, alone, in each format.
+
+One table, several ways: `measure` counts on the user's data; `estimate` tells it from outputs
+(``sqnr``, ``kl``), from what layers write (``mse``), or from derivatives (``fisher``, ``hessian``).
+"""
+
+from aiq.sensitivity.estimated import ESTIMATES, Own, estimate
+from aiq.sensitivity.measured import measure
+
+METHODS = ("measured", *ESTIMATES)
+"""Names of the ways."""
+
+__all__ = ["METHODS", "Own", "estimate", "measure"]

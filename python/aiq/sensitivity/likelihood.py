@@ -1,0 +1,90 @@
+"""The loss whose derivatives say how much an error matters, with targets drawn from the network.
+
+A network's own softmax is drawn from, not the labels: then the mean square of the gradient is the
+Fisher information, half of which is the divergence per squared error, whatever the labels are
+(Kunstner et al. 2019, arXiv 1905.12558).
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from aiq.evaluate.metrics import main_output
+from aiq.graph.export import Inputs
+from aiq.quantize.simulate import Simulator
+from aiq.sensitivity.setting import class_axis
+
+
+class Graph:
+    """A float32 run that can be differentiated.
+
+    Parameters
+    ----------
+    simulator
+        Runs the network.
+    batch
+        Its inputs.
+    nodes
+        Activations to differentiate by.
+    weights
+        Layers whose weights to differentiate by.
+
+    Attributes
+    ----------
+    activations, weights
+        Node name or layer name -> tensor.
+    logits
+        The network's output.
+    """
+
+    def __init__(
+        self, simulator: Simulator, batch: Inputs, nodes: Iterable[str], weights: Iterable[str] = ()
+    ) -> None:
+        program, wanted = simulator.program, frozenset(nodes)
+        self.activations: dict[str, Tensor] = {}
+        self.weights: dict[str, Tensor] = {}
+        heads = {}
+        for layer in simulator.layers:
+            if layer.name in frozenset(weights):
+                names = simulator.operands[layer.name]
+                weight = program.constants[names.weight].clone().requires_grad_()
+                heads[layer.nodes[0]] = {names.weight: weight}
+                self.weights[layer.name] = weight
+        with torch.enable_grad():
+            values = program.start(batch)
+            for name in wanted & values.keys():
+                values[name] = self._leaf(name, values[name])
+            for step in program.steps:
+                value = program.call(step, values, heads.get(step.name, {}))
+                values[step.name] = self._leaf(step.name, value) if step.name in wanted else value
+                for name in step.dead:
+                    del values[name]
+            self.logits = main_output(program.finish(values))
+
+    def _leaf(self, name: str, value: Tensor) -> Tensor:
+        """Keep a value to differentiate by; what does not depend on such a value becomes one."""
+        if not value.requires_grad and value.is_floating_point():
+            value = value.detach().requires_grad_()
+        self.activations[name] = value
+        return value
+
+    def log_likelihood(self, classes: bool, generator: torch.Generator) -> Tensor:
+        """Return the log-likelihood of targets drawn from the network's output, summed.
+
+        Logits of `classes`: of one class for each position, divided by the positions of a sample.
+        Others: their projection on a random direction, so that half its mean square is the relative
+        squared error.
+        """
+        logits = self.logits
+        axis = class_axis(logits)
+        if not classes:
+            centred = logits.detach() - logits.detach().mean(-1, keepdim=True)
+            power = centred.square().sum() / len(logits)
+            direction = torch.randn(logits.shape, generator=generator)
+            projected: Tensor = (logits * direction).sum() * (2 / power) ** 0.5
+            return projected
+        log_p = logits.movedim(axis, -1).flatten(0, -2).log_softmax(-1)
+        drawn = torch.multinomial(log_p.detach().exp(), 1, generator=generator)
+        likelihood: Tensor = log_p.gather(1, drawn).sum() * (len(logits) / len(log_p)) ** 0.5
+        return likelihood

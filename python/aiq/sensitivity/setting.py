@@ -1,0 +1,138 @@
+"""What every estimate works on, and the two places where it looks: outputs and layers."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from aiq.evaluate.metrics import main_output
+from aiq.formats import Format
+from aiq.graph.export import Inputs
+from aiq.quantize.simulate import Formats, Simulator, State
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Setting:
+    """A network, inputs, and the formats that every layer is put into, alone.
+
+    Attributes
+    ----------
+    simulator
+        Runs the network.
+    batches
+        Inputs, batch by batch.
+    layers
+        Names of the L layers, in the order of the table.
+    formats
+        The K formats, all of which round something.
+    classes
+        Whether the network's output is logits of classes.
+    seed
+        Of random draws.
+    step
+        To be called once for each batch, layer and format.
+    """
+
+    simulator: Simulator
+    batches: tuple[Inputs, ...]
+    layers: tuple[str, ...]
+    formats: tuple[Format, ...]
+    classes: bool
+    seed: int
+    step: Callable[[], None]
+
+
+Way = Callable[[Setting], Tensor]
+"""Estimates the harm of each layer in each format: float64, (S, L, K), for S samples or draws."""
+
+Look = Callable[[Simulator, State, str, Formats], Tensor]
+"""Continues a run in some formats, and returns a tensor of it."""
+
+
+def output(simulator: Simulator, state: State, layer: str, formats: Formats) -> Tensor:
+    """Return the network's output."""
+    return main_output(simulator.finish(simulator.advance(state, formats)))
+
+
+def written(simulator: Simulator, state: State, layer: str, formats: Formats) -> Tensor:
+    """Return what the layer writes; nothing after it runs."""
+    node = writes(simulator, layer)
+    found: list[Tensor] = []
+
+    def watch(name: str, value: object) -> None:
+        if name == node and isinstance(value, Tensor):
+            found.append(value)
+
+    simulator.advance(state, formats, simulator.program.position[node] + 1, watch)
+    return found[0]
+
+
+def writes(simulator: Simulator, layer: str) -> str:
+    """Return the node whose value a layer writes."""
+    return next(x.nodes[-1] for x in simulator.layers if x.name == layer)
+
+
+def alone(
+    setting: Setting,
+    look: Look,
+    judge: Callable[[Tensor, Tensor, str], Tensor],
+    prepare: Callable[[Inputs], None] = lambda batch: None,
+) -> Tensor:
+    """Return how much each layer alone in each format changes a tensor, (S, L, K).
+
+    Parameters
+    ----------
+    setting
+        The network and its inputs.
+    look
+        Which tensor: `output` or `written`.
+    judge
+        Maps the rounded tensor, the exact one and the layer's name to harm, of any shape: each
+        sample's harm is its sum.
+    prepare
+        Shown each batch before it runs.
+    """
+    simulator, shape = setting.simulator, (len(setting.layers), len(setting.formats))
+    found = []
+    for batch in setting.batches:
+        prepare(batch)
+        count = samples(batch)
+        scores = torch.zeros(count, *shape, dtype=torch.float64)
+        with torch.inference_mode():
+            state = simulator.start(batch)
+            for layer in simulator.layers:
+                i = setting.layers.index(layer.name)
+                state = simulator.advance(state, {}, simulator.start_of(layer.name))
+                exact = look(simulator, state, layer.name, {})
+                for k, chosen in enumerate(setting.formats):
+                    rounded = look(simulator, state, layer.name, {layer.name: chosen})
+                    harm = judge(rounded, exact, layer.name)
+                    scores[:, i, k] = harm.double().reshape(count, -1).sum(1)
+                    setting.step()
+        found.append(scores)
+    return torch.cat(found)
+
+
+def samples(batch: Inputs) -> int:
+    """Return how many samples a batch has."""
+    return len(pytree.tree_leaves(batch)[0])
+
+
+def relative_error(rounded: Tensor, exact: Tensor) -> Tensor:
+    """Return squared errors, over the mean power of a sample of `exact`; they add up to a ratio.
+
+    Power is that of deviations from the mean of the last dimension: logits mean the same shifted.
+    """
+    power = (exact - exact.mean(-1, keepdim=True)).double().square().sum() / len(exact)
+    return (rounded - exact).double().square() / power.clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def class_axis(logits: Tensor) -> int:
+    """Return the dimension of logits that counts classes: images have it second, others last."""
+    return 1 if logits.ndim > 3 else logits.ndim - 1
+
+
+Gradients = Mapping[str, Tensor]
+"""Node name -> gradient of each sample's own log-likelihood."""

@@ -1,0 +1,10 @@
+"""Noise-to-signal ratio of the network's output: AIMET's phase 1, without labels."""
+
+from torch import Tensor
+
+from aiq.sensitivity.setting import Setting, alone, output, relative_error
+
+
+def harm(setting: Setting) -> Tensor:
+    """Return the power of the output's error over that of the output, (S, L, K)."""
+    return alone(setting, output, lambda rounded, exact, _: relative_error(rounded, exact))

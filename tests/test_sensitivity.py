@@ -1,0 +1,277 @@
+"""Every way of estimating against the definition it claims, computed another way."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, kl_div
+
+from aiq import sensitivity
+from aiq.errors import DataError, InputError
+from aiq.evaluate import Evaluator
+from aiq.formats import parse, parse_all
+from aiq.graph import trace
+from aiq.losses import LossTable
+from aiq.sensitivity import estimated, fisher, hessian, mse
+from aiq.sensitivity.likelihood import Graph
+from aiq.sensitivity.setting import Setting
+
+FORMATS = parse_all("fp32,w8a8,w4a4,w3,w2a2")
+ESTIMATES = sensitivity.METHODS[1:]
+
+
+class Net(nn.Module):
+    """Two convolutions with a shortcut between them, and a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 6, 3, padding=1)
+        self.conv2 = nn.Conv2d(6, 6, 3, padding=1)
+        self.fc = nn.Linear(6, 4)
+
+    def forward(self, x):
+        y = self.conv1(x).relu()
+        y = (self.conv2(y) + y).relu()
+        return self.fc(y.mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def net():
+    """Trained a little, so that classes are told apart."""
+    torch.manual_seed(0)
+    model = Net()
+    x, y = batch()
+    optimiser = torch.optim.Adam(model.parameters(), 0.02)
+    for _ in range(60):
+        optimiser.zero_grad()
+        cross_entropy(model(x), y).backward()
+        optimiser.step()
+    return model.eval()
+
+
+def batch(count=400, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.randint(4, (count,), generator=generator)
+    x = torch.randn(count, 3, 6, 6, generator=generator)
+    x[:, 0] += y.view(-1, 1, 1) - 1.5
+    x[:, 1] -= (y % 2).view(-1, 1, 1)
+    return x, y
+
+
+@pytest.fixture(scope="module")
+def evaluator(net):
+    return Evaluator(net, [batch()])
+
+
+@pytest.fixture(scope="module")
+def measured(evaluator):
+    return sensitivity.measure(evaluator, FORMATS, precision=0, joint=True)
+
+
+def setting(evaluator, formats="w4a4,w2a2", **changes):
+    arguments = {
+        "simulator": evaluator.runner.simulator,
+        "batches": tuple(evaluator.inputs(400)),
+        "layers": evaluator.layers,
+        "formats": parse_all(formats),
+        "classes": True,
+        "seed": 0,
+        "step": lambda: None,
+    }
+    return Setting(**arguments | changes)
+
+
+@torch.no_grad()
+def test_measured_is_the_divergence_of_each_layer_alone(net, evaluator, measured):
+    x, y = batch()
+    exact = net(x)
+    baseline = float((exact.argmax(1) == y).double().mean())
+    for i, layer in enumerate(measured.layers):
+        for k, chosen in enumerate(FORMATS):
+            logits = evaluator.runner.simulator.run(x, {layer: chosen})
+            divergence = kl_div(
+                logits.double().log_softmax(1),
+                exact.double().log_softmax(1),
+                reduction="batchmean",
+                log_target=True,
+            )
+            assert measured.divergence[i, k] == pytest.approx(float(divergence), abs=1e-6)
+            drop = baseline - float((logits.argmax(1) == y).double().mean())
+            assert measured.measured[i, k] == pytest.approx(drop, abs=1e-9)
+    assert np.allclose(measured.loss, measured.slope * measured.divergence)
+    assert (measured.loss[:, 0] == 0).all()
+    assert (measured.error[:, 1:] > 0).all()
+
+
+def test_the_slope_is_that_of_whole_networks(evaluator, measured):
+    """The sum of losses is about what plans lose that were measured as a whole."""
+    for whole in measured.whole:
+        formats = {layer: parse(name) for layer, name in whole.formats.items()}
+        assert evaluator.evaluate(formats).drop == pytest.approx(whole.drop)
+    predicted = [
+        measured.predict({n: parse(f) for n, f in whole.formats.items()})
+        for whole in measured.whole
+    ]
+    drops = [whole.drop for whole in measured.whole]
+    assert np.corrcoef(predicted, drops)[0, 1] > 0.8
+    assert len({tuple(w.formats.values()) for w in measured.whole}) == len(measured.whole)
+    assert any(len(set(w.formats.values())) > 1 for w in measured.whole), "mixed ones too"
+
+
+def test_early_stopping_changes_little_and_saves_much(evaluator, measured):
+    few = sensitivity.measure(evaluator, FORMATS, precision=1.0, joint=True)
+    ratio = few.divergence[:, 2:] / measured.divergence[:, 2:]
+    assert (np.abs(np.log(ratio)) < 0.7).all()
+
+
+@pytest.mark.parametrize("method", ESTIMATES)
+def test_estimates_rank_as_measurement_does(evaluator, measured, method):
+    table = sensitivity.estimate(evaluator, FORMATS, method)
+    assert table.method == method
+    assert (table.loss[:, 0] == 0).all()
+    for i in range(len(table.layers)):  # more bits, less harm
+        assert table.loss[i, 1] < table.loss[i, 2] < table.loss[i, 4]
+    # w8a8, w4a4 and w2a2: the sum of losses is about what is measured, whatever the unit
+    drop = evaluator.evaluate(dict.fromkeys(table.layers, parse("w2a2"))).drop
+    assert table.loss[:, 4].sum() == pytest.approx(drop, rel=1.0)
+    assert table.error.shape == table.loss.shape
+    assert (table.error[:, 1:] > 0).all()
+    again = sensitivity.estimate(evaluator, FORMATS, method)
+    assert np.array_equal(again.loss, table.loss), "the seed decides"
+
+
+def test_kl_is_the_measured_divergence(evaluator, measured):
+    table = sensitivity.estimate(evaluator, FORMATS, "kl")
+    assert table.divergence == pytest.approx(measured.divergence, rel=0.5, abs=1e-5)
+
+
+def test_mse_is_the_error_of_what_a_layer_writes(net, evaluator):
+    x, _ = batch()
+    found = mse.harm(setting(evaluator)).mean(0)
+    simulator = evaluator.runner.simulator
+    with torch.no_grad():
+        exact = net.conv1(x).relu()
+        layer = evaluator.layers.index("conv1")
+        node = next(x for x in simulator.layers if x.name == "conv1").nodes[-1]
+        seen = {}
+        simulator.advance(
+            simulator.start(x),
+            {"conv1": parse("w2a2")},
+            watch=seen.setdefault,
+        )
+        error = (seen[node] - exact).double().square().sum()
+        power = (exact - exact.mean(-1, keepdim=True)).double().square().sum()
+    assert float(found[layer, 1]) == pytest.approx(float(error / power), rel=1e-3)
+
+
+def test_derivatives_are_those_of_autograd(net, evaluator):
+    """Gradients by the traced program equal those of the plain module."""
+    simulator = evaluator.runner.simulator
+    (x, *_) = evaluator.inputs(1)
+    graph = Graph(simulator, x, [], ["conv2"])
+    targets = graph.logits.argmax(1)
+    loss = cross_entropy(graph.logits, targets)
+    (found,) = torch.autograd.grad(loss, list(graph.weights.values()))
+    (expected,) = torch.autograd.grad(cross_entropy(net(x), targets), [net.conv2.weight])
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_hutchinson_finds_the_trace(evaluator, monkeypatch):
+    """Against the exact Hessian of the linear layer: its diagonal is p (1 - p) x^2."""
+    monkeypatch.setattr(hessian, "PROBES", 200)
+    x = evaluator.inputs(100)[0][:40]
+    case = setting(evaluator, batches=(x,))
+    draws = hessian._curvature(case, x, torch.Generator().manual_seed(0))
+    simulator = evaluator.runner.simulator
+    graph = Graph(simulator, x, [simulator.operands["fc"].input], [])
+    p, features = graph.logits.softmax(1), graph.activations[simulator.operands["fc"].input]
+    diagonal = (p * (1 - p))[:, :, None] * features.square()[:, None]
+    exact = float(diagonal.detach().mean())
+    found = draws[:, 0, evaluator.layers.index("fc")]
+    error = float(found.std()) / len(found) ** 0.5
+    assert float(found.mean()) == pytest.approx(exact, abs=4 * error)
+    assert error < exact / 5
+
+
+def test_fisher_is_nats_to_second_order(evaluator):
+    """Of the last layer, alone, at many bits: its divergence, which is half the Fisher's form."""
+    case = setting(evaluator, "w6")
+    fc = evaluator.layers.index("fc")
+    found = float(fisher.harm(case).mean(0)[fc, 0])
+    measured = evaluator.evaluate({"fc": parse("w6")}).kl
+    assert 0.3 < found / measured < 3
+
+
+def test_own_function_is_taken_at_its_word(evaluator):
+    def own(layer, chosen):
+        return len(layer) / 1000, 0.5 / chosen.weight.bits
+
+    table = sensitivity.estimate(evaluator, "fp32,w8,w4", own)
+    assert table.method == "own"
+    assert table.loss[:, 1:] == pytest.approx(np.array([[len(n) / 1000] * 2 for n in table.layers]))
+    assert table.error[0] == pytest.approx([0, 0.5 / 8, 0.5 / 4])
+    assert table.per_nat is None
+    for answer in (float("nan"), "much", None, (0.1, -1)):
+        with pytest.raises(InputError, match="sensitivity function returned"):
+            sensitivity.estimate(evaluator, "w8", lambda layer, f, answer=answer: answer)
+
+
+def test_without_data_there_are_estimates_too(net):
+    x, _ = batch(16)
+    for method in ESTIMATES:
+        table = sensitivity.estimate(trace(net, x), FORMATS, method, x)
+        assert table.baseline is None
+        assert table.whole == ()
+        assert table.loss[:, 1].sum() < table.loss[:, 4].sum()
+    with pytest.raises(InputError, match="needs example_inputs"):
+        sensitivity.estimate(trace(net, x), FORMATS, "sqnr")
+    with pytest.raises(InputError, match="no sensitivity 'guess'; use measured, sqnr, mse"):
+        sensitivity.estimate(trace(net, x), FORMATS, "guess", x)
+
+
+def test_perplexity_and_cosine_and_own_metric(net):
+    for metric in ("perplexity", "cosine", lambda out, y: 100.0 * (out.argmax(1) == y)):
+        evaluator = Evaluator(net, [batch()], metric=metric)
+        table = sensitivity.measure(evaluator, "w4a4,w2a2")
+        drop = evaluator.evaluate(dict.fromkeys(table.layers, parse("w2a2"))).drop
+        assert drop > 0
+        assert table.loss[:, 1].sum() == pytest.approx(drop, rel=1.0)
+
+
+def test_degenerate_layers(net):
+    """A constant channel and weights of zero: no harm, and no NaN."""
+    model = Net()
+    model.load_state_dict(net.state_dict())
+    with torch.no_grad():
+        model.conv2.weight.zero_()
+        model.conv1.weight[0] = 0
+    evaluator = Evaluator(model.eval(), [batch(60)])
+    for method in sensitivity.METHODS:
+        table = (
+            sensitivity.measure(evaluator, "w8,w2")
+            if method == "measured"
+            else sensitivity.estimate(evaluator, "w8,w2", method)
+        )
+        assert np.isfinite(table.loss).all()
+        assert (table.loss[table.layers.index("conv2")] == 0).all()
+
+
+def test_nan_is_named(evaluator, monkeypatch):
+    entry = estimated.ESTIMATES["mse"]
+    broken = estimated._Entry(
+        lambda s: torch.full((2, 3, len(s.formats)), torch.nan), entry.in_nats, entry.slope
+    )
+    monkeypatch.setitem(estimated.ESTIMATES, "mse", broken)
+    with pytest.raises(DataError, match="mse sensitivity of layer 'conv1' as w8 is NaN"):
+        sensitivity.estimate(evaluator, "w8", "mse")
+
+
+def test_a_table_survives_the_disk(measured, tmp_path):
+    measured.save(tmp_path / "losses.json")
+    again = LossTable.load(tmp_path / "losses.json")
+    assert again.to_json() == measured.to_json()
+    assert again.whole == measured.whole
+    assert again.per_nat == measured.slope
+    (tmp_path / "losses.json").write_text("{}")
+    with pytest.raises(InputError, match="is not a loss table"):
+        LossTable.load(tmp_path / "losses.json")
