@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import block_diag, solve_triangular
 from scipy.optimize import least_squares
 
+from aiq.evaluate.confidence import covariance
 from aiq.losses import Array
 
 SCALE_DOUBT, POWER_DOUBT = 1.0, 0.3
@@ -25,6 +27,12 @@ MODEL_ERROR = 0.2
 
 LEAST = 0.01
 """Part of the pivot below which the slope is taken to be that there: a power's may be zero."""
+
+LEAST_ERROR = 1e-5
+"""No drop is predicted better than this."""
+
+Point = tuple[float, float, float]
+"""Of a plan: predicted loss by the tables, drop, and standard error of the drop."""
 
 ROUNDS = 3
 """Fits; in each, the model's error follows from the drops that the last one predicts."""
@@ -64,22 +72,24 @@ class Bend:
         return self.power * self.predict(total) / total
 
 
-def fit(measured: Sequence[tuple[float, float, float]]) -> Bend:
-    """Return the most likely bend, by weighted least squares towards a straight line.
+def fit(*groups: Sequence[Point]) -> Bend:
+    """Return the most likely bend, by generalised least squares towards a straight line.
 
-    Each plan counts by the error of its drop and that of the model, so that few and noisy plans
-    hardly bend it.
+    Each plan counts by the error of its drop and that of the model, and plans of a group share the
+    luck of their samples, so that few and noisy plans hardly bend it.
 
     Parameters
     ----------
-    measured
-        Of each plan that was measured as a whole: the sum of its layers' losses, its drop, and the
-        standard error of that.
+    groups
+        Plans that were measured on the same samples: of each, the sum of its layers' losses, its
+        drop, and the standard error of that.
     """
-    known = np.array([row for row in measured if row[0] > 0])
-    if not len(known):
+    known = [np.array([row for row in group if row[0] > 0]) for group in groups]
+    known = [group for group in known if len(group)]
+    if not known:
         return Bend()
-    total, drop, error = known.T
+    total, drop, _ = np.concatenate(known).T
+    noise = block_diag(*(covariance(group[:, 2]) for group in known))
     pivot = math.exp(float(np.log(total).mean()))
 
     def predicted(x: Array) -> Array:
@@ -87,11 +97,13 @@ def fit(measured: Sequence[tuple[float, float, float]]) -> Bend:
 
     at = np.array([0.0, 1.0])
     for _ in range(ROUNDS):
-        weight = 1 / np.hypot(error, MODEL_ERROR * predicted(at)).clip(min=1e-12)
+        model = np.maximum(MODEL_ERROR * predicted(at), LEAST_ERROR)
+        root: Array = np.linalg.cholesky(noise + np.diag(model**2)).astype(np.float64)
 
-        def residuals(x: Array, weight: Array = weight) -> Array:
+        def residuals(x: Array, root: Array = root) -> Array:
             prior = x[0] / SCALE_DOUBT, (x[1] - 1) / POWER_DOUBT
-            return np.concatenate([weight * (drop - predicted(x)), prior])
+            scaled = solve_triangular(root, drop - predicted(x), lower=True)
+            return np.concatenate([scaled, prior])
 
         bounds = ([-10.0, POWERS[0]], [10.0, POWERS[1]])
         at = least_squares(residuals, at, bounds=bounds).x

@@ -256,12 +256,12 @@ class _Loop:
 
     def bend(self) -> Bend:
         """Return the bend by all that was measured so far."""
-        points = self.task.tables.measured()
+        points = []
         for outcome in self.tried:
             found = self._scale.evaluation(outcome.formats, -1.0)
             error = math.hypot(found.drop_error, 1 / found.samples)
             points.append((self._total(outcome.formats), found.drop, error))
-        return joint.fit(points)
+        return joint.fit(self.task.tables.measured(), points)
 
     def measure(self, found: Outcome, value: float = math.inf) -> Outcome:
         """Return a plan with its measured value, measured in full if it may beat `value`."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from aiq.evaluate import Evaluation, Evaluator
+from aiq.evaluate.confidence import covariance
 from aiq.formats import Format
 from aiq.losses import Array, Whole
 from aiq.progress import Progress
@@ -73,8 +74,8 @@ def fit(
 ) -> Scale:
     """Return the scale of `harm`, (L, K), by evaluating at most eleven plans.
 
-    Weighted least squares through the origin; a drop is uncertain by its samples and by the model,
-    and a prior keeps the slope positive where nothing drops.
+    Generalised least squares through the origin; drops are uncertain by their samples, which all
+    plans share, and by the model, and a prior keeps the slope positive where nothing drops.
 
     Parameters
     ----------
@@ -113,17 +114,17 @@ def fit(
         chosen |= {(uniform,) * len(layers): None, _mixed(harm, total, rng): None}
     plans = [plan(c) for c in chosen]
     evaluations = evaluator.evaluate_many(plans, progress=progress)
-    divergences = [nats * float(harm[range(len(layers)), c].sum()) for c in chosen]
-    weight = (SLOPE_ERROR * slope) ** -2
-    moment = slope * weight
-    errors = [math.hypot(e.drop_error, 1 / e.samples) for e in evaluations]
-    for divergence, error, evaluation in zip(divergences, errors, evaluations, strict=True):
-        variance = error**2 + (MODEL_ERROR * slope * divergence) ** 2
-        weight += divergence**2 / variance
-        moment += divergence * evaluation.drop / variance
+    divergence = nats * np.array([harm[range(len(layers)), c].sum() for c in chosen])
+    drops = np.array([e.drop for e in evaluations])
+    error = np.array([math.hypot(e.drop_error, 1 / e.samples) for e in evaluations])
+    model = np.diag((MODEL_ERROR * slope * divergence) ** 2)
+    weighted = np.linalg.solve(covariance(error) + model, divergence)
+    prior = (SLOPE_ERROR * slope) ** -2
+    weight = prior + float(weighted @ divergence)
+    moment = prior * slope + float(weighted @ drops)
     whole = tuple(
-        Whole({name: f.name for name, f in formats_of.items()}, evaluation.drop, error)
-        for formats_of, error, evaluation in zip(plans, errors, evaluations, strict=True)
+        Whole({name: f.name for name, f in formats_of.items()}, evaluation.drop, float(e))
+        for formats_of, e, evaluation in zip(plans, error, evaluations, strict=True)
     )
     return Scale(nats, max(moment / weight, slope / 10), weight**-0.5, whole)
 
