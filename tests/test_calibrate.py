@@ -12,13 +12,13 @@ from aiq import _core, calibrate, runtimes
 from aiq.calibrate import chains, programs, roofs
 from aiq.calibrate.fit import fit
 from aiq.calibrate.samples import Sample, Store
-from aiq.cost import calibrated_table, rows
+from aiq.cost import calibrated_table, rows, shape
 from aiq.cost.pieces import DTYPES, Piece
 from aiq.errors import HardwareError, InputError
 from aiq.formats import parse, parse_all
 from aiq.graph import trace
 from aiq.hardware import Hardware, MemoryLevel
-from aiq.hardware.runtime_profile import Kernel
+from aiq.hardware.runtime_profile import Correction, Kernel
 from aiq.runtimes.eager import Eager
 
 NAMES = ("pointwise/fp32/0", "linear/bf16/0", "residual/fp32+bf16/0", "attention/fp32/0")
@@ -90,11 +90,11 @@ TOY = Hardware(
     provenance={"method": "spec", "date": "2026-01-01", "sources": ["none"]},
 )
 KERNELS = {
-    "conv.fp32": Kernel(12, 0.7, 0.1, compute=0.8, channel_multiple=16),
-    "conv.int8": Kernel(14, 0.9, 0.2, compute=0.6, channel_multiple=16),
-    "linear.fp32": Kernel(5, 0.5, 0.05, compute=0.9, channel_multiple=16),
-    "add.fp32": Kernel(2, 0.8, 0.02, channel_multiple=16),
-    "fp32_to_int8": Kernel(3, 0.9, 0.03, channel_multiple=16),
+    "conv.fp32": Kernel(12, 0.7, 0.1, compute=0.8),
+    "conv.int8": Kernel(14, 0.9, 0.2, compute=0.6),
+    "linear.fp32": Kernel(5, 0.5, 0.05, compute=0.9),
+    "add.fp32": Kernel(2, 0.8, 0.02),
+    "fp32_to_int8": Kernel(3, 0.9, 0.03),
 }
 RUN = 6e-6
 
@@ -103,7 +103,11 @@ RUN = 6e-6
 def samples():
     """Random programs of known kernels, with the times that these would take."""
     rng = np.random.default_rng(0)
-    return [sample(str(index), rng) for index in range(60)]
+    return [sample(str(index), rng) for index in range(150)]
+
+
+RANGE = dict.fromkeys(shape.FEATURES, (0.0, 20.0))
+SHAPES = {"conv.fp32": Correction({"rows": 0.2, "taps": -0.15, "rows*rows": 0.05}, RANGE)}
 
 
 def sample(name, rng):
@@ -118,32 +122,43 @@ def sample(name, rng):
         flops = 20 * weights * int(rng.integers(1, 200))
         work = (flops, weights, 0, inputs, 0, outputs, channels, False)
         bits = 8 if dtype else 32
-        piece = Piece(key, work, (bits, bits, bits, False, dtype), 5e6 * rng.random(), (), ())
+        form = tuple(rng.uniform(0, 8, len(shape.FEATURES))) if weights else ()
+        storage = (bits, bits, bits, False, dtype)
+        piece = Piece(key, work, storage, 5e6 * rng.random(), (), (), shape=form)
         ((picoseconds, _),) = _core.calibrated_times(
             [(work, piece.storage, KERNELS[key].row, piece.resident)], machine
         )
         found.append(piece)
-        seconds += picoseconds / 1e12
+        seconds += picoseconds / 1e12 * shape.factor(SHAPES.get(key), form)
     return Sample(name, seconds, tuple(found))
 
 
 def test_the_fit_finds_the_machine_that_made_the_samples(samples):
     found = fit(samples, TOY, noise=0.01)
-    assert (found.fit.samples, found.fit.noise) == (60, 0.01)
-    assert found.fit.mape < 0.01
-    assert 0.97 < found.fit.low <= 1 <= found.fit.high < 1.03
+    assert (found.fit.samples, found.fit.noise) == (len(samples), 0.01)
+    assert found.fit.mape < 0.05
+    assert 0.85 < found.fit.low <= 1 <= found.fit.high < 1.15
+    rng = np.random.default_rng(1)
     for key in ("conv.fp32", "conv.int8", "linear.fp32"):
-        kernel = found.kernels[key]
-        assert kernel.channel_multiple == 16
-        assert kernel.compute == pytest.approx(KERNELS[key].compute, rel=0.02)
-        assert kernel.start_us == pytest.approx(KERNELS[key].start_us, rel=0.2)
+        for _ in range(20):  # its coefficients may differ from the makers' and come to the same
+            form = tuple(rng.uniform(1, 7, len(shape.FEATURES)))
+            times = [
+                kernel.compute / shape.factor(correction, form)
+                for kernel, correction in (
+                    (KERNELS[key], SHAPES.get(key)),
+                    (found.kernels[key], found.kernels[key].correction),
+                )
+            ]
+            assert times[1] == pytest.approx(times[0], rel=0.25)
 
 
 def test_one_bad_sample_does_not_spoil_the_fit(samples):
     spoiled = [replace(samples[0], seconds=5 * samples[0].seconds), *samples[1:]]
+    good, bad = (fit(given, TOY, noise=0.0).kernels for given in (samples, spoiled))
+    form = (4.0,) * len(shape.FEATURES)
     for key in ("conv.fp32", "conv.int8", "linear.fp32"):
-        compute = fit(spoiled, TOY, noise=0.0).kernels[key].compute
-        assert compute == pytest.approx(KERNELS[key].compute, rel=0.03)
+        speeds = [k[key].compute / shape.factor(k[key].correction, form) for k in (good, bad)]
+        assert speeds[1] == pytest.approx(speeds[0], rel=0.1)
 
 
 def cut(name):
@@ -156,7 +171,7 @@ def cut(name):
 def test_samples_survive_and_only_for_what_they_hold(tmp_path, samples):
     path = tmp_path / "samples.json"
     store = Store(path, {"threads": 2, "versions": ("a", "b")})
-    store.add(samples[0])
+    store.add(samples[:1])
     store.set("roofs", {"x": 1})
     again = Store(path, {"threads": 2, "versions": ("a", "b")})
     assert again.samples == {samples[0].name: samples[0]}
@@ -181,16 +196,17 @@ def test_a_calibration_that_is_killed_goes_on_where_it_was(tmp_path, monkeypatch
     monkeypatch.setattr(
         roofs, "working_sets", lambda threads, largest: [16.0, 64.0, 256.0, 1024.0, 4096.0]
     )
+    monkeypatch.setattr(programs, "BUNDLE", 2)
     timed = []
-    real = programs.sample
+    real = programs.samples
 
-    def sample(engine, name):
-        timed.append(name)
-        if len(timed) == 3:
+    def samples(engine, names):
+        timed.append(list(names))
+        if len(timed) == 2:
             raise StoppedError
-        return real(engine, name)
+        return real(engine, names)
 
-    monkeypatch.setattr(programs, "sample", sample)
+    monkeypatch.setattr(programs, "samples", samples)
     path = tmp_path / "samples.json"
     with pytest.raises(StoppedError):
         calibrate.calibrate("eager", threads=1, samples=path)
@@ -199,7 +215,7 @@ def test_a_calibration_that_is_killed_goes_on_where_it_was(tmp_path, monkeypatch
     found = calibrate.calibrate(
         "eager", threads=1, samples=path, progress=lambda *event: seen.append(event)
     )
-    assert timed == [*NAMES[:3], NAMES[2], NAMES[3]]
+    assert timed == [list(NAMES[:2]), list(NAMES[2:]), list(NAMES[2:])]
     assert ("time chains in eager", 4, 4) in seen
     assert not any(stage == "measure this machine" for stage, _, _ in seen)
     found.save(tmp_path / "mine.yaml")
@@ -210,8 +226,11 @@ def test_a_calibration_that_is_killed_goes_on_where_it_was(tmp_path, monkeypatch
     assert section.formats["bf16"].support == "native"
     assert section.formats["w8a8"].support == "none"
     graph, planned = cut("residual/fp32+bf16/0")
-    low, high = calibrated_table(graph, parse_all("fp32,bf16"), again, "eager").interval(planned)
-    assert 0 < low <= high
+    table = calibrated_table(graph, parse_all("fp32,bf16"), again, "eager")
+    low, high = table.interval(planned)
+    assert 0 < low <= table.total(planned) <= high
+    bound = set(table.binding(planned).values())
+    assert bound <= {"overhead", "compute", "boundary", *(level.level for level in again.memory)}
 
 
 def test_differences_between_a_profile_and_this_machine(monkeypatch):

@@ -1,6 +1,7 @@
 """The calibrated cost table: by hand, against enumeration, and what it says of the profile."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -10,7 +11,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from aiq import graph, hardware
-from aiq.cost import Level, calibrated_table, intensity_table, roofline_table, time_table
+from aiq.cost import (
+    Level,
+    calibrated_table,
+    intensity_table,
+    roofline_table,
+    shape,
+    time_table,
+)
+from aiq.cost.pieces import pieces
 from aiq.errors import HardwareError, InputError
 from aiq.formats import parse, parse_all
 from aiq.hardware import Hardware
@@ -47,6 +56,13 @@ runtimes:
       layout: {fp32: {start_us: 1, memory: 1, output_ns: 0}}
       add: {fp32: {start_us: 5, memory: 1, output_ns: 0}}
       pool: {fp32: {start_us: 11, memory: 1, output_ns: 0}}
+      residual:
+        fp32: {start_us: 0.5, memory: 1, output_ns: 0}
+        bf16: {start_us: 0.5, memory: 1, output_ns: 0}
+        int8: {start_us: 0.5, memory: 1, output_ns: 0}
+      gelu:
+        fp32: {start_us: 6, memory: 1, output_ns: 0}
+        int8: {start_us: 8, memory: 1, output_ns: 0}
     boundaries:
       fp32_to_int8: {start_us: 10, memory: 1, output_ns: 0}
       int8_to_fp32: {start_us: 20, memory: 1, output_ns: 0}
@@ -175,6 +191,86 @@ def test_a_residual_of_another_format_breaks_the_fusion():
     assert mixed - same == pytest.approx(stem + addition + quantise, rel=1e-9)
 
 
+def test_what_a_kernel_does_besides_multiplying_has_its_price():
+    found = table(nn.Sequential(conv(3, 8), nn.GELU(), conv(8, 8)), parse_all("fp32,w8a8"))
+    plain = table(nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 8)), parse_all("fp32,w8a8"))
+    n = 8 * 256
+    extra = (found.cost - plain.cost) / 1e12
+    assert extra[0] == pytest.approx([6e-6 + 8 * n / 10e9, 8e-6 + 2 * n / 10e9], abs=2e-12)
+    assert (extra[1] == 0).all()
+    layers = graph.extract(Residual(), IMAGE)
+    added = {
+        p.kernel: p.work[3:6] for p in pieces(layers, FORMATS, {}, ()) if "residual" in p.kernel
+    }
+    assert added == {f"residual.{d}": (2 * n, 0, n) for d in ("fp32", "bf16", "int8")}
+
+
+CORRECTION = """
+        fp32:
+          start_us: 2
+          compute: 0.5
+          memory: 0.5
+          output_ns: 1
+          correction:
+            terms: {rows: 0.3, "rows*taps": -0.2, outputs_16: 0.5}
+            range: {rows: [0, 7], width: [0, 9], inputs: [0, 9], outputs: [0, 9], groups: [0, 0],
+                    taps: [0, 6], stride: [0, 2], inputs_16: [0, 1], outputs_16: [0, 1],
+                    inputs_4: [0, 1], outputs_4: [0, 1], padding: [0, 4]}
+"""
+
+
+def test_the_correction_for_shape_by_hand(tmp_path):
+    old = """
+        fp32: {start_us: 2, compute: 0.5, memory: 0.5, output_ns: 1, channel_multiple: 16}
+"""
+    plain = hardware.parse(PROFILE.replace(", channel_multiple: 16", ""), "toy.yaml")
+    profile = hardware.parse(PROFILE.replace(old, CORRECTION), "toy.yaml")
+    net = nn.Sequential(conv(3, 8), conv(8, 16))
+    found, before = table(net, profile=profile), table(net, profile=plain)
+    copy = table(net, profile=plain).cost[0, 0] - alone(plain, 3, 8)
+    # 256 positions count as 2^7, the most calibrated; 9 taps; 8 channels are no multiple of 16.
+    rows, taps = (7 - 9) / 3, (math.log2(9) - 2) / 1.5
+    factors = [math.exp(0.3 * rows - 0.2 * rows * taps + ragged) for ragged in (0.5, 0.0)]
+    expected = [copy + (before.cost[0, 0] - copy) * factors[0], before.cost[1, 0] * factors[1]]
+    assert found.cost[:, 0] == pytest.approx(expected, rel=1e-6)
+    profile.save(tmp_path / "toy.yaml")
+    assert Hardware.load(tmp_path / "toy.yaml").runtimes == profile.runtimes
+
+
+def alone(profile, inputs, outputs):
+    """Picoseconds of a convolution whose input is no input of the network."""
+    found = table(nn.Sequential(conv(3, inputs), conv(inputs, outputs)), profile=profile)
+    return found.cost[1, 0]
+
+
+def test_features_of_shapes():
+    net = nn.Sequential(
+        nn.Conv2d(12, 24, (3, 5), 2, groups=4), nn.Flatten(), nn.Linear(24 * 7 * 6, 10)
+    )
+    first, last = graph.extract(net, torch.zeros(2, 12, 16, 16)).quantizable
+    named = dict(zip(shape.FEATURES, shape.features(first), strict=True))
+    assert named == pytest.approx(
+        {
+            "rows": math.log2(2 * 7 * 6),
+            "width": math.log2(6),
+            "inputs": math.log2(3),
+            "outputs": math.log2(6),
+            "groups": 2,
+            "taps": math.log2(15),
+            "stride": math.log2(256 / 42),
+            "inputs_16": 1,
+            "outputs_16": 1,
+            "inputs_4": 0,
+            "outputs_4": 0,
+            "padding": math.log2(32 / 24),
+        }
+    )
+    assert shape.features(last)[:7] == pytest.approx(
+        (1, 0, math.log2(24 * 42), math.log2(10), 0, 0, 0)
+    )
+    assert shape.features(last)[7:11] == (0, 1, 0, 1)
+
+
 def test_layers_without_weights_follow_the_layer_before_them():
     found = table(Residual())
     # The pool starts once whatever the formats, and absorbs the conversion behind it.
@@ -184,17 +280,18 @@ def test_layers_without_weights_follow_the_layer_before_them():
     assert a - b == pytest.approx(head, abs=1e-12)
 
 
-@given(st.data())
-def test_many_plans_at_once_are_the_plans_one_by_one(data):
-    found = table(Residual())
-    plans = data.draw(
-        st.lists(st.lists(st.integers(0, 2), min_size=4, max_size=4), min_size=1, max_size=5)
-    )
+@pytest.fixture(scope="module")
+def residual():
+    return table(Residual())
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=4, max_size=4), min_size=1, max_size=5))
+def test_many_plans_at_once_are_the_plans_one_by_one(residual, plans):
     one_by_one = [
-        found.total({name: FORMATS[k] for name, k in zip(found.layers, columns, strict=True)})
-        for columns in plans
+        residual.total({name: FORMATS[k] for name, k in zip(residual.layers, plan, strict=True)})
+        for plan in plans
     ]
-    assert found.totals(plans).tolist() == one_by_one
+    assert residual.totals(plans).tolist() == one_by_one
 
 
 def test_the_search_sees_the_edges():

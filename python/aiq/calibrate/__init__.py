@@ -1,6 +1,7 @@
 """Measure this machine: its roofs, and what a runtime makes of them."""
 
 import datetime
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +13,10 @@ import torch
 
 from aiq import machine, runtimes
 from aiq.calibrate import chains, programs, roofs
-from aiq.calibrate.fit import Coefficients, fit, group
+from aiq.calibrate.fit import ALIKE, Coefficients, fit
 from aiq.calibrate.samples import Store, default_path
 from aiq.hardware import Hardware, MemoryLevel
-from aiq.hardware.runtime_profile import RuntimeProfile
+from aiq.hardware.runtime_profile import Kernel, RuntimeProfile
 from aiq.progress import Progress
 from aiq.runtimes import Runtime
 
@@ -23,9 +24,9 @@ __all__ = ["Difference", "calibrate", "compare", "quick"]
 
 NAME = "this_machine"
 _LARGEST_KIB = 256 * 1024  # of a working set: beyond the last cache that a process gets
-_COUNT = 8  # programs of each operator class and format
+_COUNT = 20  # programs of each operator class and format
+_LIMIT = 480.0  # seconds after which no more programs are timed
 _ANCHOR = "conv/fp32/0"
-_ANCHOR_EVERY = 12  # programs between two runs of the one that tells the noise
 
 
 def quick(progress: Progress | None = None) -> Hardware:
@@ -54,6 +55,7 @@ def calibrate(
     samples: str | Path | None = None,
     add_to: Hardware | None = None,
     count: int = _COUNT,
+    limit: float = _LIMIT,
     progress: Progress | None = None,
 ) -> Hardware:
     """Measure this machine and a runtime; takes some minutes, and can be killed and called again.
@@ -77,6 +79,8 @@ def calibrate(
         Profile that gets the runtime's section; its roofs are taken, not measured again.
     count
         Programs of each operator class and format: fewer are faster and fit worse.
+    limit
+        Seconds after which this call times no more programs; calling it again goes on.
     progress
         Called with what is going on, steps done, and steps in all.
 
@@ -105,7 +109,7 @@ def calibrate(
         else:
             hardware = add_to
         ticks = machine.cpu_ticks()
-        noise = _measure_programs(engine, count, store, report)
+        noise = _measure_programs(engine, count, limit, store, report)
         stolen = machine.steal(ticks, machine.cpu_ticks())
     report("fit", 0, 1)
     found = fit(list(store.samples.values()), hardware, noise)
@@ -122,19 +126,23 @@ def calibrate(
     )
 
 
-def _measure_programs(engine: Runtime, count: int, store: Store, report: Progress) -> float:
+def _measure_programs(
+    engine: Runtime, count: int, limit: float, store: Store, report: Progress
+) -> float:
     """Fill `store`, and return the relative spread of one program timed again and again."""
     names = chains.names([fmt.name for fmt in programs.native(engine)], count)
     stage = f"time chains in {engine.name}"
-    program = chains.program(_ANCHOR)
-    anchor = programs.compile_program(engine, program)
-    for done, name in enumerate(names):
-        report(stage, done, len(names))
-        if name not in store.samples:
-            store.add(programs.sample(engine, name))
-        if done % _ANCHOR_EVERY == 0:
-            again = programs.seconds_per_run(lambda: anchor(program.inputs))
-            store.set("anchor", {**store.values.get("anchor", {}), str(done): again})
+    began = time.monotonic()
+    (anchor,) = programs.compile_programs(engine, [chains.program(_ANCHOR)])
+    for first in range(0, len(names), programs.BUNDLE):
+        report(stage, first, len(names))
+        if first and time.monotonic() - began > limit:
+            break
+        missing = [n for n in names[first : first + programs.BUNDLE] if n not in store.samples]
+        if missing:
+            store.add(programs.samples(engine, missing))
+            again = {**store.values.get("anchor", {}), str(first): programs.seconds_per_run(anchor)}
+            store.set("anchor", again)
     report(stage, len(names), len(names))
     times = list(store.values["anchor"].values())
     low, high = np.quantile(times, (0.1, 0.9))
@@ -142,22 +150,25 @@ def _measure_programs(engine: Runtime, count: int, store: Store, report: Progres
 
 
 def _section(engine: Runtime, found: Coefficients) -> RuntimeProfile:
-    formats = programs.realisations(engine)
-    present = {f"{op}.{dtype}" for op, ds in _kernels(engine).items() for dtype in ds}
-    by_op: dict[str, dict[str, Any]] = {}
-    for key in sorted(present):
+    kernels: dict[str, dict[str, Kernel]] = {}
+    for key, kernel in found.kernels.items():
         op, _, dtype = key.partition(".")
-        if group(key) in found.kernels:
-            by_op.setdefault(op, {})[dtype] = found.kernels[group(key)]
+        if dtype:
+            kernels.setdefault(op, {})[dtype] = kernel
+    everything = found.kernels.get("elementwise")
+    if everything is not None:
+        floats = [fmt.name for fmt in programs.native(engine) if not fmt.quantizes_activations]
+        for op in ALIKE:
+            kernels[op] = dict.fromkeys(floats, everything)
     return RuntimeProfile(
         name=engine.name,
         version=engine.version,
         run_overhead_us=float(f"{found.run * 1e6:.4g}"),
-        formats=MappingProxyType(formats),
-        kernels=MappingProxyType({op: MappingProxyType(ds) for op, ds in by_op.items()}),
+        formats=MappingProxyType(programs.realisations(engine)),
+        kernels=MappingProxyType({op: MappingProxyType(ds) for op, ds in sorted(kernels.items())}),
         boundaries=MappingProxyType(
             {
-                key: replace(kernel, compute=1.0, channel_multiple=1)
+                key: replace(kernel, compute=1.0)
                 for key, kernel in found.kernels.items()
                 if "_to_" in key
             }
@@ -165,10 +176,6 @@ def _section(engine: Runtime, found: Coefficients) -> RuntimeProfile:
         fuses=programs.FUSES.get(engine.name, ()),
         fit=found.fit,
     )
-
-
-def _kernels(engine: Runtime) -> Mapping[str, tuple[str, ...]]:
-    return programs.kernels(programs.native(engine))
 
 
 @dataclass(frozen=True, slots=True)

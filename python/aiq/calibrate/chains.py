@@ -1,7 +1,8 @@
 """Synthetic networks that the calibration times: random chains, none of them a known network.
 
 Every program is drawn from a generator seeded with its own name, so a calibration that goes on
-tomorrow times the same ones. Inputs come in few shapes, since compilers cache what they generate.
+tomorrow times the same ones. Shapes are those that networks have, spread evenly on a logarithmic
+scale within the limits below: a layer's efficiency hangs on its shape.
 """
 
 import math
@@ -12,29 +13,16 @@ from random import Random
 import torch
 from torch import nn
 
-_LAYERS = (2, 10)  # fewest and most of a chain: the lengths tell a layer's start from a run's
-_MOST_FLOPS = 2.5e8  # of a layer: a few milliseconds on one core
-_MOST_ACTIVATIONS = 2e6  # elements that a layer reads and writes
-_MOST_WEIGHTS = 2.4e6  # elements of a layer
+from aiq.calibrate import blocks
+from aiq.calibrate.blocks import Built, channels, log_uniform
 
-_IMAGES = (  # batch, channels, height and width
-    (1, 3, 64),
-    (1, 3, 160),
-    (1, 16, 28),
-    (1, 24, 56),
-    (1, 32, 112),
-    (1, 64, 14),
-    (1, 96, 28),
-    (1, 160, 7),
-    (1, 320, 14),
-    (4, 3, 40),
-    (4, 32, 28),
-    (8, 128, 7),
-    (16, 16, 16),
-    (16, 48, 14),
-)
-_ROWS = ((1, 256), (1, 1280), (16, 512), (49, 384), (128, 192), (197, 256), (400, 128))
-_HEAVY = ((1, 2048), (4, 1536))  # rows whose weights leave the caches
+_LAYERS = (2, 8)  # fewest and most of a chain: the lengths tell a layer's start from a run's
+_MOST_FLOPS = 1.2e9  # of a layer: some milliseconds on one core
+_MOST_IN_ALL = 3e9  # FLOPs of a chain
+_MOST_ACTIVATIONS = 1.2e7  # elements that a layer reads and writes: beyond most caches
+_MOST_WEIGHTS = 4e6  # elements of a layer
+_SIZES = (4, 7, 8, 10, 12, 14, 16, 20, 28, 32, 40, 56, 64, 80, 112, 160, 224)  # of images
+_BATCHES = (1, 1, 1, 1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +32,7 @@ class Program:
     Attributes
     ----------
     name
-        Family and number; says all about the program.
+        Family, formats and number; says all about the program.
     module, inputs
         The network in evaluation mode and the arguments of one call.
     formats
@@ -58,7 +46,7 @@ class Program:
 
 
 def names(formats: Sequence[str], count: int) -> list[str]:
-    """Return the names of the programs of a calibration.
+    """Return the names of the programs of a calibration, the most telling first.
 
     Parameters
     ----------
@@ -67,21 +55,14 @@ def names(formats: Sequence[str], count: int) -> list[str]:
     count
         Programs of each operator class and format.
     """
-    uniform = [
-        f"{family}/{fmt}/{i}" for i in range(count) for family in _WEIGHTED for fmt in formats
-    ]
-    others = [
-        f"{family}/{fmt}/{i}"
-        for i in range(max(1, count // 3))
-        for family in _OTHERS
-        for fmt in formats
-    ]
-    mixed = [
-        f"{family}/{'+'.join(formats)}/{i}"
-        for i in range(2 * count if len(formats) > 1 else 0)
-        for family in _MIXED
-    ]
-    return uniform + others + mixed
+    found = []
+    for i in range(count):
+        found += [f"{family}/{fmt}/{i}" for family in _CHAINS for fmt in formats]
+        if i % 2 == 0:
+            found += [f"{family}/{fmt}/{i}" for family in blocks.FAMILIES for fmt in formats]
+        if len(formats) > 1:
+            found += [f"{family}/{'+'.join(formats)}/{i}" for family in _MIXED]
+    return found
 
 
 def program(name: str) -> Program:
@@ -89,7 +70,7 @@ def program(name: str) -> Program:
     family, formats, _ = name.split("/")
     rng = Random(name)
     torch_rng = torch.Generator().manual_seed(rng.randrange(2**31))
-    module, shape = {**_WEIGHTED, **_OTHERS, **_MIXED}[family](rng)
+    module, shape = {**_CHAINS, **blocks.FAMILIES}[family](rng)
     with torch.no_grad():
         for parameter in module.parameters():  # activations neither grow nor die along the chain
             bound = math.sqrt(3 / max(1, parameter[0].numel())) if parameter.dim() > 1 else 0.1
@@ -97,262 +78,135 @@ def program(name: str) -> Program:
     layers = [
         path for path, layer in module.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)
     ]
-    choices = formats.split("+")
     return Program(
         name,
         module.eval(),
         torch.rand(shape, generator=torch_rng),
-        {layer: rng.choice(choices) for layer in layers},
+        dict(zip(layers, _choose(rng, formats.split("+"), len(layers)), strict=True)),
     )
 
 
-Built = tuple[nn.Module, tuple[int, ...]]
-
-
-def _log_uniform(rng: Random, low: float, high: float) -> float:
-    return math.exp(rng.uniform(math.log(low), math.log(high)))
-
-
-def _channels(rng: Random, low: int = 8, high: int = 768) -> int:
-    """Mostly multiples of 8, as networks have them."""
-    value = _log_uniform(rng, low, high)
-    return 8 * max(1, round(value / 8)) if rng.random() < 0.85 else max(1, round(value))
+def _choose(rng: Random, formats: Sequence[str], count: int) -> list[str]:
+    """Scatter the formats, or two of them, over the layers; or give each a run of layers."""
+    if len(formats) > 2 and rng.random() < 0.7:
+        formats = rng.sample(formats, 2)
+    if rng.random() < 0.6:
+        return [rng.choice(formats) for _ in range(count)]
+    order = rng.sample(formats, len(formats))
+    cuts = sorted(rng.randint(0, count) for _ in order[1:])
+    return [order[sum(i >= cut for cut in cuts)] for i in range(count)]
 
 
 class _Walk:
-    """Appends convolutions that fit the limits of a layer."""
+    """Appends convolutions that fit the limits."""
 
     def __init__(self, rng: Random, shape: tuple[int, int, int]) -> None:
         self.rng = rng
         self.batch, self.channels, self.size = shape
         self.layers: list[nn.Module] = []
+        self.length = 0
+        self._flops = 0
+        self._activation = blocks.activation(rng)
 
-    def step(self, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> bool:
-        """Append a convolution and a ReLU if it is within the limits."""
+    def step(self, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
+        """Append a convolution and an activation function if it is within the limits."""
         size = -(-self.size // stride)
         weights = outputs * self.channels // groups * kernel**2
         flops = 2 * self.batch * size**2 * weights
         elements = self.batch * (self.channels * self.size**2 + outputs * size**2)
         if (
-            flops > _MOST_FLOPS
+            flops > min(_MOST_FLOPS, _MOST_IN_ALL - self._flops)
             or weights > _MOST_WEIGHTS
             or elements > _MOST_ACTIVATIONS
             or size < 4
         ):
-            return False
-        self.layers += [
-            nn.Conv2d(self.channels, outputs, kernel, stride, kernel // 2, groups=groups),
-            nn.ReLU(),
-        ]
+            return
+        conv = nn.Conv2d(self.channels, outputs, kernel, stride, kernel // 2, groups=groups)
+        self.layers += [conv, self._activation()]
         self.channels, self.size = outputs, size
-        return True
-
-    def module(self) -> nn.Module:
-        """Return the chain."""
-        return nn.Sequential(*self.layers)
+        self._flops += flops
+        self.length += 1
 
 
-def _chain(rng: Random, step: Callable[[_Walk], bool], least_channels: int = 0) -> Built:
-    images = [shape for shape in _IMAGES if shape[1] >= least_channels]
-    shape = rng.choice(images)
-    walk = _Walk(rng, shape)
-    steps, length = 0, rng.randint(*_LAYERS)
-    while steps < length:
-        steps += step(walk)
-    batch, channels, size = shape
-    return walk.module(), (batch, channels, size, size)
+def _chain(rng: Random, step: Callable[[_Walk], None], multiple: int = 1) -> Built:
+    while True:  # draw again where hardly any layer fits the limits
+        batch, size = rng.choice(_BATCHES), rng.choice(_SIZES)
+        width = -(-channels(rng, *_widths(size)) // multiple) * multiple
+        walk = _Walk(rng, (batch, width, size))
+        length = rng.randint(*_LAYERS)
+        for _ in range(8 * length):
+            if walk.length < length:
+                step(walk)
+        if walk.length >= min(2, length):
+            return nn.Sequential(*walk.layers), (batch, width, size, size)
 
 
-def _conv(rng: Random) -> Built:
-    def step(walk: _Walk) -> bool:
-        kernel, stride = rng.choice((3, 3, 3, 5)), rng.choice((1, 1, 1, 2))
-        return walk.step(_channels(rng, high=384), kernel, stride)
-
-    return _chain(rng, step)
+def _widths(size: int) -> tuple[float, float]:
+    """Return the fewest and the most channels that images of a size have in networks."""
+    return max(8, 300 / size), min(1536, max(64, 9000 / size))
 
 
-def _pointwise(rng: Random) -> Built:
-    return _chain(rng, lambda walk: walk.step(_channels(rng), 1))
+def _outputs(walk: _Walk) -> int:
+    low, high = _widths(walk.size)
+    return channels(walk.rng, max(low, walk.channels / 6), min(high, walk.channels * 6))
 
 
-def _depthwise(rng: Random) -> Built:
-    def step(walk: _Walk) -> bool:
-        kernel, stride = rng.choice((3, 3, 5, 7)), rng.choice((1, 1, 1, 2))
-        stride = stride if walk.size >= 14 else 1
-        return walk.step(walk.channels, kernel, stride, walk.channels)
+def _stride(walk: _Walk) -> int:
+    return walk.rng.choice((1, 1, 1, 2)) if walk.size >= 14 else 1
 
-    return _chain(rng, step, least_channels=8)
+
+def _conv_step(walk: _Walk) -> None:
+    walk.step(_outputs(walk), walk.rng.choice((3, 3, 3, 3, 5, 7)), _stride(walk))
+
+
+def _pointwise_step(walk: _Walk) -> None:
+    walk.step(_outputs(walk), 1, walk.rng.choice((1,) * 9 + (2,)))
+
+
+def _depthwise_step(walk: _Walk) -> None:
+    walk.step(walk.channels, walk.rng.choice((3, 3, 5, 7)), _stride(walk), walk.channels)
+
+
+def _any_step(walk: _Walk) -> None:
+    walk.rng.choice((_conv_step, _pointwise_step, _pointwise_step, _depthwise_step))(walk)
 
 
 def _grouped(rng: Random) -> Built:
-    width = rng.choice((8, 16, 16, 24, 32))
-    batch, channels, size = rng.choice([shape for shape in _IMAGES if shape[1] >= 48])
-    channels = channels // width * width
-    walk = _Walk(rng, (batch, channels, size))
-    for _ in range(rng.randint(*_LAYERS)):
-        walk.step(channels, 3, 1, channels // width)
-    return walk.module(), (batch, channels, size, size)
+    width = rng.choice((4, 8, 8, 16, 16, 24, 32, 64))
+
+    def step(walk: _Walk) -> None:
+        walk.step(walk.channels, 3, _stride(walk), walk.channels // width)
+
+    return _chain(rng, step, multiple=2 * width)
+
+
+_ROWS = (1, 1, 2, 4, 8, 16, 16, 49, 64, 100, 128, 196, 256, 400, 784, 1024, 2048, 3136)
 
 
 def _linear(rng: Random) -> Built:
-    heavy = rng.random() < 0.25
-    rows, features = rng.choice(_HEAVY if heavy else _ROWS)
+    rows, width = rng.choice(_ROWS), channels(rng, 64, 3072)
+    features, flops = width, 0.0
     layers: list[nn.Module] = []
-    width = features
-    length = rng.randint(*_LAYERS)
-    while len(layers) < 2 * length:
-        outputs = _channels(rng, 1024 if heavy else 32, 2048)
-        small = width * outputs <= _MOST_WEIGHTS and 2 * rows * width * outputs <= _MOST_FLOPS
-        if heavy or small:
-            layers += [nn.Linear(width, outputs), nn.ReLU()]
-            width = outputs
+    length, activation = rng.randint(*_LAYERS), blocks.activation(rng)
+    for _ in range(8 * length):
+        outputs = channels(rng, 32, 3072)
+        small = width * outputs <= _MOST_WEIGHTS
+        work = 2.0 * rows * width * outputs
+        if small and work < min(_MOST_FLOPS, _MOST_IN_ALL - flops) and len(layers) < 2 * length:
+            layers += [nn.Linear(width, outputs), activation()]
+            width, flops = outputs, flops + work
     return nn.Sequential(*layers), (rows, features)
 
 
-_WEIGHTED: Mapping[str, Callable[[Random], Built]] = {
-    "conv": _conv,
-    "pointwise": _pointwise,
-    "depthwise": _depthwise,
+_CHAINS: Mapping[str, Callable[[Random], Built]] = {
+    "conv": lambda rng: _chain(rng, _conv_step),
+    "pointwise": lambda rng: _chain(rng, _pointwise_step),
+    "depthwise": lambda rng: _chain(rng, _depthwise_step),
     "grouped": _grouped,
     "linear": _linear,
+    "chain": lambda rng: _chain(rng, _any_step),
 }
 
+_MIXED = ("chain", "linear", "residual", "inverted", "branches", "attention")
 
-class _Bottleneck(nn.Module):
-    """Expand, filter by depth, weigh the channels, project, add: everything fused or between."""
-
-    def __init__(self, rng: Random, channels: int) -> None:
-        super().__init__()
-        wide = channels * rng.choice((2, 4))
-        self.expand = nn.Conv2d(channels, wide, 1)
-        self.filter = nn.Conv2d(wide, wide, 3, padding=1, groups=wide)
-        self.project = nn.Conv2d(wide, channels, 1)
-        self.weigh = rng.random() < 0.5
-        if self.weigh:
-            self.squeeze = nn.Conv2d(wide, max(8, wide // 8), 1)
-            self.excite = nn.Conv2d(max(8, wide // 8), wide, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = torch.relu(self.filter(torch.relu(self.expand(x))))
-        if self.weigh:
-            mean = y.mean((2, 3), keepdim=True)
-            y = y * torch.sigmoid(self.excite(torch.relu(self.squeeze(mean))))
-        z: torch.Tensor = x + self.project(y)
-        return z
-
-
-class _Residual(nn.Module):
-    """Two convolutions around which the input passes."""
-
-    def __init__(self, rng: Random, channels: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(channels, channels, rng.choice((1, 3)), padding="same")
-        self.second = nn.Conv2d(channels, channels, rng.choice((1, 3)), padding="same")
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.relu(x + self.second(torch.relu(self.first(x))))
-
-
-class _Branches(nn.Module):
-    """Two paths whose results are concatenated and, perhaps, shuffled."""
-
-    def __init__(self, rng: Random, channels: int) -> None:
-        super().__init__()
-        half = channels // 2
-        self.left = nn.Conv2d(channels, half, 1)
-        self.right = nn.Conv2d(channels, channels - half, 1)
-        self.shuffle = rng.random() < 0.5 and channels % 2 == 0
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = torch.cat([torch.relu(self.left(x)), torch.relu(self.right(x))], dim=1)
-        if self.shuffle:
-            n, c, h, w = y.shape
-            y = y.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
-        return y
-
-
-class _Pool(nn.Module):
-    def __init__(self, rng: Random, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 1)
-        kinds: tuple[Callable[[], nn.Module], ...] = (
-            lambda: nn.MaxPool2d(3, 1, 1),
-            lambda: nn.AvgPool2d(3, 1, 1),
-        )
-        self.pool = rng.choice(kinds)()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.pool(torch.relu(self.conv(x)))
-        return y
-
-
-class _Attention(nn.Module):
-    """Attention and a perceptron, each behind a norm and a residual addition."""
-
-    def __init__(self, rng: Random, width: int) -> None:
-        super().__init__()
-        self.heads = 4
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
-        self.fused = rng.random() < 0.5
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        n, t, c = x.shape
-        q, k, v = self.qkv(self.norm1(x)).view(n, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        if self.fused:
-            y = nn.functional.scaled_dot_product_attention(q, k, v)
-        else:
-            y = torch.softmax(q @ k.transpose(-2, -1) * 0.125, dim=-1) @ v
-        x = x + self.out(y.transpose(1, 2).reshape(n, t, c))
-        z: torch.Tensor = x + self.down(nn.functional.gelu(self.up(self.norm2(x))))
-        return z
-
-
-class _Permuted(nn.Module):
-    """A depthwise convolution, then a norm and linear layers on channels last."""
-
-    def __init__(self, rng: Random, channels: int) -> None:
-        super().__init__()
-        self.filter = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
-        self.norm = nn.LayerNorm(channels)
-        self.up, self.down = nn.Linear(channels, 3 * channels), nn.Linear(3 * channels, channels)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.norm(self.filter(x).permute(0, 2, 3, 1))
-        y = self.down(nn.functional.gelu(self.up(y)))
-        z: torch.Tensor = x + y.permute(0, 3, 1, 2)
-        return z
-
-
-_BLOCK_IMAGES = ((1, 24, 56), (1, 64, 14), (1, 96, 28), (1, 160, 7), (4, 32, 28), (8, 128, 7))
-_TOKENS = ((1, 49, 96), (1, 197, 128), (4, 64, 128))
-
-
-def _blocks(kind: Callable[[Random, int], nn.Module], most: int) -> Callable[[Random], Built]:
-    def build(rng: Random) -> Built:
-        batch, channels, size = rng.choice(_BLOCK_IMAGES)
-        blocks = [kind(rng, channels) for _ in range(rng.randint(1, most))]
-        return nn.Sequential(*blocks), (batch, channels, size, size)
-
-    return build
-
-
-def _tokens(rng: Random) -> Built:
-    batch, tokens, width = rng.choice(_TOKENS)
-    blocks = (_Attention(rng, width) for _ in range(rng.randint(1, 3)))
-    return nn.Sequential(*blocks), (batch, tokens, width)
-
-
-_OTHERS: Mapping[str, Callable[[Random], Built]] = {
-    "pool": _blocks(_Pool, 5),
-    "branches": _blocks(_Branches, 4),
-    "attention": _tokens,
-    "permuted": _blocks(_Permuted, 3),
-}
-
-_MIXED: Mapping[str, Callable[[Random], Built]] = {
-    "bottleneck": _blocks(_Bottleneck, 3),
-    "residual": _blocks(_Residual, 4),
-    "chain": _pointwise,
-}
+__all__ = ["Program", "log_uniform", "names", "program"]

@@ -1,42 +1,46 @@
 """From timed programs to the coefficients of kernels.
 
-The time of a program is linear in the coefficients: the overhead of a run, and per kernel its start
-and the reciprocals of its shares, times what its pieces amount to. Relative errors are minimised
-with a robust loss, and a weak pull towards a plain machine settles what the samples leave open.
+A program takes the overhead of a run plus, over its pieces, ``loads x coefficients`` of the piece's
+kernel times the correction for the layer's shape. Coefficients are positive, so the unknowns are
+their logarithms and the terms of the corrections. Estimated are the most probable ones: relative
+errors with a robust loss, and a prior that pulls every kernel towards a plain one and every
+correction towards none, which settles what the samples leave open.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
+from scipy.optimize import least_squares
 
 from aiq import _core
 from aiq.calibrate.samples import Sample
-from aiq.cost import rows
+from aiq.cost import rows, shape
 from aiq.cost.pieces import DTYPES
 from aiq.hardware import Hardware
-from aiq.hardware.runtime_profile import Fit, Kernel
+from aiq.hardware.runtime_profile import Correction, Fit, Kernel
 
 Matrix = NDArray[np.float64]
 
-MULTIPLES = (1, 8, 16, 32)
-"""Channels that kernels may compute at once, to choose from."""
+ALIKE = ("add", "mul", "activation", "embedding", "layout", "other")
+"""Operator classes whose kernels are fitted together."""
 
-_ELEMENTWISE = ("add", "mul", "activation", "concat", "embedding", "layout", "other")
-_PLAIN = (5e-6, 1.2, 1.0, 5e-11)  # start, 1 / compute, 1 / memory, seconds per output
-_LEAST = (0.0, 1 / 1.5, 0.1, 0.0)
-_RUN = 5e-6  # plain overhead of a run
-_PULL = 0.01  # relative error of a sample that a coefficient off by its whole size is worth
-_SMALL = 0.01  # relative error below which samples weigh the same
-_ROUNDS = 8
+_PLAIN = (3e-6, 2.0, 1.5, 3e-11)  # start, 1 / compute, 1 / memory, seconds per output
+_RUN = 1e-5  # overhead of a run
+# Standard deviations: of a sample's relative error, and of what is estimated around its prior.
+_ERROR = 0.05
+_COEFFICIENT = 1.5
+_TERM = {1: 0.3, 2: 0.05}  # by the number of features in the product
+_MOST = 3.0  # logarithm of the largest correction
+_LEAST = 1e-3  # of a term that is worth keeping
 _FOLDS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Coefficients:
-    """A fitted runtime: overhead of a run in seconds, kernels by key, and how well they fit."""
+    """A fitted runtime: overhead of a run in seconds, kernels by group, and how well they fit."""
 
     run: float
     kernels: Mapping[str, Kernel]
@@ -45,10 +49,7 @@ class Coefficients:
 
 def group(key: str) -> str:
     """Return the name under which kernels that are alike are fitted together."""
-    op = key.partition(".")[0]
-    if op in _ELEMENTWISE:
-        return "elementwise"
-    return op if op in {"norm", "softmax", "pool"} else key
+    return "elementwise" if key.partition(".")[0] in ALIKE else key
 
 
 def fit(samples: Sequence[Sample], hardware: Hardware, noise: float) -> Coefficients:
@@ -63,31 +64,19 @@ def fit(samples: Sequence[Sample], hardware: Hardware, noise: float) -> Coeffici
     noise
         Relative spread of one program timed again and again, noted in the result.
     """
-    groups = sorted({group(piece.kernel) for sample in samples for piece in sample.pieces})
-    seconds = np.array([sample.seconds for sample in samples])
-    designs = {m: _design(samples, groups, hardware, m) for m in MULTIPLES}
-    multiple = min(MULTIPLES, key=lambda m: _solve(designs[m], seconds)[1])
-    design = designs[multiple]
-    solution, _ = _solve(design, seconds)
+    problem = _Problem(samples, hardware)
+    order = np.random.default_rng(0).permutation(len(samples))
     ratios = np.empty(len(samples))
     for fold in range(_FOLDS):
-        out = np.arange(len(samples)) % _FOLDS == fold
-        part, _ = _solve(design[~out], seconds[~out])
-        ratios[out] = seconds[out] / (design[out] @ part)
+        out = order[fold::_FOLDS]
+        kept = np.setdiff1d(order, out)
+        predicted, _ = problem.predict(problem.solve(kept))
+        ratios[out] = problem.seconds[out] / predicted[out]
     low, high = np.quantile(ratios, (0.05, 0.95))
-    kernels = {}
-    for index, name in enumerate(groups):
-        start, compute, memory, output = solution[1 + 4 * index : 5 + 4 * index]
-        kernels[name] = Kernel(
-            start_us=_short(start * 1e6),
-            compute=_short(1 / compute),
-            memory=_short(1 / memory),
-            output_ns=_short(output * 1e9),
-            channel_multiple=multiple,
-        )
+    solution = problem.solve(order)
     return Coefficients(
-        run=float(solution[0]),
-        kernels=kernels,
+        run=_RUN * float(np.exp(solution[0])),
+        kernels=problem.kernels(solution),
         fit=Fit(
             samples=len(samples),
             noise=_short(noise),
@@ -98,51 +87,144 @@ def fit(samples: Sequence[Sample], hardware: Hardware, noise: float) -> Coeffici
     )
 
 
-def _design(
-    samples: Sequence[Sample], groups: Sequence[str], hardware: Hardware, multiple: int
-) -> Matrix:
-    """Return what each sample asks of each coefficient: one row a sample."""
-    known = [dtype for dtype in DTYPES if dtype.name in hardware.peak_gflops]
-    machine = rows.machine(hardware, known)
-    position = {dtype.name: index for index, dtype in enumerate(known)}
-    pieces, places = [], []
-    for row, sample in enumerate(samples):
-        for piece in sample.pieces:
-            dtype = piece.kernel.partition(".")[2] or "fp32"
-            storage = (*piece.storage[:4], position[dtype])
-            pieces.append((piece.work, storage, (0.0, 1.0, 1.0, 0.0, multiple), piece.resident))
-            places.append((row, 1 + 4 * groups.index(group(piece.kernel)), piece))
-    design = np.zeros((len(samples), 1 + 4 * len(groups)))
-    design[:, 0] = 1
-    for (row, column, piece), load in zip(
-        places, _core.calibrated_loads(pieces, machine), strict=True
-    ):
-        design[row, column : column + 4] += piece.share * np.array([float(piece.starts), *load])
-    return design
+class _Problem:
+    """The least-squares problem behind a calibration.
 
-
-def _solve(design: Matrix, seconds: Matrix) -> tuple[Matrix, float]:
-    """Return the coefficients and the mean absolute relative error.
-
-    Least absolute errors by iteratively reweighted non-negative least squares (Lawson and Hanson,
-    Solving Least Squares Problems, 1974).
+    The vector of unknowns: the run's overhead; four coefficients per kernel (logarithms over
+    `_PLAIN`); the terms of the correction of each kernel that computes layers with weights.
     """
-    kernels = (design.shape[1] - 1) // 4
-    plain = np.array([_RUN, *_PLAIN * kernels])
-    least = np.array([0.0, *_LEAST * kernels])
-    # In units of the plain machine: a sample by its relative error, a coefficient pulled by _PULL.
-    relative = design * (plain / seconds[:, None])
-    floor = least / plain
-    error = np.ones(len(seconds))
-    solution = floor
-    for _ in range(_ROUNDS):
-        weights = 1 / np.sqrt(np.maximum(error, _SMALL))
-        matrix = np.vstack([relative * weights[:, None], np.eye(len(plain)) * _PULL])
-        target = np.concatenate([weights, np.full(len(plain), _PULL)])
-        excess, _residual = nnls(matrix, target - matrix @ floor)
-        solution = floor + excess
-        error = np.abs(relative @ solution - 1)
-    return solution * plain, float(error.mean())
+
+    def __init__(self, samples: Sequence[Sample], hardware: Hardware) -> None:
+        self.seconds = np.array([sample.seconds for sample in samples])
+        placed = [(row, piece) for row, sample in enumerate(samples) for piece in sample.pieces]
+        self._groups = sorted({group(piece.kernel) for _, piece in placed})
+        position = {name: index for index, name in enumerate(self._groups)}
+        self._row = np.array([row for row, _ in placed])
+        self._group = np.array([position[group(piece.kernel)] for _, piece in placed])
+        self._limits = self._ranges([piece.shape for _, piece in placed])
+        self._shaped = sorted(self._limits)
+        nothing = [0.0] * len(shape.TERMS)
+        self._terms = np.array(
+            [
+                shape.terms(piece.shape, self._limits[index]) if piece.shape else nothing
+                for index, (_, piece) in zip(self._group, placed, strict=True)
+            ]
+        )
+        known = [dtype for dtype in DTYPES if dtype.name in hardware.peak_gflops]
+        compute = {dtype.name: index for index, dtype in enumerate(known)}
+        loads = _core.calibrated_loads(
+            [
+                (
+                    piece.work,
+                    (*piece.storage[:4], compute[piece.kernel.partition(".")[2] or "fp32"]),
+                    (0.0, 1.0, 1.0, 0.0, 1),
+                    piece.resident,
+                )
+                for _, piece in placed
+            ],
+            rows.machine(hardware, known),
+        )
+        starts = [float(piece.starts) for _, piece in placed]
+        share = np.array([piece.share for _, piece in placed])
+        self._loads = np.column_stack([starts, loads]) * share[:, None] * np.array(_PLAIN)
+        self._prior = np.concatenate(
+            [
+                np.full(1 + 4 * len(self._groups), _COEFFICIENT),
+                np.tile([_TERM[len(names)] for names in shape.TERMS], len(self._shaped)),
+            ]
+        )
+
+    def _ranges(
+        self, shapes: Sequence[tuple[float, ...]]
+    ) -> dict[int, dict[str, tuple[float, float]]]:
+        """Return the range of every feature, by the group whose layers have features."""
+        found = {}
+        for index in range(len(self._groups)):
+            mine = [s for g, s in zip(self._group, shapes, strict=True) if g == index and s]
+            if mine:
+                low, high = np.min(mine, axis=0), np.max(mine, axis=0)
+                found[index] = {
+                    name: (round(float(a), 3), round(float(b), 3))
+                    for name, a, b in zip(shape.FEATURES, low, high, strict=True)
+                }
+        return found
+
+    def solve(self, kept: NDArray[np.intp]) -> Matrix:
+        """Return the most probable unknowns, given the samples `kept`."""
+        target = np.log(self.seconds[kept])
+
+        def residuals(unknowns: Matrix) -> Matrix:
+            predicted, _ = self.predict(unknowns)
+            error = (np.log(predicted[kept]) - target) / _ERROR
+            return np.concatenate([_robust(error)[0], unknowns / self._prior])
+
+        def slopes(unknowns: Matrix) -> Matrix:
+            predicted, slope = self.predict(unknowns)
+            error = (np.log(predicted[kept]) - target) / _ERROR
+            data = _robust(error)[1][:, None] * slope[kept] / _ERROR
+            return np.vstack([data, np.diag(1 / self._prior)])
+
+        start = np.zeros(len(self._prior))
+        found: Matrix = least_squares(residuals, start, slopes, max_nfev=60, ftol=1e-6).x
+        return found
+
+    def predict(self, unknowns: Matrix) -> tuple[Matrix, Matrix]:
+        """Return the seconds of every sample, and the derivatives of their logarithms."""
+        coefficients, corrections = self._split(unknowns)
+        exponent = (self._terms * corrections[self._group]).sum(axis=1)
+        factor = np.exp(np.clip(exponent, -_MOST, _MOST))
+        parts = self._loads * np.exp(coefficients[self._group]) * factor[:, None]
+        whole = parts.sum(axis=1)
+        run = _RUN * np.exp(unknowns[0])
+        count, groups = len(self.seconds), len(self._groups)
+        seconds = run + np.bincount(self._row, whole, minlength=count)
+        slope = np.zeros((count, len(unknowns)))
+        slope[:, 0] = run
+        for index in range(4):
+            np.add.at(slope, (self._row, 1 + 4 * self._group + index), parts[:, index])
+        by_group = np.zeros((groups, count, len(shape.TERMS)))
+        np.add.at(by_group, (self._group, self._row), whole[:, None] * self._terms)
+        slope[:, 1 + 4 * groups :] = np.concatenate(by_group[self._shaped], axis=1)
+        return seconds, slope / seconds[:, None]
+
+    def kernels(self, unknowns: Matrix) -> dict[str, Kernel]:
+        """Return the kernel of each group."""
+        coefficients, corrections = self._split(unknowns)
+        found = {}
+        for index, name in enumerate(self._groups):
+            start, compute, memory, output = _PLAIN * np.exp(coefficients[index])
+            correction = None
+            if index in self._limits:
+                terms = zip(map("*".join, shape.TERMS), corrections[index], strict=True)
+                correction = Correction(
+                    MappingProxyType(
+                        {key: round(float(v), 4) for key, v in terms if abs(v) > 1e-3}
+                    ),
+                    MappingProxyType(self._limits[index]),
+                )
+            found[name] = Kernel(
+                start_us=_short(start * 1e6),
+                compute=_short(min(1 / compute, 4.0)),
+                memory=_short(min(1 / memory, 100.0)),
+                output_ns=_short(output * 1e9),
+                correction=correction,
+            )
+        return found
+
+    def _split(self, unknowns: Matrix) -> tuple[Matrix, Matrix]:
+        groups = len(self._groups)
+        corrections = np.zeros((groups, len(shape.TERMS)))
+        corrections[self._shaped] = unknowns[1 + 4 * groups :].reshape(-1, len(shape.TERMS))
+        return unknowns[1 : 1 + 4 * groups].reshape(groups, 4), corrections
+
+
+def _robust(error: Matrix) -> tuple[Matrix, Matrix]:
+    """Return residuals whose squares are the pseudo-Huber loss of `error`, and their slopes."""
+    root = np.sqrt(1 + error**2)
+    residual = np.sign(error) * np.sqrt(2 * (root - 1))
+    small = np.abs(error) < 1e-4
+    slope = np.where(small, 1.0, error / (root * np.where(small, 1.0, residual)))
+    return residual, slope
 
 
 def _short(value: float) -> float:

@@ -1,20 +1,22 @@
 """Timing synthetic programs in a runtime, and what each of them is made of."""
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from aiq.calibrate import chains
 from aiq.calibrate.samples import Sample
-from aiq.cost.pieces import pieces
+from aiq.cost.pieces import Piece, pieces
 from aiq.formats import Format
 from aiq.formats import parse as parse_format
-from aiq.graph import WEIGHTED, Op, trace
+from aiq.graph import WEIGHTED, Edge, LayerGraph, Op, trace
 from aiq.hardware.runtime_profile import Realisation
-from aiq.runtimes import Compiled, Runtime, Support
+from aiq.runtimes import Runtime, Support
+from aiq.runtimes.bundle import Bundle
 
 Clock = Callable[[], float]
+Call = Callable[[], object]
 
 FUSES: Mapping[str, tuple[str, ...]] = {
     "inductor": tuple(
@@ -23,10 +25,13 @@ FUSES: Mapping[str, tuple[str, ...]] = {
 }
 """Operator classes for which a runtime generates code, and so fuses them with their neighbours."""
 
+BUNDLE = 12
+"""Programs that are exported together: an export costs more than twelve of these programs."""
+
 QUANTILE = 0.25
 _TURN_SECONDS = 1e-3
 _LEAST_TURNS = 15
-_LEAST_SECONDS = 0.2
+_LEAST_SECONDS = 0.12
 
 
 def realisations(runtime: Runtime) -> dict[str, Realisation]:
@@ -64,34 +69,76 @@ def kernels(formats: Collection[Format]) -> dict[str, tuple[str, ...]]:
     return {str(op): every if op in WEIGHTED else floats for op in Op}
 
 
-def compile_program(runtime: Runtime, program: chains.Program) -> Compiled:
-    """Return `program`, compiled in its formats."""
-    formats = {name: parse_format(fmt) for name, fmt in program.formats.items()}
-    return runtime.compile(program.module, program.inputs, formats, [program.inputs])
-
-
-def sample(runtime: Runtime, name: str, clock: Clock = time.perf_counter) -> Sample:
-    """Time the program called `name`, and cut it into pieces."""
-    program = chains.program(name)
-    compiled = compile_program(runtime, program)
-    seconds = seconds_per_run(lambda: compiled(program.inputs), clock)
-    graph = trace(program.module, program.inputs).graph
-    planned = [parse_format(program.formats[layer.name]) for layer in graph.quantizable]
-    distinct = list(dict.fromkeys(planned))
-    choices = [distinct.index(fmt) for fmt in planned]
-    parts = pieces(graph, distinct, kernels(native(runtime)), FUSES.get(runtime.name, ()))
-    return Sample(
-        name,
-        seconds,
-        tuple(
-            part
-            for part in parts
-            if all(choices[i] == k for i, k in zip(part.layers, part.formats, strict=True))
-        ),
+def compile_programs(runtime: Runtime, programs: Sequence[chains.Program]) -> list[Call]:
+    """Return what runs each of `programs` once."""
+    return runtime.compile_many(
+        [program.module for program in programs],
+        [program.inputs for program in programs],
+        [{n: parse_format(f) for n, f in program.formats.items()} for program in programs],
     )
 
 
-def seconds_per_run(call: Callable[[], object], clock: Clock = time.perf_counter) -> float:
+def cut(runtime: Runtime, programs: Sequence[chains.Program]) -> list[tuple[Piece, ...]]:
+    """Return the pieces of work of which each of `programs` is made."""
+    bundle = Bundle([program.module for program in programs]).eval()
+    graph = trace(bundle, tuple(program.inputs for program in programs)).graph
+    known, fuses = kernels(native(runtime)), FUSES.get(runtime.name, ())
+    return [
+        _pieces(part, [parse_format(f) for f in program.formats.values()], known, fuses)
+        for part, program in zip(_split(graph, len(programs)), programs, strict=True)
+    ]
+
+
+def _split(graph: LayerGraph, count: int) -> Iterator[LayerGraph]:
+    """Cut the graph of a bundle into those of its parts, whose layers stand together."""
+    owners: list[int] = []
+    for layer in graph.layers:
+        prefix, _, rest = layer.name.partition(".")
+        owners.append(int(rest.partition(".")[0]) if prefix == "parts" else owners[-1])
+    for part in range(count):
+        mine = [index for index, owner in enumerate(owners) if owner == part]
+        position = {index: place for place, index in enumerate(mine)}
+        yield LayerGraph(
+            graph.model,
+            graph.batch,
+            tuple(graph.layers[index] for index in mine),
+            tuple(
+                Edge(position[edge.source], position[edge.target], edge.elements, edge.fused)
+                for edge in graph.edges
+                if edge.source in position
+            ),
+        )
+
+
+def _pieces(
+    graph: LayerGraph,
+    planned: Sequence[Format],
+    known: Mapping[str, tuple[str, ...]],
+    fuses: Collection[str],
+) -> tuple[Piece, ...]:
+    """Return the pieces of work of `graph` when its layers have the formats `planned`."""
+    distinct = list(dict.fromkeys(planned))
+    choices = [distinct.index(fmt) for fmt in planned]
+    return tuple(
+        part
+        for part in pieces(graph, distinct, known, fuses)
+        if all(choices[i] == k for i, k in zip(part.layers, part.formats, strict=True))
+    )
+
+
+def samples(
+    runtime: Runtime, names: Sequence[str], clock: Clock = time.perf_counter
+) -> list[Sample]:
+    """Compile the programs called `names` together, time them one by one, and cut them up."""
+    drawn = [chains.program(name) for name in names]
+    parts, calls = cut(runtime, drawn), compile_programs(runtime, drawn)
+    return [
+        Sample(name, seconds_per_run(call, clock), pieces_)
+        for name, call, pieces_ in zip(names, calls, parts, strict=True)
+    ]
+
+
+def seconds_per_run(call: Call, clock: Clock = time.perf_counter) -> float:
     """Return the typical time of a run when nothing else disturbs the machine.
 
     The first quartile over short turns: what a busy machine adds to less than three quarters of

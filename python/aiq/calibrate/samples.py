@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from aiq import files
 from aiq.cost.pieces import Piece
 from aiq.errors import InputError
 
-SCHEMA = "aiq/calibration/v1"
+SCHEMA = "aiq/calibration/v2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +50,9 @@ class Store:
         if self._path is not None and self._path.exists():
             self._read(self._path)
 
-    def add(self, sample: Sample) -> None:
-        """Keep a sample, on disk too."""
-        self.samples[sample.name] = sample
+    def add(self, samples: Iterable[Sample]) -> None:
+        """Keep samples, on disk too."""
+        self.samples.update({sample.name: sample for sample in samples})
         self._write()
 
     def set(self, key: str, value: Any) -> None:  # noqa: ANN401 - JSON
@@ -105,6 +105,7 @@ def _piece(entry: Mapping[str, Any]) -> Piece:
         formats=tuple(entry["formats"]),
         starts=bool(entry["starts"]),
         share=float(entry["share"]),
+        shape=tuple(entry["shape"]),
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aiq import _core
-from aiq.cost import rows
+from aiq.cost import rows, shape
 from aiq.cost.pieces import Piece, dtypes, pieces
 from aiq.cost.table import CostTable, EdgeCost, Level
 from aiq.errors import HardwareError
@@ -25,8 +25,9 @@ def calibrated_table(
     """Time of each layer in each format on a runtime, and of what stands between layers.
 
     Per piece of work (`aiq.cost.pieces`) ``start + FLOPs / (compute peak) + bytes / (memory
-    bandwidth) + output Y`` with the coefficients of its kernel in the profile; the layers without
-    weights are in the rows of the layers that they follow. The runtime's own overhead is `fixed`.
+    bandwidth) + output Y`` with the coefficients of its kernel in the profile, times a correction
+    for the layer's shape (`aiq.cost.shape`). The layers without weights are in the rows of the
+    layers that they follow; the runtime's own overhead is `fixed`.
 
     Raises
     ------
@@ -97,10 +98,13 @@ def _row(
     else:
         source, _, target = op.partition("_to_")
         kernel = profile.boundary(source, target)
-    start, *rest = kernel.row
-    return (
-        part.work,
-        part.storage,
-        (start if part.starts else 0.0, rest[0], rest[1], rest[2], kernel.channel_multiple),
-        part.resident,
+    start, compute, memory, output, multiple = kernel.row
+    factor = shape.factor(kernel.correction, part.shape)
+    corrected = (
+        start * factor if part.starts else 0.0,
+        compute / factor,
+        memory / factor,
+        output * factor,
+        multiple,
     )
+    return part.work, part.storage, corrected, part.resident

@@ -14,12 +14,14 @@ counts 1/k, and two readers that differ count 1/k between them: exact if one or 
 differ from the writer.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 
 from aiq.cost import rows
+from aiq.cost.shape import features
 from aiq.formats import BF16, FP32, INTEGERS, DType, Format, Kind
 from aiq.graph import Edge, Layer, LayerGraph, Op
 
@@ -28,6 +30,26 @@ _COMPUTE: Mapping[str, DType] = {"fp32": FP32, "bf16": BF16, "int8": INTEGERS[8]
 
 DTYPES = tuple(_COMPUTE.values())
 """Dtypes that kernels compute in."""
+
+
+_FUNCTIONS: Mapping[str, str] = {
+    **{name: name for name in ("silu", "gelu", "sigmoid")},
+    **dict.fromkeys(("hardswish", "hardsigmoid"), "hardswish"),
+    **dict.fromkeys(("tanh", "softplus", "mish", "elu", "selu", "log_sigmoid"), "sigmoid"),
+}
+"""Activation functions that are more than a clamp, by the kernel that is like them."""
+
+
+def _kind(layer: Layer) -> str:
+    """Return the kernel of a layer without weights: its class, or a finer one."""
+    function = re.sub(r"_*\d*$", "", layer.nodes[0])
+    if layer.op is Op.ACTIVATION:
+        return _FUNCTIONS.get(function, "activation")
+    if layer.op is Op.POOL and layer.output_elements * 8 < layer.input_elements:
+        return "mean"  # over whole images: it reads much and writes little
+    if layer.op is Op.POOL and "avg" in function:
+        return "average"
+    return str(layer.op)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +70,8 @@ class Piece:
         Whether it pays the kernel's start.
     share
         Part of it that counts.
+    shape
+        `aiq.cost.shape.FEATURES` of a layer with weights.
     """
 
     kernel: str
@@ -58,6 +82,7 @@ class Piece:
     formats: tuple[int, ...]
     starts: bool = True
     share: float = 1.0
+    shape: tuple[float, ...] = ()
 
 
 def dtypes(formats: Iterable[Format]) -> list[DType]:
@@ -152,15 +177,24 @@ class _Cutter:
         assert root is not None
         inside = sum(edge.elements for edge in self._sources[index] if not edge.fused)
         outside = layer.input_elements - inside  # read from the inputs of the network, float32
+        work = (*rows.work(layer)[:4], 0, *rows.work(layer)[5:])  # what is fused is cut off below
         for k, (fmt, stored) in enumerate(zip(self._formats, self._stored, strict=True)):
             yield Piece(
                 f"{layer.op}.{fmt.compute.name}",
-                rows.work(layer),
+                work,
                 rows.storage(fmt, self._dtypes.index(fmt.compute)),
                 self._resident[k],
                 (root,),
                 (k,),
+                shape=features(layer),
             )
+            if layer.fused_elements:
+                n = layer.fused_elements
+                yield self._pass("residual", stored, (2 * n, n), (root,), (k,))
+            for name in layer.fused:
+                if _FUNCTIONS.get(name, "") not in {"", "activation"}:
+                    n = layer.output_elements
+                    yield self._pass(_FUNCTIONS[name], stored, (n, n), (root,), (k,))
             if outside > 0 and layer.op is not Op.LINEAR:
                 # Convolutions want channels last: a copy, whatever the format.
                 yield self._copy("layout.fp32", outside, "fp32", stored, (root,), (k,))
@@ -179,7 +213,7 @@ class _Cutter:
             stored = "fp32" if k is None else self._stored[k]
             bits = _BITS[stored if self.absorbs(index) else computed]
             yield Piece(
-                f"{layer.op}.{computed}",
+                f"{_kind(layer)}.{computed}",
                 rows.work(layer),
                 (32, bits, bits, False, self._dtypes.index(_COMPUTE[computed])),
                 0.0 if k is None else self._resident[k],
@@ -187,6 +221,18 @@ class _Cutter:
                 () if k is None else (k,),
                 starts,
             )
+
+    def _pass(
+        self,
+        kernel: str,
+        stored: str,
+        elements: tuple[int, int],
+        layers: tuple[int, ...],
+        formats: tuple[int, ...],
+    ) -> Piece:
+        work = (0, 0, 0, elements[0], 0, elements[1], 0, False)
+        storage = (32, _BITS[stored], _BITS[stored], False, self._dtypes.index(_COMPUTE[stored]))
+        return Piece(f"{kernel}.{stored}", work, storage, 0.0, layers, formats)
 
     def conversions(self, edge: Edge, share: float) -> Iterable[Piece]:
         """Cut what it takes to hand a tensor on, for every two formats at its ends."""

@@ -14,11 +14,30 @@ DTYPES = ("fp32", "bf16", "int8")
 
 
 @dataclass(frozen=True, slots=True)
+class Correction:
+    """How the shape of a layer changes the time that its kernel takes.
+
+    The factor is ``exp(sum of coefficient x product of features)``, learned on random chains of
+    layers; features are those of `aiq.cost.shape`.
+
+    Attributes
+    ----------
+    terms
+        One feature, or two joined by ``*`` -> coefficient.
+    range
+        Feature -> lowest and highest value calibrated. A value outside counts as the nearer one.
+    """
+
+    terms: Mapping[str, float]
+    range: Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True)
 class Kernel:
     """How long a kernel of one operator class takes in one dtype.
 
     ``start_us + FLOPs / (compute peak) + bytes / (memory bandwidth) + output_ns elements written``,
-    with channels padded to `channel_multiple`.
+    with channels padded to `channel_multiple`, times the correction for the layer's shape.
 
     Attributes
     ----------
@@ -32,6 +51,8 @@ class Kernel:
         Nanoseconds for each element written.
     channel_multiple
         Output channels (of a group) that are computed at once.
+    correction
+        What the layer's shape adds to that; ``None``: nothing.
     """
 
     start_us: float
@@ -39,6 +60,7 @@ class Kernel:
     output_ns: float
     compute: float = 1.0
     channel_multiple: int = 1
+    correction: Correction | None = None
 
     @property
     def row(self) -> tuple[float, float, float, float, int]:
@@ -185,7 +207,7 @@ def from_document(name: str, document: Mapping[str, Any]) -> RuntimeProfile:
         run_overhead_us=float(document["run_overhead_us"]),
         formats=_map(document["formats"], lambda entry: Realisation(**entry)),
         kernels=_map(
-            document["kernels"], lambda by_dtype: _map(by_dtype, lambda entry: Kernel(**entry))
+            document["kernels"], lambda by_dtype: _map(by_dtype, _kernel)
         ),
         boundaries=_map(document["boundaries"], lambda entry: Kernel(**entry)),
         fuses=tuple(document["fuses"]),
@@ -200,7 +222,7 @@ def to_document(profile: RuntimeProfile) -> dict[str, Any]:
         "run_overhead_us": profile.run_overhead_us,
         "formats": {name: asdict(entry) for name, entry in profile.formats.items()},
         "kernels": {
-            op: {dtype: asdict(kernel) for dtype, kernel in by_dtype.items()}
+            op: {dtype: _kernel_document(kernel) for dtype, kernel in by_dtype.items()}
             for op, by_dtype in profile.kernels.items()
         },
         "boundaries": {key: _conversion(kernel) for key, kernel in profile.boundaries.items()},
@@ -209,7 +231,27 @@ def to_document(profile: RuntimeProfile) -> dict[str, Any]:
     }
 
 
-def _conversion(kernel: Kernel) -> dict[str, float]:
+def _kernel(entry: Mapping[str, Any]) -> Kernel:
+    found = entry.get("correction")
+    if found is None:
+        return Kernel(**entry)
+    limits = _map(found["range"], tuple)
+    return Kernel(**{**entry, "correction": Correction(MappingProxyType(found["terms"]), limits)})
+
+
+def _kernel_document(kernel: Kernel) -> dict[str, Any]:
+    document = {
+        **_conversion(kernel),
+        "compute": kernel.compute,
+        "channel_multiple": kernel.channel_multiple,
+    }
+    if kernel.correction is not None:
+        limits = {name: list(pair) for name, pair in kernel.correction.range.items()}
+        document["correction"] = {"terms": dict(kernel.correction.terms), "range": limits}
+    return document
+
+
+def _conversion(kernel: Kernel) -> dict[str, Any]:
     return {
         "start_us": kernel.start_us,
         "memory": kernel.memory,

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -168,6 +169,21 @@ class Runtime(ABC):
         job = self._prepare(model, example_inputs, formats, calibration, emulate=emulate)
         function, kernels = self._build(job)
         return Compiled(self.name, job.signature, kernels, torch.get_num_threads(), function)
+
+    def compile_many(
+        self,
+        models: Sequence[torch.nn.Module],
+        inputs: Sequence[torch.Tensor],
+        formats: Sequence[Mapping[str, Format]],
+    ) -> list[Callable[[], Any]]:
+        """Compile small models, each for one tensor; return what runs each of them on it.
+
+        As `compile` does, with the tensor as calibration too; faster where a runtime can.
+        """
+        return [
+            partial(self.compile(model, x, chosen, [x]), x)
+            for model, x, chosen in zip(models, inputs, formats, strict=True)
+        ]
 
     def export(
         self,

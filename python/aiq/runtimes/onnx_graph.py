@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import onnx
 import torch
+from onnx.utils import Extractor
 
 from aiq.graph.simplify import name_of
 from aiq.runtimes.kernels import LABEL
@@ -58,6 +59,13 @@ def to_onnx(
     model: onnx.ModelProto = exported.model_proto
     _name_nodes(model, names)
     return OnnxModel(model, _labels(model, set(rewritten.heads.values())))
+
+
+def parts(model: onnx.ModelProto) -> Iterator[onnx.ModelProto]:
+    """Cut the model of a bundle into those of its parts."""
+    extractor = Extractor(model)
+    for source, result in zip(model.graph.input, model.graph.output, strict=True):
+        yield extractor.extract_model([source.name], [result.name])
 
 
 def _name_nodes(model: onnx.ModelProto, names: Mapping[str, str]) -> None:

@@ -3,7 +3,8 @@
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from aiq.errors import InputError
 from aiq.files import write_atomic
 from aiq.formats import Format
 from aiq.graph import Op
-from aiq.runtimes import onnx_edit
+from aiq.runtimes import bundle, onnx_edit
 from aiq.runtimes.base import Job, Profile, Program, Runtime, Support
 from aiq.runtimes.kernels import Kernel, assign
-from aiq.runtimes.onnx_graph import OnnxModel, to_onnx
+from aiq.runtimes.onnx_graph import OnnxModel, parts, to_onnx
 from aiq.runtimes.program import METADATA, Signature
 from aiq.runtimes.rewrite import Target
 
@@ -60,6 +61,20 @@ class OnnxRuntime(Runtime):
     def _build(self, job: Job) -> Program:
         model, labels = _convert(job)
         return _load(model.SerializeToString(), labels)
+
+    def compile_many(
+        self,
+        models: Sequence[torch.nn.Module],
+        inputs: Sequence[torch.Tensor],
+        formats: Sequence[Mapping[str, Format]],
+    ) -> list[Callable[[], Any]]:
+        """Compile small models with one export; see `Runtime.compile_many`."""
+        given = tuple(inputs)
+        model = bundle.Bundle(models).eval()
+        job = self._prepare(model, given, bundle.joined(formats), [given], emulate=False)
+        whole, labels = _convert(job)
+        programs = [_load(part.SerializeToString(), labels)[0] for part in parts(whole)]
+        return [partial(program, x) for program, x in zip(programs, given, strict=True)]
 
     def _write(self, job: Job, path: Path) -> None:
         model, labels = _convert(job)

@@ -1,8 +1,10 @@
 """OpenVINO's CPU plugin: int8, bfloat16 and float32 side by side in one network."""
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import openvino
 import torch
@@ -11,10 +13,10 @@ from aiq.errors import InputError
 from aiq.files import write_atomic
 from aiq.formats import Format
 from aiq.graph import Op
-from aiq.runtimes import onnx_edit
+from aiq.runtimes import bundle, onnx_edit
 from aiq.runtimes.base import Job, Profile, Program, Runtime, Support
 from aiq.runtimes.kernels import Kernel, assign
-from aiq.runtimes.onnx_graph import OnnxModel, to_onnx
+from aiq.runtimes.onnx_graph import OnnxModel, parts, to_onnx
 from aiq.runtimes.program import METADATA, Signature
 from aiq.runtimes.rewrite import Target
 
@@ -45,8 +47,7 @@ class OpenVino(Runtime):
         if fmt.name == "fp16" or op not in _WEIGHTED:
             return Support.NONE
         if fmt.name == "bf16":
-            able = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-            return Support.NATIVE if able else Support.EMULATED
+            return Support.NATIVE if _has_bfloat16() else Support.EMULATED
         if fmt.name in _PACKED and op is Op.LINEAR:
             return Support.DEQUANT
         return Support.NATIVE if fmt.name == "w8a8" else Support.EMULATED
@@ -54,6 +55,23 @@ class OpenVino(Runtime):
     def _build(self, job: Job) -> Program:
         model, labels = _convert(job)
         return _load(openvino.Core().read_model(model.SerializeToString()), labels)
+
+    def compile_many(
+        self,
+        models: Sequence[torch.nn.Module],
+        inputs: Sequence[torch.Tensor],
+        formats: Sequence[Mapping[str, Format]],
+    ) -> list[Callable[[], Any]]:
+        """Compile small models with one export; see `Runtime.compile_many`."""
+        given = tuple(inputs)
+        model = bundle.Bundle(models).eval()
+        job = self._prepare(model, given, bundle.joined(formats), [given], emulate=False)
+        whole, labels = _convert(job)
+        programs = [
+            _load(openvino.Core().read_model(part.SerializeToString()), labels)[0]
+            for part in parts(whole)
+        ]
+        return [partial(program, x) for program, x in zip(programs, given, strict=True)]
 
     def _write(self, job: Job, path: Path) -> None:
         """Write the network, and its weights in a file with the suffix ``.bin`` beside it."""
@@ -88,6 +106,11 @@ class OpenVino(Runtime):
         text = model.get_rt_info(METADATA).astype(str) if model.has_rt_info(METADATA) else None
         signature, document = Signature.from_json(text, path)
         return signature, _load(model, document["labels"])
+
+
+@cache
+def _has_bfloat16() -> bool:
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _convert(job: Job) -> OnnxModel:

@@ -1,0 +1,80 @@
+"""What the shape of a layer does to the speed of its kernel.
+
+Kernels compute blocks of rows and channels, share them out to threads, and pad what is left over,
+so that the share of the peak they reach hangs on the layer's shape. The factor on a layer's time is
+``exp(sum of coefficient x term)``, where terms are features of the shape and products of two:
+a second-order expansion of the logarithm, fitted by `aiq.calibrate` on random layers.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from aiq.graph import Layer
+from aiq.hardware.runtime_profile import Correction
+
+FEATURES: Mapping[str, tuple[float, float]] = {  # centre and scale of each
+    "rows": (9, 3),
+    "width": (4, 2),
+    "inputs": (5, 2),
+    "outputs": (5, 2),
+    "groups": (3, 3),
+    "taps": (2, 1.5),
+    "stride": (0, 1),
+    "inputs_16": (0, 1),
+    "outputs_16": (0, 1),
+    "inputs_4": (0, 1),
+    "outputs_4": (0, 1),
+    "padding": (0, 0.5),
+}
+"""Logarithms to base 2 of the positions computed (batch, height and width of the output; rows of a
+matrix product), the width of the output image, channels of a group read and written, groups,
+elements of a filter, positions read per position written; then 1 where the channels read, written
+are no multiple of 16, of 4; and log2 of the channels written, padded to 16, over those written."""
+
+_CROSSED = ("rows", "width", "inputs", "outputs", "groups", "taps")
+
+TERMS: tuple[tuple[str, ...], ...] = (
+    *((name,) for name in FEATURES),
+    *((a, b) for i, a in enumerate(_CROSSED) for b in _CROSSED[i:]),
+)
+"""Features, and products of two features, that a correction may consist of."""
+
+
+def features(layer: Layer) -> tuple[float, ...]:
+    """Return `FEATURES` of a layer with weights, in order."""
+    assert layer.weight_shape is not None
+    outputs, inputs, *filters = layer.weight_shape
+    positions = max(1, layer.output_elements // outputs)
+    channels, groups, width, read = inputs, 1, 1, positions
+    if filters:
+        channels = layer.input_shapes[0][-len(layer.weight_shape) + 1]
+        groups = channels // inputs
+        width = layer.output_shape[-1]
+        read = layer.input_elements // channels
+    each = max(1, outputs // groups)
+    logs = (positions, width, inputs, each, groups, math.prod(filters), max(1.0, read / positions))
+    return (
+        *map(math.log2, logs),
+        float(channels % 16 > 0),
+        float(outputs % 16 > 0),
+        float(channels % 4 > 0),
+        float(outputs % 4 > 0),
+        math.log2(-(-outputs // 16) * 16 / outputs),
+    )
+
+
+def terms(shape: Sequence[float], limits: Mapping[str, tuple[float, float]]) -> list[float]:
+    """Return the value of each of `TERMS`, with features held within `limits`."""
+    scaled = {}
+    for (name, (centre, scale)), value in zip(FEATURES.items(), shape, strict=True):
+        low, high = limits[name]
+        scaled[name] = (min(max(value, low), high) - centre) / scale
+    return [math.prod(scaled[name] for name in names) for names in TERMS]
+
+
+def factor(correction: Correction | None, shape: Sequence[float]) -> float:
+    """Return what a kernel's time is multiplied by for a shape."""
+    if correction is None or not shape:
+        return 1.0
+    values = dict(zip(map("*".join, TERMS), terms(shape, correction.range), strict=True))
+    return math.exp(sum(value * values[name] for name, value in correction.terms.items()))
