@@ -376,3 +376,18 @@ def test_an_uncalibrated_runtime_says_what_to_do():
     xeon = Hardware.load("xeon_2vcpu")
     with pytest.raises(HardwareError, match=r"it has none"):
         calibrated_table(graph.extract(Residual(), IMAGE), FORMATS, xeon, "inductor")
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_profile_of_one_thread_predicts_that_machine_with_the_same_code(runtime):
+    wide = nn.Sequential(*(conv(64, 64) for _ in range(8)))
+    layers = graph.extract(wide, torch.zeros(4, 64, 56, 56))
+    one, two = (
+        calibrated_table(layers, parse_all("fp32,w8a8"), Hardware.load(name), runtime)
+        for name in ("epyc_zen4_1thread", "epyc_zen4_2vcpu")
+    )
+    for fmt in ("fp32", "w8a8"):
+        uniform = dict.fromkeys(one.layers, parse(fmt))
+        assert 1.3 < one.total(uniform) / two.total(uniform) < 2.2
+        assert set(one.binding(uniform).values()) == {"compute"}
+    assert one.spread != two.spread
