@@ -18,10 +18,12 @@ minutes on the two cores that this was made for, and arithmetic alone decides, a
 import argparse
 import json
 import math
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import common
@@ -48,6 +50,8 @@ UNIFORM = ("fp32", "bf16", "w8a8")
 PLAN, EAGER = "plan", "eager fp32"
 MAX_DROP, CONFIDENCE = 0.01, 0.95
 CALIBRATION_IMAGES = 250
+SENSITIVITY_IMAGES = 50  # of each class: layers are only compared, plans are measured on all
+CACHE = Path(tempfile.gettempdir()) / "aiq-throughput"  # evaluations that rows share
 console = Console()
 
 
@@ -193,6 +197,7 @@ def row(
             max_drop=MAX_DROP if network.trained else 1.0,
             confidence=CONFIDENCE,
             measure_top=options.top,
+            cache_dir=CACHE,
             progress=lambda stage, done, total: status.update(f"{stage} {done}/{total}"),
         )
     graph = aiq.extract(model, x)
@@ -273,8 +278,9 @@ def losses(name: str) -> LossTable:
     with console.status("sensitivity"):
         evaluator = Evaluator(
             build(name),
-            data.batches(data.sample("val")),
+            data.batches(data.sample("val").take(SENSITIVITY_IMAGES)),
             calibration=calibration_batches(),
+            cache=CACHE,
         )
         return sensitivity.measure(evaluator, parse_all(UNIFORM))
 
