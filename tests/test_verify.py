@@ -1,0 +1,301 @@
+"""The loop: what it learns from measured plans, when it stops, what it says if nothing holds."""
+
+from dataclasses import replace
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import aiq
+from aiq import sensitivity
+from aiq.cost import intensity_table
+from aiq.errors import InfeasibleError
+from aiq.evaluate import Evaluator
+from aiq.formats import REFERENCE, parse, parse_all
+from aiq.graph import extract
+from aiq.search import interaction, joint, verify
+from aiq.search.choose import Interaction, Tables
+from aiq.search.scale import Scale
+
+FORMATS = parse_all("fp32,w8a8,w5a5,w4a4,w3a3,w2a2")
+
+
+class Net(nn.Module):
+    """A chain of convolutions with a shortcut, and a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 6, 3, padding=1)
+        self.conv2 = nn.Conv2d(6, 6, 3, padding=1)
+        self.conv3 = nn.Conv2d(6, 6, 3, padding=1)
+        self.fc = nn.Linear(6, 4)
+
+    def forward(self, x):
+        y = self.conv1(x).relu()
+        y = (self.conv3(self.conv2(y).relu()) + y).relu()
+        return self.fc(y.mean((2, 3)))
+
+
+def batch(count, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.randint(4, (count,), generator=generator)
+    x = torch.randn(count, 3, 6, 6, generator=generator)
+    x[:, 0] += y.view(-1, 1, 1) - 1.5
+    x[:, 1] -= (y % 2).view(-1, 1, 1)
+    return x, y
+
+
+@pytest.fixture(scope="module")
+def net():
+    torch.manual_seed(0)
+    model = Net()
+    x, y = batch(600)
+    optimiser = torch.optim.Adam(model.parameters(), 0.02)
+    for _ in range(60):
+        optimiser.zero_grad()
+        cross_entropy(model(x), y).backward()
+        optimiser.step()
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def evaluator(net):
+    return Evaluator(net, [batch(3000, 1)])
+
+
+@pytest.fixture(scope="module")
+def tables(net, evaluator):
+    losses = sensitivity.measure(evaluator, FORMATS, joint=True)
+    cost = intensity_table(extract(net, batch(1)[0]), FORMATS)
+    return Tables(
+        cost=cost,
+        intensity=cost,
+        loss=losses.loss,
+        sizes=np.zeros(cost.cost.shape, np.int64),
+        allowed=(tuple(range(len(FORMATS))),) * len(cost.layers),
+        per_nat=losses.per_nat,
+        whole=losses.whole,
+    )
+
+
+def task(tables, **changes):
+    arguments = {
+        "tables": tables,
+        "weighted_by": None,
+        "max_drop": 0.02,
+        "confidence": 0.95,
+        "max_size": None,
+        "method": "exact",
+        "time_limit": None,
+    }
+    return verify.Task(**arguments | changes)
+
+
+def quiet(stage, done, total):
+    assert 0 <= done <= total
+
+
+# The bend
+
+
+def test_without_measurements_the_sum_stands():
+    bend = joint.fit([])
+    assert bend.predict(0.013) == 0.013
+    assert bend.inverse(0.013) == 0.013
+    assert joint.fit([(0.0, 0.01, 0.001)]) == bend, "float32 teaches nothing"
+
+
+@given(
+    scale=st.floats(0.5, 2),
+    power=st.floats(0.7, 1.8),
+    totals=st.lists(st.floats(0.001, 0.1), min_size=6, max_size=10, unique=True),
+)
+def test_a_bend_is_found_where_there_is_one(scale, power, totals):
+    if max(totals) < 3 * min(totals):
+        return
+    points = [(t, scale * 0.01 * (t / 0.01) ** power, 1e-6) for t in totals]
+    bend = joint.fit(points)
+    for total, drop, _ in points:
+        assert bend.predict(total) == pytest.approx(drop, rel=0.25)
+        assert bend.predict(bend.inverse(drop)) == pytest.approx(drop)
+    grid = np.geomspace(min(totals), max(totals), 9)
+    predicted = [bend.predict(t) for t in grid]
+    assert predicted == sorted(predicted)
+    slopes = [(bend.predict(t * 1.001) - bend.predict(t)) / (t * 0.001) for t in grid]
+    assert slopes == pytest.approx([bend.slope(t) for t in grid], rel=0.01)
+
+
+def test_noise_hardly_bends():
+    noisy = joint.fit([(0.01, 0.03, 0.05), (0.02, 0.01, 0.05)])
+    assert noisy.predict(0.01) == pytest.approx(0.01, rel=0.35)
+    sure = joint.fit([(0.01, 0.03, 1e-4), (0.02, 0.06, 1e-4)])
+    assert sure.predict(0.01) == pytest.approx(0.03, rel=0.2)
+
+
+def test_many_plans_on_the_same_samples_share_their_luck():
+    """Ten plans on one sample that was easy teach less than ten on samples of their own."""
+    points = [(t, t - 0.005, 0.004) for t in np.linspace(0.008, 0.03, 10)]
+    together = joint.fit(points)
+    apart = joint.fit(*([point] for point in points))
+    assert abs(together.predict(0.01) - 0.01) < abs(apart.predict(0.01) - 0.01)
+
+
+# Pairs
+
+
+def test_neighbours_skip_what_is_no_decision(net, evaluator):
+    names = [layer.name for layer in evaluator.trace.graph.quantizable]
+    found = {(names[u], names[v]) for u, v in interaction.neighbours(evaluator.trace.graph)}
+    assert found == {
+        ("conv1", "conv2"),
+        ("conv2", "conv3"),
+        ("conv1", "conv3"),  # read by the addition that is fused into it
+        ("conv3", "fc"),
+    }
+
+
+def test_pairs_explain_what_single_layers_do_not(tables, evaluator):
+    """Losses that are far too small do not add up: pairs are measured, and bring sums closer."""
+    small = replace(tables, loss=tables.loss / 2, interactions=())
+    plan = dict.fromkeys(tables.cost.layers, parse("w3a3"))
+    found = evaluator.evaluate(plan)
+    pairs = interaction.measure(small, evaluator, plan, found)
+    assert pairs
+    after = replace(small, interactions=pairs)
+    wanted = found.kl * tables.per_nat
+    errors = [abs(t.predicted_loss(plan) - wanted) for t in (small, after)]
+    assert errors[1] < errors[0]
+    reference = tables.cost.formats.index(REFERENCE)
+    for pair in pairs:  # float32 interacts with nothing; nothing harms less than not at all
+        assert (pair.loss[reference] == 0).all()
+        assert (pair.loss[:, reference] == 0).all()
+        alone = small.loss[pair.source][:, None] + small.loss[pair.target][None]
+        assert (alone + pair.loss >= -1e-12).all()
+
+
+def test_what_adds_up_is_left_alone(tables, evaluator):
+    plan = dict.fromkeys(tables.cost.layers, parse("w4a4"))
+    found = evaluator.evaluate(plan)
+    total = tables.predicted_loss(plan) / tables.per_nat
+    right = replace(tables, loss=tables.loss * found.kl / total)
+    before = evaluator.evaluations
+    assert interaction.measure(right, evaluator, plan, found) == ()
+    assert interaction.measure(replace(right, per_nat=None), evaluator, plan, found) == ()
+    assert evaluator.evaluations == before
+
+
+def test_the_solver_sees_pairs(tables):
+    """A pair that is very bad together is not chosen together; enumeration agrees."""
+    rng = np.random.default_rng(0)
+    k = len(FORMATS)
+    pairs = (Interaction(0, 1, rng.random((k, k)) / 50), Interaction(1, 2, rng.random((k, k)) / 50))
+    bad = replace(tables, interactions=pairs)
+    best = np.inf
+    for choices in np.ndindex(*(k,) * len(bad.cost.layers)):
+        formats = bad.formats(choices)
+        if bad.predicted_loss(formats) <= 0.02:
+            best = min(best, bad.cost.total(formats))
+    solution = bad.within(0.02)
+    assert bad.cost.total(bad.formats(solution.choices)) == best
+    assert bad.predicted_loss(bad.formats(solution.choices)) <= 0.02 + 1e-9
+    values = [
+        bad.weighted(bad.formats(c), bad.predicted_loss(bad.formats(c)), 0.9)
+        for c in np.ndindex(*(k,) * len(bad.cost.layers))
+    ]
+    assert bad.best_weighted(0.9).value == pytest.approx(min(values), abs=1e-9)
+
+
+# The loop
+
+
+@pytest.mark.parametrize("max_drop", [0.005, 0.02, 0.06])
+def test_what_is_returned_holds(tables, evaluator, max_drop):
+    goal = task(tables, max_drop=max_drop)
+    outcome = verify.search_verified(goal, Scale(evaluator, 0.95), quiet)
+    assert outcome.accuracy.samples == 3000, "the plan that is returned was measured in full"
+    assert outcome.accuracy.drop <= outcome.accuracy.drop_limit <= max_drop
+    assert outcome.accuracy.drop == pytest.approx(evaluator.evaluate(outcome.formats).drop)
+    for uniform in tables.uniform().values():
+        accuracy = Scale(evaluator, 0.95).accuracy(uniform)
+        if accuracy.drop_limit <= max_drop:
+            assert outcome.value <= tables.cost.total(uniform)
+
+
+def test_weighted_is_no_worse_than_any_plan_measured(tables, evaluator):
+    goal = task(tables, weighted_by=0.9)
+    outcome = verify.search_verified(goal, Scale(evaluator, 0.95), quiet)
+    drop = evaluator.evaluate(outcome.formats).drop
+    assert outcome.value == pytest.approx(goal.value(outcome.formats, drop))
+    for uniform in tables.uniform().values():
+        assert outcome.value <= goal.value(uniform, evaluator.evaluate(uniform).drop) + 1e-12
+
+
+def test_few_rounds(tables, evaluator):
+    fresh = Scale(evaluator, 0.95)
+    verify.search_verified(task(tables), fresh, quiet)
+    assert len(fresh._known) <= verify.ROUNDS + len(FORMATS)
+
+
+def test_hopeless_plans_are_stopped_early_and_the_same_way_each_time(net):
+    evaluator = Evaluator(net, [batch(3000, 1)], memory=500_000)
+    assert evaluator.chunks > 10
+    bad = dict.fromkeys(evaluator.layers, parse("w2a2"))
+    scale = Scale(evaluator, 0.95)
+    part = scale.accuracy(bad, 0.01)
+    assert part.samples < 3000
+    assert part.drop_limit > 0.01
+    assert part == Scale(evaluator, 0.95).accuracy(bad, 0.01)
+    assert scale.known(bad) == part
+    assert scale.accuracy(bad, 0.005) is not None
+    assert scale.known(bad) == part, "worse than a smaller budget too: nothing is measured again"
+    whole = scale.accuracy(bad)
+    assert whole.samples == 3000
+    good = dict.fromkeys(evaluator.layers, parse("w8a8"))
+    assert scale.accuracy(good, 0.01).samples == 3000
+
+
+def test_infeasible_says_how_many_samples_would_do(net):
+    few = Evaluator(net, [batch(120, 1)])
+    losses = sensitivity.measure(few, "w8a8")
+    cost = intensity_table(extract(net, batch(1)[0]), parse_all("fp32,w8a8"))
+    tables = Tables(
+        cost=cost,
+        intensity=cost,
+        loss=np.concatenate([np.zeros_like(losses.loss), losses.loss], 1),
+        sizes=np.zeros(cost.cost.shape, np.int64),
+        allowed=((1,),) * len(cost.layers),
+    )
+    with pytest.raises(InfeasibleError, match=r"on 120 samples.*max_drop is.*about [\d,]+ samples"):
+        verify.search_verified(task(tables, max_drop=0.005), Scale(few, 0.95), quiet)
+
+
+def test_search_takes_every_sensitivity_and_the_same_twice_is_the_same(net, tmp_path):
+    data = [batch(500, 1)]
+    arguments = {
+        "objective": "intensity",
+        "formats": "fp32,w8a8,w4a4",
+        "runtime": None,
+        "max_drop": 0.05,
+    }
+
+    def own(layer, chosen):
+        return 0.01 / chosen.weight.bits
+
+    for source in (*sensitivity.METHODS, own):
+        plan = aiq.search(net, "xeon_2vcpu", data, sensitivity=source, seed=3, **arguments)
+        assert plan.accuracy.drop_limit <= 0.05
+        assert plan.accuracy.samples == 500
+        assert plan.provenance["sensitivity"] == getattr(source, "__name__", source)
+    first = aiq.search(net, "xeon_2vcpu", data, cache_dir=tmp_path, **arguments)
+    again = aiq.search(net, "xeon_2vcpu", data, cache_dir=tmp_path, **arguments)
+    assert first.layers == again.layers
+    assert first.accuracy == again.accuracy
+    other = aiq.search(
+        net, "xeon_2vcpu", data, metric="perplexity", **arguments | {"max_drop": 0.5}
+    )
+    assert other.provenance["metric"] == "perplexity"
+    assert other.accuracy.plan < 0, "a log-likelihood"
