@@ -109,7 +109,7 @@ def test_a_transformer_returns_its_structure(tmp_path):
     class Pair(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.up, self.down = torch.nn.Linear(32, 64), torch.nn.Linear(64, 32)
+            self.up, self.down = torch.nn.Linear(64, 96), torch.nn.Linear(96, 64)
 
         def forward(self, x, shift):
             y = self.down(torch.relu(self.up(x)))
@@ -117,7 +117,7 @@ def test_a_transformer_returns_its_structure(tmp_path):
 
     torch.manual_seed(0)
     model, path = Pair().eval(), tmp_path / "pair.onnx"
-    inputs = {"x": torch.randn(4, 32), "shift": torch.randn(32)}
+    inputs = {"x": torch.randn(4, 64), "shift": torch.randn(64)}
     aiq.export(Chosen({"up": "w4g32"}), model, path, example_inputs=inputs)
     program = aiq.load(path)
     assert program.realised == {"up": "w4g32", "down": "fp32"}

@@ -40,7 +40,9 @@ def deploy(
     example_inputs
         Arguments of one call; the program is compiled for their shapes.
     calibration
-        Batches of inputs on which the ranges of quantised activations are observed.
+        Batches of inputs like those the plan was searched on: on them the ranges of quantised
+        activations and the biases that make up for rounded weights are found again. Needed only
+        if a format of the plan quantises activations.
     runtime
         ``inductor`` or another name that `aiq.runtimes.names` lists.
     emulate
@@ -98,7 +100,8 @@ def export(
       optimiser would round float32 weights between two quantised layers, which no plan asked for.
     * ``openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})``. Without
       the hint OpenVINO runs float32 layers in bfloat16 where the processor has it.
-    * ``torch._inductor.aoti_load_package(path)``.
+    * ``torch._inductor.aoti_load_package(path)``. It calls its kernels from C++, which at small
+      batches is faster than what `deploy` compiles, and takes longer to compile.
     """
     file = Path(path)
     engine = runtimes.for_file(file)

@@ -30,7 +30,12 @@ _WEIGHTED = {Op.CONV, Op.POINTWISE, Op.DEPTHWISE, Op.GROUPED, Op.LINEAR}
 
 
 class OpenVino(Runtime):
-    """OpenVINO on the QDQ model; its low-precision transformations fuse the residual additions."""
+    """OpenVINO on the QDQ model; its low-precision transformations fuse the residual additions.
+
+    The quantize nodes are ours, not NNCF's: so the scales are those that the plan's accuracy was
+    measured with, and the same in every runtime. bfloat16 is written into the graph layer by layer,
+    not left to the global precision hint.
+    """
 
     name = "openvino"
     target = Target(packed=_PACKED)
