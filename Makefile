@@ -41,9 +41,9 @@ format:  ## Rewrite the sources the way `make lint` wants them
 	$(BIN)/ruff format python tests benches
 	$(BIN)/ruff check --fix python tests benches
 
-bench: setup  ## Every claim of the README, measured on this machine (about an hour)
+bench: setup  ## Every claim of the README, measured on this machine (hours)
 	@$(BIN)/python -m pip install --quiet --group bench
-	@set -e; for script in paper solver throughput; do \
+	@set -e; for script in paper solver sensitivity prediction throughput; do \
 	  echo "==> benches/$$script.py"; $(BIN)/python benches/$$script.py; done
 	cargo bench
 
