@@ -44,6 +44,7 @@ from aiq.hardware.profile import to_document
 SEED = 0
 LEVELS = ("level 0", "level 1", "level 2")
 console = Console()
+Statistics = dict[str, float | None]
 Floats = NDArray[np.float64]
 
 
@@ -86,6 +87,7 @@ def main() -> None:
                 measured = plans if kind else whole
                 done[key] = measured(network, batch, runtime, hardware, options)
                 save(done, hardware)
+    save(done, hardware)
     networks, mixed = of_networks(done), of_mixed(done)
     console.print(fill("float32 networks: seconds", networks))
     console.print(fill("mixed plans: speed-up over float32", mixed))
@@ -117,7 +119,7 @@ def whole(
         {"fp32": partial(program, x)},
         batch=batch,
         min_seconds=options.seconds,
-        min_rounds=10,
+        min_rounds=5,
         warmup_seconds=0.5,
         threads=hardware.threads,
     )
@@ -231,11 +233,11 @@ def instance(network: str, batch: int) -> tuple[nn.Module, torch.Tensor]:
     return NETWORKS[network].build().eval(), torch.randn(batch, *NETWORKS[network].shape)
 
 
-def errors(predicted: Sequence[float], measured: Sequence[float]) -> dict[str, float]:
+def errors(predicted: Sequence[float], measured: Sequence[float]) -> Statistics:
     """Return what is said of predictions."""
     p, m = np.asarray(predicted), np.asarray(measured)
     error = np.abs(p / m - 1)
-    several = len(p) > 2
+    several = len(p) > 2 and np.ptp(p) > 0
     return {
         "MAPE": float(error.mean()),
         "median": float(np.median(error)),
@@ -243,12 +245,12 @@ def errors(predicted: Sequence[float], measured: Sequence[float]) -> dict[str, f
         "within 10 %": float((error <= 0.1).mean()),
         "within 20 %": float((error <= 0.2).mean()),
         "bias": float((p / m - 1).mean()),
-        "Spearman": float(spearmanr(p, m).statistic) if several else float("nan"),
-        "Kendall": float(kendalltau(p, m).statistic) if several else float("nan"),
+        "Spearman": float(spearmanr(p, m).statistic) if several else None,
+        "Kendall": float(kendalltau(p, m).statistic) if several else None,
     }
 
 
-def of_plans(result: Mapping[str, Any], level: str) -> dict[str, float]:
+def of_plans(result: Mapping[str, Any], level: str) -> Statistics:
     """Return what is said of the predicted speed-ups over float32, the first plan."""
     predicted, measured = np.array(result[level]), np.array(result["measured"])
     said, real = predicted[0] / predicted[1:], measured[0] / measured[1:]
@@ -262,9 +264,9 @@ def of_plans(result: Mapping[str, Any], level: str) -> dict[str, float]:
     }
 
 
-def of_networks(rows: Mapping[str, Row]) -> dict[str, dict[str, float]]:
+def of_networks(rows: Mapping[str, Row]) -> dict[str, Statistics]:
     """Return what is said of whole networks, by profile, runtime and level."""
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, Statistics] = {}
     singles = {tuple(key.split("/")): row for key, row in rows.items() if "measured" in row}
     singles = {key: row for key, row in singles.items() if len(key) == 4}
     for hw, runtime in dict.fromkeys((key[0], key[3]) for key in singles):
@@ -276,12 +278,12 @@ def of_networks(rows: Mapping[str, Row]) -> dict[str, dict[str, float]]:
                 "rows": len(mine),
                 "noise": float(np.median([row["noise"] for row in mine])),
                 **errors([row[level] for row in mine], real),
-                "in interval": float(np.mean(inside)) if level == LEVELS[-1] else float("nan"),
+                "in interval": float(np.mean(inside)) if level == LEVELS[-1] else None,
             }
     return found
 
 
-def of_mixed(rows: Mapping[str, Row]) -> dict[str, dict[str, float]]:
+def of_mixed(rows: Mapping[str, Row]) -> dict[str, Statistics]:
     """Return what is said of mixed plans, by profile, network, runtime and level."""
     found = {}
     for key, row in rows.items():
@@ -296,7 +298,7 @@ def of_mixed(rows: Mapping[str, Row]) -> dict[str, dict[str, float]]:
     return found
 
 
-def fill(title: str, rows: Mapping[str, Mapping[str, float]]) -> Table:
+def fill(title: str, rows: Mapping[str, Statistics]) -> Table:
     """Return a table with a line for each row."""
     table = Table("", title=title)
     for name in next(iter(rows.values()), ()):
@@ -306,10 +308,10 @@ def fill(title: str, rows: Mapping[str, Mapping[str, float]]) -> Table:
     return table
 
 
-def number(name: str, value: float) -> str:
+def number(name: str, value: float | None) -> str:
     """Return a number for reading: ranks and counts as they are, the rest in percent."""
-    if name == "rows" or np.isnan(value):
-        return str(int(value)) if name == "rows" else ""
+    if name == "rows" or value is None:
+        return "" if value is None else str(int(value))
     return f"{value:.3f}" if name in {"Spearman", "Kendall"} else f"{value:.1%}"
 
 
