@@ -206,9 +206,7 @@ def from_document(name: str, document: Mapping[str, Any]) -> RuntimeProfile:
         version=document["version"],
         run_overhead_us=float(document["run_overhead_us"]),
         formats=_map(document["formats"], lambda entry: Realisation(**entry)),
-        kernels=_map(
-            document["kernels"], lambda by_dtype: _map(by_dtype, _kernel)
-        ),
+        kernels=_map(document["kernels"], lambda by_dtype: _map(by_dtype, _kernel)),
         boundaries=_map(document["boundaries"], lambda entry: Kernel(**entry)),
         fuses=tuple(document["fuses"]),
         fit=Fit(**document["fit"]),
