@@ -71,15 +71,21 @@ pub(crate) fn lower_bound<const M: usize>(
     (divisor > 0).then(|| {
         let value = slack(instance, weights, least);
         let ceil = value.div_euclid(divisor) + i128::from(value.rem_euclid(divisor) != 0);
-        let ceil = ceil + i128::from(instance.offset);
+        let ceil = instance.congruence.raise(ceil + i128::from(instance.offset), weights);
         i64::try_from(ceil).unwrap_or(if ceil < 0 { i64::MIN } else { i64::MAX })
     })
 }
 
 /// Excess (weighted sum above the least) from which on no plan within the limits costs less than
-/// `target`, both without the instance's offset.
-pub(crate) fn excess_gap(price: i64, target: i64, slack: i128) -> i64 {
+/// `target`, the offset included; `slack` as above.
+pub(crate) fn excess_gap<const M: usize>(
+    instance: &Instance<M>,
+    weights: &Weights<M>,
+    target: i64,
+    slack: i128,
+) -> i64 {
     // a better plan has w0 * cost <= w0 * (target - 1), and sum_m w_m use_m <= sum_m w_m B_m
-    let gap = i128::from(price) * (i128::from(target) - 1) - slack + 1;
+    let most = instance.congruence.lower(i128::from(target) - 1, weights);
+    let gap = i128::from(weights[0]) * (most - i128::from(instance.offset)) - slack + 1;
     i64::try_from(gap.clamp(0, i128::from(i64::MAX / 4))).unwrap_or(0)
 }

@@ -45,6 +45,7 @@ pub(crate) struct Scope {
 }
 
 struct Core<'a, const M: usize> {
+    instance: &'a Instance<M>,
     classes: &'a [Class<M>],
     limits: Point<M>,
     weights: Weights<M>,
@@ -91,9 +92,11 @@ pub(crate) fn run<const M: usize>(
     stop: &mut dyn FnMut() -> bool,
 ) -> Found {
     let slack = slack(instance, weights, least);
-    let gap = excess_gap(weights[0], scope.target, slack);
+    let target = scope.target.saturating_add(instance.offset);
+    let gap = excess_gap(instance, weights, target, slack);
     let (limits, weights) = (instance.limits, *weights);
     let mut core = Core {
+        instance,
         classes,
         limits,
         weights,
@@ -295,7 +298,8 @@ impl<const M: usize> Core<'_, M> {
 
     fn lower_target(&mut self, objective: i64) {
         self.scope.target = objective;
-        self.gap = excess_gap(self.weights[0], objective, self.slack);
+        let target = objective.saturating_add(self.instance.offset);
+        self.gap = excess_gap(self.instance, &self.weights, target, self.slack);
         self.set_thresholds();
     }
 

@@ -7,12 +7,12 @@
 
 use crate::bound::{lower_bound, quantise, slack};
 use crate::hull::{break_step, hulls};
-use crate::instance::{Instance, Point, Weights};
-use crate::messages::Tree;
+use crate::instance::{Instance, Point, Weights, dot};
+use crate::messages::{Messages, Tree};
+use crate::simplex::Basis;
 
 /// Pivots before the best multipliers so far are taken: degenerate problems stop gaining earlier.
 const MAX_PIVOTS: usize = 100;
-const EPSILON: f64 = 1e-11;
 
 /// A plan with its measures.
 #[derive(Debug, Clone)]
@@ -27,42 +27,33 @@ pub(crate) struct Dual<const M: usize> {
     pub(crate) weights: Weights<M>,
     /// Proved lower bound on the objective; `None` when the instance is proved infeasible.
     pub(crate) bound: Option<i64>,
-    /// Plans of the final basis: the relaxation mixes them.
-    pub(crate) basis: Vec<Candidate<M>>,
     /// Cheapest plan within the limits among those met.
     pub(crate) feasible: Option<Candidate<M>>,
 }
 
-#[derive(Debug, Clone)]
-enum Column<const M: usize> {
-    Plan(Candidate<M>),
-    Slack(usize),
-    /// Pays for exceeding a budget; driven out first.
-    Excess(usize),
-}
-
-struct Master<'a, const M: usize> {
+struct Search<'a, const M: usize> {
     instance: &'a Instance<M>,
     tree: &'a Tree,
     totals: Point<M>,
-    basis: Vec<Column<M>>,
     feasible: Option<Candidate<M>>,
     best: Option<(i64, Weights<M>)>,
 }
 
-/// Maximise the bound. Separable problems with one budget are solved on their hulls.
+/// Maximise the bound, from multipliers that suit a similar instance if there are any; stop early
+/// once it reaches `target`. Separable problems with one budget are solved on their hulls.
 pub(crate) fn solve<const M: usize>(
     instance: &Instance<M>,
     tree: &Tree,
     totals: Point<M>,
+    near: Option<&Weights<M>>,
     target: i64,
     stop: &mut dyn FnMut() -> bool,
 ) -> Dual<M> {
     if M == 2 && instance.edges.is_empty() {
-        linear(instance, tree, totals)
-    } else {
-        decompose(instance, tree, totals, target, stop)
+        return linear(instance, tree, totals);
     }
+    let search = Search { instance, tree, totals, feasible: None, best: None };
+    search.decompose(near, target, stop)
 }
 
 /// The linear relaxation: take hull steps by rate until one does not fit; its rate is the price.
@@ -72,7 +63,7 @@ fn linear<const M: usize>(instance: &Instance<M>, tree: &Tree, totals: Point<M>)
     if room < 0 {
         let mut weights = [0; M];
         weights[1] = 1;
-        return Dual { weights, bound: None, basis: Vec::new(), feasible: None };
+        return Dual { weights, bound: None, feasible: None };
     }
     let taken = break_step(&mut steps, room);
     for step in &steps[..taken] {
@@ -82,17 +73,14 @@ fn linear<const M: usize>(instance: &Instance<M>, tree: &Tree, totals: Point<M>)
             *choice = step.choice;
         }
     }
-    let inside = Candidate { point: instance.evaluate(&plan), plan: plan.clone() };
-    let mut basis = vec![inside.clone()];
-    let mut weights = quantise(&unit(), &totals);
-    if let Some(step) = steps.get(taken) {
-        plan[step.layer as usize] = step.choice;
-        basis.push(Candidate { point: instance.evaluate(&plan), plan });
-        weights = ratio(step.saved, step.used, &totals);
-    }
+    let inside = Candidate { point: instance.evaluate(&plan), plan };
+    let weights = match steps.get(taken) {
+        Some(step) => ratio(step.saved, step.used, &totals),
+        None => quantise(&unit(), &totals),
+    };
     let messages = tree.up(instance, &weights);
     let bound = lower_bound(instance, &weights, messages.least).unwrap_or(i64::MIN);
-    Dual { weights, bound: Some(bound), basis, feasible: Some(inside) }
+    Dual { weights, bound: Some(bound), feasible: Some(inside) }
 }
 
 fn unit<const M: usize>() -> [f64; M] {
@@ -117,160 +105,6 @@ fn ratio<const M: usize>(saved: i64, used: i64, totals: &Point<M>) -> Weights<M>
     quantise(&direction, totals)
 }
 
-/// Dantzig-Wolfe; stops early once it reaches `target`.
-fn decompose<const M: usize>(
-    instance: &Instance<M>,
-    tree: &Tree,
-    totals: Point<M>,
-    target: i64,
-    stop: &mut dyn FnMut() -> bool,
-) -> Dual<M> {
-    let mut master =
-        Master { instance, tree, totals, basis: Vec::new(), feasible: None, best: None };
-    let (_, first) = master.price(&unit());
-    let over = |m: usize| first.point[m] > instance.limits[m];
-    let budgets = (1..M).map(|m| if over(m) { Column::Excess(m) } else { Column::Slack(m) });
-    let budgets: Vec<_> = budgets.collect();
-    master.basis.push(Column::Plan(first));
-    master.basis.extend(budgets);
-    for _ in 0..MAX_PIVOTS {
-        if stop() || master.best.is_some_and(|(bound, _)| bound >= target) {
-            break;
-        }
-        let relaxing = master.basis.iter().any(|c| matches!(c, Column::Excess(_)));
-        let Some(prices) = master.prices(relaxing) else { break };
-        if let Some(m) = (1..M).find(|&m| prices[m] < -EPSILON) {
-            if !master.pivot(Column::Slack(m)) {
-                break;
-            }
-            continue;
-        }
-        let mut direction = prices.map(|p| p.max(0.0));
-        direction[0] = f64::from(u8::from(!relaxing));
-        for m in 1..M {
-            direction[m] /= totals[m].max(1) as f64;
-        }
-        direction[0] /= totals[0].max(1) as f64;
-        let (weights, entering) = master.price(&direction);
-        let least_in_basis = master.least_in_basis(&weights);
-        let value = crate::instance::dot(&weights, &entering.point);
-        if relaxing && slack(instance, &weights, value) > 0 {
-            return Dual { weights, bound: None, basis: Vec::new(), feasible: None };
-        }
-        if value >= least_in_basis || !master.pivot(Column::Plan(entering)) {
-            break;
-        }
-    }
-    let (bound, weights) = master.best.unwrap_or((i64::MIN, [0; M]));
-    let basis = master.basis.into_iter().filter_map(|column| match column {
-        Column::Plan(candidate) => Some(candidate),
-        _ => None,
-    });
-    Dual { weights, bound: Some(bound), basis: basis.collect(), feasible: master.feasible }
-}
-
-impl<const M: usize> Master<'_, M> {
-    /// The plan of least weighted sum along a direction; notes its bound and its feasibility.
-    fn price(&mut self, direction: &[f64; M]) -> (Weights<M>, Candidate<M>) {
-        let weights = self.exact_weights().unwrap_or_else(|| quantise(direction, &self.totals));
-        let messages = self.tree.up(self.instance, &weights);
-        let plan = self.tree.decode(self.instance, &weights, &messages);
-        let point = self.instance.evaluate(&plan);
-        if let Some(bound) = lower_bound(self.instance, &weights, messages.least)
-            && self.best.is_none_or(|(best, _)| bound > best)
-        {
-            self.best = Some((bound, weights));
-        }
-        let candidate = Candidate { plan, point };
-        if self.instance.fits(&point)
-            && self.feasible.as_ref().is_none_or(|f| point[0] < f.point[0])
-        {
-            self.feasible = Some(candidate.clone());
-        }
-        (weights, candidate)
-    }
-
-    /// With one budget the price is a ratio of integers.
-    fn exact_weights(&self) -> Option<Weights<M>> {
-        let (Column::Plan(a), Column::Plan(b)) = (self.basis.first()?, self.basis.get(1)?) else {
-            return None;
-        };
-        let (saved, used) = (a.point[0] - b.point[0], b.point[1] - a.point[1]);
-        let (saved, used) = if used < 0 { (-saved, -used) } else { (saved, used) };
-        (M == 2 && used > 0 && saved >= 0).then(|| ratio(saved, used, &self.totals))
-    }
-
-    fn least_in_basis(&self, weights: &Weights<M>) -> i64 {
-        let values = self.basis.iter().filter_map(|column| match column {
-            Column::Plan(candidate) => Some(crate::instance::dot(weights, &candidate.point)),
-            _ => None,
-        });
-        values.min().unwrap_or(i64::MAX)
-    }
-
-    /// A column of the master: the convexity row first, then the budgets, each scaled to one.
-    fn column(&self, column: &Column<M>) -> [f64; M] {
-        let mut entries = [0.0; M];
-        match column {
-            Column::Plan(candidate) => {
-                entries[0] = 1.0;
-                for m in 1..M {
-                    let excess = candidate.point[m] - self.instance.limits[m];
-                    entries[m] = excess as f64 / self.totals[m].max(1) as f64;
-                }
-            }
-            Column::Slack(m) => entries[*m] = 1.0,
-            Column::Excess(m) => entries[*m] = -1.0,
-        }
-        entries
-    }
-
-    /// Prices of the budgets at the basis: `y B = c`, negated so that they are non-negative at the
-    /// optimum. `prices[0]` is not used.
-    fn prices(&self, relaxing: bool) -> Option<[f64; M]> {
-        let mut matrix = [[0.0; M]; M];
-        let mut right = [0.0; M];
-        for (row, column) in self.basis.iter().enumerate() {
-            matrix[row] = self.column(column);
-            right[row] = match column {
-                Column::Plan(c) if !relaxing => c.point[0] as f64 / self.totals[0].max(1) as f64,
-                Column::Excess(_) => 1.0,
-                _ => 0.0,
-            };
-        }
-        gauss(matrix, right).map(|y| y.map(|v| -v))
-    }
-
-    /// Exchange the entering column for the one that leaves by the ratio test.
-    fn pivot(&mut self, entering: Column<M>) -> bool {
-        let mut matrix = [[0.0; M]; M];
-        for (at, column) in self.basis.iter().enumerate() {
-            let entries = self.column(column);
-            for row in 0..M {
-                matrix[row][at] = entries[row];
-            }
-        }
-        let mut unit = [0.0; M];
-        unit[0] = 1.0;
-        let (Some(level), Some(change)) =
-            (gauss(matrix, unit), gauss(matrix, self.column(&entering)))
-        else {
-            return false;
-        };
-        let rank = |at: usize| {
-            let excess = matches!(self.basis[at], Column::Excess(_));
-            (level[at].max(0.0) / change[at], !excess)
-        };
-        let leaving = (0..M)
-            .filter(|&at| change[at] > EPSILON)
-            .min_by(|&a, &b| rank(a).partial_cmp(&rank(b)).unwrap_or(std::cmp::Ordering::Equal));
-        leaving.is_some_and(|at| {
-            self.basis[at] = entering;
-            true
-        })
-    }
-}
-
 fn gcd(mut a: u64, mut b: u64) -> u64 {
     while b > 0 {
         (a, b) = (b, a % b);
@@ -278,24 +112,66 @@ fn gcd(mut a: u64, mut b: u64) -> u64 {
     a
 }
 
-/// Solve a small linear system by elimination with row pivots; `None` when it is singular.
-fn gauss<const M: usize>(mut matrix: [[f64; M]; M], mut right: [f64; M]) -> Option<[f64; M]> {
-    for column in 0..M {
-        let pivot = (column..M)
-            .max_by(|&a, &b| matrix[a][column].abs().total_cmp(&matrix[b][column].abs()))?;
-        if matrix[pivot][column].abs() < 1e-300 {
-            return None;
-        }
-        matrix.swap(column, pivot);
-        right.swap(column, pivot);
-        let (head, head_right) = (matrix[column], right[column]);
-        for row in (0..M).filter(|&row| row != column) {
-            let factor = matrix[row][column] / head[column];
-            for at in column..M {
-                matrix[row][at] -= factor * head[at];
+impl<const M: usize> Search<'_, M> {
+    fn decompose(
+        mut self,
+        near: Option<&Weights<M>>,
+        target: i64,
+        stop: &mut dyn FnMut() -> bool,
+    ) -> Dual<M> {
+        let start = near.map_or_else(|| quantise(&unit(), &self.totals), |weights| *weights);
+        let first = self.price(&start);
+        let mut basis = Basis::new(first, self.instance.limits, self.totals, near);
+        for _ in 0..MAX_PIVOTS {
+            if stop() || self.best.is_some_and(|(bound, _)| bound >= target) {
+                break;
             }
-            right[row] -= factor * head_right;
+            let Some(prices) = basis.prices() else {
+                if basis.unbox() { continue } else { break }
+            };
+            let weights = exact_weights(&basis, &self.totals)
+                .unwrap_or_else(|| quantise(&prices.direction, &self.totals));
+            let entering = self.price(&weights);
+            let value = dot(&weights, &entering);
+            if prices.relaxing && slack(self.instance, &weights, value) > 0 {
+                return Dual { weights, bound: None, feasible: None };
+            }
+            let in_basis = basis.plans().map(|point| dot(&weights, point)).min();
+            let improves = in_basis.is_none_or(|least| value < least) && basis.enter(entering);
+            if !improves && !basis.unbox() {
+                break;
+            }
         }
+        let (bound, weights) = self.best.unwrap_or((i64::MIN, [0; M]));
+        Dual { weights, bound: Some(bound), feasible: self.feasible }
     }
-    Some(std::array::from_fn(|at| right[at] / matrix[at][at]))
+
+    /// The plan of least weighted sum; notes its bound and its feasibility.
+    fn price(&mut self, weights: &Weights<M>) -> Point<M> {
+        let separable = self.tree.bags.is_empty();
+        let messages =
+            if separable { Messages::default() } else { self.tree.up(self.instance, weights) };
+        let plan = self.tree.decode(self.instance, weights, &messages);
+        let point = self.instance.evaluate(&plan);
+        if let Some(bound) = lower_bound(self.instance, weights, dot(weights, &point))
+            && self.best.is_none_or(|(best, _)| bound > best)
+        {
+            self.best = Some((bound, *weights));
+        }
+        if self.instance.fits(&point)
+            && self.feasible.as_ref().is_none_or(|f| point[0] < f.point[0])
+        {
+            self.feasible = Some(Candidate { plan, point });
+        }
+        point
+    }
+}
+
+/// With one budget the price is a ratio of integers.
+fn exact_weights<const M: usize>(basis: &Basis<M>, totals: &Point<M>) -> Option<Weights<M>> {
+    let mut plans = basis.plans();
+    let (a, b) = (plans.next()?, plans.next()?);
+    let (saved, used) = (a[0] - b[0], b[1] - a[1]);
+    let (saved, used) = if used < 0 { (-saved, -used) } else { (saved, used) };
+    (M == 2 && used > 0 && saved >= 0).then(|| ratio(saved, used, totals))
 }

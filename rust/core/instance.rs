@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::congruence::Congruence;
 use crate::problem::{Edge, Measure, Problem};
 
 /// Objective first, then one coordinate per budget.
@@ -33,6 +34,8 @@ pub(crate) struct Instance<const M: usize> {
     pub(crate) limits: Point<M>,
     /// Objective of the layers that are decided already, whose use of the budgets is off the limits.
     pub(crate) offset: i64,
+    /// Which objectives plans can have.
+    pub(crate) congruence: Congruence<M>,
 }
 
 impl<const M: usize> Instance<M> {
@@ -98,7 +101,10 @@ impl<const M: usize> Instance<M> {
             edges.push(Pair { tail, head, start: pairs.len() });
             pairs.extend(values);
         }
-        Self { offsets, nodes, edges, pairs, limits, offset: 0 }
+        let congruence = Congruence::NONE;
+        let mut instance = Self { offsets, nodes, edges, pairs, limits, offset: 0, congruence };
+        instance.congruence = Congruence::new(&instance);
+        instance
     }
 
     pub(crate) fn n_layers(&self) -> usize {
@@ -115,6 +121,14 @@ impl<const M: usize> Instance<M> {
 
     pub(crate) fn choices(&self, layer: usize) -> &[Point<M>] {
         &self.nodes[self.offsets[layer]..self.offsets[layer + 1]]
+    }
+
+    /// The points of every layer and of every edge.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = &[Point<M>]> {
+        let entries =
+            |e: &Pair| self.n_choices(e.tail as usize) * self.n_choices(e.head as usize);
+        let edges = self.edges.iter().map(move |e| &self.pairs[e.start..e.start + entries(e)]);
+        (0..self.n_layers()).map(|layer| self.choices(layer)).chain(edges)
     }
 
     /// Value of an edge for the choices of its two layers.

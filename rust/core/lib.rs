@@ -19,14 +19,16 @@
 //! | fewer choices, decided layers folded in, and the way back | `reduce` |
 //! | hulls of separable layers: the linear relaxation | `hull` |
 //! | elimination order; the dynamic program over it | `graph`, `messages` |
-//! | from multipliers to a bound; the best multipliers | `bound`, `dual` |
+//! | which objectives plans can have: bounds rounded | `congruence` |
+//! | from multipliers to a bound; the best multipliers | `bound`, `dual`, `simplex` |
 //! | components to classes; the knapsack over them | `contract`, `core_program` |
 //! | fix, contract, probe, prove: one subproblem | `search::close` |
-//! | best-first branch and bound around all this | `search::branch` |
+//! | branch and bound around all this: what waits, where to split | `search::branch`, `queue`, `split` |
 //! | what comes out | `solution` |
 //! | all trade-offs; the paper's weighted objective | `frontier`, `weighted` |
 
 mod bound;
+mod congruence;
 mod contract;
 mod core_program;
 mod cost;
@@ -42,6 +44,7 @@ mod messages;
 mod problem;
 mod reduce;
 pub mod search;
+mod simplex;
 mod solution;
 mod weighted;
 

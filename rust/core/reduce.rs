@@ -48,6 +48,7 @@ pub(crate) fn restrict<const M: usize>(original: &Instance<M>, keep: &[bool]) ->
         pairs: Vec::new(),
         limits: original.limits,
         offset: original.offset,
+        congruence: original.congruence,
     };
     for &edge in &original.edges {
         let (tail, head) = (edge.tail as usize, edge.head as usize);

@@ -1,6 +1,7 @@
 """The solver for people who bring their own tables."""
 
-from aiq.solver.certificate import Certificate, Check, Proof, check
+from aiq.solver.certificate import Certificate, Proof
+from aiq.solver.check import Check, check
 from aiq.solver.frontier import Frontier, frontier
 from aiq.solver.measured import Measured, coordinate_measured, greedy_measured
 from aiq.solver.problem import Problem

@@ -57,15 +57,7 @@ def coordinate_measured(
 ) -> Measured:
     """Sweep the layers in order, each to its best choice, until a sweep changes nothing.
 
-    Parameters
-    ----------
-    n_choices
-        Number of choices of every layer.
-    evaluate
-        The objective of a plan, to be minimised; called once per candidate. What it raises comes
-        out unchanged.
-    start
-        The plan to start from; default the first choice of every layer.
+    Parameters as of `greedy_measured`.
     """
     counts, first = _measured_input(n_choices, start)
     return _measured(_core.measure_coordinate(counts, first, evaluate))

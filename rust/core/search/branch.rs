@@ -1,102 +1,46 @@
-//! Best-first branch and bound.
-
-use std::cmp::Reverse;
-use std::collections::BTreeMap;
+//! Branch and bound.
+//!
+//! A subproblem is bounded by its Lagrangian dual and loses the choices that the bound rules out.
+//! With one budget the rest is enumerated, and split only if that is too much. With several
+//! budgets the relaxation leaves too many plans to enumerate, but the bounds of ever smaller
+//! subproblems rise fast if the layers that move the budgets most are split first. What slows this
+//! down is a poor incumbent; so the search looks below a *ceiling* close to the bound first, and
+//! raises it until a plan turns up. Where many plans have equal sums, splitting does not end and
+//! enumeration does; so when subproblems pile up, that is tried now and then.
 
 use crate::bound::totals;
-use crate::dual::{self, Candidate, Dual};
+use crate::dual::{self, Candidate};
 use crate::error::Error;
-use crate::instance::{Instance, Point};
+use crate::instance::Instance;
 use crate::messages::Tree;
-use crate::problem::{Measure, Problem};
 use crate::reduce::{Reduced, restrict};
 use crate::search::check_width;
 use crate::search::close::{Effort, close};
 use crate::search::monitor::Monitor;
+use crate::search::outcome::{Outcome, ProofTree};
+use crate::search::queue::{Node, Queue};
+use crate::search::split::Excess;
 use crate::search::start::{Around, best_uniform, fill};
-use crate::solution::{Closed, Proof, Solution, Status};
+use crate::solution::{Closed, Status};
 
 /// States of the core program in a subproblem, at first and at most: as subproblems pile up, each
 /// is given more.
 const EFFORT: (usize, usize) = (1 << 18, 1 << 24);
 /// States per class.
 const WIDTH: usize = 1 << 15;
+/// The first ceiling leaves one in so many layers undecided.
+const FIRST_SHARE: usize = 4;
+/// With several budgets: after so many subproblems, and every doubling, the root is enumerated with
+/// so many states for each.
+const PATIENCE: (usize, usize) = (128, 256);
 
-/// The state of a search, and what is left of it at the end.
-#[derive(Debug, Clone)]
-pub(crate) struct Outcome<const M: usize> {
-    pub(crate) status: Status,
-    pub(crate) best: Option<Candidate<M>>,
-    pub(crate) bound: Option<i64>,
-    pub(crate) proof: Vec<Proof>,
-    /// Weights of each proof, in the order of the instance's coordinates.
-    weights: Vec<[i64; M]>,
-}
-
-impl<const M: usize> Outcome<M> {
-    pub(crate) fn unknown() -> Self {
-        Self {
-            status: Status::Interrupted,
-            best: None,
-            bound: None,
-            proof: Vec::new(),
-            weights: Vec::new(),
-        }
-    }
-
-    /// Keep the plan if it beats the incumbent; it must be within the limits.
-    pub(crate) fn offer(&mut self, plan: &[u16], point: Point<M>) {
-        if self.best.as_ref().is_none_or(|best| point[0] < best.point[0]) {
-            self.best = Some(Candidate { plan: plan.to_vec(), point });
-        }
-    }
-
-    /// The incumbent's objective.
-    fn target(&self) -> i64 {
-        self.best.as_ref().map_or(i64::MAX, |best| best.point[0])
-    }
-
-    /// The outcome of a heuristic that improved on this one's plan.
-    pub(crate) fn improved(mut self, found: Candidate<M>) -> Self {
-        self.offer(&found.plan, found.point);
-        self.best = Some(found);
-        self.status = Status::Heuristic;
-        self
-    }
-
-    pub(crate) fn into_solution(
-        self,
-        problem: &Problem,
-        measures: [Measure; M],
-        nodes: u64,
-    ) -> Solution {
-        let mut proof = self.proof;
-        for (entry, weights) in proof.iter_mut().zip(&self.weights) {
-            for (measure, weight) in measures.iter().zip(weights) {
-                entry.weights[*measure as usize] = *weight;
-            }
-        }
-        let choices = self.best.map(|best| best.plan);
-        let values = choices.as_ref().map_or([0; 3], |plan| problem.evaluate(plan));
-        Solution {
-            status: self.status,
-            choices,
-            values,
-            bound: self.bound,
-            nodes,
-            nearest: None,
-            proof,
-        }
-    }
-}
-
-/// A subproblem waiting for its turn.
-struct Node<const M: usize> {
-    /// From the original instance to this one.
-    reduced: Reduced<M>,
-    tree: Tree,
-    dual: Dual<M>,
-    proof: usize,
+struct Search<'a, const M: usize> {
+    original: &'a Instance<M>,
+    around: Around,
+    outcome: Outcome<M>,
+    open: Queue<M>,
+    /// Only plans below this are looked for.
+    ceiling: i64,
 }
 
 /// Bound the root and find a first plan; branch no further.
@@ -104,20 +48,12 @@ pub(crate) fn root<const M: usize>(
     instance: &Instance<M>,
     monitor: &mut Monitor<'_>,
 ) -> Result<Outcome<M>, Error> {
-    let mut outcome = Outcome::unknown();
-    if let Some(uniform) = best_uniform(instance) {
-        outcome.offer(&uniform.plan, uniform.point);
-    }
     check_width(instance)?;
-    let tree = Tree::new(instance);
-    let dual = dual::solve(instance, &tree, totals(instance), i64::MAX, &mut || monitor.stopped());
-    outcome.bound = dual.bound;
-    if outcome.best.is_none() {
-        outcome.best = dual.feasible;
-    }
-    outcome.proof.push(Proof { weights: [0; 3], closed: Closed::Open });
-    outcome.weights.push(dual.weights);
-    Ok(outcome)
+    let mut search = Search::new(instance);
+    let found = search.root(monitor);
+    let outcome = &mut search.outcome;
+    outcome.bound = found.as_ref().map(|node| node.bound).or(outcome.bound);
+    Ok(search.outcome)
 }
 
 /// The exact search.
@@ -126,82 +62,215 @@ pub(crate) fn search<const M: usize>(
     monitor: &mut Monitor<'_>,
 ) -> Result<Outcome<M>, Error> {
     check_width(instance)?;
-    let mut outcome = Outcome::unknown();
-    if let Some(uniform) = best_uniform(instance) {
-        outcome.offer(&uniform.plan, uniform.point);
+    let mut search = Search::new(instance);
+    let Some(root) = search.root(monitor) else { return Ok(search.outcome) };
+    let (least, mut step) = (root.bound, 0);
+    if M > 2 {
+        step = first_step(&root);
+        search.ceiling = least.saturating_add(step);
     }
-    let mut open: BTreeMap<(i64, Reverse<usize>), Node<M>> = BTreeMap::new();
-    let around = Around::new(instance);
-    let everything = restrict(instance, &vec![true; instance.nodes.len()]);
-    let proof = add_proof(&mut outcome);
-    consider(&mut outcome, &mut open, (instance, &around), everything, proof, monitor);
-    let mut bound = None;
-    while let Some(((least, order), node)) = open.pop_first() {
-        if least >= outcome.target() {
-            outcome.proof[node.proof].closed = Closed::Bound;
-            continue;
-        }
-        if !monitor.visit() {
-            bound = Some(least);
-            open.insert((least, order), node);
+    let mut proved: Option<(i64, ProofTree<M>)> = None;
+    loop {
+        let stopped_at = search.pass(root.clone(), monitor);
+        let Search { outcome, ceiling, .. } = &mut search;
+        if let Some(bound) = stopped_at {
+            outcome.status = monitor.reason().unwrap_or(Status::Interrupted);
+            outcome.bound = Some(bound.min(*ceiling).min(outcome.target()));
+            if let Some((before, proof)) = proved.filter(|p| Some(p.0) > outcome.bound) {
+                (outcome.bound, outcome.proof) = (Some(before), proof);
+            }
             break;
         }
-        let Node { reduced, tree, dual, proof } = node;
-        let closing = close(
-            &reduced.instance,
-            &tree,
-            &dual.weights,
-            outcome.target(),
-            effort::<M>(monitor.nodes, reduced.instance.edges.is_empty()),
-            &mut || monitor.stopped(),
-        );
-        if let Some(plan) = closing.plan {
-            let plan = reduced.lift(&plan);
-            let point = instance.evaluate(&plan);
-            outcome.offer(&plan, point);
-        }
-        if monitor.reason().is_some() {
-            bound = Some(least);
+        if outcome.target() <= *ceiling {
+            let status = if outcome.best.is_some() { Status::Optimal } else { Status::Infeasible };
+            (outcome.status, outcome.bound) = (status, outcome.best.as_ref().map(|b| b.point[0]));
             break;
         }
-        let Some(rest) = closing.rest else {
-            outcome.proof[proof].closed = Closed::Enumerated;
-            continue;
+        proved = Some((*ceiling, std::mem::take(&mut outcome.proof)));
+        step = step.saturating_mul(2);
+        *ceiling = least.saturating_add(step);
+    }
+    Ok(search.outcome)
+}
+
+/// How far above the bound to look first, with several budgets.
+fn first_step<const M: usize>(root: &Node<M>) -> i64 {
+    let instance = &root.reduced.instance;
+    let excess = Excess::new(instance, &root.tree, &root.weights);
+    let leaving = excess.leaving(instance);
+    let rank = leaving.get(leaving.len() / FIRST_SHARE).copied().unwrap_or(0);
+    1 + rank / root.weights[0].max(1)
+}
+
+impl<'a, const M: usize> Search<'a, M> {
+    fn new(original: &'a Instance<M>) -> Self {
+        Self {
+            original,
+            around: Around::new(original),
+            outcome: Outcome::unknown(),
+            open: Queue::new(),
+            ceiling: i64::MAX,
+        }
+    }
+
+    /// Bound the whole problem and find a first plan. `None` if that settles it.
+    fn root(&mut self, monitor: &mut Monitor<'_>) -> Option<Node<M>> {
+        if let Some(uniform) = best_uniform(self.original) {
+            self.outcome.offer(uniform);
+        }
+        let everything = restrict(self.original, &vec![true; self.original.nodes.len()]);
+        self.outcome.proof.push(([0; M], Closed::Open));
+        let root = self.consider(everything, None, 0, monitor);
+        if root.is_none() {
+            let best = self.outcome.best.as_ref();
+            let status = if best.is_some() { Status::Optimal } else { Status::Infeasible };
+            (self.outcome.status, self.outcome.bound) = (status, best.map(|b| b.point[0]));
+        }
+        root
+    }
+
+    fn target(&self) -> i64 {
+        self.outcome.target().min(self.ceiling)
+    }
+
+    /// Look for the best plan below the ceiling; a bound on what is left if stopped.
+    fn pass(&mut self, root: Node<M>, monitor: &mut Monitor<'_>) -> Option<i64> {
+        self.outcome.proof = vec![(root.weights, Closed::Open)];
+        self.open = Queue::new();
+        self.open.push(root.clone());
+        let mut visited = 0_usize;
+        while let Some(node) = self.open.pop() {
+            if node.bound >= self.target() {
+                self.outcome.proof[node.proof].1 = Closed::Bound;
+                continue;
+            }
+            visited += 1;
+            if M > 2 && visited >= PATIENCE.0 && visited.is_power_of_two() {
+                let memory = (visited * PATIENCE.1).min(EFFORT.1);
+                let effort = Effort { width: memory, memory };
+                if self.enumerate(&root, effort, monitor).is_none() {
+                    self.outcome.proof = vec![(root.weights, Closed::Enumerated)];
+                    return None;
+                }
+            }
+            let bound = node.bound.min(self.open.least());
+            if !monitor.visit() {
+                return Some(bound);
+            }
+            self.visit(node, monitor);
+            if monitor.reason().is_some() {
+                return Some(bound);
+            }
+        }
+        None
+    }
+
+    /// Look for better plans in a subproblem; what is left of it.
+    fn enumerate(
+        &mut self,
+        node: &Node<M>,
+        effort: Effort,
+        monitor: &mut Monitor<'_>,
+    ) -> Option<Reduced<M>> {
+        let Node { reduced, tree, weights, .. } = node;
+        let stop = &mut || monitor.stopped();
+        let found = close(&reduced.instance, tree, weights, self.target(), effort, stop);
+        self.offer(found.plan.map(|plan| reduced.lift(&plan)));
+        found.rest
+    }
+
+    /// Drop the choices that the bound rules out; what is left.
+    fn shrink(&mut self, node: &Node<M>) -> Option<Reduced<M>> {
+        let Node { reduced, tree, weights, .. } = node;
+        let instance = &reduced.instance;
+        let excess = Excess::new(instance, tree, weights);
+        let rest = excess.keep(instance, excess.gap(instance, weights, self.target()));
+        if rest.instance.n_layers() > 0 {
+            return Some(rest);
+        }
+        self.offer(Some(reduced.lift(&rest.lift(&[]))));
+        None
+    }
+
+    fn offer(&mut self, plan: Option<Vec<u16>>) {
+        let Some(plan) = plan else { return };
+        let point = self.original.evaluate(&plan);
+        if self.original.fits(&point) {
+            self.outcome.offer(Candidate { plan, point });
+        }
+    }
+
+    /// Close a subproblem, or split it in two.
+    fn visit(&mut self, node: Node<M>, monitor: &mut Monitor<'_>) {
+        let rest = if M > 2 {
+            self.shrink(&node)
+        } else {
+            let effort = effort::<M>(monitor.nodes, node.reduced.instance.edges.is_empty());
+            self.enumerate(&node, effort, monitor)
         };
-        let (layer, choice) = branching(&reduced, &rest, &dual);
-        let node_proof = proof;
+        if monitor.reason().is_some() {
+            return;
+        }
+        let Node { reduced, weights, proof, .. } = node;
+        let Some(rest) = rest else {
+            self.outcome.proof[proof].1 = Closed::Enumerated;
+            return;
+        };
         let reduced = reduced.then(rest);
         let small = &reduced.instance;
-        let (equal, other) = (outcome.proof.len(), outcome.proof.len() + 1);
-        outcome.proof[node_proof].closed = Closed::Branched {
+        let excess = Excess::new(small, &Tree::new(small), &weights);
+        let (layer, choice) = excess.branching(small, &weights);
+        let equal = self.outcome.proof.len();
+        self.outcome.proof[proof].1 = Closed::Branched {
             layer: reduced.layers[layer] as usize,
             choice: usize::from(reduced.original_choice(layer, choice)),
             equal,
-            other,
+            other: equal + 1,
         };
+        self.outcome.proof.extend([([0; M], Closed::Open); 2]);
         let picked = small.offsets[layer] + usize::from(choice);
-        for same in [true, false] {
+        for (proof, same) in [(equal, true), (equal + 1, false)] {
             let mut keep = vec![true; small.nodes.len()];
             for flat in small.offsets[layer]..small.offsets[layer + 1] {
                 keep[flat] = (flat == picked) == same;
             }
             let child = reduced.then(restrict(small, &keep));
-            let proof = add_proof(&mut outcome);
-            consider(&mut outcome, &mut open, (instance, &around), child, proof, monitor);
+            if let Some(node) = self.consider(child, Some(&weights), proof, monitor) {
+                self.open.push(node);
+            }
         }
     }
-    match (monitor.reason(), &outcome.best) {
-        (Some(reason), best) if bound.is_some() || best.is_none() => {
-            outcome.status = reason;
-            outcome.bound = bound;
+
+    /// Bound a subproblem; `None` if that closes it.
+    fn consider(
+        &mut self,
+        reduced: Reduced<M>,
+        near: Option<&[i64; M]>,
+        proof: usize,
+        monitor: &mut Monitor<'_>,
+    ) -> Option<Node<M>> {
+        let instance = &reduced.instance;
+        let tree = Tree::new(instance);
+        let target = self.target();
+        let stop = &mut || monitor.stopped();
+        let dual = dual::solve(instance, &tree, totals(instance), near, target, stop);
+        if let Some(found) = dual.feasible
+            && found.point[0].saturating_add(instance.offset) < self.outcome.target()
+        {
+            let plan = reduced.lift(&found.plan);
+            let mut candidate = Candidate { point: self.original.evaluate(&plan), plan };
+            fill(self.original, &self.around, &mut candidate);
+            self.outcome.offer(candidate);
         }
-        (_, Some(best)) => {
-            outcome.bound = Some(best.point[0]);
-            outcome.status = Status::Optimal;
-        }
-        (_, None) => outcome.status = Status::Infeasible,
+        let closed = match dual.bound {
+            None => Closed::Infeasible,
+            Some(bound) if bound >= self.target() => Closed::Bound,
+            Some(_) => Closed::Open,
+        };
+        self.outcome.proof[proof] = (dual.weights, closed);
+        let bound = dual.bound.filter(|_| closed == Closed::Open)?;
+        Some(Node { reduced, tree, weights: dual.weights, bound, proof })
     }
-    Ok(outcome)
 }
 
 /// What the subproblem after so many others may cost.
@@ -213,60 +282,4 @@ fn effort<const M: usize>(nodes: u64, separable: bool) -> Effort {
     let doublings = (1 + nodes / 8).ilog2();
     let memory = EFFORT.0.checked_shl(doublings).unwrap_or(EFFORT.1).min(EFFORT.1);
     Effort { width: WIDTH, memory }
-}
-
-fn add_proof<const M: usize>(outcome: &mut Outcome<M>) -> usize {
-    outcome.proof.push(Proof { weights: [0; 3], closed: Closed::Open });
-    outcome.weights.push([0; M]);
-    outcome.proof.len() - 1
-}
-
-/// Bound a subproblem and queue it unless that closes it.
-fn consider<const M: usize>(
-    outcome: &mut Outcome<M>,
-    open: &mut BTreeMap<(i64, Reverse<usize>), Node<M>>,
-    (original, around): (&Instance<M>, &Around),
-    reduced: Reduced<M>,
-    proof: usize,
-    monitor: &mut Monitor<'_>,
-) {
-    let tree = Tree::new(&reduced.instance);
-    let scale = totals(&reduced.instance);
-    let dual =
-        dual::solve(&reduced.instance, &tree, scale, outcome.target(), &mut || monitor.stopped());
-    outcome.weights[proof] = dual.weights;
-    if let Some(found) = &dual.feasible {
-        let plan = reduced.lift(&found.plan);
-        let mut candidate = Candidate { point: original.evaluate(&plan), plan };
-        fill(original, around, &mut candidate);
-        outcome.offer(&candidate.plan, candidate.point);
-    }
-    outcome.proof[proof].closed = match dual.bound {
-        None => Closed::Infeasible,
-        Some(bound) if bound >= outcome.target() => Closed::Bound,
-        Some(bound) => {
-            open.insert((bound, Reverse(proof)), Node { reduced, tree, dual, proof });
-            Closed::Open
-        }
-    };
-}
-
-/// The layer of `rest` (a reduction of the node's instance) on which the relaxation's plans differ
-/// most, and one of its choices.
-fn branching<const M: usize>(node: &Reduced<M>, rest: &Reduced<M>, dual: &Dual<M>) -> (usize, u16) {
-    let spread = |layer: usize| {
-        let before = rest.layers[layer] as usize;
-        let picks = dual.basis.iter().map(|c| c.plan[before]);
-        let costs = picks.clone().map(|c| node.instance.node(before, usize::from(c))[0]);
-        let differ = picks.clone().any(|c| Some(c) != picks.clone().next());
-        let (low, high) = costs.fold((i64::MAX, i64::MIN), |(l, h), c| (l.min(c), h.max(c)));
-        (differ, high.saturating_sub(low))
-    };
-    let layer = (0..rest.instance.n_layers())
-        .max_by_key(|&layer| (spread(layer), Reverse(layer)))
-        .unwrap_or(0);
-    let count = u16::try_from(rest.instance.n_choices(layer)).unwrap_or(u16::MAX);
-    let picked = dual.basis.first().map(|c| c.plan[rest.layers[layer] as usize]);
-    let choice = (0..count).find(|&c| Some(rest.original_choice(layer, c)) == picked);
-    (layer, choice.unwrap_or(0))
 }

@@ -12,7 +12,8 @@ use crate::core_program::{Scope, run};
 use crate::dual;
 use crate::instance::{Instance, Point, Weights};
 use crate::messages::Tree;
-use crate::reduce::{Reduced, restrict};
+use crate::reduce::Reduced;
+use crate::search::split::Excess;
 
 /// Layers that the first probe leaves undecided.
 const FIRST_CORE: usize = 16;
@@ -56,45 +57,40 @@ pub(crate) fn close<const M: usize>(
     effort: Effort,
     stop: &mut dyn FnMut() -> bool,
 ) -> Closing<M> {
-    let messages = tree.up(instance, weights);
-    let mut excess = tree.down(instance, weights, &messages).choices;
-    for marginal in &mut excess {
-        *marginal -= messages.least;
-    }
-    let keep = |limit: i64| excess.iter().map(|&e| e < limit).collect::<Vec<_>>();
-    let slack = slack(instance, weights, messages.least);
-    let mut target = target.saturating_sub(instance.offset);
+    let excess = Excess::new(instance, tree, weights);
+    let ranks = excess.leaving(instance);
+    let gap_to = |target: i64| excess.gap(instance, weights, target);
+    let mut target = target;
     let mut plan = None;
-    let ranks = leaving(instance, &excess);
     let planes = planes(instance, tree, weights, stop);
     let mut core = FIRST_CORE;
     loop {
-        let gap = excess_gap(weights[0], target, slack);
+        let gap = gap_to(target);
         if gap == 0 {
             return Closing { plan, rest: None };
         }
         let cutoff = ranks.get(core).map_or(gap, |&rank| gap.min(rank.saturating_add(1)));
         let complete = cutoff >= gap;
-        let reduced = restrict(instance, &keep(cutoff));
+        let reduced = excess.keep(instance, cutoff);
         let width = if complete { effort.width } else { PROBE_WIDTH };
         let (found, exact) = round(
             &reduced,
             (weights, &planes),
-            target.saturating_add(instance.offset),
+            target,
             Effort { width, ..effort },
             stop,
         );
         if let Some((objective, found)) = found {
-            target = objective - instance.offset;
+            target = objective;
             plan = Some(found);
         }
-        let now = excess_gap(weights[0], target, slack);
+        let now = gap_to(target);
         if exact && cutoff >= now {
             return Closing { plan, rest: None };
         }
         let hopeless = !instance.edges.is_empty() && core >= LAST_PROBE && cutoff < now;
         if stop() || hopeless || (complete && now > gap / WORTH_REPEATING) {
-            let rest = restrict(instance, &keep(now));
+            let rest = excess.keep(instance, now);
             let open = rest.instance.n_layers() > 0;
             return Closing { plan, rest: open.then_some(rest) };
         }
@@ -123,7 +119,7 @@ fn planes<const M: usize>(
             let mut moved = instance.clone();
             moved.limits[1] += shift(spans[1], share, signs % 3);
             moved.limits[2] += shift(spans[2], share, signs / 3);
-            let found = dual::solve(&moved, tree, totals, i64::MAX, stop);
+            let found = dual::solve(&moved, tree, totals, Some(weights), i64::MAX, stop);
             if found.bound.is_some() && found.weights[0] > 0 && !planes.contains(&found.weights) {
                 planes.push(found.weights);
             }
@@ -161,17 +157,17 @@ fn round<const M: usize>(
     stop: &mut dyn FnMut() -> bool,
 ) -> (Option<(i64, Vec<u16>)>, bool) {
     let small = &reduced.instance;
-    let target = target.saturating_sub(small.offset);
     let tree = Tree::new(small);
     let up = tree.up(small, weights);
     let down = tree.down(small, weights, &up);
-    let gap = excess_gap(weights[0], target, slack(small, weights, up.least));
+    let gap = excess_gap(small, weights, target, slack(small, weights, up.least));
     let mut classes = contract(small, &tree, weights, (&up, &down), gap, LABELS, stop);
     if classes.list.iter().any(|class| class.options.is_empty()) {
         return (None, classes.exact);
     }
     classes.centre(&small.limits);
-    let scope = Scope { target, width: effort.width, memory: effort.memory };
+    let own = target.saturating_sub(small.offset);
+    let scope = Scope { target: own, width: effort.width, memory: effort.memory };
     let found = run(small, &classes.list, weights, planes, up.least, scope, stop);
     let plan = found.best.map(|(objective, picks)| {
         let mut plan = vec![0; small.n_layers()];
@@ -184,19 +180,4 @@ fn round<const M: usize>(
         (objective + small.offset, reduced.lift(&plan))
     });
     (plan, classes.exact && found.exact)
-}
-
-/// Per layer, the least excess of leaving its best choice; ascending.
-fn leaving<const M: usize>(instance: &Instance<M>, excess: &[i64]) -> Vec<i64> {
-    let second = |layer: usize| {
-        let own = &excess[instance.offsets[layer]..instance.offsets[layer + 1]];
-        let mut least = (i64::MAX, i64::MAX);
-        for &e in own {
-            least = if e < least.0 { (e, least.0) } else { (least.0, least.1.min(e)) };
-        }
-        least.1
-    };
-    let mut ranks: Vec<i64> = (0..instance.n_layers()).map(second).collect();
-    ranks.sort_unstable();
-    ranks
 }

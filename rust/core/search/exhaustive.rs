@@ -1,10 +1,11 @@
 //! Every combination, in lexicographic order: the oracle the other methods are tested against.
 
+use crate::dual::Candidate;
 use crate::error::Error;
 use crate::instance::Instance;
-use crate::search::branch::Outcome;
 use crate::search::monitor::Monitor;
-use crate::solution::{Closed, Proof, Status};
+use crate::search::outcome::Outcome;
+use crate::solution::{Closed, Status};
 
 const MAX_COMBINATIONS: u128 = 100_000_000;
 const CHECK_EVERY: u64 = 1 << 12;
@@ -28,8 +29,8 @@ pub(crate) fn search<const M: usize>(
             return Ok(outcome);
         }
         let point = instance.evaluate(&plan);
-        if instance.fits(&point) {
-            outcome.offer(&plan, point);
+        if instance.fits(&point) && point[0] < outcome.target() {
+            outcome.offer(Candidate { plan: plan.clone(), point });
         }
         let next =
             (0..plan.len()).rev().find(|&i| usize::from(plan[i]) + 1 < instance.n_choices(i));
@@ -40,6 +41,6 @@ pub(crate) fn search<const M: usize>(
     monitor.nodes += since_check;
     outcome.bound = outcome.best.as_ref().map(|best| best.point[0]);
     outcome.status = if outcome.best.is_some() { Status::Optimal } else { Status::Infeasible };
-    outcome.proof = vec![Proof { weights: [0; 3], closed: Closed::Enumerated }];
+    outcome.proof = vec![([0; M], Closed::Enumerated)];
     Ok(outcome)
 }

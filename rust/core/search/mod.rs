@@ -7,6 +7,9 @@ mod exhaustive;
 mod greedy;
 pub mod measured;
 mod monitor;
+pub(crate) mod outcome;
+mod queue;
+mod split;
 mod start;
 
 use std::time::Duration;

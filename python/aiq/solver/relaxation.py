@@ -1,0 +1,179 @@
+"""The Lagrangian relaxation in plain Python integers: what the checker recomputes."""
+
+from collections.abc import Iterator
+from heapq import heapify, heappop, heappush
+from itertools import product
+
+from aiq.solver.certificate import Certificate
+from aiq.solver.problem import Problem
+
+EVERYTHING = 2**62
+"""More than any objective: a bound this high says that there is no plan."""
+
+Domain = list[list[int]]
+Point = tuple[int, ...]
+
+
+class Tables:
+    """The objective and the limited measures of a problem, as plain lists."""
+
+    def __init__(self, problem: Problem, certificate: Certificate) -> None:
+        self.objective = ("cost", "loss", "size").index(certificate.minimize)
+        self.measures = [self.objective] + [
+            m for m in range(3) if certificate.limits[m] is not None
+        ]
+        self.limits = [b for b in certificate.limits if b is not None]
+        self.all_measures = problem.core.tables()
+        self.offsets = [0]
+        for count in problem.n_choices:
+            self.offsets.append(self.offsets[-1] + count)
+        self.raw_edges = problem.core.edges()
+        self.layers = problem.n_layers
+        # matrices by (u, v), u < v, each entry a point
+        self.edges: dict[tuple[int, int], dict[tuple[int, int], Point]] = {}
+        self.neighbours: list[set[int]] = [set() for _ in range(self.layers)]
+        for u, v, cost, loss in self.raw_edges:
+            columns = self.count(v)
+            matrix = self.edges.setdefault((min(u, v), max(u, v)), {})
+            for at, value in enumerate(cost):
+                triple = (value, loss[at] if loss else 0, 0)
+                point = tuple(triple[m] for m in self.measures)
+                a, b = divmod(at, columns)
+                key = (a, b) if u < v else (b, a)
+                matrix[key] = add(matrix[key], point) if key in matrix else point
+            self.neighbours[u].add(v)
+            self.neighbours[v].add(u)
+
+    def count(self, layer: int) -> int:
+        """Count the choices of a layer."""
+        return self.offsets[layer + 1] - self.offsets[layer]
+
+    def is_plan(self, choices: tuple[int, ...]) -> bool:
+        """Tell whether there is a valid choice for every layer."""
+        return len(choices) == self.layers and all(
+            0 <= c < self.count(i) for i, c in enumerate(choices)
+        )
+
+    def evaluate(self, choices: tuple[int, ...]) -> tuple[int, int, int]:
+        """Sum cost, loss and size of a plan."""
+        total = [0, 0, 0]
+        for i, c in enumerate(choices):
+            for m, table in enumerate(self.all_measures):
+                total[m] += table[self.offsets[i] + c] if table else 0
+        for u, v, cost, loss in self.raw_edges:
+            at = choices[u] * self.count(v) + choices[v]
+            total[0] += cost[at]
+            total[1] += loss[at] if loss else 0
+        return (total[0], total[1], total[2])
+
+    def node(self, layer: int, choice: int) -> Point:
+        """Give the point of one choice."""
+        at = self.offsets[layer] + choice
+        tables = self.all_measures
+        return tuple(tables[m][at] if tables[m] else 0 for m in self.measures)
+
+    def points(self) -> Iterator[list[Point]]:
+        """List the points of every layer and of every edge."""
+        for layer in range(self.layers):
+            yield [self.node(layer, choice) for choice in range(self.count(layer))]
+        for matrix in self.edges.values():
+            yield list(matrix.values())
+
+    def pair(self, u: int, a: int, v: int, b: int) -> Point:
+        """Give the point of an edge for the choices of its two layers."""
+        return self.edges[u, v][a, b] if u < v else self.edges[v, u][b, a]
+
+    def pick(self, weights: tuple[int, int, int]) -> Point:
+        """Order weights of cost, loss and size like the points."""
+        return tuple(weights[m] for m in self.measures)
+
+
+def add(a: Point, b: Point) -> Point:
+    """Add two points."""
+    return tuple(x + y for x, y in zip(a, b, strict=True))
+
+
+def dot(a: Point, b: Point) -> int:
+    """Give the weighted sum of a point."""
+    return sum(x * y for x, y in zip(a, b, strict=True))
+
+
+class Relaxation:
+    """Least weighted sums over all plans of a domain, by eliminating layer after layer."""
+
+    def __init__(self, tables: Tables, domain: Domain, weights: Point) -> None:
+        self.tables, self.domain, self.weights = tables, domain, weights
+        self.order, self.separator = eliminate(tables.neighbours)
+        self.position = {v: i for i, v in enumerate(self.order)}
+        self.children: list[list[int]] = [[] for _ in self.order]
+        self.up: list[dict[Point, int]] = [{} for _ in self.order]
+        self.least = 0
+        for v in self.order:
+            for s in self.rows(v):
+                self.up[v][s] = min(self.joint(v, s, x) for x in domain[v])
+            if self.separator[v]:
+                self.children[self.separator[v][0]].append(v)
+            else:
+                self.least += self.up[v][()]
+        self.down: list[dict[Point, int]] = [{} for _ in self.order]
+        self.marginals: list[dict[int, int]] = [{} for _ in self.order]
+        for v in reversed(self.order):
+            self._descend(v)
+
+    def rows(self, v: int) -> Iterator[Point]:
+        """List the choices of the layers that separate a layer from the later ones."""
+        return product(*(self.domain[s] for s in self.separator[v]))
+
+    def own(self, v: int, s: Point, x: int) -> Point:
+        """Sum the layer and its edges to the separator."""
+        point = self.tables.node(v, x)
+        for u, a in zip(self.separator[v], s, strict=True):
+            if u in self.tables.neighbours[v]:
+                point = add(point, self.tables.pair(v, x, u, a))
+        return point
+
+    def keys(self, v: int, s: Point, x: int) -> Iterator[tuple[int, Point]]:
+        """Name the children's entries that belong to a row and a choice."""
+        known = dict(zip(self.separator[v], s, strict=True))
+        known[v] = x
+        for child in self.children[v]:
+            yield child, tuple(known[u] for u in self.separator[child])
+
+    def joint(self, v: int, s: Point, x: int) -> int:
+        """Give the least weighted sum of a layer and all below it."""
+        below = sum(self.up[child][key] for child, key in self.keys(v, s, x))
+        return dot(self.weights, self.own(v, s, x)) + below
+
+    def _descend(self, v: int) -> None:
+        if not self.separator[v]:
+            self.down[v][()] = self.least - self.up[v][()]
+        marginals = dict.fromkeys(self.domain[v], EVERYTHING**2)
+        for s in self.rows(v):
+            for x in self.domain[v]:
+                total = self.joint(v, s, x) + self.down[v][s]
+                marginals[x] = min(marginals[x], total)
+                for child, key in self.keys(v, s, x):
+                    rest = total - self.up[child][key]
+                    self.down[child][key] = min(self.down[child].get(key, rest), rest)
+        self.marginals[v] = marginals
+
+
+def eliminate(neighbours: list[set[int]]) -> tuple[list[int], list[list[int]]]:
+    """Least degree first; returns the order and each layer's later neighbours in that order."""
+    around = [set(n) for n in neighbours]
+    heap = [(len(n), v) for v, n in enumerate(around)]
+    heapify(heap)
+    done = [False] * len(around)
+    order: list[int] = []
+    while heap:
+        degree, v = heappop(heap)
+        if done[v] or degree != len(around[v]):
+            continue
+        done[v] = True
+        order.append(v)
+        for u in around[v]:
+            around[u] |= around[v]
+            around[u] -= {u, v}
+            heappush(heap, (len(around[u]), u))
+    position = {v: i for i, v in enumerate(order)}
+    return order, [sorted(around[v], key=position.__getitem__) for v in range(len(around))]

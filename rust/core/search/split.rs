@@ -1,0 +1,94 @@
+//! Fewer choices by the Lagrangian bound, and the layer on which to split a subproblem.
+
+use std::cmp::Reverse;
+
+use crate::bound::{excess_gap, slack};
+use crate::instance::{Instance, Weights, sub};
+use crate::messages::Tree;
+use crate::reduce::{Reduced, restrict};
+
+/// A layer is worth splitting if its best two choices differ by more than this many times what the
+/// bound already holds against the second.
+const TELLING: f64 = 8.0;
+
+/// For every choice (flat), how far above the least weighted sum a plan with it is at least.
+pub(crate) struct Excess {
+    pub(crate) choices: Vec<i64>,
+    /// Weighted sum of the budgets' side, see [`slack`].
+    pub(crate) slack: i128,
+}
+
+impl Excess {
+    pub(crate) fn new<const M: usize>(
+        instance: &Instance<M>,
+        tree: &Tree,
+        weights: &Weights<M>,
+    ) -> Self {
+        let messages = tree.up(instance, weights);
+        let mut choices = tree.down(instance, weights, &messages).choices;
+        for marginal in &mut choices {
+            *marginal -= messages.least;
+        }
+        Self { choices, slack: slack(instance, weights, messages.least) }
+    }
+
+    /// Excess from which on a plan within the limits cannot beat `target` (the offset included).
+    pub(crate) fn gap<const M: usize>(
+        &self,
+        instance: &Instance<M>,
+        weights: &Weights<M>,
+        target: i64,
+    ) -> i64 {
+        excess_gap(instance, weights, target, self.slack)
+    }
+
+    /// Per layer, the least excess of leaving its best choice; ascending.
+    pub(crate) fn leaving<const M: usize>(&self, instance: &Instance<M>) -> Vec<i64> {
+        let second = |layer: usize| least_two(self.of(instance, layer)).1.1;
+        let mut ranks: Vec<i64> = (0..instance.n_layers()).map(second).collect();
+        ranks.sort_unstable();
+        ranks
+    }
+
+    fn of<const M: usize>(&self, instance: &Instance<M>, layer: usize) -> &[i64] {
+        &self.choices[instance.offsets[layer]..instance.offsets[layer + 1]]
+    }
+
+    /// The instance with the choices below `limit`.
+    pub(crate) fn keep<const M: usize>(&self, instance: &Instance<M>, limit: i64) -> Reduced<M> {
+        let keep: Vec<bool> = self.choices.iter().map(|&e| e < limit).collect();
+        restrict(instance, &keep)
+    }
+
+    /// The layer that says most, and its best choice: its best two choices are nearly tied at
+    /// these weights, and far apart. Splitting it moves the budgets for all others.
+    pub(crate) fn branching<const M: usize>(
+        &self,
+        instance: &Instance<M>,
+        weights: &Weights<M>,
+    ) -> (usize, u16) {
+        let rate = |layer: usize| {
+            let ((best, _), (second, excess)) = least_two(self.of(instance, layer));
+            let points = instance.choices(layer);
+            let change = sub(points[second], points[best]);
+            let moved: f64 = (0..M).map(|m| weights[m] as f64 * change[m].abs() as f64).sum();
+            (moved - TELLING * excess as f64, best)
+        };
+        let rated = (0..instance.n_layers()).map(|layer| (rate(layer), layer));
+        let told = rated.max_by(|(a, i), (b, j)| a.0.total_cmp(&b.0).then(Reverse(i).cmp(&Reverse(j))));
+        told.map_or((0, 0), |((_, best), layer)| (layer, u16::try_from(best).unwrap_or(0)))
+    }
+}
+
+/// Positions and values of the two least.
+fn least_two(values: &[i64]) -> ((usize, i64), (usize, i64)) {
+    let mut least = ((0, i64::MAX), (0, i64::MAX));
+    for (at, &value) in values.iter().enumerate() {
+        if value < least.0.1 {
+            least = ((at, value), least.0);
+        } else if value < least.1.1 {
+            least.1 = (at, value);
+        }
+    }
+    least
+}
