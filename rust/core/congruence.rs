@@ -104,9 +104,9 @@ impl<const M: usize> Lattice<M> {
         Some(())
     }
 
-    /// The modulus and the multipliers, the last budget first.
+    /// The modulus and the multipliers; `None` if there is none or it is too large.
     fn congruence(&self) -> Option<(i64, [i64; M])> {
-        let mut modulus = self.rows[0][0];
+        let mut modulus = i128::from(i64::try_from(self.rows[0][0]).ok()?);
         let mut multipliers = [0; M];
         for m in (1..M).rev() {
             let row = &self.rows[m];

@@ -125,8 +125,7 @@ impl<const M: usize> Instance<M> {
 
     /// The points of every layer and of every edge.
     pub(crate) fn tables(&self) -> impl Iterator<Item = &[Point<M>]> {
-        let entries =
-            |e: &Pair| self.n_choices(e.tail as usize) * self.n_choices(e.head as usize);
+        let entries = |e: &Pair| self.n_choices(e.tail as usize) * self.n_choices(e.head as usize);
         let edges = self.edges.iter().map(move |e| &self.pairs[e.start..e.start + entries(e)]);
         (0..self.n_layers()).map(|layer| self.choices(layer)).chain(edges)
     }

@@ -52,9 +52,8 @@ impl<const M: usize> Basis<M> {
         };
         let scaled = |m: usize| totals[m].max(1) as f64;
         let prices = near.filter(|near| near[0] > 0).map(|near| {
-            let centre: [f64; M] = std::array::from_fn(|m| {
-                near[m] as f64 * scaled(m) / (near[0] as f64 * scaled(0))
-            });
+            let centre: [f64; M] =
+                std::array::from_fn(|m| near[m] as f64 * scaled(m) / (near[0] as f64 * scaled(0)));
             let reach = BOX * centre[1..].iter().fold(0.0, |a: f64, &b| a.max(b));
             let low = centre.map(|c| (c - BOX * c).max(0.0));
             (low, centre.map(|c| c + reach))
@@ -131,9 +130,7 @@ impl<const M: usize> Basis<M> {
 
     fn cost(&self, column: &Column<M>, relaxing: bool) -> f64 {
         match (column, &self.prices) {
-            (Column::Plan(point), _) if !relaxing => {
-                point[0] as f64 / self.totals[0].max(1) as f64
-            }
+            (Column::Plan(point), _) if !relaxing => point[0] as f64 / self.totals[0].max(1) as f64,
             (Column::Excess(_), None) => 1.0,
             (Column::Excess(m), Some((_, high))) => high[*m],
             (Column::Slack(m), Some((low, _))) => -low[*m],

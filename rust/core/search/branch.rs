@@ -8,6 +8,8 @@
 //! raises it until a plan turns up. Where many plans have equal sums, splitting does not end and
 //! enumeration does; so when subproblems pile up, that is tried now and then.
 
+use std::borrow::Cow;
+
 use crate::bound::totals;
 use crate::dual::{self, Candidate};
 use crate::error::Error;
@@ -71,7 +73,7 @@ pub(crate) fn search<const M: usize>(
     }
     let mut proved: Option<(i64, ProofTree<M>)> = None;
     loop {
-        let stopped_at = search.pass(root.clone(), monitor);
+        let stopped_at = search.pass(&root, monitor);
         let Search { outcome, ceiling, .. } = &mut search;
         if let Some(bound) = stopped_at {
             outcome.status = monitor.reason().unwrap_or(Status::Interrupted);
@@ -134,33 +136,40 @@ impl<'a, const M: usize> Search<'a, M> {
     }
 
     /// Look for the best plan below the ceiling; a bound on what is left if stopped.
-    fn pass(&mut self, root: Node<M>, monitor: &mut Monitor<'_>) -> Option<i64> {
+    fn pass(&mut self, root: &Node<M>, monitor: &mut Monitor<'_>) -> Option<i64> {
         self.outcome.proof = vec![(root.weights, Closed::Open)];
         self.open = Queue::new();
-        self.open.push(root.clone());
-        let mut visited = 0_usize;
-        while let Some(node) = self.open.pop() {
-            if node.bound >= self.target() {
-                self.outcome.proof[node.proof].1 = Closed::Bound;
-                continue;
+        let mut next = Cow::Borrowed(root);
+        for visited in 1_usize.. {
+            let bound = next.bound.min(self.open.least());
+            if !monitor.visit() {
+                return Some(bound);
             }
-            visited += 1;
             if M > 2 && visited >= PATIENCE.0 && visited.is_power_of_two() {
                 let memory = (visited * PATIENCE.1).min(EFFORT.1);
                 let effort = Effort { width: memory, memory };
-                if self.enumerate(&root, effort, monitor).is_none() {
+                let left = self.enumerate(root, effort, monitor);
+                if left.is_none() && monitor.reason().is_none() {
                     self.outcome.proof = vec![(root.weights, Closed::Enumerated)];
                     return None;
                 }
             }
-            let bound = node.bound.min(self.open.least());
-            if !monitor.visit() {
-                return Some(bound);
-            }
-            self.visit(node, monitor);
+            self.visit(&next, monitor);
             if monitor.reason().is_some() {
                 return Some(bound);
             }
+            next = Cow::Owned(self.next()?);
+        }
+        None
+    }
+
+    /// The next subproblem that can hold a plan below the target.
+    fn next(&mut self) -> Option<Node<M>> {
+        while let Some(node) = self.open.pop() {
+            if node.bound < self.target() {
+                return Some(node);
+            }
+            self.outcome.proof[node.proof].1 = Closed::Bound;
         }
         None
     }
@@ -201,25 +210,26 @@ impl<'a, const M: usize> Search<'a, M> {
     }
 
     /// Close a subproblem, or split it in two.
-    fn visit(&mut self, node: Node<M>, monitor: &mut Monitor<'_>) {
+    fn visit(&mut self, node: &Node<M>, monitor: &mut Monitor<'_>) {
         let rest = if M > 2 {
-            self.shrink(&node)
+            self.shrink(node)
         } else {
             let effort = effort::<M>(monitor.nodes, node.reduced.instance.edges.is_empty());
-            self.enumerate(&node, effort, monitor)
+            self.enumerate(node, effort, monitor)
         };
         if monitor.reason().is_some() {
             return;
         }
         let Node { reduced, weights, proof, .. } = node;
+        let proof = *proof;
         let Some(rest) = rest else {
             self.outcome.proof[proof].1 = Closed::Enumerated;
             return;
         };
         let reduced = reduced.then(rest);
         let small = &reduced.instance;
-        let excess = Excess::new(small, &Tree::new(small), &weights);
-        let (layer, choice) = excess.branching(small, &weights);
+        let excess = Excess::new(small, &Tree::new(small), weights);
+        let (layer, choice) = excess.branching(small, weights);
         let equal = self.outcome.proof.len();
         self.outcome.proof[proof].1 = Closed::Branched {
             layer: reduced.layers[layer] as usize,
@@ -235,7 +245,7 @@ impl<'a, const M: usize> Search<'a, M> {
                 keep[flat] = (flat == picked) == same;
             }
             let child = reduced.then(restrict(small, &keep));
-            if let Some(node) = self.consider(child, Some(&weights), proof, monitor) {
+            if let Some(node) = self.consider(child, Some(weights), proof, monitor) {
                 self.open.push(node);
             }
         }

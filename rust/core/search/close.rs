@@ -73,13 +73,8 @@ pub(crate) fn close<const M: usize>(
         let complete = cutoff >= gap;
         let reduced = excess.keep(instance, cutoff);
         let width = if complete { effort.width } else { PROBE_WIDTH };
-        let (found, exact) = round(
-            &reduced,
-            (weights, &planes),
-            target,
-            Effort { width, ..effort },
-            stop,
-        );
+        let (found, exact) =
+            round(&reduced, (weights, &planes), target, Effort { width, ..effort }, stop);
         if let Some((objective, found)) = found {
             target = objective;
             plan = Some(found);

@@ -75,7 +75,8 @@ impl Excess {
             (moved - TELLING * excess as f64, best)
         };
         let rated = (0..instance.n_layers()).map(|layer| (rate(layer), layer));
-        let told = rated.max_by(|(a, i), (b, j)| a.0.total_cmp(&b.0).then(Reverse(i).cmp(&Reverse(j))));
+        let told =
+            rated.max_by(|(a, i), (b, j)| a.0.total_cmp(&b.0).then(Reverse(i).cmp(&Reverse(j))));
         told.map_or((0, 0), |((_, best), layer)| (layer, u16::try_from(best).unwrap_or(0)))
     }
 }
