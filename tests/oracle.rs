@@ -47,6 +47,24 @@ fn problems(reach: i64) -> impl Strategy<Value = Problem> {
     })
 }
 
+/// Knapsacks whose every step saves what it uses, and ten more: bounds can be rounded.
+fn correlated() -> impl Strategy<Value = Problem> {
+    prop::collection::vec(prop::collection::vec(1..30_i64, 1..5), 1..7).prop_map(|layers| {
+        let (mut offsets, mut cost, mut loss) = (vec![0], Vec::new(), Vec::new());
+        for steps in &layers {
+            let mut used = 0;
+            for (step, count) in steps.iter().zip(0..) {
+                used += step;
+                loss.push(used);
+                cost.push(500 - used - 10 * count);
+            }
+            offsets.push(cost.len());
+        }
+        let size = loss.iter().map(|used| used * used % 17).collect();
+        Problem::new(offsets, cost, loss, size, Vec::new()).expect("valid by construction")
+    })
+}
+
 fn tasks(reach: i64) -> impl Strategy<Value = Task> {
     let limit = move || prop::option::of(0..=reach * 4);
     (0..3_usize, limit(), limit(), limit()).prop_map(|(objective, cost, loss, size)| {
@@ -112,6 +130,14 @@ proptest! {
     fn exact_equals_enumeration_with_large_values(
         problem in problems(1 << 40),
         task in tasks(1 << 40),
+    ) {
+        agrees(&problem, &task)?;
+    }
+
+    #[test]
+    fn exact_equals_enumeration_where_bounds_are_rounded(
+        problem in correlated(),
+        task in tasks(60),
     ) {
         agrees(&problem, &task)?;
     }

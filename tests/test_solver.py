@@ -1,19 +1,17 @@
-"""The solver against enumeration, HiGHS, and its own checker."""
+"""What the solver promises beside the optimum: errors, limits, Ctrl-C, floats, frontiers."""
 
 import _thread
-import dataclasses
 import itertools
 import threading
 import time
 
-import highspy
 import numpy as np
 import pytest
+from solver_cases import network
 
 from aiq.errors import InputError, Interrupted
 from aiq.solver import (
     Problem,
-    Solution,
     check,
     coordinate_measured,
     frontier,
@@ -21,47 +19,6 @@ from aiq.solver import (
     solve,
     solve_weighted,
 )
-
-
-def random_problem(rng, layers):
-    n = rng.integers(1, 5, layers)
-    edges = []
-    for u in range(layers):
-        for v in range(u + 1, layers):
-            if rng.random() < 0.4:
-                shape = (n[u], n[v])
-                edges.append((u, v, rng.integers(-5, 8, shape), rng.integers(-3, 5, shape)))
-    cost = [rng.integers(-3, 20, k) for k in n]
-    loss = [rng.integers(-2, 20, k) for k in n]
-    return Problem(cost, loss, [rng.integers(0, 20, k) for k in n], edges)
-
-
-def objective(solution: Solution, minimize: str):
-    return {"cost": solution.cost, "loss": solution.loss, "size": solution.size}[minimize]
-
-
-@pytest.mark.parametrize("seed", range(100))
-def test_agrees_with_enumeration(seed):
-    rng = np.random.default_rng(seed)
-    layers = int(rng.integers(1, 7))
-    problem = random_problem(rng, layers)
-    loss, size = int(rng.integers(0, 10 * layers)), int(rng.integers(0, 12 * layers))
-    for minimize, budgets in [
-        ("cost", {}),
-        ("cost", {"max_loss": loss}),
-        ("cost", {"max_loss": loss, "max_size": size}),
-        ("loss", {"max_cost": loss}),
-        ("size", {"max_cost": loss, "max_loss": loss}),
-    ]:
-        want = solve(problem, minimize=minimize, method="exhaustive", **budgets)
-        got = solve(problem, minimize=minimize, **budgets)
-        assert got.status == want.status
-        assert objective(got, minimize) == objective(want, minimize)
-        assert got.nearest == want.nearest
-        if got.status == "optimal":
-            assert got.gap == 0
-            assert got.bound == objective(got, minimize)
-        assert check(problem, got.certificate).ok
 
 
 def test_measured_searches_find_the_separable_optimum():
@@ -108,142 +65,6 @@ def test_bad_input_is_an_error(arguments, message):
         Problem(**arguments)
 
 
-def network(layers, choices, seed, pairs=(), correlated=False):
-    """Tables that look like a network's: bytes fall and losses grow by powers of the bits."""
-    rng = np.random.default_rng(seed)
-    bits = np.linspace(16, 4, choices)
-    params = np.exp(rng.normal(13, 1.2, (layers, 1)))
-    cost = np.rint(params * bits).astype(np.int64)
-    loss = params * np.exp(rng.normal(0, 1, (layers, 1))) * 2.0**-bits
-    loss = np.rint(loss * np.exp(rng.normal(0, 0.1, loss.shape))).astype(np.int64)
-    noise = 0 if correlated else rng.integers(0, 1000, cost.shape)
-    edges = []
-    for u, v in pairs:
-        pay = rng.integers(100, 10**6) * (bits[:, None] != bits[None, :])
-        interact = rng.normal(0, 0.1) * np.sqrt(loss[u][:, None] * loss[v][None, :].astype(float))
-        edges.append((u, v, pay.astype(np.int64), np.rint(interact).astype(np.int64)))
-    budget = int(0.9 * loss.min(1).sum() + 0.1 * loss.max(1).sum())
-    return cost + noise, loss, cost, edges, budget
-
-
-def chain(layers):
-    return [(i, i + 1) for i in range(layers - 1)]
-
-
-def residual(layers):
-    blocks = range(0, layers - 4, 4)
-    return [pair for s in blocks for pair in [*((s + i, s + i + 1) for i in range(4)), (s, s + 4)]]
-
-
-def by_highs(cost, loss, size, edges, max_loss, max_size=None):
-    """The optimum by HiGHS with gap 0: a column per choice and per pair of choices of an edge."""
-    h = highspy.Highs()
-    h.setOptionValue("output_flag", False)
-    h.setOptionValue("mip_rel_gap", 0.0)
-    h.setOptionValue("mip_abs_gap", 0.0)
-    x = [[h.addBinary() for _ in row] for row in cost]
-    for row in x:
-        h.addConstr(h.qsum(row) == 1)
-    total = [
-        (c, v) for costs, row in zip(cost, x, strict=True) for c, v in zip(costs, row, strict=True)
-    ]
-    used = [
-        (c, v)
-        for losses, row in zip(loss, x, strict=True)
-        for c, v in zip(losses, row, strict=True)
-    ]
-    for u, v, edge_cost, edge_loss in edges:
-        y = [[h.addVariable(0, 1) for _ in x[v]] for _ in x[u]]
-        for j, row in enumerate(y):
-            h.addConstr(h.qsum(row) == x[u][j])
-        for k in range(len(x[v])):
-            h.addConstr(h.qsum(row[k] for row in y) == x[v][k])
-        total += [
-            (c, w) for cs, ws in zip(edge_cost, y, strict=True) for c, w in zip(cs, ws, strict=True)
-        ]
-        used += [
-            (c, w) for cs, ws in zip(edge_loss, y, strict=True) for c, w in zip(cs, ws, strict=True)
-        ]
-    unit = max(max_loss, 1) / 1e4
-    h.addConstr(h.qsum(float(c) / unit * v for c, v in used if c) <= max_loss / unit)
-    if max_size is not None:
-        unit = max(max_size, 1) / 1e4
-        pairs = [
-            (c, v)
-            for sizes, row in zip(size, x, strict=True)
-            for c, v in zip(sizes, row, strict=True)
-        ]
-        h.addConstr(h.qsum(float(c) / unit * v for c, v in pairs) <= max_size / unit)
-    h.minimize(h.qsum(float(c) / 1e3 * v for c, v in total if c))
-    values = h.getSolution().col_value
-    return [int(np.argmax([values[v.index] for v in row])) for row in x]
-
-
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(
-    ("layers", "choices", "graph"),
-    [(54, 4, None), (80, 5, None), (54, 4, chain), (29, 4, residual)],
-)
-def test_agrees_with_highs(layers, choices, graph, seed):
-    pairs = graph(layers) if graph else ()
-    cost, loss, size, edges, budget = network(layers, choices, seed, pairs)
-    problem = Problem(cost, loss, size, edges)
-    found = solve(problem, max_loss=budget)
-    assert found.status == "optimal"
-    want = problem.core.evaluate(by_highs(cost, loss, size, edges, budget))
-    assert want[1] <= budget + budget * 1e-6
-    assert found.cost <= want[0]  # HiGHS may round its way past the budget, never below ours
-    if want[1] <= budget:
-        assert found.cost == want[0]
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_two_budgets_agree_with_highs(seed):
-    cost, loss, size, edges, budget = network(40, 4, seed)
-    max_size = int(0.97 * solve(Problem(cost, loss, size), max_loss=budget).size)
-    problem = Problem(cost, loss, size)
-    found = solve(problem, max_loss=2 * budget, max_size=max_size)
-    want = problem.core.evaluate(by_highs(cost, loss, size, edges, 2 * budget, max_size))
-    assert found.status == "optimal"
-    assert found.cost <= want[0]
-    if want[1] <= 2 * budget and want[2] <= max_size:
-        assert found.cost == want[0]
-    assert check(problem, found.certificate).ok
-
-
-@pytest.mark.parametrize("graph", [None, chain, residual])
-def test_certificates_of_real_sizes_are_verified(graph):
-    cost, loss, size, edges, budget = network(54, 4, 1, graph(54) if graph else ())
-    problem = Problem(cost, loss, size, edges)
-    found = solve(problem, max_loss=budget)
-    verdict = check(problem, found.certificate)
-    assert verdict.ok
-    assert verdict.bound == found.cost == verdict.values[0]
-    lagrangian = check(problem, found.certificate, replay=False)
-    assert lagrangian.ok
-    assert lagrangian.bound <= found.cost
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda c: {"bound": c.bound + 1},
-        lambda c: {"values": (c.values[0] - 1, *c.values[1:])},
-        lambda c: {"limits": (None, c.values[1] - 1, None)},
-        lambda c: {"choices": (99, *c.choices[1:])},
-        lambda c: {"proof": (dataclasses.replace(c.proof[0], weights=(1, 0, 0), closed="bound"),)},
-        lambda c: {"proof": (dataclasses.replace(c.proof[0], weights=(1, -1, 0)),)},
-        lambda c: {"status": "infeasible"},
-    ],
-)
-def test_false_certificates_are_found_out(change):
-    cost, loss, size, _, budget = network(20, 4, 2)
-    problem = Problem(cost, loss, size)
-    certificate = solve(problem, max_loss=budget).certificate
-    assert check(problem, certificate).ok
-    assert not check(problem, dataclasses.replace(certificate, **change(certificate))).ok
-
-
 def test_infeasible_names_the_nearest_feasible_value():
     problem = Problem([[1, 2], [1, 2]], [[5, 3], [5, 3]], [[1, 9], [1, 9]])
     found = solve(problem, max_loss=5)
@@ -274,16 +95,19 @@ def test_floats_keep_twelve_digits_and_do_not_lose_the_plan_at_the_budget():
 
 
 def test_same_problem_same_bytes():
-    cost, loss, size, edges, budget = network(54, 4, 3, chain(54))
-    first, second = (solve(Problem(cost, loss, size, edges), max_loss=budget) for _ in range(2))
+    case = network(54, 4, 3, graph="chain")
+    first, second = (
+        solve(problem, max_loss=case.max_loss, max_size=int(case.size.sum() // 4))
+        for problem in (Problem(case.cost, case.loss, case.size, case.edges) for _ in range(2))
+    )
     assert first.certificate == second.certificate
 
 
 @pytest.mark.parametrize("method", ["greedy", "coordinate"])
-@pytest.mark.parametrize("graph", [None, chain])
+@pytest.mark.parametrize("graph", ["none", "chain"])
 def test_heuristics_lie_between_the_optimum_and_the_best_uniform_plan(method, graph):
-    cost, loss, size, edges, budget = network(54, 4, 0, graph(54) if graph else ())
-    problem = Problem(cost, loss, size, edges)
+    case = network(54, 4, 0, graph=graph)
+    problem, budget = Problem(case.cost, case.loss, case.size, case.edges), case.max_loss
     uniform = [problem.core.evaluate([k] * 54) for k in range(4)]
     best = min(u[0] for u in uniform if u[1] <= budget)
     exact, found = solve(problem, max_loss=budget), solve(problem, max_loss=budget, method=method)
@@ -367,8 +191,8 @@ def test_weighted_objective_agrees_with_enumeration():
 
 
 def test_frontier_is_what_a_sweep_of_budgets_finds():
-    cost, loss, size, edges, _ = network(12, 4, 0, chain(12))
-    problem = Problem(cost, loss, size, edges)
+    case = network(12, 4, 0, graph="chain")
+    problem = Problem(case.cost, case.loss, case.size, case.edges)
     exact, supported = frontier(problem), frontier(problem, exact=False)
     assert (np.diff(exact.loss) > 0).all()
     assert (np.diff(exact.cost) < 0).all()

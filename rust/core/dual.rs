@@ -126,7 +126,12 @@ impl<const M: usize> Search<'_, M> {
             if stop() || self.best.is_some_and(|(bound, _)| bound >= target) {
                 break;
             }
-            let Some(prices) = basis.prices() else { if basis.unbox() { continue } else { break } };
+            let Some(prices) = basis.prices() else {
+                if basis.unbox() {
+                    continue;
+                }
+                break;
+            };
             let weights = exact_weights(&basis, &self.totals)
                 .unwrap_or_else(|| quantise(&prices.direction, &self.totals));
             let entering = self.price(&weights);

@@ -100,13 +100,17 @@ impl<const M: usize> Reduced<M> {
         lifted
     }
 
+    /// Memory it takes, in points.
+    pub(crate) fn size(&self) -> usize {
+        // a point takes as much as about eight decided choices
+        self.instance.nodes.len() + self.instance.pairs.len() + self.decided.len() / 8
+    }
+
     /// The original choice behind a choice of the reduced instance.
     pub(crate) fn original_choice(&self, layer: usize, choice: u16) -> u16 {
         self.choices[self.instance.offsets[layer] + usize::from(choice)]
     }
-}
 
-impl<const M: usize> Reduced<M> {
     /// This reduction followed by `next`, a reduction of its instance.
     pub(crate) fn then(&self, next: Self) -> Self {
         let decided = self.lift(&next.decided);

@@ -13,7 +13,7 @@ use std::borrow::Cow;
 use crate::bound::totals;
 use crate::dual::{self, Candidate};
 use crate::error::Error;
-use crate::instance::Instance;
+use crate::instance::{Instance, Weights};
 use crate::messages::Tree;
 use crate::reduce::{Reduced, restrict};
 use crate::search::check_width;
@@ -32,9 +32,11 @@ const EFFORT: (usize, usize) = (1 << 18, 1 << 24);
 const WIDTH: usize = 1 << 15;
 /// The first ceiling leaves one in so many layers undecided.
 const FIRST_SHARE: usize = 4;
-/// With several budgets: after so many subproblems, and every doubling, the root is enumerated with
-/// so many states for each.
-const PATIENCE: (usize, usize) = (128, 256);
+/// With several budgets, after so many subproblems and at every doubling, the root is enumerated:
+/// without and with edges, which make that dearer.
+const PATIENCE: [usize; 2] = [64, 512];
+/// States of that enumeration, for each subproblem before; states at most, and per class.
+const PATIENT_EFFORT: (usize, usize, usize) = (2048, 1 << 20, 1 << 18);
 
 struct Search<'a, const M: usize> {
     original: &'a Instance<M>,
@@ -69,7 +71,7 @@ pub(crate) fn search<const M: usize>(
     let (least, mut step) = (root.bound, 0);
     if M > 2 {
         step = first_step(&root);
-        search.ceiling = least.saturating_add(step);
+        search.raise(least, step);
     }
     let mut proved: Option<(i64, ProofTree<M>)> = None;
     loop {
@@ -90,7 +92,7 @@ pub(crate) fn search<const M: usize>(
         }
         proved = Some((*ceiling, std::mem::take(&mut outcome.proof)));
         step = step.saturating_mul(2);
-        *ceiling = least.saturating_add(step);
+        search.raise(least, step);
     }
     Ok(search.outcome)
 }
@@ -135,19 +137,27 @@ impl<'a, const M: usize> Search<'a, M> {
         self.outcome.target().min(self.ceiling)
     }
 
+    /// Put the ceiling this far above the bound; away if no plan can cost that much.
+    fn raise(&mut self, least: i64, step: i64) {
+        let ceiling = least.saturating_add(step);
+        let most = totals(self.original)[0];
+        self.ceiling = if ceiling > most { i64::MAX } else { ceiling };
+    }
+
     /// Look for the best plan below the ceiling; a bound on what is left if stopped.
     fn pass(&mut self, root: &Node<M>, monitor: &mut Monitor<'_>) -> Option<i64> {
         self.outcome.proof = vec![(root.weights, Closed::Open)];
         self.open = Queue::new();
+        let patience = PATIENCE[usize::from(!self.original.edges.is_empty())];
         let mut next = Cow::Borrowed(root);
         for visited in 1_usize.. {
             let bound = next.bound.min(self.open.least());
             if !monitor.visit() {
                 return Some(bound);
             }
-            if M > 2 && visited >= PATIENCE.0 && visited.is_power_of_two() {
-                let memory = (visited * PATIENCE.1).min(EFFORT.1);
-                let effort = Effort { width: memory, memory };
+            if M > 2 && visited >= patience && visited.is_power_of_two() {
+                let (states, most, width) = PATIENT_EFFORT;
+                let effort = Effort { width, memory: (visited * states).min(most) };
                 let left = self.enumerate(root, effort, monitor);
                 if left.is_none() && monitor.reason().is_none() {
                     self.outcome.proof = vec![(root.weights, Closed::Enumerated)];
@@ -255,7 +265,7 @@ impl<'a, const M: usize> Search<'a, M> {
     fn consider(
         &mut self,
         reduced: Reduced<M>,
-        near: Option<&[i64; M]>,
+        near: Option<&Weights<M>>,
         proof: usize,
         monitor: &mut Monitor<'_>,
     ) -> Option<Node<M>> {

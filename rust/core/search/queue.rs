@@ -7,7 +7,7 @@ use crate::instance::Weights;
 use crate::messages::Tree;
 use crate::reduce::Reduced;
 
-/// Points in the waiting subproblems from which on the newest subproblem goes first.
+/// Size of the waiting subproblems, in points, from which on the newest goes first.
 const MANY_POINTS: usize = 1 << 21;
 
 /// A subproblem waiting for its turn.
@@ -21,12 +21,6 @@ pub(crate) struct Node<const M: usize> {
     pub(crate) bound: i64,
     /// Its place in the proof.
     pub(crate) proof: usize,
-}
-
-impl<const M: usize> Node<M> {
-    fn points(&self) -> usize {
-        self.reduced.instance.nodes.len() + self.reduced.instance.pairs.len()
-    }
 }
 
 #[derive(Debug)]
@@ -46,7 +40,7 @@ impl<const M: usize> Queue<M> {
         if self.points > MANY_POINTS {
             self.newest_first.push(node);
         } else {
-            self.points += node.points();
+            self.points += node.reduced.size();
             self.best_first.insert((node.bound, Reverse(node.proof)), node);
         }
     }
@@ -54,7 +48,7 @@ impl<const M: usize> Queue<M> {
     pub(crate) fn pop(&mut self) -> Option<Node<M>> {
         self.newest_first.pop().or_else(|| {
             let (_, node) = self.best_first.pop_first()?;
-            self.points -= node.points();
+            self.points -= node.reduced.size();
             Some(node)
         })
     }

@@ -1,0 +1,116 @@
+"""The optimum: against enumeration and HiGHS, and certificates against their checker."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from solver_cases import network, pisinger
+from solver_correctness import against_enumeration, against_highs, small
+
+from aiq.solver import Problem, check, solve
+
+GRAPHS = ["none", "chain", "residual", "encoder-decoder", "concat"]
+
+
+@pytest.mark.parametrize("block", range(6))
+def test_random_problems_agree_with_enumeration(block):
+    for seed in range(100 * block, 100 * (block + 1)):
+        kind, wrong = against_enumeration(seed)
+        assert not wrong, (seed, kind)
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_networks_agree_with_highs(seed):
+    kind, wrong, outcome = against_highs(seed, cap=60)
+    assert not wrong, kind
+    assert outcome != "stopped"
+
+
+@pytest.mark.parametrize("seed", range(42))
+def test_every_objective_agrees_with_exhaustive_search(seed):
+    _, (cost, loss, size, edges) = small(seed)
+    problem = Problem(cost, loss, size, edges)
+    r = np.random.default_rng(seed)
+    largest = [max(1, int(sum(t.max() for t in table))) for table in (cost, loss, size)]
+    a, b = (int(r.integers(0, largest[m])) for m in (0, 1))
+    for minimize, budgets in [
+        ("loss", {"max_cost": a}),
+        ("size", {"max_cost": a, "max_loss": b}),
+        ("loss", {"max_cost": a, "max_size": int(r.integers(0, largest[2]))}),
+    ]:
+        want = solve(problem, minimize=minimize, method="exhaustive", **budgets)
+        got = solve(problem, minimize=minimize, **budgets)
+        assert (got.status, got.nearest) == (want.status, want.nearest)
+        assert getattr(got, minimize) == getattr(want, minimize)
+        assert check(problem, got.certificate).ok
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_certificates_of_real_sizes_are_verified(graph):
+    case = network(54, 4, 1, graph=graph)
+    problem = Problem(case.cost, case.loss, case.size, case.edges)
+    found = solve(problem, max_loss=case.max_loss)
+    verdict = check(problem, found.certificate)
+    assert verdict.ok
+    assert verdict.bound == found.cost == verdict.values[0]
+    lagrangian = check(problem, found.certificate, replay=False)
+    assert lagrangian.ok
+    assert lagrangian.bound <= found.cost
+
+
+@pytest.mark.parametrize("graph", ["none", "residual"])
+def test_two_budgets_are_proved_by_bounds(graph):
+    case = network(54, 4, 2, graph=graph)
+    problem = Problem(case.cost, case.loss, case.size, case.edges)
+    size = int(0.97 * solve(problem, max_loss=case.max_loss).size)
+    found = solve(problem, max_loss=2 * case.max_loss, max_size=size)
+    assert found.status == "optimal"
+    verdict = check(problem, found.certificate, replay=False)
+    assert verdict.ok
+    assert verdict.bound == found.cost
+
+
+@pytest.mark.parametrize("limit", [0, 1, 2, 4, 8, 16, 32, 64, 128])
+def test_interrupted_proofs_prove_what_they_say(limit):
+    case = network(54, 4, 3, minimize="time")
+    problem = Problem(case.cost, case.loss, case.size)
+    budgets = {"max_loss": case.max_loss, "max_size": case.max_size}
+    best = solve(problem, **budgets)
+    found = solve(problem, **budgets, node_limit=limit)
+    assert found.bound <= best.cost <= found.cost
+    verdict = check(problem, found.certificate)
+    assert verdict.ok
+    assert verdict.bound == found.bound
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_strongly_correlated_knapsacks_are_proved_by_rounding(seed):
+    case = pisinger("strongly", seed, layers=60, reach=1000)
+    problem = Problem(case.cost, case.loss)
+    found = solve(problem, max_loss=case.max_loss)
+    verdict = check(problem, found.certificate, replay=False)
+    assert verdict.ok
+    assert verdict.bound == found.cost
+    odd = case.cost.copy()
+    odd[0, 0] += 1  # nothing to round to any more
+    assert check(Problem(odd, case.loss), found.certificate, replay=False).bound < found.cost
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: {"bound": c.bound + 1},
+        lambda c: {"values": (c.values[0] - 1, *c.values[1:])},
+        lambda c: {"limits": (None, c.values[1] - 1, None)},
+        lambda c: {"choices": (99, *c.choices[1:])},
+        lambda c: {"proof": (dataclasses.replace(c.proof[0], weights=(1, 0, 0), closed="bound"),)},
+        lambda c: {"proof": (dataclasses.replace(c.proof[0], weights=(1, -1, 0)),)},
+        lambda c: {"status": "infeasible"},
+    ],
+)
+def test_false_certificates_are_found_out(change):
+    case = network(20, 4, 2)
+    problem = Problem(case.cost, case.loss, case.size)
+    certificate = solve(problem, max_loss=case.max_loss).certificate
+    assert check(problem, certificate).ok
+    assert not check(problem, dataclasses.replace(certificate, **change(certificate))).ok
