@@ -8,7 +8,15 @@ from scipy import stats
 
 from aiq.errors import InputError
 from aiq.evaluate import Evaluation
-from aiq.evaluate.confidence import Hopeless, bootstrap_limit, drop_limit, mcnemar, samples_needed
+from aiq.evaluate.confidence import (
+    SHARED,
+    Hopeless,
+    bootstrap_limit,
+    covariance,
+    drop_limit,
+    mcnemar,
+    samples_needed,
+)
 
 
 def evaluation(lost, won, n):
@@ -108,3 +116,15 @@ def test_scores_between_zero_and_one_are_bootstrapped():
 def test_bad_confidence(confidence):
     with pytest.raises(InputError, match=r"from 0.5 to below 1"):
         drop_limit(evaluation(1, 1, 10), confidence)
+
+
+def test_plans_on_the_same_samples_are_correlated():
+    """So several plans on one easy sample do not pass for several samples."""
+    errors = np.array([0.01, 0.02, 0.03])
+    found = covariance(errors)
+    assert np.diag(found) == pytest.approx(errors**2)
+    assert found[0, 1] == pytest.approx(SHARED * 0.01 * 0.02)
+    assert np.linalg.eigvalsh(found).min() > 0
+    # The mean of many drops on the same samples is not much surer than one of them.
+    many = covariance(np.full(50, 0.01))
+    assert np.sqrt(many.mean()) > 0.6 * 0.01

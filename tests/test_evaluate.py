@@ -286,7 +286,7 @@ def test_unknown_layer_and_metric_and_observer(net, evaluator):
 def test_nan_inputs_are_found_in_calibration(net):
     x = X.clone()
     x[0, 0, 0, 0] = torch.nan
-    with pytest.raises(DataError, match="read by 'conv1' is NaN or infinite in float32"):
+    with pytest.raises(DataError, match="read by layer 'conv1' is NaN or infinite in float32"):
         Evaluator(net, [(x, Y)])
 
 
@@ -304,3 +304,102 @@ def test_outputs_without_classes():
     model = nn.Sequential(nn.Linear(3, 4), nn.Flatten(0))
     with pytest.raises(DataError, match="choose another metric"):
         Evaluator(model, [(torch.randn(4, 3), torch.zeros(4, dtype=torch.long))])
+
+
+# Networks that are not a plain chain
+
+
+class Tied(nn.Module):
+    """Two layers of one weight, and a layer that is called twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(6, 6, bias=False)
+        self.second = nn.Linear(6, 6, bias=False)
+        self.second.weight = self.first.weight
+        self.twice = nn.Linear(6, 6, bias=False)
+        self.out = nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = self.second(self.first(x).relu()).relu()
+        return self.out(self.twice(self.twice(x).relu()).relu())
+
+
+@torch.no_grad()
+def test_tied_weights_and_a_layer_called_twice():
+    """Every call has a format of its own; one rounds its weight, another does not."""
+    torch.manual_seed(0)
+    model = Tied().eval()
+    x, y = torch.randn(60, 6), torch.randint(3, (60,))
+    evaluator = Evaluator(model, [(x, y)])
+    assert evaluator.layers == ("first", "second", "twice", "twice#2", "out")
+    logits = model(x)
+    assert np.array_equal(evaluator.baseline.correct, (logits.argmax(1) == y).numpy())
+    simulator = evaluator.runner.simulator
+
+    def expected(**rounded):
+        w = {
+            name: simulator.weight(name, parse("w2").weight)
+            if name in rounded.get("w2", ())
+            else model.get_parameter(f"{name.partition('#')[0]}.weight")
+            for name in evaluator.layers[:-1]
+        }
+        h = x
+        for name in evaluator.layers[:-1]:
+            h = (h @ w[name].T).relu()
+        return model.out(h)
+
+    for names in (["first"], ["second"], ["twice#2"], ["first", "twice"]):
+        plan = dict.fromkeys(names, parse("w2"))
+        found = simulator.run(x, plan)
+        assert torch.allclose(found, expected(w2=names), atol=1e-5)
+        divergence = evaluator.evaluate(plan).divergence
+        assert divergence.max() > 0
+    assert torch.equal(
+        simulator.weight("first", parse("w2").weight),
+        simulator.weight("second", parse("w2").weight),
+    )
+
+
+@torch.no_grad()
+def test_constant_channels_and_weights_of_zero():
+    torch.manual_seed(0)
+    model = Net()
+    model(torch.randn(64, 3, 8, 8))
+    model.eval()
+    model.conv2.weight.zero_()
+    model.conv1.weight[3] = 0
+    evaluator = Evaluator(model, batches([50]))
+    found = evaluator.evaluate(dict.fromkeys(evaluator.layers, parse("w2a2")))
+    assert np.isfinite(found.divergence).all()
+    assert evaluator.evaluate({"conv2": parse("w2")}).kl == 0, "zero is exact in every format"
+
+
+def test_an_infinity_in_one_format_names_layer_and_format():
+    """Float16 overflows where float32 does not: an error that says so, no accuracy of NaN."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)).eval()
+    with torch.no_grad():
+        model[0].weight.fill_(1e5)
+    x, y = torch.full((4, 2), 10.0), torch.tensor([0, 1, 0, 1])
+    evaluator = Evaluator(model, [(x, y)])
+    with pytest.raises(DataError, match=r"layer '0' \(as fp16\) writes them first"):
+        evaluator.evaluate({"0": parse("fp16")})
+    assert np.isfinite(evaluator.evaluate({"0": parse("w8a8")}).divergence).all()
+
+
+def test_inputs_come_in_random_order_and_chunks(net, data):
+    evaluator = small_chunks(net, data)
+    some = evaluator.inputs(40)
+    assert 1 < len(some) < evaluator.chunks
+    assert 20 <= sum(map(len, some)) <= 60
+    assert len(torch.cat(evaluator.inputs(10**6))) == 100
+
+
+def test_groups_and_channels_are_told_apart(net, data, tmp_path):
+    """Formats of the same width are different records in the journal."""
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(192, 5)).eval()
+    for _ in range(2):
+        evaluator = Evaluator(wide, data, cache=tmp_path)
+        channel, group = (evaluator.evaluate({"1": parse(f)}).kl for f in ("w3", "w3g32"))
+        assert channel != group
+        assert group == Evaluator(wide, data).evaluate({"1": parse("w3g32")}).kl

@@ -14,7 +14,6 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from torch.utils import _pytree as pytree
-from torchao.quantization import pt2e as _pt2e  # noqa: F401 - registers quantized_decomposed
 
 from aiq.errors import InputError
 from aiq.formats import INTEGERS, REFERENCE, Format
@@ -26,6 +25,7 @@ from aiq.quantize.affine import Affine, to_rows
 from aiq.quantize.fold import fold
 from aiq.quantize.simulate import Simulator
 from aiq.quantize.statistics import Statistics, observe, read
+from aiq.runtimes import torchao_ops as _ops  # noqa: F401 - registers quantized_decomposed
 from aiq.runtimes.program import leaves
 
 _QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default

@@ -1,0 +1,223 @@
+"""The journal: complete or absent records, none of them stale, whatever interrupts the work."""
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from aiq.errors import DataError, InputError
+from aiq.evaluate import Evaluator, evaluator
+from aiq.evaluate.journal import Journal
+from aiq.formats import parse
+
+WORK = """
+    import sys
+    import torch
+    from torch import nn
+    from aiq import sensitivity
+    from aiq.evaluate import Evaluator
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)
+    ).eval()
+    data = [(torch.randn(400, 2, 8, 8), torch.randint(3, (400,)))]
+    ran = 0
+
+    def progress(stage, done, total):
+        print(".", end="", flush=True)
+
+    evaluator = Evaluator(model, data, cache=sys.argv[1], memory=200_000, progress=progress)
+    run = evaluator.runner.run
+
+    def counted(*arguments):
+        global ran
+        ran += 1
+        return run(*arguments)
+
+    evaluator.runner.run = counted
+    table = sensitivity.measure(evaluator, "w8a8,w4a4,w2", precision=0)
+    print()
+    print(ran)
+    print(repr((table.loss.tolist(), table.measured.tolist(), table.error.tolist())))
+"""
+
+
+def start(folder):
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(WORK), str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(folder):
+    """Return how many chunks ran, and the result."""
+    out, errors = start(folder).communicate(timeout=300)
+    assert out.count("\n") == 3, errors
+    _, ran, result = out.splitlines()
+    return int(ran), result
+
+
+def records(folder):
+    (path,) = folder.glob("*.sqlite")
+    connection = sqlite3.connect(path)
+    found = connection.execute("SELECT plan, chunk, data FROM scores ORDER BY 1, 2").fetchall()
+    connection.close()
+    return found
+
+
+def test_killed_at_random_and_resumed_it_gives_the_same_bytes(tmp_path):
+    """``kill -9`` in the middle of the work, twice; what was there is not run again."""
+    whole = tmp_path / "whole"
+    total, expected = finish(whole)
+    rng = random.Random(0)
+    folder = tmp_path / "killed"
+    before = 0
+    for _ in range(2):
+        process = start(folder)
+        for _ in range(rng.randint(3, 30)):  # steps of progress, each a chunk
+            process.stdout.read(1)
+        time.sleep(rng.random() / 100)  # somewhere between two of them
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        kept = len(records(folder))
+        assert kept >= before
+        before = kept
+    ran, result = finish(folder)
+    assert result == expected
+    assert records(folder) == records(whole)
+    # Of each chunk the float32 network may run once more, for the others to be compared with.
+    chunks = len({chunk for _, chunk, _ in records(whole)})
+    assert ran <= len(records(whole)) - before + chunks
+    assert ran < total
+    again, result = finish(folder)
+    assert (again, result) == (0, expected), "the third time nothing runs at all"
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(6, 3)
+        self.out = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.out(self.fc(x).relu())
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return Net().eval()
+
+
+X, Y = torch.randn(50, 6, generator=torch.Generator().manual_seed(1)), torch.arange(50) % 3
+PLAN = {"fc": parse("w2"), "out": parse("w4a4")}
+
+
+def runs(net, folder, plan=PLAN, **options):
+    """Return how many chunks an evaluation runs."""
+    arguments = {"data": [(X, Y)], "cache": folder} | options
+    built = Evaluator(net, arguments.pop("data"), **arguments)
+    count, run = 0, built.runner.run
+
+    def counted(*given):
+        nonlocal count
+        count += 1
+        return run(*given)
+
+    built.runner.run = counted
+    built.evaluate(plan)
+    return count
+
+
+def test_what_is_known_is_not_run_and_what_changed_is(net, tmp_path, monkeypatch):
+    assert runs(net, tmp_path) > 0
+    assert runs(net, tmp_path) == 0
+    changes = {
+        "data": {"data": [(X + 1e-3, Y)]},
+        "targets": {"data": [(X, Y.flip(0))]},
+        "metric": {"metric": "perplexity"},
+        "own metric": {"metric": lambda out, y: (out.argmax(1) == y).double()},
+        "another own metric": {"metric": lambda out, y: (out.argmax(1) != y).double()},
+        "observer": {"observer": "min_max"},
+        "calibration": {"calibration": [X[:20]]},
+        "format": {"plan": {"fc": parse("w2g32"), "out": parse("w4a4")}},
+    }
+    for name, change in changes.items():
+        assert runs(net, tmp_path, **change) > 0, name
+        assert runs(net, tmp_path, **change) == 0, name
+    with torch.no_grad():
+        net.out.bias[0] += 1e-3
+    assert runs(net, tmp_path) > 0, "weights"
+    assert runs(net, tmp_path) == 0
+    monkeypatch.setattr(evaluator.metadata, "version", lambda name: "9.9")
+    assert runs(net, tmp_path) > 0, "version"
+
+
+def test_a_metric_that_cannot_be_told_from_others(net, tmp_path):
+    class Metric:
+        def __call__(self, outputs, targets):
+            return torch.ones(len(targets))
+
+    with pytest.raises(InputError, match="give a plain function, or no cache"):
+        Evaluator(net, [(X, Y)], metric=Metric(), cache=tmp_path)
+
+
+def test_parts_are_kept_too(net, tmp_path):
+    """An evaluation that was stopped early is continued, not repeated."""
+    options = {"memory": 500}
+    built = Evaluator(net, [(X, Y)], cache=tmp_path, **options)
+    assert built.chunks > 3
+    part = built.evaluate(PLAN, lambda e: e.samples > 20)
+    assert part.samples < 50
+    rest = runs(net, tmp_path, **options)
+    done = len([r for r in records(tmp_path) if r[0]])
+    assert done == built.chunks
+    assert rest <= 2 * built.chunks
+
+
+def test_arrays_come_back_bit_by_bit(tmp_path):
+    journal = Journal(tmp_path, "f" * 64)
+    scores = np.random.default_rng(0).random((3, 7))
+    scores[2, 3] = np.nan
+    assert journal.get("plan", 0) is None
+    journal.put("plan", 0, scores)
+    journal.put("plan", 1, scores[:, :2])
+    assert journal.get("plan", 0).tobytes() == scores.tobytes()
+    again = Journal(tmp_path, "f" * 64)
+    assert again.get("plan", 1).shape == (3, 2)
+    assert again.get("other", 1) is None
+
+
+def test_damage_is_named(tmp_path):
+    journal = Journal(tmp_path, "f" * 64)
+    journal.put("plan", 0, np.zeros((3, 5)))
+    journal._connection.execute("UPDATE scores SET data = zeroblob(120)")
+    journal._connection.execute("UPDATE scores SET check_sum = 1")
+    with pytest.raises(DataError, match=r"check sum is wrong.*delete it"):
+        journal.get("plan", 0)
+    journal._connection.execute("UPDATE about SET fingerprint = 'another'")
+    with pytest.raises(DataError, match="another model, data or version"):
+        Journal(tmp_path, "f" * 64)
+    journal._connection.close()
+    journal.path.write_bytes(b"not a database, but long enough to be looked at" * 100)
+    for leftover in tmp_path.glob("*-wal"):
+        leftover.unlink()
+    with pytest.raises(DataError, match=r"cannot be used.*delete it"):
+        Journal(tmp_path, "f" * 64)
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(DataError, match="cannot be used"):
+        Journal(blocked, "f" * 64)
