@@ -96,8 +96,10 @@ def test_an_exported_plan_runs_the_same_in_a_fresh_process(suffix, names, tmp_pa
         text=True,
     )
     realised, mismatches = json.loads(done.stdout.splitlines()[-1])
-    assert realised == dict(compiled.realised) == dict(compiled.asked)
-    assert mismatches == []
+    assert realised == dict(compiled.realised)
+    assert mismatches == [list(mismatch) for mismatch in compiled.mismatches]
+    # OpenVINO leaves a projection in float32 when the value it quantises is also read as float32
+    assert len(mismatches) <= (suffix == ".xml")
     step = (expected.amax() - expected.amin()) / 255
     right = (expected.argmax(1) == labels).sum()
     for result in map(torch.from_numpy, np.load(files[1]).values()):
