@@ -2,6 +2,7 @@
 
 import _thread
 import multiprocessing
+import signal
 import threading
 import time
 from pathlib import Path
@@ -106,6 +107,7 @@ def hard():
 def interrupt_times(repeats):
     """From Ctrl-C in the middle of a solve to the exception."""
     problem, budgets = hard()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it in the background
     times = []
     for repeat in range(repeats):
         sent = []

@@ -59,8 +59,9 @@ def rounded(simulated, x, node, bits):
     )
 
 
-def convolved(simulated, x, layer, dtype, conv):
-    return F.conv2d(x, simulated.weight(layer, dtype), simulated.bias(layer, dtype), padding=1)
+def convolved(simulated, x, layer, dtype, read=FP32):
+    bias = simulated.bias(layer, dtype, read=read)
+    return F.conv2d(x, simulated.weight(layer, dtype), bias, padding=1)
 
 
 def test_without_formats_it_is_the_model(net, x):
@@ -74,10 +75,22 @@ def test_without_formats_it_is_the_model(net, x):
 def test_a_layer_rounds_what_it_reads_and_writes(net, x):
     simulated = simulator(net, x)
     read = rounded(simulated, x, "x", 8)
-    y = convolved(simulated, read, "conv1", INTEGERS[4], net.conv1).relu()
+    y = convolved(simulated, read, "conv1", INTEGERS[4], INTEGERS[8]).relu()
     y = rounded(simulated, y, "relu", 8)  # written in eight bits, by everyone read so
     z = (net.conv2(y) + y).relu()
     assert torch.allclose(run(simulated, x, conv1="w4a8"), net.fc(z.mean((2, 3))), atol=1e-5)
+
+
+@torch.no_grad()
+def test_biases_are_whole_numbers_of_the_steps_of_the_products(net, x):
+    simulated = simulator(net, x)
+    exact = simulated.bias("conv1", INTEGERS[4]).double()
+    step = simulated.weight_quantizer("conv1", INTEGERS[4]).scale.double()
+    step = step * simulated.activation("x", INTEGERS[8]).scale.double()
+    steps = simulated.bias("conv1", INTEGERS[4], read=INTEGERS[8]).double() / step
+    assert (steps - steps.round()).abs().max() < 1e-4
+    assert (steps - exact / step).abs().max() <= 0.5 + 1e-4
+    assert (steps - exact / step).abs().max() > 0.1
 
 
 @torch.no_grad()
@@ -87,7 +100,7 @@ def test_the_residual_operand_is_the_tensor_as_written(net, x):
     y = y.clone()
     only_activations = Format("a8", FP32, INTEGERS[8], FP32)
     narrow = rounded(simulated, y, "relu", 4)  # conv2 reads it in four bits, the addition does not
-    z = convolved(simulated, narrow, "conv2", INTEGERS[4], net.conv2)
+    z = convolved(simulated, narrow, "conv2", INTEGERS[4], INTEGERS[4])
     z = rounded(simulated, (z + y).relu(), "relu_1", 4)
     actual = simulated.run(x, {"conv1": only_activations, "conv2": parse("w4a4")})
     assert torch.allclose(actual, net.fc(z.mean((2, 3))), atol=1e-5)
@@ -101,7 +114,7 @@ def test_results_of_the_network_stay_float32(net, x):
     expected = F.linear(
         rounded(simulated, y, "mean", 2),
         simulated.weight("fc", INTEGERS[8]),
-        simulated.bias("fc", INTEGERS[8]),
+        simulated.bias("fc", INTEGERS[8], read=INTEGERS[2]),
     )
     actual = run(simulated, x, fc="w8a2")
     assert torch.allclose(actual, expected, atol=1e-5)
@@ -111,7 +124,7 @@ def test_results_of_the_network_stay_float32(net, x):
 @torch.no_grad()
 def test_weight_only_leaves_activations_alone(net, x):
     simulated = simulator(net, x)
-    y = convolved(simulated, x, "conv1", INTEGERS[3], net.conv1).relu()
+    y = convolved(simulated, x, "conv1", INTEGERS[3]).relu()
     expected = net.fc((net.conv2(y) + y).relu().mean((2, 3)))
     assert torch.allclose(run(simulated, x, conv1="w3"), expected, atol=1e-5)
 
@@ -219,7 +232,7 @@ def test_bias_correction_keeps_the_mean_of_every_channel(net, x):
     plain, corrected = simulator(net, x, correct_bias=False), simulator(net, x)
     error = F.conv2d(x, plain.weight("conv1", INTEGERS[2]), net.conv1.bias, padding=1)
     assert (error.mean((0, 2, 3)) - exact).abs().max() > 1e-3
-    fixed = convolved(corrected, x, "conv1", INTEGERS[2], net.conv1).mean((0, 2, 3))
+    fixed = convolved(corrected, x, "conv1", INTEGERS[2]).mean((0, 2, 3))
     assert torch.allclose(fixed, exact, atol=1e-5)
     assert not torch.equal(run(plain, x, conv1="w2"), run(corrected, x, conv1="w2"))
 

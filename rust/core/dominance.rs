@@ -36,7 +36,12 @@ impl Sweep {
             end += 1;
         }
         let start = if at > 0 && self.steps[at - 1].0 == second { at - 1 } else { at };
-        self.steps.splice(start..end, [(second, point[0])]);
+        if start == end {
+            self.steps.insert(start, (second, point[0]));
+        } else {
+            self.steps[start] = (second, point[0]);
+            self.steps.drain(start + 1..end);
+        }
         true
     }
 }

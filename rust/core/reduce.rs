@@ -21,8 +21,10 @@ pub(crate) fn restrict<const M: usize>(original: &Instance<M>, keep: &[bool]) ->
     const DECIDED: u32 = u32::MAX;
     let mut decided = vec![0; original.n_layers()];
     let mut place = vec![DECIDED; original.n_layers()];
-    let (mut layers, mut choices) = (Vec::new(), Vec::new());
-    let (mut offsets, mut nodes, mut constant) = (vec![0], Vec::new(), [0; M]);
+    let count = keep.iter().filter(|&&k| k).count();
+    let (mut layers, mut choices) = (Vec::new(), Vec::with_capacity(count));
+    let (mut offsets, mut nodes) = (vec![0], Vec::with_capacity(count));
+    let mut constant = [0; M];
     for layer in 0..original.n_layers() {
         let range = original.offsets[layer]..original.offsets[layer + 1];
         let mut kept = (0u16..).zip(&keep[range.clone()]).filter(|(_, k)| **k).map(|(c, _)| c);

@@ -140,7 +140,7 @@ class Simulator:
         self._power_of_two = power_of_two
         self._quantizers: dict[tuple[str, DType, Granularity], Affine] = {}
         self._weights: dict[tuple[str, DType, Granularity], Tensor] = {}
-        self._biases: dict[tuple[str, DType, Granularity], Tensor] = {}
+        self._biases: dict[tuple[str, DType, Granularity, DType], Tensor] = {}
         self._activations: dict[tuple[str, DType], Affine] = {}
 
     def check(self, formats: Formats) -> None:
@@ -221,7 +221,8 @@ class Simulator:
         names, granularity = self.operands[layer.name], chosen.weight_granularity
         altered = {names.weight: self.weight(layer.name, chosen.weight, granularity)}
         if names.bias is not None and chosen.quantizes_weights:
-            altered[names.bias] = self.bias(layer.name, chosen.weight, granularity)
+            bias = self.bias(layer.name, chosen.weight, granularity, chosen.activation)
+            altered[names.bias] = bias
         value, dtype = values[names.input], chosen.activation
         if dtypes.get(names.input) == dtype:
             altered[names.input] = value
@@ -270,37 +271,53 @@ class Simulator:
         return self._weights[key]
 
     def bias(
-        self, layer: str, dtype: DType, granularity: Granularity = Granularity.CHANNEL
+        self,
+        layer: str,
+        dtype: DType,
+        granularity: Granularity = Granularity.CHANNEL,
+        read: DType = FP32,
     ) -> Tensor:
         """Return the bias of `layer` for weights rounded to `dtype`: it undoes their mean error.
 
         ``b - E[(W_rounded - W) x]`` per output channel, the mean taken over the calibration data
         and all positions (Nagel et al. 2019, arXiv 1906.04721, section 4.2). Without correction,
-        the bias itself.
+        the bias itself. Where weights and what is `read` are integers with steps S_w and S_x, it is
+        a whole number of steps S_w S_x, as it is added to their products (Jacob et al. 2018, arXiv
+        1712.05877, section 2.4).
 
         Raises
         ------
         InputError
             If the layer has no bias.
         """
-        key = (layer, dtype, granularity)
         names = self.operands[layer]
         if names.bias is None:
             raise InputError(f"Layer {layer!r} has no bias; ask only for those that have one.")
-        exact: Tensor = self.program.constants[names.bias]
-        if not self._correct_bias:
-            return exact
+        key = (layer, dtype, granularity, read)
         if key not in self._biases:
-            error = self.weight(*key) - self.program.constants[names.weight]
-            altered = {
-                names.weight: error,
-                names.bias: torch.zeros_like(exact),
-                names.input: self._statistics[names.input].mean,
-            }
-            shift = self.program.call(self.program.steps[self._start[layer]], {}, altered)
-            channel = 1 if error.ndim > 2 else -1  # a linear layer's channels come last
-            self._biases[key] = exact - shift.movedim(channel, 0).flatten(1).mean(1)
+            bias: Tensor = self.program.constants[names.bias]
+            if self._correct_bias:
+                bias = bias - self._shift(layer, names.bias, dtype, granularity)
+            integers = dtype.kind is Kind.INT and read.kind is Kind.INT
+            if integers and self.observer != DYNAMIC and granularity.group is None:
+                weights = self.weight_quantizer(layer, dtype, granularity).scale
+                step = weights.double() * self.activation(names.input, read).scale.double()
+                bias = ((bias.double() / step).round() * step).float()
+            self._biases[key] = bias
         return self._biases[key]
+
+    def _shift(self, layer: str, bias: str, dtype: DType, granularity: Granularity) -> Tensor:
+        """Return by how much rounded weights move each output channel, in the mean."""
+        names = self.operands[layer]
+        error = self.weight(layer, dtype, granularity) - self.program.constants[names.weight]
+        altered = {
+            names.weight: error,
+            bias: torch.zeros_like(self.program.constants[bias]),
+            names.input: self._statistics[names.input].mean,
+        }
+        shift: Tensor = self.program.call(self.program.steps[self._start[layer]], {}, altered)
+        channel = 1 if error.ndim > 2 else -1  # a linear layer's channels come last
+        return shift.movedim(channel, 0).flatten(1).mean(1)
 
     def activation(self, node: str, dtype: DType) -> Affine:
         """Return the quantiser of the activation that `node` computes."""

@@ -276,7 +276,9 @@ class _Writer:
     def _bias(self, name: str, head: fx.Node, fmt: Format) -> None:
         source = argument(head, "bias")
         if source is not None:
-            corrected = self._simulator.bias(name, fmt.weight, fmt.weight_granularity)
+            corrected = self._simulator.bias(
+                name, fmt.weight, fmt.weight_granularity, fmt.activation
+            )
             with self._module.graph.inserting_before(head):
                 head.replace_input_with(source, self._constant(head, "bias", corrected))
 

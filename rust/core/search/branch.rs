@@ -21,7 +21,7 @@ use crate::search::close::{Effort, close};
 use crate::search::monitor::Monitor;
 use crate::search::outcome::{Outcome, ProofTree};
 use crate::search::queue::{Node, Queue};
-use crate::search::split::Excess;
+use crate::search::split::{Excess, ranked};
 use crate::search::start::{Around, best_uniform, fill};
 use crate::solution::{Closed, Status};
 
@@ -101,8 +101,9 @@ pub(crate) fn search<const M: usize>(
 fn first_step<const M: usize>(root: &Node<M>) -> i64 {
     let instance = &root.reduced.instance;
     let excess = Excess::new(instance, &root.tree, &root.weights);
-    let leaving = excess.leaving(instance);
-    let rank = leaving.get(leaving.len() / FIRST_SHARE).copied().unwrap_or(0);
+    let mut leaving = excess.leaving(instance);
+    let share = leaving.len() / FIRST_SHARE;
+    let rank = ranked(&mut leaving, share).unwrap_or(0);
     1 + rank / root.weights[0].max(1)
 }
 

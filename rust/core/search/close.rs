@@ -13,7 +13,7 @@ use crate::dual;
 use crate::instance::{Instance, Point, Weights};
 use crate::messages::Tree;
 use crate::reduce::Reduced;
-use crate::search::split::Excess;
+use crate::search::split::{Excess, ranked};
 
 /// Layers that the first probe leaves undecided.
 const FIRST_CORE: usize = 16;
@@ -58,7 +58,7 @@ pub(crate) fn close<const M: usize>(
     stop: &mut dyn FnMut() -> bool,
 ) -> Closing<M> {
     let excess = Excess::new(instance, tree, weights);
-    let ranks = excess.leaving(instance);
+    let mut leaving = excess.leaving(instance);
     let gap_to = |target: i64| excess.gap(instance, weights, target);
     let mut target = target;
     let mut plan = None;
@@ -69,7 +69,7 @@ pub(crate) fn close<const M: usize>(
         if gap == 0 {
             return Closing { plan, rest: None };
         }
-        let cutoff = ranks.get(core).map_or(gap, |&rank| gap.min(rank.saturating_add(1)));
+        let cutoff = ranked(&mut leaving, core).map_or(gap, |rank| gap.min(rank.saturating_add(1)));
         let complete = cutoff >= gap;
         let reduced = excess.keep(instance, cutoff);
         let width = if complete { effort.width } else { PROBE_WIDTH };

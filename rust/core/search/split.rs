@@ -42,12 +42,10 @@ impl Excess {
         excess_gap(instance, weights, target, self.slack)
     }
 
-    /// Per layer, the least excess of leaving its best choice; ascending.
+    /// Per layer, the least excess of leaving its best choice.
     pub(crate) fn leaving<const M: usize>(&self, instance: &Instance<M>) -> Vec<i64> {
         let second = |layer: usize| least_two(self.of(instance, layer)).1.1;
-        let mut ranks: Vec<i64> = (0..instance.n_layers()).map(second).collect();
-        ranks.sort_unstable();
-        ranks
+        (0..instance.n_layers()).map(second).collect()
     }
 
     fn of<const M: usize>(&self, instance: &Instance<M>, layer: usize) -> &[i64] {
@@ -79,6 +77,11 @@ impl Excess {
             rated.max_by(|(a, i), (b, j)| a.0.total_cmp(&b.0).then(Reverse(i).cmp(&Reverse(j))));
         told.map_or((0, 0), |((_, best), layer)| (layer, u16::try_from(best).unwrap_or(0)))
     }
+}
+
+/// The value that would stand at `rank` if the values were sorted.
+pub(crate) fn ranked(values: &mut [i64], rank: usize) -> Option<i64> {
+    (rank < values.len()).then(|| *values.select_nth_unstable(rank).1)
 }
 
 /// Positions and values of the two least.

@@ -43,6 +43,7 @@ impl Around {
     }
 
     /// Everything that depends on `layer`, were it to take `choice`.
+    #[inline]
     fn local<const M: usize>(
         &self,
         instance: &Instance<M>,
@@ -84,14 +85,15 @@ pub(crate) fn fill<const M: usize>(
     let Candidate { plan, point } = candidate;
     let mut moves = Vec::new();
     for layer in 0..instance.n_layers() {
+        let now = around.local(instance, plan, layer, plan[layer]);
         for choice in others(instance, plan, layer) {
-            let change = around.change(instance, plan, layer, choice);
+            let change = sub(around.local(instance, plan, layer, choice), now);
             if change[0] < 0 && instance.fits(&add(*point, change)) {
                 moves.push((rating(&change, &scale), layer, choice, change));
             }
         }
     }
-    moves.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
+    moves.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
     let mut touched = vec![false; instance.n_layers()];
     for (_, layer, choice, change) in moves {
         if touched[layer] || !instance.fits(&add(*point, change)) {
