@@ -139,13 +139,19 @@ def against_highs(seed, cap):
     problem = Problem(case.cost, case.loss, case.size, case.edges)
     found = solve(problem, max_loss=case.max_loss, max_size=case.max_size)
     wrong = list(check(problem, found.certificate, replay=False).failures)
+    proved, x = run_highspy(case, cap)
+    if found.status == "infeasible":
+        if x is not None:
+            wrong.append("infeasible, but HiGHS has a plan")
+        return kind, wrong, "infeasible" if proved else "stopped"
     if found.status != "optimal" or found.gap != 0:
         wrong.append(f"{found.status} with gap {found.gap}")
     if not case.fits(np.array(found.choices)):
         wrong.append("the plan exceeds a budget")
-    proved, x = run_highspy(case, cap)
-    if not proved or x is None:
+    if not proved:
         return kind, wrong, "stopped"
+    if x is None:
+        return kind, [*wrong, "HiGHS proves that there is no plan"], "infeasible"
     theirs = case.evaluate(x)[0]
     if not case.fits(x):
         if theirs > found.cost:

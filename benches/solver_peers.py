@@ -80,9 +80,12 @@ def run_highspy(case, cap):
     h.setOptionValue("threads", 1)
     h.passModel(lp)
     h.run()
+    status = h.getModelStatus()
+    if status == highspy.HighsModelStatus.kInfeasible:
+        return True, None
     values = np.array(h.getSolution().col_value)
     x = values[:nx].reshape(case.cost.shape).argmax(1) if len(values) else None
-    return h.getModelStatus() == highspy.HighsModelStatus.kOptimal, x
+    return status == highspy.HighsModelStatus.kOptimal, x
 
 
 def run_cpsat(case, cap):

@@ -1,12 +1,14 @@
 //! Smaller instances, each with the way back: keep some choices, fold decided layers into their
 //! neighbours.
 
+use std::sync::Arc;
+
 use crate::instance::{Instance, Pair, add, index};
 
 /// An instance with fewer choices, and where they came from.
 #[derive(Debug, Clone)]
 pub(crate) struct Reduced<const M: usize> {
-    pub(crate) instance: Instance<M>,
+    pub(crate) instance: Arc<Instance<M>>,
     /// Original layer of each remaining layer.
     pub(crate) layers: Vec<u32>,
     /// Original choice of each remaining choice, flat.
@@ -88,10 +90,22 @@ pub(crate) fn restrict<const M: usize>(original: &Instance<M>, keep: &[bool]) ->
     for m in 1..M {
         instance.limits[m] -= constant[m];
     }
-    Reduced { instance, layers, choices, decided }
+    Reduced { instance: Arc::new(instance), layers, choices, decided }
 }
 
 impl<const M: usize> Reduced<M> {
+    /// Everything but the layers without a choice.
+    pub(crate) fn undecided(original: &Arc<Instance<M>>) -> Self {
+        let n_choices = (0..original.n_layers()).map(|layer| original.n_choices(layer));
+        if n_choices.clone().any(|count| count < 2) {
+            return restrict(original, &vec![true; original.nodes.len()]);
+        }
+        let choices = n_choices.flat_map(|count| (0_u16..).take(count)).collect();
+        let layers = (0..index(original.n_layers())).collect();
+        let decided = vec![0; original.n_layers()];
+        Self { instance: Arc::clone(original), layers, choices, decided }
+    }
+
     /// The original's plan for a plan of the reduced instance.
     pub(crate) fn lift(&self, plan: &[u16]) -> Vec<u16> {
         let mut lifted = self.decided.clone();

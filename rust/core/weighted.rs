@@ -7,6 +7,8 @@
 //! interval. Every step is one linear problem: a dynamic program, or, with budgets, an exact
 //! search.
 
+use std::sync::Arc;
+
 use crate::bound::totals;
 use crate::error::Error;
 use crate::instance::Instance;
@@ -208,7 +210,7 @@ impl Search<'_, '_> {
         limits: [i64; M],
     ) -> Result<Option<(Vec<u16>, i64)>, Error> {
         let weights = [weights[0], weights[1], 0];
-        let instance = Instance::weighted(self.problem, weights, measures, limits);
+        let instance = Arc::new(Instance::weighted(self.problem, weights, measures, limits));
         let outcome = branch::search(&instance, self.monitor)?;
         Ok(outcome.best.map(|best| best.plan).zip(outcome.bound))
     }

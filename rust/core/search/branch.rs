@@ -9,6 +9,7 @@
 //! enumeration does; so when subproblems pile up, that is tried now and then.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use crate::bound::totals;
 use crate::dual::{self, Candidate};
@@ -39,7 +40,7 @@ const PATIENCE: [usize; 2] = [64, 512];
 const PATIENT_EFFORT: (usize, usize, usize) = (2048, 1 << 20, 1 << 18);
 
 struct Search<'a, const M: usize> {
-    original: &'a Instance<M>,
+    original: &'a Arc<Instance<M>>,
     around: Around,
     outcome: Outcome<M>,
     open: Queue<M>,
@@ -49,7 +50,7 @@ struct Search<'a, const M: usize> {
 
 /// Bound the root and find a first plan; branch no further.
 pub(crate) fn root<const M: usize>(
-    instance: &Instance<M>,
+    instance: &Arc<Instance<M>>,
     monitor: &mut Monitor<'_>,
 ) -> Result<Outcome<M>, Error> {
     check_width(instance)?;
@@ -62,7 +63,7 @@ pub(crate) fn root<const M: usize>(
 
 /// The exact search.
 pub(crate) fn search<const M: usize>(
-    instance: &Instance<M>,
+    instance: &Arc<Instance<M>>,
     monitor: &mut Monitor<'_>,
 ) -> Result<Outcome<M>, Error> {
     check_width(instance)?;
@@ -108,7 +109,7 @@ fn first_step<const M: usize>(root: &Node<M>) -> i64 {
 }
 
 impl<'a, const M: usize> Search<'a, M> {
-    fn new(original: &'a Instance<M>) -> Self {
+    fn new(original: &'a Arc<Instance<M>>) -> Self {
         Self {
             original,
             around: Around::new(original),
@@ -123,9 +124,8 @@ impl<'a, const M: usize> Search<'a, M> {
         if let Some(uniform) = best_uniform(self.original) {
             self.outcome.offer(uniform);
         }
-        let everything = restrict(self.original, &vec![true; self.original.nodes.len()]);
         self.outcome.proof.push(([0; M], Closed::Open));
-        let root = self.consider(everything, None, 0, monitor);
+        let root = self.consider(Reduced::undecided(self.original), None, 0, monitor);
         if root.is_none() {
             let best = self.outcome.best.as_ref();
             let status = if best.is_some() { Status::Optimal } else { Status::Infeasible };

@@ -12,6 +12,7 @@ mod queue;
 mod split;
 mod start;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
@@ -130,7 +131,7 @@ fn run<const M: usize>(
     method: Method,
     monitor: &mut Monitor<'_>,
 ) -> Result<Solution, Error> {
-    let instance = Instance::new(problem, measures, limits);
+    let instance = Arc::new(Instance::new(problem, measures, limits));
     let outcome = match method {
         Method::Exact => branch::search(&instance, monitor)?,
         Method::Exhaustive => exhaustive::search(&instance, monitor)?,
