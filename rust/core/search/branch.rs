@@ -14,7 +14,7 @@ use std::sync::Arc;
 use crate::bound::totals;
 use crate::dual::{self, Candidate};
 use crate::error::Error;
-use crate::instance::{Instance, Weights};
+use crate::instance::{Instance, Point, Weights};
 use crate::messages::Tree;
 use crate::reduce::{Reduced, restrict};
 use crate::search::check_width;
@@ -42,6 +42,8 @@ const PATIENT_EFFORT: (usize, usize, usize) = (2048, 1 << 20, 1 << 18);
 struct Search<'a, const M: usize> {
     original: &'a Arc<Instance<M>>,
     around: Around,
+    /// Of the original, see [`totals`].
+    totals: Point<M>,
     outcome: Outcome<M>,
     open: Queue<M>,
     /// Only plans below this are looked for.
@@ -113,6 +115,7 @@ impl<'a, const M: usize> Search<'a, M> {
         Self {
             original,
             around: Around::new(original),
+            totals: totals(original),
             outcome: Outcome::unknown(),
             open: Queue::new(),
             ceiling: i64::MAX,
@@ -141,7 +144,7 @@ impl<'a, const M: usize> Search<'a, M> {
     /// Put the ceiling this far above the bound; away if no plan can cost that much.
     fn raise(&mut self, least: i64, step: i64) {
         let ceiling = least.saturating_add(step);
-        let most = totals(self.original)[0];
+        let most = self.totals[0];
         self.ceiling = if ceiling > most { i64::MAX } else { ceiling };
     }
 
@@ -274,13 +277,15 @@ impl<'a, const M: usize> Search<'a, M> {
         let tree = Tree::new(instance);
         let target = self.target();
         let stop = &mut || monitor.stopped();
-        let dual = dual::solve(instance, &tree, totals(instance), near, target, stop);
+        let whole = Arc::ptr_eq(instance, self.original);
+        let totals = if whole { self.totals } else { totals(instance) };
+        let dual = dual::solve(instance, &tree, totals, near, target, stop);
         if let Some(found) = dual.feasible
             && found.point[0].saturating_add(instance.offset) < self.outcome.target()
         {
             let plan = reduced.lift(&found.plan);
             let mut candidate = Candidate { point: self.original.evaluate(&plan), plan };
-            fill(self.original, &self.around, &mut candidate);
+            fill(self.original, &self.around, &self.totals, &mut candidate);
             self.outcome.offer(candidate);
         }
         let closed = match dual.bound {

@@ -1,6 +1,5 @@
 //! Where the heuristics start, and the local view they share: what one change of one layer does.
 
-use crate::bound::totals;
 use crate::dual::Candidate;
 use crate::instance::{Instance, Point, add, sub};
 
@@ -75,21 +74,23 @@ impl Around {
 }
 
 /// Spend what is left of the budgets: single-layer changes, most saving per use first, each layer
-/// and its neighbours changed at most once.
+/// and its neighbours changed at most once. Uses of the budgets are shares of `scale`.
 pub(crate) fn fill<const M: usize>(
     instance: &Instance<M>,
     around: &Around,
+    scale: &Point<M>,
     candidate: &mut Candidate<M>,
 ) {
-    let scale = totals(instance);
     let Candidate { plan, point } = candidate;
     let mut moves = Vec::new();
     for layer in 0..instance.n_layers() {
         let now = around.local(instance, plan, layer, plan[layer]);
+        let rest = sub(*point, now);
         for choice in others(instance, plan, layer) {
-            let change = sub(around.local(instance, plan, layer, choice), now);
-            if change[0] < 0 && instance.fits(&add(*point, change)) {
-                moves.push((rating(&change, &scale), layer, choice, change));
+            let to = around.local(instance, plan, layer, choice);
+            if to[0] < now[0] && (1..M).all(|m| rest[m] + to[m] <= instance.limits[m]) {
+                let change = sub(to, now);
+                moves.push((rating(&change, scale), layer, choice, change));
             }
         }
     }
