@@ -4,7 +4,6 @@ The stages in order: graph -> cost tables -> loss table -> search on the tables 
 as a whole -> correct the prediction and search again, until the measured accuracy holds.
 """
 
-import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -16,9 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aiq import cost, graph, machine, runtimes, solver
+from aiq import cost, graph, machine, runtimes
 from aiq import sensitivity as sensitivity_stage
-from aiq.cost import CostTable
 from aiq.errors import DataError, InputError
 from aiq.evaluate import Evaluator
 from aiq.evaluate.evaluator import CALIBRATION_SAMPLES
@@ -28,10 +26,10 @@ from aiq.graph import LayerGraph, Trace
 from aiq.graph.export import Inputs
 from aiq.hardware import Hardware
 from aiq.losses import LossTable
-from aiq.plan import Plan, PlannedLayer, Prediction, Proof
+from aiq.plan import Plan
 from aiq.progress import Progress
 from aiq.runtimes import Runtime
-from aiq.search import choose, shortlist, verify
+from aiq.search import choose, describe, shortlist, verify
 from aiq.search.choose import Tables
 from aiq.search.scale import Scale
 from aiq.sensitivity import Own
@@ -276,12 +274,12 @@ def search(
         hardware=hardware.name,
         objective=goal.value,
         method=f"{how.value}, measuring every candidate" if in_loop else how.value,
-        layers=_explain(trace.graph, tables, outcome.formats, measured=not in_loop),
-        predicted=_predict(outcome.formats, tables, seconds),
-        baseline=_predict(dict.fromkeys(intensity.layers, REFERENCE), tables, seconds),
+        layers=describe.rows(trace.graph, tables, outcome.formats, measured=not in_loop),
+        predicted=describe.prediction(outcome.formats, tables, seconds),
+        baseline=describe.prediction(dict.fromkeys(intensity.layers, REFERENCE), tables, seconds),
         predicted_loss=outcome.predicted_loss,
         accuracy=outcome.accuracy,
-        proof=_proof(outcome, goal, tables),
+        proof=describe.proof(outcome, goal.unit, tables),
         evaluations=0 if evaluator is None else evaluator.evaluations,
         seconds=time.perf_counter() - started,
         provenance={
@@ -327,94 +325,6 @@ def _default_formats(goal: Objective, hardware: Hardware) -> tuple[Format, ...]:
     if goal is not Objective.THROUGHPUT:
         return usual
     return tuple(f for f in usual if f.compute.name in hardware.peak_gflops)
-
-
-def _predict(formats: Mapping[str, Format], tables: Tables, seconds: CostTable) -> Prediction:
-    return Prediction(
-        intensity=tables.intensity.intensity(formats),
-        bytes=tables.intensity.total(formats),
-        seconds=seconds.total(formats),
-        level=seconds.level.value,
-        weight_bytes=tables.size(formats),
-    )
-
-
-def _proof(outcome: verify.Outcome, goal: Objective, tables: Tables) -> Proof:
-    match outcome.solution:
-        case None:
-            return Proof("heuristic", outcome.value, None, None, goal.unit, 0, 0.0, None, 1.0)
-        case solver.WeightedSolution() as found:
-            gap = (found.value - found.bound) / max(abs(found.value), 1e-300)
-            return Proof(
-                status=found.status,
-                value=found.value,
-                bound=found.bound,
-                gap=0.0 if found.status == "optimal" else gap,
-                unit=goal.unit,
-                nodes=found.steps,
-                seconds=found.seconds,
-                loss_budget=None,
-                loss_factor=outcome.loss_factor,
-            )
-        case found:
-            assert found.cost is not None
-            per_unit = tables.cost.per_unit
-            value = (found.cost + tables.cost.fixed) / per_unit
-            bound = None if found.bound is None else (found.bound + tables.cost.fixed) / per_unit
-            status, gap = found.status, found.gap
-            if outcome.formats != tables.formats(found.choices):  # the stopwatch preferred another
-                status, value = "measured", outcome.value
-                gap = math.inf if bound is None else max(0.0, (value - bound) / value)
-            return Proof(
-                status=status,
-                value=value,
-                bound=bound,
-                gap=gap if math.isfinite(gap) else None,
-                unit=goal.unit,
-                nodes=found.nodes,
-                seconds=found.seconds,
-                loss_budget=outcome.loss_budget,
-                loss_factor=outcome.loss_factor,
-            )
-
-
-def _explain(
-    layers: LayerGraph, tables: Tables, formats: Mapping[str, Format], *, measured: bool
-) -> tuple[PlannedLayer, ...]:
-    """Rows of the plan: what each layer saves and loses, and why nothing cheaper was chosen."""
-    cost, names = tables.cost.cost, [f.name for f in tables.cost.formats]
-    reference = names.index(REFERENCE.name)
-    total = float(cost[:, reference].sum()) + tables.cost.fixed
-    rows = []
-    for i, (layer, k) in enumerate(zip(layers.quantizable, tables.columns(formats), strict=True)):
-        cheaper = [j for j in tables.allowed[i] if cost[i, j] < cost[i, k]]
-        if len(tables.allowed[i]) == 1:
-            why = "pinned"
-        elif not cheaper:
-            why = "is cheapest"
-        elif not measured:
-            why = "measured in the loop"
-        else:
-            saved = {j: (cost[i, k] - cost[i, j]) / total for j in cheaper}
-            extra = {j: float(tables.loss[i, j] - tables.loss[i, k]) for j in cheaper}
-            j = min(cheaper, key=lambda j: extra[j] / saved[j])
-            why = (
-                f"{names[j]} saves {100 * saved[j]:.2g} % more, loses {100 * extra[j]:.2g} pp more"
-            )
-        rows.append(
-            PlannedLayer(
-                name=layer.name,
-                op=str(layer.op),
-                format=names[k],
-                flops=layer.flops,
-                weight_elements=layer.weight_elements,
-                share=float(cost[i, reference]) / total,
-                saving=1 - float(cost[i, k]) / max(1.0, float(cost[i, reference])),
-                loss=float(tables.loss[i, k]) if measured else 0.0,
-                why=why,
-            )
-        )
-    return tuple(rows)
 
 
 def _loss_table(

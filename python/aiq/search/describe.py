@@ -1,0 +1,102 @@
+"""An outcome of the search as a plan tells it: predictions, proof, a reason for each layer."""
+
+import math
+from collections.abc import Mapping
+
+from aiq import solver
+from aiq.cost import CostTable
+from aiq.formats import REFERENCE, Format
+from aiq.graph import LayerGraph
+from aiq.plan import PlannedLayer, Prediction, Proof
+from aiq.search.choose import Tables
+from aiq.search.verify import Outcome
+
+
+def prediction(formats: Mapping[str, Format], tables: Tables, seconds: CostTable) -> Prediction:
+    """Return what a choice is predicted to need."""
+    return Prediction(
+        intensity=tables.intensity.intensity(formats),
+        bytes=tables.intensity.total(formats),
+        seconds=seconds.total(formats),
+        level=seconds.level.value,
+        weight_bytes=tables.size(formats),
+    )
+
+
+def proof(outcome: Outcome, unit: str, tables: Tables) -> Proof:
+    """Return what the solver proved about an outcome whose value has this unit."""
+    match outcome.solution:
+        case None:
+            return Proof("heuristic", outcome.value, None, None, unit, 0, 0.0, None, 1.0)
+        case solver.WeightedSolution() as found:
+            gap = (found.value - found.bound) / max(abs(found.value), 1e-300)
+            return Proof(
+                status=found.status,
+                value=found.value,
+                bound=found.bound,
+                gap=0.0 if found.status == "optimal" else gap,
+                unit=unit,
+                nodes=found.steps,
+                seconds=found.seconds,
+                loss_budget=None,
+                loss_factor=outcome.loss_factor,
+            )
+        case found:
+            assert found.cost is not None
+            per_unit = tables.cost.per_unit
+            value = (found.cost + tables.cost.fixed) / per_unit
+            bound = None if found.bound is None else (found.bound + tables.cost.fixed) / per_unit
+            status, gap = found.status, found.gap
+            if outcome.formats != tables.formats(found.choices):  # the stopwatch preferred another
+                status, value = "measured", outcome.value
+                gap = math.inf if bound is None else max(0.0, (value - bound) / value)
+            return Proof(
+                status=status,
+                value=value,
+                bound=bound,
+                gap=gap if math.isfinite(gap) else None,
+                unit=unit,
+                nodes=found.nodes,
+                seconds=found.seconds,
+                loss_budget=outcome.loss_budget,
+                loss_factor=outcome.loss_factor,
+            )
+
+
+def rows(
+    layers: LayerGraph, tables: Tables, formats: Mapping[str, Format], *, measured: bool
+) -> tuple[PlannedLayer, ...]:
+    """Return what each layer saves and loses, and why nothing cheaper was chosen."""
+    cost, names = tables.cost.cost, [f.name for f in tables.cost.formats]
+    reference = names.index(REFERENCE.name)
+    total = float(cost[:, reference].sum()) + tables.cost.fixed
+    found = []
+    for i, (layer, k) in enumerate(zip(layers.quantizable, tables.columns(formats), strict=True)):
+        cheaper = [j for j in tables.allowed[i] if cost[i, j] < cost[i, k]]
+        if len(tables.allowed[i]) == 1:
+            why = "pinned"
+        elif not cheaper:
+            why = "is cheapest"
+        elif not measured:
+            why = "measured in the loop"
+        else:
+            saved = {j: (cost[i, k] - cost[i, j]) / total for j in cheaper}
+            extra = {j: float(tables.loss[i, j] - tables.loss[i, k]) for j in cheaper}
+            j = min(cheaper, key=lambda j: extra[j] / saved[j])
+            why = (
+                f"{names[j]} saves {100 * saved[j]:.2g} % more, loses {100 * extra[j]:.2g} pp more"
+            )
+        found.append(
+            PlannedLayer(
+                name=layer.name,
+                op=str(layer.op),
+                format=names[k],
+                flops=layer.flops,
+                weight_elements=layer.weight_elements,
+                share=float(cost[i, reference]) / total,
+                saving=1 - float(cost[i, k]) / max(1.0, float(cost[i, reference])),
+                loss=float(tables.loss[i, k]) if measured else 0.0,
+                why=why,
+            )
+        )
+    return tuple(found)
