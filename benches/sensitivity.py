@@ -3,7 +3,7 @@
 (i)   the whole job, timed: sensitivity of every layer in five formats on 2,000 images, exact solve,
       verification on 10,000, against the paper's greedy algorithm (arXiv 2512.14090) run its way:
       every candidate evaluated in full on the same 2,000 images, nothing reused. Greedy is stopped
-      at twelve times the job's time, unless --full lets it finish;
+      at eleven times the job's time, unless --full lets it finish;
 (ii)  rank correlation of every way of estimating with what was measured, for layers alone and for
       50 random plans;
 (iii) predicted against measured loss of those plans, before and after correction by what the
@@ -43,7 +43,7 @@ MAX_DROP = 0.01
 FORMATS = parse_all("w8a8,w6a6,w5a5,w4a4,w3a3")
 PLANS, TEACHERS, PLAN_SEED = 50, 5, 1
 TARGET, LARGEST = 0.005, 0.03  # within half a point, of plans that lose less than three
-PATIENCE = 12
+PATIENCE = 11
 
 console = Console()
 
