@@ -183,6 +183,12 @@ def row(
     network, model = NETWORKS[name], build(name)
     x, calibration = inputs(network, batch)
     engine = Remembering(runtimes.get(runtime))
+    graph = aiq.extract(model, x)
+    uniform = [
+        fmt
+        for fmt in parse_all(UNIFORM)
+        if all(engine.support(layer.op, fmt) is Support.NATIVE for layer in graph.quantizable)
+    ]
     with console.status("searching") as status:
         plan = aiq.search(
             model,
@@ -190,7 +196,7 @@ def row(
             data.batches(data.sample("val")) if network.trained else None,
             calibration=calibration,
             example_inputs=x,
-            formats=",".join(UNIFORM),
+            formats=uniform,
             runtime=engine,
             sensitivity=losses(name) if network.trained else "sqnr",
             # Random weights have no accuracy to lose; with trained ones it is one point.
@@ -200,12 +206,7 @@ def row(
             cache_dir=CACHE,
             progress=lambda stage, done, total: status.update(f"{stage} {done}/{total}"),
         )
-    graph = aiq.extract(model, x)
-    candidates = {
-        fmt.name: dict.fromkeys(plan.formats, fmt)
-        for fmt in parse_all(UNIFORM)
-        if all(engine.support(layer.op, fmt) is Support.NATIVE for layer in graph.quantizable)
-    }
+    candidates = {fmt.name: dict.fromkeys(plan.formats, fmt) for fmt in uniform}
     candidates[PLAN] = plan.formats
     programs = {n: engine.compile(model, x, f, calibration) for n, f in candidates.items()}
     calls = {n: partial(program, x) for n, program in programs.items()}
@@ -219,7 +220,7 @@ def row(
             min_seconds=options.seconds * len(calls),
             max_seconds=4 * options.seconds * len(calls),
         )
-    table = cost.time_table(graph, parse_all([*UNIFORM, *plan.formats.values()]), profile, runtime)
+    table = cost.time_table(graph, parse_all([*uniform, *plan.formats.values()]), profile, runtime)
     assert plan.shortlist is not None
     within = [timed.name for timed in plan.shortlist.plans if timed.name in candidates]
     best = min(within, key=lambda n: timing[n].seconds.value)

@@ -155,16 +155,23 @@ class RuntimeProfile:
         HardwareError
             If the runtime cannot run it.
         """
-        family = "wNaM" if fmt.quantizes_activations else "wN"
-        found = self.formats.get(fmt.name)
-        if found is None and fmt.quantizes_weights:
-            found = self.formats.get(family)
-        if found is None or found.support == "none":
+        found = self._realisation(fmt)
+        if found is None:
             raise HardwareError(
                 f"Runtime {self.name} has no {fmt} in its profile; leave {fmt} out, or add "
                 f"runtimes.{self.name}.formats.{fmt}."
             )
         return fmt if found.support == "dequant" else parse_format(found.runs_as)
+
+    def runs(self, fmt: Format) -> bool:
+        """Whether the runtime can run `fmt`, one way or another."""
+        return self._realisation(fmt) is not None
+
+    def _realisation(self, fmt: Format) -> Realisation | None:
+        found = self.formats.get(fmt.name)
+        if found is None and fmt.quantizes_weights:
+            found = self.formats.get("wNaM" if fmt.quantizes_activations else "wN")
+        return None if found is None or found.support == "none" else found
 
     def kernel(self, op: str, dtype: str) -> Kernel:
         """Return the kernel of an operator class in a compute dtype.

@@ -116,9 +116,9 @@ def search(
     lam
         Weight of the intensity in ``weighted``, 0..1.
     formats
-        Formats to choose from. Default: those of ``fp32,bf16,w8a8`` for whose arithmetic the
-        profile has a peak for throughput, every ``wNaM`` and
-        ``fp32`` for intensity, ``fp32,w8,w4`` for weighted.
+        Formats to choose from. Default: for throughput those of ``fp32,bf16,w8a8`` for whose
+        arithmetic the profile has a peak, and which `runtime` can run as far as it knows; every
+        ``wNaM`` and ``fp32`` for intensity, ``fp32,w8,w4`` for weighted.
     runtime
         What will execute the plan: its name, or an object like those of `aiq.runtimes`. If the
         profile is calibrated for it, times are those of its kernels, with the conversions between
@@ -190,7 +190,7 @@ def search(
         engine = runtimes.get(runtime) if isinstance(runtime, str) else runtime
     pins = dict(pin or {})
     hardware = Hardware.load(hw)
-    choices = _default_formats(goal, hardware) if formats is None else parse_all(formats)
+    choices = _default_formats(goal, hardware, name) if formats is None else parse_all(formats)
     columns = parse_all([REFERENCE, *choices, *pins.values()])
     batches = None if data is None else _reiterable(data)
     calibration = None if calibration is None else _reiterable(calibration)
@@ -319,12 +319,19 @@ def _observed(
     return found
 
 
-def _default_formats(goal: Objective, hardware: Hardware) -> tuple[Format, ...]:
-    """Return the usual formats, for speed only those whose arithmetic the machine has."""
+def _default_formats(
+    goal: Objective, hardware: Hardware, runtime: str | None
+) -> tuple[Format, ...]:
+    """Return the usual formats, for speed only those that machine and runtime have."""
     usual = DEFAULT_FORMATS[goal]
     if goal is not Objective.THROUGHPUT:
         return usual
-    return tuple(f for f in usual if f.compute.name in hardware.peak_gflops)
+    known = hardware.runtimes.get(runtime or "")
+    return tuple(
+        f
+        for f in usual
+        if f.compute.name in hardware.peak_gflops and (known is None or known.runs(f))
+    )
 
 
 def _loss_table(
