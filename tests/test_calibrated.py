@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+import aiq
 from aiq import graph, hardware
 from aiq.cost import (
     Level,
@@ -391,3 +392,16 @@ def test_a_profile_of_one_thread_predicts_that_machine_with_the_same_code(runtim
         assert 1.3 < one.total(uniform) / two.total(uniform) < 2.2
         assert "compute" in one.binding(uniform).values()
     assert one.spread != two.spread
+
+
+def test_the_search_asks_only_for_formats_that_the_runtime_runs():
+    without = hardware.parse(
+        PROFILE.replace("bf16: {support: native", "bf16: {support: none"), "toy.yaml"
+    )
+    known = without.runtimes["inductor"]
+    assert [known.runs(f) for f in FORMATS] == [True, False, True]
+    with pytest.raises(HardwareError, match="has no bf16 in its profile; leave bf16 out"):
+        known.executed(parse("bf16"))
+    for profile, expected in ((TOY, ["fp32", "bf16", "w8a8"]), (without, ["fp32", "w8a8"])):
+        plan = aiq.search(Residual(), profile, example_inputs=IMAGE, max_drop=1.0)
+        assert plan.provenance["formats"] == expected
