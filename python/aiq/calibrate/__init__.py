@@ -116,7 +116,7 @@ def calibrate(
     report("fit", 1, 1)
     section = _section(engine, found)
     sources = [
-        *hardware.provenance["sources"],
+        *(s for s in hardware.provenance["sources"] if not s.startswith(f"{runtime}: ")),
         f"{runtime}: {found.fit.samples} random chains, {used} threads, steal {stolen or 0:.3f}",
     ]
     return replace(
