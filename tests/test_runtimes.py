@@ -307,6 +307,16 @@ def test_bad_input(net, inputs, batches):
         compiled(torch.randn(2, 3, 8, 8))
 
 
+def test_a_runtime_without_files_says_so(net, inputs, tmp_path):
+    eager, path = runtimes.get("eager"), tmp_path / "model"
+    with pytest.raises(RuntimeUnavailableError, match="eager has no files; use onnxruntime"):
+        eager.export(net, path, inputs, {})
+    assert not path.exists()
+    path.touch()
+    with pytest.raises(RuntimeUnavailableError, match="eager has no files"):
+        eager.load(path)
+
+
 def test_inductor_without_a_compiler():
     with (
         torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")}),

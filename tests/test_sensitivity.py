@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, kl_div
+from toy import batch, train
 
 from aiq import sensitivity
 from aiq.errors import DataError, InputError
@@ -37,25 +38,7 @@ class Net(nn.Module):
 
 @pytest.fixture(scope="module")
 def net():
-    """Trained a little, so that classes are told apart."""
-    torch.manual_seed(0)
-    model = Net()
-    x, y = batch()
-    optimiser = torch.optim.Adam(model.parameters(), 0.02)
-    for _ in range(60):
-        optimiser.zero_grad()
-        cross_entropy(model(x), y).backward()
-        optimiser.step()
-    return model.eval()
-
-
-def batch(count=400, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    y = torch.randint(4, (count,), generator=generator)
-    x = torch.randn(count, 3, 6, 6, generator=generator)
-    x[:, 0] += y.view(-1, 1, 1) - 1.5
-    x[:, 1] -= (y % 2).view(-1, 1, 1)
-    return x, y
+    return train(Net)
 
 
 @pytest.fixture(scope="module")

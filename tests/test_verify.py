@@ -5,10 +5,9 @@ from dataclasses import replace
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from torch import nn
-from torch.nn.functional import cross_entropy
+from toy import batch, train
 
 import aiq
 from aiq import sensitivity
@@ -40,26 +39,9 @@ class Net(nn.Module):
         return self.fc(y.mean((2, 3)))
 
 
-def batch(count, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    y = torch.randint(4, (count,), generator=generator)
-    x = torch.randn(count, 3, 6, 6, generator=generator)
-    x[:, 0] += y.view(-1, 1, 1) - 1.5
-    x[:, 1] -= (y % 2).view(-1, 1, 1)
-    return x, y
-
-
 @pytest.fixture(scope="module")
 def net():
-    torch.manual_seed(0)
-    model = Net()
-    x, y = batch(600)
-    optimiser = torch.optim.Adam(model.parameters(), 0.02)
-    for _ in range(60):
-        optimiser.zero_grad()
-        cross_entropy(model(x), y).backward()
-        optimiser.step()
-    return model.eval()
+    return train(Net, 600)
 
 
 @pytest.fixture(scope="module")

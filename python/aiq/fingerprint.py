@@ -5,7 +5,7 @@ import hashlib
 import torch
 from torch import Tensor
 
-SCHEMA = 2
+SCHEMA = 3
 """To be raised whenever the same formats come to mean other arithmetic."""
 
 

@@ -1,5 +1,7 @@
 """Runtimes: what executes a plan for real."""
 
+import logging
+
 from aiq.runtimes.base import Runtime, Support
 from aiq.runtimes.program import Compiled, Mismatch
 from aiq.runtimes.registry import available, for_file, get, names
@@ -14,3 +16,8 @@ __all__ = [
     "get",
     "names",
 ]
+
+# Importing torchao makes torch log a deprecation that concerns neither users nor us.
+logging.getLogger("torch.utils._pytree").addFilter(
+    lambda record: "opaque value type" not in str(record.msg)
+)

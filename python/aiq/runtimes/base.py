@@ -95,11 +95,16 @@ class Runtime(ABC):
 
     def _write(self, job: Job, path: Path) -> None:
         """Write the program, and its signature under `METADATA`, to a file."""
-        raise NotImplementedError
+        raise self._has_no_files()
 
     def _read(self, path: Path) -> tuple[Signature, Program]:
         """Return what `_write` wrote."""
-        raise NotImplementedError
+        raise self._has_no_files()
+
+    def _has_no_files(self) -> RuntimeUnavailableError:
+        return RuntimeUnavailableError(
+            f"Runtime {self.name} has no files; use onnxruntime, openvino or inductor."
+        )
 
     def _profile(self, job: Job, runs: int) -> Profile:
         """Run the program `runs` times under the runtime's profiler."""

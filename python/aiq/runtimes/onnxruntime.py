@@ -3,8 +3,7 @@
 import json
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,11 @@ from aiq.errors import InputError
 from aiq.files import write_atomic
 from aiq.formats import Format
 from aiq.graph import Op
-from aiq.runtimes import bundle, onnx_edit
-from aiq.runtimes.base import Job, Profile, Program, Runtime, Support
+from aiq.runtimes import onnx_edit
+from aiq.runtimes.base import Job, Profile, Program, Support
 from aiq.runtimes.kernels import Kernel, assign
-from aiq.runtimes.onnx_graph import OnnxModel, parts, to_onnx
+from aiq.runtimes.onnx_based import PACKED, OnnxBased
+from aiq.runtimes.onnx_graph import OnnxModel, to_onnx
 from aiq.runtimes.program import METADATA, Signature
 from aiq.runtimes.rewrite import Target
 
@@ -31,17 +31,14 @@ OPSET = 21
 _ABSORBED = frozenset({"relu", "relu6", "hardtanh", "clamp"})
 """What QLinearConv and QGemm do to their result: everything that is a clamp."""
 
-_PACKED = frozenset(f"w{bits}{group}" for bits in (4, 8) for group in ("", "g32", "g64", "g128"))
-"""Weight-only formats with a kernel for linear layers."""
-
 _WEIGHTED = {Op.CONV, Op.POINTWISE, Op.DEPTHWISE, Op.GROUPED, Op.LINEAR}
 
 
-class OnnxRuntime(Runtime):
+class OnnxRuntime(OnnxBased):
     """ONNX Runtime's CPU provider on a QDQ model (uint8 activations, int8 weights per channel)."""
 
     name = "onnxruntime"
-    target = Target(absorbed=_ABSORBED, packed=_PACKED)
+    target = Target(absorbed=_ABSORBED, packed=PACKED)
 
     @property
     def version(self) -> str:
@@ -54,35 +51,26 @@ class OnnxRuntime(Runtime):
             return Support.NATIVE
         if fmt.name in {"bf16", "fp16"} or op not in _WEIGHTED:
             return Support.NONE
-        if fmt.name in _PACKED and op is Op.LINEAR:
+        if fmt.name in PACKED and op is Op.LINEAR:
             return Support.DEQUANT
         return Support.NATIVE if fmt.name == "w8a8" else Support.EMULATED
 
-    def _build(self, job: Job) -> Program:
-        model, labels = _convert(job)
-        return _load(model.SerializeToString(), labels)
+    def _convert(self, job: Job) -> OnnxModel:
+        converted = to_onnx(job.rewritten, job.inputs, OPSET)
+        onnx_edit.quantize_biases(converted.proto)
+        onnx_edit.pack(converted.proto, {n: f for n, f in job.formats.items() if f.name in PACKED})
+        return converted
 
-    def compile_many(
-        self,
-        models: Sequence[torch.nn.Module],
-        inputs: Sequence[torch.Tensor],
-        formats: Sequence[Mapping[str, Format]],
-    ) -> list[Callable[[], Any]]:
-        """Compile small models with one export; see `Runtime.compile_many`."""
-        given = tuple(inputs)
-        model = bundle.Bundle(models).eval()
-        job = self._prepare(model, given, bundle.joined(formats), [given], emulate=False)
-        whole, labels = _convert(job)
-        programs = [_load(part.SerializeToString(), labels)[0] for part in parts(whole)]
-        return [partial(program, x) for program, x in zip(programs, given, strict=True)]
+    def _open(self, model: bytes, labels: Mapping[str, Sequence[str]]) -> Program:
+        return _load(model, labels)
 
     def _write(self, job: Job, path: Path) -> None:
-        model, labels = _convert(job)
+        model, labels = self._convert(job)
         model.metadata_props.add(key=METADATA, value=job.signature.to_json(labels=labels))
         write_atomic(path, model.SerializeToString())
 
     def _profile(self, job: Job, runs: int) -> Profile:
-        model, labels = _convert(job)
+        model, labels = self._convert(job)
         with tempfile.TemporaryDirectory() as folder:
             prefix = str(Path(folder) / "profile")
             session, kernels = _session(model.SerializeToString(), labels, profile=prefix)
@@ -103,14 +91,6 @@ class OnnxRuntime(Runtime):
         found = {item.key: item.value for item in model.metadata_props}
         signature, document = Signature.from_json(found.get(METADATA), path)
         return signature, _load(str(path), document["labels"])
-
-
-def _convert(job: Job) -> OnnxModel:
-    """Return the ONNX model in which ONNX Runtime finds its kernels."""
-    converted = to_onnx(job.rewritten, job.inputs, OPSET)
-    onnx_edit.quantize_biases(converted.proto)
-    onnx_edit.pack(converted.proto, {n: f for n, f in job.formats.items() if f.name in _PACKED})
-    return converted
 
 
 def _load(model: bytes | str, labels: Mapping[str, Sequence[str]]) -> Program:

@@ -1,10 +1,9 @@
 """OpenVINO's CPU plugin: int8, bfloat16 and float32 side by side in one network."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, partial
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import openvino
 import torch
@@ -13,23 +12,21 @@ from aiq.errors import InputError
 from aiq.files import write_atomic
 from aiq.formats import Format
 from aiq.graph import Op
-from aiq.runtimes import bundle, onnx_edit
-from aiq.runtimes.base import Job, Profile, Program, Runtime, Support
+from aiq.runtimes import onnx_edit
+from aiq.runtimes.base import Job, Profile, Program, Support
 from aiq.runtimes.kernels import Kernel, assign
-from aiq.runtimes.onnx_graph import OnnxModel, parts, to_onnx
+from aiq.runtimes.onnx_based import PACKED, OnnxBased
+from aiq.runtimes.onnx_graph import OnnxModel, to_onnx
 from aiq.runtimes.program import METADATA, Signature
 from aiq.runtimes.rewrite import Target
 
 OPSET = 22
 """The first operators of ONNX that compute in bfloat16."""
 
-_PACKED = frozenset(f"w{bits}{group}" for bits in (4, 8) for group in ("", "g32", "g64", "g128"))
-"""Weight-only formats with a kernel for linear layers."""
-
 _WEIGHTED = {Op.CONV, Op.POINTWISE, Op.DEPTHWISE, Op.GROUPED, Op.LINEAR}
 
 
-class OpenVino(Runtime):
+class OpenVino(OnnxBased):
     """OpenVINO on the QDQ model; its low-precision transformations fuse the residual additions.
 
     The quantize nodes are ours, not NNCF's: so the scales are those that the plan's accuracy was
@@ -38,7 +35,7 @@ class OpenVino(Runtime):
     """
 
     name = "openvino"
-    target = Target(packed=_PACKED)
+    target = Target(packed=PACKED)
 
     @property
     def version(self) -> str:
@@ -53,34 +50,22 @@ class OpenVino(Runtime):
             return Support.NONE
         if fmt.name == "bf16":
             return Support.NATIVE if _has_bfloat16() else Support.EMULATED
-        if fmt.name in _PACKED and op is Op.LINEAR:
+        if fmt.name in PACKED and op is Op.LINEAR:
             return Support.DEQUANT
         return Support.NATIVE if fmt.name == "w8a8" else Support.EMULATED
 
-    def _build(self, job: Job) -> Program:
-        model, labels = _convert(job)
-        return _load(openvino.Core().read_model(model.SerializeToString()), labels)
+    def _convert(self, job: Job) -> OnnxModel:
+        converted = to_onnx(job.rewritten, job.inputs, OPSET)
+        packed = {n: f for n, f in job.formats.items() if f.name in PACKED}
+        onnx_edit.block(converted.proto, packed)
+        return converted
 
-    def compile_many(
-        self,
-        models: Sequence[torch.nn.Module],
-        inputs: Sequence[torch.Tensor],
-        formats: Sequence[Mapping[str, Format]],
-    ) -> list[Callable[[], Any]]:
-        """Compile small models with one export; see `Runtime.compile_many`."""
-        given = tuple(inputs)
-        model = bundle.Bundle(models).eval()
-        job = self._prepare(model, given, bundle.joined(formats), [given], emulate=False)
-        whole, labels = _convert(job)
-        programs = [
-            _load(openvino.Core().read_model(part.SerializeToString()), labels)[0]
-            for part in parts(whole)
-        ]
-        return [partial(program, x) for program, x in zip(programs, given, strict=True)]
+    def _open(self, model: bytes, labels: Mapping[str, Sequence[str]]) -> Program:
+        return _load(openvino.Core().read_model(model), labels)
 
     def _write(self, job: Job, path: Path) -> None:
         """Write the network, and its weights in a file with the suffix ``.bin`` beside it."""
-        proto, labels = _convert(job)
+        proto, labels = self._convert(job)
         model = openvino.Core().read_model(proto.SerializeToString())
         model.set_rt_info(job.signature.to_json(labels=labels), METADATA)
         with tempfile.TemporaryDirectory() as folder:
@@ -90,7 +75,7 @@ class OpenVino(Runtime):
                 write_atomic(path.with_suffix(suffix), content)
 
     def _profile(self, job: Job, runs: int) -> Profile:
-        proto, labels = _convert(job)
+        proto, labels = self._convert(job)
         model = openvino.Core().read_model(proto.SerializeToString())
         request, kernels = _request(model, labels, PERF_COUNT=True)
         found: dict[str, list[float]] = {}
@@ -116,13 +101,6 @@ class OpenVino(Runtime):
 @cache
 def _has_bfloat16() -> bool:
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-
-
-def _convert(job: Job) -> OnnxModel:
-    """Return the ONNX model in which OpenVINO finds its kernels."""
-    converted = to_onnx(job.rewritten, job.inputs, OPSET)
-    onnx_edit.block(converted.proto, {n: f for n, f in job.formats.items() if f.name in _PACKED})
-    return converted
 
 
 def _load(model: openvino.Model, labels: Mapping[str, Sequence[str]]) -> Program:

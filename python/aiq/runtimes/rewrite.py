@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.ao.quantization.fx import _decomposed  # noqa: F401 - registers quantized_decomposed
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from torch.utils import _pytree as pytree
 
@@ -25,7 +26,6 @@ from aiq.quantize.affine import Affine, to_rows
 from aiq.quantize.fold import fold
 from aiq.quantize.simulate import Simulator
 from aiq.quantize.statistics import Statistics, observe, read
-from aiq.runtimes import torchao_ops as _ops  # noqa: F401 - registers quantized_decomposed
 from aiq.runtimes.program import leaves
 
 _QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default

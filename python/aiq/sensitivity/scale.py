@@ -36,7 +36,7 @@ FEWEST_SAMPLES = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
+class Unit:
     """What a unit of harm is.
 
     Attributes
@@ -71,8 +71,8 @@ def fit(
     in_nats: bool,
     seed: int = 0,
     progress: Progress | None,
-) -> Scale:
-    """Return the scale of `harm`, (L, K), by evaluating at most eleven plans.
+) -> Unit:
+    """Return the unit of `harm`, (L, K), by evaluating at most eleven plans.
 
     Generalised least squares through the origin; drops are uncertain by their samples, which all
     plans share, and by the model, and a prior keeps the slope positive where nothing drops.
@@ -96,7 +96,7 @@ def fit(
     columns = [k for k in range(len(formats)) if sums[k] > 0]
     slope = guess(evaluator)
     if not columns:
-        return Scale(1.0, slope, slope, ())
+        return Unit(1.0, slope, slope, ())
 
     def plan(chosen: Sequence[int]) -> dict[str, Format]:
         return {name: formats[k] for name, k in zip(layers, chosen, strict=True)}
@@ -126,7 +126,7 @@ def fit(
         Whole({name: f.name for name, f in formats_of.items()}, evaluation.drop, float(e))
         for formats_of, e, evaluation in zip(plans, error, evaluations, strict=True)
     )
-    return Scale(nats, max(moment / weight, slope / 10), weight**-0.5, whole)
+    return Unit(nats, max(moment / weight, slope / 10), weight**-0.5, whole)
 
 
 def _mixed(harm: Array, total: float, rng: np.random.Generator) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """What every estimate works on, and the two places where it looks: outputs and layers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -132,7 +132,3 @@ def relative_error(rounded: Tensor, exact: Tensor) -> Tensor:
 def class_axis(logits: Tensor) -> int:
     """Return the dimension of logits that counts classes: images have it second, others last."""
     return 1 if logits.ndim > 3 else logits.ndim - 1
-
-
-Gradients = Mapping[str, Tensor]
-"""Node name -> gradient of each sample's own log-likelihood."""
