@@ -1,15 +1,40 @@
-//! Which objectives plans can have at all: rounding of bounds.
+//! Which totals plans can have at all: rounding of budgets and bounds.
 //!
 //! All plans differ from one another by a point of the lattice that the differences between
-//! choices span. Where it is coarse, some `objective + sum_m u_m * budget_m` has the same remainder
+//! choices span. So a budget may be rounded down to the next total that a plan could use of it:
+//! sizes are multiples of a block, and a bound that spends the rest of one is too low. And where
+//! the lattice is coarse, some `objective + sum_m u_m * budget_m` has the same remainder
 //! for all plans, and a bound on the objective may be rounded up to the next value that a plan
 //! which uses up its budgets could have. This closes Pisinger's strongly correlated knapsacks,
 //! where it says that the number of upgraded layers is whole.
 
-use crate::instance::{Instance, Point, Weights, sub};
+use crate::instance::{Instance, Point, Weights, add, sub};
 
 /// Divisors of the modulus that are tried.
 const MAX_QUOTIENT: i64 = 16;
+
+/// The limits, rounded down to what a plan could use.
+pub(crate) fn usable<const M: usize>(instance: &Instance<M>) -> Point<M> {
+    let mut steps = [0; M];
+    for points in instance.tables() {
+        if steps[1..].iter().all(|&step| step == 1) {
+            return instance.limits;
+        }
+        for point in &points[1..] {
+            let change = sub(*point, points[0]);
+            for m in 1..M {
+                steps[m] = gcd(steps[m], i128::from(change[m]));
+            }
+        }
+    }
+    let any = instance.tables().fold([0; M], |sum, points| add(sum, points[0]));
+    let mut limits = instance.limits;
+    for m in 1..M {
+        let unused = (i128::from(limits[m]) - i128::from(any[m])).rem_euclid(steps[m].max(1));
+        limits[m] = i64::try_from(i128::from(limits[m]) - unused).unwrap_or(limits[m]);
+    }
+    limits
+}
 
 /// `point[0] + sum_m multipliers[m] * point[m]` has the same remainder for all plans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,6 +187,15 @@ mod tests {
             offset: 0,
             congruence: Congruence::NONE,
         }
+    }
+
+    #[test]
+    fn budgets_are_rounded_to_whole_steps() {
+        let nodes = vec![[9, 5], [5, 11], [1, 29]];
+        assert_eq!(usable(&instance(nodes.clone(), 28))[1], 23);
+        assert_eq!(usable(&instance(nodes.clone(), 29))[1], 29);
+        assert_eq!(usable(&instance(nodes, 3))[1], -1);
+        assert_eq!(usable(&instance(vec![[9, 5], [5, 5]], 28))[1], 28);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::congruence::Congruence;
+use crate::congruence::{Congruence, usable};
 use crate::problem::{Edge, Measure, Problem};
 
 /// Objective first, then one coordinate per budget.
@@ -103,6 +103,7 @@ impl<const M: usize> Instance<M> {
         }
         let congruence = Congruence::NONE;
         let mut instance = Self { offsets, nodes, edges, pairs, limits, offset: 0, congruence };
+        instance.limits = usable(&instance);
         instance.congruence = Congruence::new(&instance);
         instance
     }

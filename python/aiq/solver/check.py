@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from aiq.solver.certificate import Certificate, Proof
-from aiq.solver.congruence import Congruence
+from aiq.solver.congruence import Congruence, usable
 from aiq.solver.problem import Problem
 from aiq.solver.relaxation import EVERYTHING, Domain, Point, Relaxation, Tables, add, dot
 
@@ -80,6 +80,7 @@ def check(problem: Problem, certificate: Certificate, replay: bool = True) -> Ch
 def _verify(tables: Tables, proofs: tuple[Proof, ...], claim: int, replay: bool) -> int:
     """Prove a bound by the branching tree, at most `claim`."""
     everything = [list(range(tables.count(i))) for i in range(tables.layers)]
+    tables.limits = usable(tables)
     congruence = Congruence(tables)
     pending = [(0, everything)]
     proved = claim

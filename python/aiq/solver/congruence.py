@@ -1,6 +1,7 @@
-"""Which objectives plans can have at all: the checker's rounding of bounds.
+"""Which totals plans can have at all: the checker's rounding of budgets and bounds.
 
-Plans differ by points of the lattice that the differences between choices span. Where some
+Plans differ by points of the lattice that the differences between choices span. A budget may be
+rounded down to the next total that a plan could use of it. And where some
 ``objective + sum u_m * budget_m`` has the same remainder for all plans, a Lagrangian bound rises
 to the next objective that a plan which uses up its budgets could have.
 """
@@ -11,6 +12,19 @@ from math import gcd
 from aiq.solver.relaxation import Point, Tables, dot
 
 _MAX_QUOTIENT = 16
+
+
+def usable(tables: Tables) -> list[int]:
+    """Round the limits down to what a plan could use."""
+    first, step = [0] * len(tables.measures), [0] * len(tables.measures)
+    for points in tables.points():
+        for m, values in enumerate(zip(*points, strict=True)):
+            first[m] += values[0]
+            step[m] = gcd(step[m], *(value - values[0] for value in values))
+    return [
+        limit - (limit - used) % max(unit, 1)
+        for limit, used, unit in zip(tables.limits, first[1:], step[1:], strict=True)
+    ]
 
 
 class Congruence:
