@@ -37,7 +37,7 @@ const FIRST_SHARE: usize = 4;
 /// without and with edges, which make that dearer.
 const PATIENCE: [usize; 2] = [64, 512];
 /// States of that enumeration, for each subproblem before; states at most, and per class.
-const PATIENT_EFFORT: (usize, usize, usize) = (2048, 1 << 20, 1 << 18);
+const PATIENT_EFFORT: (usize, usize, usize) = (512, 1 << 20, 1 << 18);
 
 struct Search<'a, const M: usize> {
     original: &'a Arc<Instance<M>>,
