@@ -101,6 +101,19 @@ def test_the_slope_is_that_of_whole_networks(evaluator, measured):
     assert any(len(set(w.formats.values())) > 1 for w in measured.whole), "mixed ones too"
 
 
+def test_a_look_tells_the_divergence_of_a_plan_to_a_tenth(net, evaluator, measured):
+    many = Evaluator(net, [batch(4000, 3)])
+    for name in ("w4a4", "w2a2"):
+        plan = dict.fromkeys(measured.layers, parse(name))
+        exact = many.evaluate(plan).kl
+        seen = sensitivity.look(many, measured, plan)
+        assert seen == pytest.approx(measured.slope * exact, rel=0.3), "three standard errors"
+    assert sensitivity.look(many, measured, {}) == 0
+    without = sensitivity.estimate(evaluator, "w8", lambda layer, chosen: 0.01)
+    with pytest.raises(InputError, match="do not say what a nat of divergence costs"):
+        sensitivity.look(many, without, {})
+
+
 def test_early_stopping_changes_little_and_saves_much(evaluator, measured):
     few = sensitivity.measure(evaluator, FORMATS, precision=1.0, joint=True)
     ratio = few.divergence[:, 2:] / measured.divergence[:, 2:]

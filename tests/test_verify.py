@@ -1,5 +1,6 @@
 """The loop: what it learns from measured plans, when it stops, what it says if nothing holds."""
 
+import math
 from dataclasses import replace
 
 import hypothesis.strategies as st
@@ -124,6 +125,27 @@ def test_many_plans_on_the_same_samples_share_their_luck():
     together = joint.fit(points)
     apart = joint.fit(*([point] for point in points))
     assert abs(together.predict(0.01) - 0.01) < abs(apart.predict(0.01) - 0.01)
+
+
+@given(
+    total=st.floats(0.001, 0.1),
+    ratio=st.floats(0.2, 5),
+    noise=st.floats(0.001, 0.5),
+)
+def test_a_plan_that_lost_more_tells_of_the_next_as_far_as_it_was_measured(total, ratio, noise):
+    bend = joint.fit([(0.01, 0.012, 1e-3), (0.03, 0.05, 2e-3)])
+    expected = bend.predict(total)
+    drop = ratio * expected
+    assert joint.lean(bend, (total, expected, noise * expected)) == pytest.approx(1)
+    assert joint.lean(bend, (total, drop, 1e-9)) == pytest.approx(ratio)
+    shy, sure = (joint.lean(bend, (total, drop, n * drop)) for n in (2 * noise, noise))
+    assert min(1, ratio) <= min(shy, sure) <= max(shy, sure) <= max(1, ratio)
+    if noise < 0.5:
+        assert abs(math.log(shy)) <= abs(math.log(sure)) + 1e-12
+
+
+def test_nothing_known_leans_nowhere():
+    assert joint.lean(joint.Bend(), (0.0, 0.0, 0.0)) == 1.0
 
 
 # Pairs

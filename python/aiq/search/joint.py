@@ -3,6 +3,10 @@
 Errors of layers add up, and few of them change no answer, so that the drop of a plan grows faster
 than the sum. ``drop = scale * pivot * (sum / pivot)^power`` is fitted to the plans that were
 measured as a whole; without any, the sum stands as it is.
+
+The solver prefers plans whose losses are underestimated, the more so the larger the budget, which
+is no property of the plans that were measured before. So what it found last also tells how much
+more than that its next plan will lose: the `lean`.
 """
 
 import math
@@ -24,6 +28,9 @@ POWERS = (0.5, 2.5)
 
 MODEL_ERROR = 0.2
 """Relative error of a drop predicted by the sum, however well the bend is known."""
+
+LEAN_DOUBT = 0.4
+"""Standard deviation of the logarithm of how many times as much as the bend says a plan loses."""
 
 LEAST = 0.01
 """Part of the pivot below which the slope is taken to be that there: a power's may be zero."""
@@ -70,6 +77,18 @@ class Bend:
         """Return by how much the drop grows with the sum."""
         total = max(total, LEAST * self.pivot)
         return self.power * self.predict(total) / total
+
+
+def lean(bend: Bend, known: Point) -> float:
+    """Return how many times as much as `bend` says plans like a known one lose, most likely."""
+    total, drop, error = known
+    expected = bend.predict(total)
+    if expected <= 0:
+        return 1.0
+    # a drop within its noise says no more than that it is not large
+    ratio = max(drop, error) / expected
+    noise = error / max(drop, error)
+    return math.exp(math.log(ratio) * LEAN_DOUBT**2 / (LEAN_DOUBT**2 + noise**2))
 
 
 def fit(*groups: Sequence[Point]) -> Bend:

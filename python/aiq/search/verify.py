@@ -19,6 +19,7 @@ from aiq.search import interaction, joint
 from aiq.search.choose import POINTS, Tables
 from aiq.search.joint import Bend
 from aiq.search.scale import Scale
+from aiq.sensitivity.look import ERROR, divergence
 
 Formats = Mapping[str, Format]
 ROUNDS = 6
@@ -252,16 +253,19 @@ class _Loop:
 
     def __init__(self, task: Task, scale: Scale, progress: Progress) -> None:
         self.task, self.tried = task, list[Outcome]()
+        self._last: joint.Point = (0.0, 0.0, 0.0)
         self._scale, self._progress = scale, progress
 
     def bend(self) -> Bend:
         """Return the bend by all that was measured so far."""
-        points = []
-        for outcome in self.tried:
-            found = self._scale.evaluation(outcome.formats, -1.0)
-            error = math.hypot(found.drop_error, 1 / found.samples)
-            points.append((self._total(outcome.formats), found.drop, error))
+        points = [self._point(outcome.formats) for outcome in self.tried]
         return joint.fit(self.task.tables.measured(), points)
+
+    def look(self, found: Outcome) -> None:
+        """Learn from a look at a plan as a whole, before all samples are spent on one."""
+        if self.task.tables.per_nat is not None:
+            drop = self.task.tables.per_nat * divergence(self._scale.evaluator, found.formats)
+            self._last = (self._total(found.formats), drop, ERROR * drop)
 
     def measure(self, found: Outcome, value: float = math.inf) -> Outcome:
         """Return a plan with its measured value, measured in full if it may beat `value`."""
@@ -271,6 +275,7 @@ class _Loop:
         measured = task.value(found.formats, accuracy.drop, accuracy.drop_limit)
         outcome = replace(found, value=measured, accuracy=accuracy)
         self.tried.append(outcome)
+        self._last = self._point(found.formats)
         self._progress(_STAGE, min(len(self.tried), ROUNDS), ROUNDS)
         return outcome
 
@@ -311,11 +316,13 @@ class _Loop:
         fails = math.inf
         for _ in range(ROUNDS):
             bend = self.bend()
-            budget = bend.inverse(max(task.max_drop - margin, task.max_drop / STRETCH))
+            target = max(task.max_drop - margin, task.max_drop / STRETCH)
             floor = 0.0 if holds is None else self._total(holds.formats)
-            found = self._new(self._between(budget, floor, fails, least), bend)
-            if found is None and holds is not None and math.isfinite(fails):
-                found = self._new(math.sqrt(max(floor, fails / STRETCH) * fails), bend)
+            for _ in range(1 if self.tried else 2):
+                budget = bend.inverse(target / joint.lean(bend, self._last))
+                found = self._new(self._between(budget, floor, fails, least), bend)
+                if found is not None and not self.tried:
+                    self.look(found)
             if found is None:
                 break
             outcome = self.measure(found)
@@ -334,12 +341,14 @@ class _Loop:
                 break
 
     def _between(self, budget: float, holds: float, fails: float, least: float) -> float:
-        """Return a budget between what holds and what fails."""
+        """Return a budget between what holds and what fails, halfway if both are known."""
         if not self.tried:
             return max(budget, least)
         if math.isinf(fails):
             return min(max(budget, holds * (1 + GAIN)), holds * STRETCH or budget)
-        return min(max(budget, holds, fails / STRETCH), fails * (1 - GAIN))
+        if holds > 0:
+            return math.sqrt(max(holds, fails / STRETCH) * fails)
+        return min(max(budget, fails / STRETCH), fails * (1 - GAIN))
 
     def _new(self, budget: float, bend: Bend) -> Outcome | None:
         """Return the best plan of a budget, or ``None`` if there is none or it was measured."""
@@ -365,6 +374,11 @@ class _Loop:
             return (now - least) / max(1, now)
         best = _find(task, fails, 1.0, Bend())
         return 1 - task.tables.cost.total(best.formats) / holds.value
+
+    def _point(self, formats: Formats) -> joint.Point:
+        found = self._scale.evaluation(formats, -1.0)
+        error = math.hypot(found.drop_error, 1 / found.samples)
+        return self._total(formats), found.drop, error
 
     def _total(self, formats: Formats) -> float:
         return self.task.tables.predicted_loss(formats)

@@ -2,12 +2,14 @@
 
 One table, several ways: `measure` counts on the user's data; `estimate` tells it from outputs
 (``sqnr``, ``kl``), from what layers write (``mse``), or from derivatives (``fisher``, ``hessian``).
+And for a whole plan: `look` at it on a few samples.
 """
 
 from aiq.sensitivity.estimated import ESTIMATES, Own, estimate
+from aiq.sensitivity.look import look
 from aiq.sensitivity.measured import measure
 
 METHODS = ("measured", *ESTIMATES)
 """Names of the ways."""
 
-__all__ = ["METHODS", "Own", "estimate", "measure"]
+__all__ = ["METHODS", "Own", "estimate", "look", "measure"]

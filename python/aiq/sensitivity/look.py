@@ -1,0 +1,55 @@
+"""A look at a plan as a whole, on few samples: what it will lose on all of them.
+
+The sum of the losses of a plan's layers is off by a fifth or so, as their errors enlarge and cancel
+one another. The divergence of the whole network in the plan's formats is not; it takes a few
+hundred samples to tell, where a drop of accuracy takes thousands, and times the loss per nat it is
+a drop.
+"""
+
+from collections.abc import Mapping
+
+from aiq.errors import InputError
+from aiq.evaluate import Evaluation, Evaluator
+from aiq.formats import Format
+from aiq.losses import LossTable
+
+PRECISION, FEWEST = 0.1, 256
+"""Relative standard error of the divergence at which a look ends, and samples at least."""
+
+ERROR = 0.2
+"""Relative standard error of a drop seen so: of the divergence, and of what a nat costs."""
+
+
+def look(evaluator: Evaluator, losses: LossTable, formats: Mapping[str, Format]) -> float:
+    """Return the loss of accuracy of a plan, as a fraction, predicted by a look at the whole.
+
+    Parameters
+    ----------
+    evaluator
+        Of the model on data; the first few hundred samples are used.
+    losses
+        Of the same model: what a nat of divergence costs is read from it.
+    formats
+        The plan: layer name -> format; layers not named stay float32.
+
+    Raises
+    ------
+    InputError
+        If the losses do not come from divergences, as those estimated without data do.
+    """
+    if losses.per_nat is None:
+        raise InputError(
+            "These losses do not say what a nat of divergence costs, so a look tells nothing; "
+            "measure or estimate them on data."
+        )
+    return losses.per_nat * divergence(evaluator, formats)
+
+
+def divergence(evaluator: Evaluator, formats: Mapping[str, Format]) -> float:
+    """Return the divergence of a plan in nats, to a tenth of itself."""
+    return evaluator.evaluate(formats, _seen).kl
+
+
+def _seen(evaluation: Evaluation) -> bool:
+    wanted = PRECISION * evaluation.kl
+    return evaluation.samples >= FEWEST and evaluation.kl_error <= wanted
