@@ -284,6 +284,7 @@ class _Loop:
         tables, found = self.task.tables, self._scale.evaluation(outcome.formats, -1.0)
         pairs = interaction.measure(tables, self._scale.evaluator, outcome.formats, found)
         self.task = replace(self.task, tables=replace(tables, interactions=pairs))
+        self._last = self._point(outcome.formats)
 
     def weighted(self) -> None:
         """Measure the plan that the bend says is best, until that one was measured."""
@@ -318,7 +319,7 @@ class _Loop:
             bend = self.bend()
             target = max(task.max_drop - margin, task.max_drop / STRETCH)
             floor = 0.0 if holds is None else self._total(holds.formats)
-            for _ in range(1 if self.tried else 2):
+            for _ in range(1 if self.tried else 2):  # the first is only looked at
                 budget = bend.inverse(target / joint.lean(bend, self._last))
                 found = self._new(self._between(budget, floor, fails, least), bend)
                 if found is not None and not self.tried:
