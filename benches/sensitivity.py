@@ -36,7 +36,7 @@ from aiq.losses import LossTable
 from aiq.report import tables
 from aiq.search import interaction
 from aiq.search.choose import Tables
-from aiq.sensitivity.look import divergence
+from aiq.sensitivity.looked import divergence
 
 LAMBDA = 0.9
 MAX_DROP = 0.01
@@ -227,11 +227,12 @@ def judge(
 ) -> dict[str, Any]:
     """(ii) and (iii) for one way of estimating; `looks` are divergences on a few images."""
     assert exact.measured is not None
+    assert estimate.per_nat is not None
     rounding = [k for k, f in enumerate(table.formats) if f != REFERENCE]
     alone = estimate.loss[:, rounding].ravel()
     totals = [estimate.predict(p) for p in plans]
     drops = np.array([e.drop for e in found])
-    seen = (estimate.per_nat or 0.0) * looks
+    seen = estimate.per_nat * looks
     return {
         "alone_divergence": ranks(alone, exact.divergence[:, rounding].ravel()),
         "alone_loss": ranks(alone, exact.measured[:, rounding].ravel()),

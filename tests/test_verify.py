@@ -140,12 +140,27 @@ def test_a_plan_that_lost_more_tells_of_the_next_as_far_as_it_was_measured(total
     assert joint.lean(bend, (total, drop, 1e-9)) == pytest.approx(ratio)
     shy, sure = (joint.lean(bend, (total, drop, n * drop)) for n in (2 * noise, noise))
     assert min(1, ratio) <= min(shy, sure) <= max(shy, sure) <= max(1, ratio)
-    if noise < 0.5:
-        assert abs(math.log(shy)) <= abs(math.log(sure)) + 1e-12
+    assert abs(math.log(shy)) <= abs(math.log(sure)) + 1e-12
 
 
-def test_nothing_known_leans_nowhere():
-    assert joint.lean(joint.Bend(), (0.0, 0.0, 0.0)) == 1.0
+def test_what_lost_nothing_leans_no_further_than_can_be_told():
+    assert joint.lean(joint.Bend(), (0.0, 0.0, 0.0)) == 1.0, "nothing is known"
+    for drop, error in ((0.0, 0.0), (-1e-9, -2e-10), (0.0, 0.004), (-0.02, 0.004)):
+        assert 0 < joint.lean(joint.Bend(), (0.01, drop, error)) < 1
+
+
+def test_a_look_that_asks_for_more_than_the_sizes_allow_ends_no_search(
+    tables, evaluator, monkeypatch
+):
+    """Sizes leave w4a4 and below; a look that sees a disaster would want more bits than that."""
+    sizes = np.tile([32, 8, 5, 4, 3, 2], (len(tables.cost.layers), 1)).astype(np.int64)
+    small = replace(tables, sizes=sizes)
+    monkeypatch.setattr(verify, "divergence", lambda evaluator, formats: 1e3)
+    most = int(sizes[:, 3].sum()) // 8
+    found = verify.search_verified(
+        task(small, max_drop=0.5, max_size=most), Scale(evaluator, 0.5), quiet
+    )
+    assert small.size(found.formats) <= most
 
 
 # Pairs

@@ -86,8 +86,8 @@ def lean(bend: Bend, known: Point) -> float:
     if expected <= 0:
         return 1.0
     # a drop within its noise says no more than that it is not large
-    ratio = max(drop, error) / expected
-    noise = error / max(drop, error)
+    drop = max(drop, error, LEAST_ERROR)
+    ratio, noise = drop / expected, error / drop
     return math.exp(math.log(ratio) * LEAN_DOUBT**2 / (LEAN_DOUBT**2 + noise**2))
 
 

@@ -8,6 +8,7 @@ again.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from aiq import solver
@@ -19,7 +20,7 @@ from aiq.search import interaction, joint
 from aiq.search.choose import POINTS, Tables
 from aiq.search.joint import Bend
 from aiq.search.scale import Scale
-from aiq.sensitivity.look import ERROR, divergence
+from aiq.sensitivity.looked import ERROR, divergence
 
 Formats = Mapping[str, Format]
 ROUNDS = 6
@@ -261,11 +262,14 @@ class _Loop:
         points = [self._point(outcome.formats) for outcome in self.tried]
         return joint.fit(self.task.tables.measured(), points)
 
-    def look(self, found: Outcome) -> None:
-        """Learn from a look at a plan as a whole, before all samples are spent on one."""
-        if self.task.tables.per_nat is not None:
-            drop = self.task.tables.per_nat * divergence(self._scale.evaluator, found.formats)
-            self._last = (self._total(found.formats), drop, ERROR * drop)
+    def look(self, found: Outcome) -> bool:
+        """Learn from a look at a plan as a whole, before all samples are spent on the first one."""
+        per_nat = self.task.tables.per_nat
+        if self.tried or per_nat is None:
+            return False
+        drop = per_nat * divergence(self._scale.evaluator, found.formats)
+        self._last = (self._total(found.formats), drop, ERROR * drop)
+        return True
 
     def measure(self, found: Outcome, value: float = math.inf) -> Outcome:
         """Return a plan with its measured value, measured in full if it may beat `value`."""
@@ -301,10 +305,11 @@ class _Loop:
                 self.interact(self.tried[0])
 
     def within(self) -> None:
-        """Move the loss budget to where the bend says that the measured limit just holds.
+        """Move the loss budget to where the measured limit just holds.
 
-        `holds` is the largest loss by the tables of a plan that held, `fails` the smallest of one
-        that did not; the budget stays between them.
+        Until one plan held and another failed, the bend and what it leans to say where that is;
+        then each round halves what is between. `holds` is the largest loss by the tables of a plan
+        that held, `fails` the smallest of one that did not; the budget stays between them.
         """
         task = self.task
         least = sum(
@@ -316,14 +321,13 @@ class _Loop:
         holds: Outcome | None = None
         fails = math.inf
         for _ in range(ROUNDS):
-            bend = self.bend()
             target = max(task.max_drop - margin, task.max_drop / STRETCH)
             floor = 0.0 if holds is None else self._total(holds.formats)
-            for _ in range(1 if self.tried else 2):  # the first is only looked at
-                budget = bend.inverse(target / joint.lean(bend, self._last))
-                found = self._new(self._between(budget, floor, fails, least), bend)
-                if found is not None and not self.tried:
-                    self.look(found)
+            found = self._next(target, floor, fails, least)
+            if found is not None and self.look(found):
+                # a size budget may leave no plan that loses less: then the first is measured
+                with suppress(InfeasibleError):
+                    found = self._next(target, floor, fails, least)
             if found is None:
                 break
             outcome = self.measure(found)
@@ -340,6 +344,12 @@ class _Loop:
                     fails = self._total(outcome.formats)
             if holds is not None and self._gain(holds, fails) <= GAIN:
                 break
+
+    def _next(self, target: float, holds: float, fails: float, least: float) -> Outcome | None:
+        """Return the plan to consider next: the best that should drop by `target`."""
+        bend = self.bend()
+        budget = bend.inverse(target / joint.lean(bend, self._last))
+        return self._new(self._between(budget, holds, fails, least), bend)
 
     def _between(self, budget: float, holds: float, fails: float, least: float) -> float:
         """Return a budget between what holds and what fails, halfway if both are known."""

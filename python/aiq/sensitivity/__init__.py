@@ -6,7 +6,7 @@ And for a whole plan: `look` at it on a few samples.
 """
 
 from aiq.sensitivity.estimated import ESTIMATES, Own, estimate
-from aiq.sensitivity.look import look
+from aiq.sensitivity.looked import look
 from aiq.sensitivity.measured import measure
 
 METHODS = ("measured", *ESTIMATES)

@@ -12,9 +12,10 @@ from aiq.errors import InputError
 from aiq.evaluate import Evaluation, Evaluator
 from aiq.formats import Format
 from aiq.losses import LossTable
+from aiq.sensitivity.scale import FEWEST_SAMPLES
 
-PRECISION, FEWEST = 0.1, 256
-"""Relative standard error of the divergence at which a look ends, and samples at least."""
+PRECISION = 0.1
+"""Relative standard error of the divergence at which a look ends."""
 
 ERROR = 0.2
 """Relative standard error of a drop seen so: of the divergence, and of what a nat costs."""
@@ -52,4 +53,4 @@ def divergence(evaluator: Evaluator, formats: Mapping[str, Format]) -> float:
 
 def _seen(evaluation: Evaluation) -> bool:
     wanted = PRECISION * evaluation.kl
-    return evaluation.samples >= FEWEST and evaluation.kl_error <= wanted
+    return evaluation.samples >= FEWEST_SAMPLES and evaluation.kl_error <= wanted
