@@ -10,7 +10,8 @@ summed over layers), 2 (calibrated). Plans: for three networks, random mixtures 
 formats, half of them scattered over the layers, half in contiguous runs, all timed in turns.
 Threads are those of the profile: another profile predicts the same machine with one thread.
 A row that has been measured is kept: ``benches/results/prediction.json`` is written after every row
-and a run that was stopped continues there (``--again`` measures anew).
+and a run that was stopped continues there (``--again`` measures anew). Rows of another state of the
+profile are predicted anew, from the times that were measured.
 """
 
 import argparse
@@ -26,11 +27,10 @@ from typing import Any
 import common
 import numpy as np
 import torch
+from networks import Bert, vision
 from numpy.typing import NDArray
+from prediction_report import Row, fill, of_mixed, of_networks, plot
 from rich.console import Console
-from rich.table import Table
-from scipy.stats import kendalltau, spearmanr
-from throughput import Bert, vision
 from torch import nn
 
 import aiq
@@ -42,9 +42,7 @@ from aiq.hardware import Hardware
 from aiq.hardware.profile import to_document
 
 SEED = 0
-LEVELS = ("level 0", "level 1", "level 2")
 console = Console()
-Statistics = dict[str, float | None]
 Floats = NDArray[np.float64]
 
 
@@ -77,25 +75,28 @@ MIXED = {"resnet20": 16, "mobilenet_v2": 1, "squeezenet1_1": 1}
 def main() -> None:
     options = arguments()
     hardware = profile(options)
-    done = {} if options.again else finished(hardware)
+    rows = {} if options.again else earlier_rows()
+    known = earlier().get("profiles", {}).get(hardware.name) == digest(hardware)
     with machine.threads(hardware.threads):
         for job in jobs(options, hardware):
             key = "/".join((hardware.name, *map(str, job)))
-            if key not in done:
+            if key not in rows:
                 console.rule(key)
                 network, batch, runtime, *kind = job
-                measured = plans if kind else whole
-                done[key] = measured(network, batch, runtime, hardware, options)
-                save(done, hardware)
-    save(done, hardware)
-    networks, mixed = of_networks(done), of_mixed(done)
-    console.print(fill("float32 networks: seconds", networks))
-    console.print(fill("mixed plans: speed-up over float32", mixed))
+                timed = time_plans if kind else time_whole
+                rows[key] = timed(network, batch, runtime, hardware, options)
+                rows[key] |= predicted(key, rows[key], hardware)
+                save(rows, hardware)
+                console.print({name: rows[key][name] for name in ("measured", "level 2")})
+        mine = [key for key in rows if key.split("/")[0] == hardware.name]
+        for key in [] if known else mine:
+            with console.status(f"predicting {key}"):
+                rows[key] |= predicted(key, rows[key], hardware)
+    save(rows, hardware)
+    console.print(fill("float32 networks: seconds", of_networks(rows)))
+    console.print(fill("mixed plans: speed-up over float32", of_mixed(rows)))
     if options.plot:
-        plot(done, options.plot)
-
-
-Row = dict[str, Any]
+        plot(rows, options.plot)
 
 
 def jobs(options: argparse.Namespace, hardware: Hardware) -> list[tuple[Any, ...]]:
@@ -107,13 +108,11 @@ def jobs(options: argparse.Namespace, hardware: Hardware) -> list[tuple[Any, ...
     ]
 
 
-def whole(
+def time_whole(
     network: str, batch: int, runtime: str, hardware: Hardware, options: argparse.Namespace
 ) -> Row:
-    """Time the float32 network, and predict it."""
+    """Time the float32 network."""
     model, x = instance(network, batch)
-    graph = aiq.extract(model, x)
-    predictors = predict(graph, parse_all("fp32"), hardware, runtime)
     program = runtimes.get(runtime).compile(model, x, {}, [])
     timing = measure.compare_timing(
         {"fp32": partial(program, x)},
@@ -123,29 +122,22 @@ def whole(
         warmup_seconds=0.5,
         threads=hardware.threads,
     )
-    table = cost.calibrated_table(graph, parse_all("fp32"), hardware, runtime)
-    plan = np.zeros((1, len(graph.quantizable)), dtype=np.int64)
-    result = {
+    return {
         "measured": timing["fp32"].seconds.value,
         "noise": timing.noise,
         "steal": timing.steal,
-        **{level: float(times(plan)[0]) for level, times in predictors.items()},
-        "interval": list(table.interval({})),
-        "bound": shares(table),
     }
-    console.print({key: result[key] for key in ("measured", *LEVELS)})
-    return result
 
 
-def plans(
+def time_plans(
     network: str, batch: int, runtime: str, hardware: Hardware, options: argparse.Namespace
 ) -> Row:
-    """Time random plans in turns with float32, and predict them."""
+    """Time random plans in turns with float32."""
     model, x = instance(network, batch)
     graph = aiq.extract(model, x)
     engine, known = runtimes.get(runtime), hardware.runtimes[runtime].formats
     names = [n for n in ("fp32", "bf16", "w8a8") if known[n].support == "native"]
-    formats = tuple(parse(name) for name in names)
+    formats = parse_all(names)
     columns = draw(len(graph.quantizable), len(formats), options.plans)
     candidates = {}
     for index, row in enumerate(columns):
@@ -160,18 +152,46 @@ def plans(
             warmup_seconds=0.5,
             threads=hardware.threads,
         )
-    predictors = predict(graph, formats, hardware, runtime)
-    result = {
+    return {
         "formats": names,
         "plans": columns.tolist(),
         "measured": [t.seconds.value for t in timing.timings],
         "noise": timing.noise,
         "steal": timing.steal,
-        **{level: times(columns).tolist() for level, times in predictors.items()},
-        "plans_per_second": rate(cost.calibrated_table(graph, formats, hardware, runtime)),
     }
-    console.print(f"{result['plans_per_second']:.2g} plans costed in a second")
-    return result
+
+
+def predicted(key: str, row: Row, hardware: Hardware) -> Row:
+    """Return what each level says of a row that was timed."""
+    _, network, batch, runtime, *_ = key.split("/")
+    model, x = instance(network, int(batch))
+    graph = aiq.extract(model, x)
+    formats = parse_all(row.get("formats", "fp32"))
+    table = cost.calibrated_table(graph, formats, hardware, runtime)
+    plans = np.array(row.get("plans", [[0] * len(graph.quantizable)]), dtype=np.int64)
+    times = {
+        "level 0": lower_roof(graph, formats, hardware, plans).tolist(),
+        "level 1": cost.roofline_table(graph, formats, hardware).totals(plans).tolist(),
+        "level 2": table.totals(plans).tolist(),
+    }
+    if "plans" in row:
+        return {**times, "plans_per_second": rate(table)}
+    return {
+        **{level: seconds for level, (seconds,) in times.items()},
+        "interval": list(table.interval({})),
+        "bound": shares(table),
+    }
+
+
+def lower_roof(
+    graph: LayerGraph, formats: Sequence[Format], hardware: Hardware, plans: NDArray[np.int64]
+) -> Floats:
+    """Return the seconds of plans (P, L) at the lower of peak and intensity x bandwidth."""
+    intensity = cost.intensity_table(graph, formats)
+    peak, bandwidth = hardware.peak(parse("fp32").compute) * 1e9, hardware.dram_gbps * 1e9
+    flops = intensity.flops
+    times: Floats = flops / np.minimum(peak, flops / intensity.totals(plans) * bandwidth)
+    return times
 
 
 def draw(layers: int, formats: int, count: int) -> NDArray[np.int64]:
@@ -187,27 +207,6 @@ def draw(layers: int, formats: int, count: int) -> NDArray[np.int64]:
             weights = rng.dirichlet(np.ones(formats))
             found.append(rng.choice(formats, layers, p=weights))
     return np.array(found, dtype=np.int64)
-
-
-Predictor = Callable[[NDArray[np.int64]], Floats]
-
-
-def predict(
-    graph: LayerGraph, formats: Sequence[Format], hardware: Hardware, runtime: str
-) -> dict[str, Predictor]:
-    """Return the seconds of plans (P, L), by level."""
-    intensity = cost.intensity_table(graph, formats)
-    peak, bandwidth = hardware.peak(parse("fp32").compute) * 1e9, hardware.dram_gbps * 1e9
-    flops = intensity.flops
-
-    def lower_roof(plans: NDArray[np.int64]) -> Floats:
-        return flops / np.minimum(peak, flops / intensity.totals(plans) * bandwidth)
-
-    return {
-        "level 0": lower_roof,
-        "level 1": cost.roofline_table(graph, formats, hardware).totals,
-        "level 2": cost.calibrated_table(graph, formats, hardware, runtime).totals,
-    }
 
 
 def shares(table: CostTable) -> dict[str, float]:
@@ -233,117 +232,6 @@ def instance(network: str, batch: int) -> tuple[nn.Module, torch.Tensor]:
     return NETWORKS[network].build().eval(), torch.randn(batch, *NETWORKS[network].shape)
 
 
-def errors(predicted: Sequence[float], measured: Sequence[float]) -> Statistics:
-    """Return what is said of predictions."""
-    p, m = np.asarray(predicted), np.asarray(measured)
-    error = np.abs(p / m - 1)
-    several = len(p) > 2 and np.ptp(p) > 0
-    return {
-        "MAPE": float(error.mean()),
-        "median": float(np.median(error)),
-        "worst": float(error.max()),
-        "within 10 %": float((error <= 0.1).mean()),
-        "within 20 %": float((error <= 0.2).mean()),
-        "bias": float((p / m - 1).mean()),
-        "Spearman": float(spearmanr(p, m).statistic) if several else None,
-        "Kendall": float(kendalltau(p, m).statistic) if several else None,
-    }
-
-
-def of_plans(result: Mapping[str, Any], level: str) -> Statistics:
-    """Return what is said of the predicted speed-ups over float32, the first plan."""
-    predicted, measured = np.array(result[level]), np.array(result["measured"])
-    said, real = predicted[0] / predicted[1:], measured[0] / measured[1:]
-    told = np.abs(np.log(real)) > np.log1p(result["noise"])  # the others are neither
-    right = np.sign(np.log(said)) == np.sign(np.log(real))
-    chosen = measured[int(np.argmin(predicted))]
-    return {
-        **errors(said, real),
-        "sign": float(right[told].mean()) if told.any() else 1.0,
-        "regret": float(chosen / measured.min() - 1),
-    }
-
-
-def of_networks(rows: Mapping[str, Row]) -> dict[str, Statistics]:
-    """Return what is said of whole networks, by profile, runtime and level."""
-    found: dict[str, Statistics] = {}
-    singles = {tuple(key.split("/")): row for key, row in rows.items() if "measured" in row}
-    singles = {key: row for key, row in singles.items() if len(key) == 4}
-    for hw, runtime in dict.fromkeys((key[0], key[3]) for key in singles):
-        mine = [row for key, row in singles.items() if (key[0], key[3]) == (hw, runtime)]
-        real = [row["measured"] for row in mine]
-        inside = [row["interval"][0] <= row["measured"] <= row["interval"][1] for row in mine]
-        for level in LEVELS:
-            found[f"{hw}/{runtime}/{level}"] = {
-                "rows": len(mine),
-                "noise": float(np.median([row["noise"] for row in mine])),
-                **errors([row[level] for row in mine], real),
-                "in interval": float(np.mean(inside)) if level == LEVELS[-1] else None,
-            }
-    return found
-
-
-def of_mixed(rows: Mapping[str, Row]) -> dict[str, Statistics]:
-    """Return what is said of mixed plans, by profile, network, runtime and level."""
-    found = {}
-    for key, row in rows.items():
-        if key.endswith("/plans"):
-            for level in LEVELS:
-                name = f"{key.removesuffix('/plans')}/{level}"
-                found[name] = {
-                    "rows": len(row["measured"]) - 1,
-                    "noise": row["noise"],
-                    **of_plans(row, level),
-                }
-    return found
-
-
-def fill(title: str, rows: Mapping[str, Statistics]) -> Table:
-    """Return a table with a line for each row."""
-    table = Table("", title=title)
-    for name in next(iter(rows.values()), ()):
-        table.add_column(name, justify="right")
-    for key, values in rows.items():
-        table.add_row(key, *(number(name, value) for name, value in values.items()))
-    return table
-
-
-def number(name: str, value: float | None) -> str:
-    """Return a number for reading: ranks and counts as they are, the rest in percent."""
-    if name == "rows" or value is None:
-        return "" if value is None else str(int(value))
-    return f"{value:.3f}" if name in {"Spearman", "Kendall"} else f"{value:.1%}"
-
-
-def plot(rows: Mapping[str, Row], path: Path) -> None:
-    """Draw predicted over measured: networks on the left, plans on the right."""
-    import matplotlib.pyplot as plt  # noqa: PLC0415 - an extra
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 5.2))
-    styles: dict[str, str] = {}
-    for key, row in rows.items():
-        hw, _, _, runtime, *kind = key.split("/")
-        name = f"{runtime}, {hw}"
-        color = styles.setdefault(name, f"C{len(styles)}")
-        for level, marker in (("level 1", "x"), ("level 2", "o")):
-            real, said = np.array(row["measured"]), np.array(row[level])
-            axes = right if kind else left
-            if kind:
-                real, said = real[0] / real[1:], said[0] / said[1:]
-            axes.scatter(real, said, color=color, marker=marker, s=16, label=f"{name}, {level}")
-    for axes, title in ((left, "seconds, float32"), (right, "speed-up over float32, mixed plans")):
-        axes.set(xscale="log", yscale="log", xlabel="measured", ylabel="predicted", title=title)
-        ends = (*axes.get_xlim(), *axes.get_ylim())
-        limits = np.array([min(ends), max(ends)])
-        axes.plot(limits, limits, "k-", linewidth=0.8)
-        axes.fill_between(limits, limits * 0.9, limits * 1.1, color="0.85", zorder=0)
-        unique = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-        axes.legend(unique.values(), unique.keys(), fontsize=7)
-    figure.tight_layout()
-    figure.savefig(path)
-    console.print(f"wrote {path}")
-
-
 def profile(options: argparse.Namespace) -> Hardware:
     """Return the profile to predict from; without a name, measure this machine."""
     if options.hw:
@@ -367,13 +255,10 @@ def save(rows: Mapping[str, Row], hardware: Hardware) -> None:
     common.save("prediction", results, [SEED])
 
 
-def finished(hardware: Hardware) -> dict[str, Row]:
-    """Return the rows of earlier runs here, without those of another state of the profile."""
+def earlier_rows() -> dict[str, Row]:
+    """Return the rows of earlier runs on this machine."""
     document = earlier()
-    if document.get("machine") != machine.describe():
-        return {}
-    same = document["profiles"].get(hardware.name) == digest(hardware)
-    return {k: v for k, v in document["rows"].items() if same or k.split("/")[0] != hardware.name}
+    return document["rows"] if document.get("machine") == machine.describe() else {}
 
 
 def earlier() -> dict[str, Any]:

@@ -29,6 +29,7 @@ from typing import Any
 import common
 import numpy as np
 import torch
+from networks import Bert, vision
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -63,34 +64,6 @@ class Network:
     shape: tuple[int, ...]
     batches: tuple[int, ...]
     trained: bool = False
-
-
-class Bert(nn.Module):
-    """BERT-base without its vocabulary: twelve layers over embedded tokens (Devlin et al. 2019)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        layer = nn.TransformerEncoderLayer(768, 12, 3072, activation="gelu", batch_first=True)
-        self.encoder = nn.TransformerEncoder(layer, 12, enable_nested_tensor=False)
-
-    def forward(self, embedded: torch.Tensor) -> torch.Tensor:
-        """Map (N, tokens, 768) to the same shape."""
-        encoded: torch.Tensor = self.encoder(embedded)
-        return encoded
-
-
-def vision(name: str) -> Callable[[], nn.Module]:
-    """Return a function that builds a network of torchvision with random weights."""
-
-    def build() -> nn.Module:
-        import torchvision  # noqa: PLC0415 - only these rows need it
-
-        if name == "vit_s":
-            return torchvision.models.VisionTransformer(224, 16, 12, 6, 384, 1536)
-        network: nn.Module = getattr(torchvision.models, name)(weights=None)
-        return network
-
-    return build
 
 
 NETWORKS = {

@@ -152,6 +152,50 @@ def test_the_fit_finds_the_machine_that_made_the_samples(samples):
             assert times[1] == pytest.approx(times[0], rel=0.25)
 
 
+def test_layers_settle_what_whole_programs_leave_open(samples):
+    keys = ("conv.fp32", "conv.int8", "linear.fp32")
+    few, machine = samples[:25], rows.machine(TOY, DTYPES)
+    layers = []
+    for program in few:
+        for index, piece in enumerate(program.pieces):
+            if piece.shape:
+                ((picoseconds, _),) = _core.calibrated_times(
+                    [(piece.work, piece.storage, KERNELS[piece.kernel].row, piece.resident)],
+                    machine,
+                )
+                seconds = picoseconds / 1e12
+                seconds *= shape.factor(SHAPES.get(piece.kernel), piece.shape)
+                name = f"{program.name}#{index}"
+                layers.append(Sample(name, seconds, (piece,), is_whole=False))
+    assert layers[0].program == few[0].name
+
+    def error(given):
+        found, form = fit(given, TOY, noise=0.0), (4.0,) * len(shape.FEATURES)
+        assert found.fit.samples == len(few)
+        return max(
+            abs(
+                np.log(found.kernels[key].compute / KERNELS[key].compute)
+                - np.log(shape.factor(found.kernels[key].correction, form))
+                + np.log(shape.factor(SHAPES.get(key), form))
+            )
+            for key in keys
+        )
+
+    assert error([*few, *layers]) < error(few)
+
+
+def test_layers_are_timed_inside_their_programs():
+    names = ["conv/w8a8/1", "conv/fp32/1"]
+    found = programs.samples(runtimes.get("onnxruntime"), names)
+    for name in names:
+        whole, *layers = [sample for sample in found if sample.program == name]
+        assert whole.is_whole
+        assert layers
+        assert not any(layer.is_whole for layer in layers)
+        assert sum(layer.seconds for layer in layers) <= whole.seconds
+        assert {piece for layer in layers for piece in layer.pieces} <= set(whole.pieces)
+
+
 def test_one_bad_sample_does_not_spoil_the_fit(samples):
     spoiled = [replace(samples[0], seconds=5 * samples[0].seconds), *samples[1:]]
     good, bad = (fit(given, TOY, noise=0.0).kernels for given in (samples, spoiled))

@@ -106,6 +106,15 @@ class Residual(nn.Module):
         return self.head(self.pool(x))
 
 
+class Pooled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = conv(3, 8), conv(8, 4)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.stem(x)).mean((2, 3), keepdim=True))
+
+
 IMAGE = torch.zeros(1, 3, 16, 16)
 
 
@@ -405,3 +414,13 @@ def test_the_search_asks_only_for_formats_that_the_runtime_runs():
     for profile, expected in ((TOY, ["fp32", "bf16", "w8a8"]), (without, ["fp32", "w8a8"])):
         plan = aiq.search(Residual(), profile, example_inputs=IMAGE, max_drop=1.0)
         assert plan.provenance["formats"] == expected
+
+
+@pytest.mark.parametrize("name", ["pool", "mean"])
+def test_a_pooling_with_an_integer_kernel_needs_no_conversion_before_it(name):
+    found = graph.extract(Pooled(), IMAGE)
+    for dtypes, mean in ((("fp32",), "mean.fp32"), (("fp32", "int8"), "mean.int8")):
+        cut = pieces(found, [parse("w8a8")], {name: dtypes}, ())
+        kernels = [part.kernel for part in cut]
+        assert mean in kernels
+        assert ("int8_to_fp32" in kernels) == (mean == "mean.fp32")

@@ -123,6 +123,37 @@ def test_what_was_asked_for_and_simulated_runs(runtime, names, tolerance, net, i
     assert compiled(*inputs).dtype is torch.float32
 
 
+class Clamped(nn.Module):
+    """Values that reach the bounds of their clamps; then the mean of each image."""
+
+    def __init__(self, *, keeps):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8)
+        self.fc, self.keeps = nn.Linear(8, 4), keeps
+        with torch.no_grad():
+            self.one.weight.mul_(40)
+            self.two.weight.mul_(10)
+
+    def forward(self, x):
+        y = torch.nn.functional.relu6(self.one(x))
+        y = torch.clamp(self.two(y), -1.5, 6.0)
+        return self.fc(y.mean((2, 3), keepdim=self.keeps).flatten(1))
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_clamp_keeps_no_layer_from_its_integer_kernel(name, keeps):
+    torch.manual_seed(0)
+    model, x = Clamped(keeps=keeps).eval(), torch.rand(4, 3, 12, 12)
+    formats = dict.fromkeys(("one", "two", "fc"), parse("w8a8"))
+    program = runtimes.get(name).compile(model, (x,), formats, [(x,)])
+    assert program.mismatches == ()
+    folded = fold(trace(model, (x,)))
+    expected = Simulator(folded, observe(folded, [(x,)])).run((x,), formats)
+    step = float(expected.abs().max()) / 100
+    torch.testing.assert_close(program(x), expected, atol=step, rtol=0)
+
+
 def test_emulation_has_to_be_allowed(net, inputs, batches):
     with pytest.raises(RuntimeUnavailableError, match=r"no w4a4 kernel .* allow emulation"):
         compile_as("inductor", net, inputs, batches, "w4a4")

@@ -81,6 +81,18 @@ def test_a_layer_rounds_what_it_reads_and_writes(net, x):
     assert torch.allclose(run(simulated, x, conv1="w4a8"), net.fc(z.mean((2, 3))), atol=1e-5)
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_behind_a_clamp_rounding_covers_no_more_than_it_lets_through(bits):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU6(), nn.Conv2d(4, 4, 1)).eval()
+    x = 40 * torch.randn(16, 3, 8, 8)
+    with torch.no_grad():
+        assert model[:2](x).max() == 6
+    affine = simulator(model, x).activation("hardtanh", INTEGERS[bits])
+    assert int(affine.zero_point) == 0
+    assert float(affine.scale) * (2**bits - 1) <= 6 * (1 + 1e-6)
+
+
 @torch.no_grad()
 def test_biases_are_whole_numbers_of_the_steps_of_the_products(net, x):
     simulated = simulator(net, x)

@@ -62,7 +62,8 @@ def calibrate(
 
     The roofs with one and with all threads; then random chains of layers (`aiq.calibrate.chains`,
     no known network) in every format that the runtime has kernels for, one format throughout and
-    mixed; then a fit of the coefficients of `aiq.cost.calibrated_table` to their times.
+    mixed, timed whole and, where the runtime has a profiler, layer by layer; then a fit of the
+    coefficients of `aiq.cost.calibrated_table` to all these times.
 
     Parameters
     ----------
@@ -141,7 +142,10 @@ def _measure_programs(
         missing = [n for n in names[first : first + programs.BUNDLE] if n not in store.samples]
         if missing:
             store.add(programs.samples(engine, missing))
-            again = {**store.values.get("anchor", {}), str(first): programs.seconds_per_run(anchor)}
+            again = {
+                **store.values.get("anchor", {}),
+                str(first): programs.seconds_per_run(anchor.run),
+            }
             store.set("anchor", again)
     report(stage, len(names), len(names))
     times = list(store.values["anchor"].values())

@@ -26,7 +26,8 @@ def channels(rng: Random, low: float, high: float) -> int:
 def activation(rng: Random) -> Callable[[], nn.Module]:
     """Return an activation function."""
     kinds: tuple[Callable[[], nn.Module], ...] = (nn.Hardswish, nn.SiLU, nn.GELU, nn.Sigmoid)
-    return nn.ReLU if rng.random() < 0.7 else rng.choice(kinds)
+    clamps: tuple[Callable[[], nn.Module], ...] = (nn.ReLU, nn.ReLU, nn.ReLU6)
+    return rng.choice(clamps) if rng.random() < 0.75 else rng.choice(kinds)
 
 
 class _Residual(nn.Module):
@@ -186,6 +187,7 @@ class _Attention(nn.Module):
 _IMAGES = (  # batch, height and width
     *((1, size) for size in (7, 8, 14, 28, 32, 56, 112)),
     *((2, 20), (4, 14), (4, 56), (8, 7), (8, 28), (16, 14), (16, 28), (16, 56)),
+    *((32, 7), (32, 16), (64, 8), (64, 32), (128, 4), (128, 8), (128, 16)),
 )
 _MOST_FLOPS = 2e9  # of all layers of a program
 

@@ -4,7 +4,8 @@ A program takes the overhead of a run plus, over its pieces, ``loads x coefficie
 kernel times the correction for the layer's shape. Coefficients are positive, so the unknowns are
 their logarithms and the terms of the corrections. Estimated are the most probable ones: relative
 errors with a robust loss, and a prior that pulls every kernel towards a plain one and every
-correction towards none, which settles what the samples leave open.
+correction towards none, which settles what the samples leave open. A layer that the runtime's
+profiler timed is a sample too: one piece, and no overhead of a run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,7 @@ _PLAIN = (3e-6, 2.0, 1.5, 3e-11)  # start, 1 / compute, 1 / memory, seconds per 
 _RUN = 1e-5  # overhead of a run
 # Standard deviations: of a sample's relative error, and of what is estimated around its prior.
 _ERROR = 0.05
+_LAYER_ERROR = 0.1  # of one layer under a profiler
 _COEFFICIENT = 1.5
 _TERM = {1: 0.3, 2: 0.05}  # by the number of features in the product
 _MOST = 3.0  # logarithm of the largest correction
@@ -65,22 +67,22 @@ def fit(samples: Sequence[Sample], hardware: Hardware, noise: float) -> Coeffici
         Relative spread of one program timed again and again, noted in the result.
     """
     problem = _Problem(samples, hardware)
-    order = np.random.default_rng(0).permutation(len(samples))
-    ratios = np.empty(len(samples))
+    order = np.random.default_rng(0).permutation(int(problem.is_whole.sum()))
+    ratios = []
     for fold in range(_FOLDS):
-        out = order[fold::_FOLDS]
-        kept = np.setdiff1d(order, out)
-        predicted, _ = problem.predict(problem.solve(kept))
-        ratios[out] = problem.seconds[out] / predicted[out]
+        out = problem.of_programs(order[fold::_FOLDS])  # with their layers
+        predicted, _ = problem.predict(problem.solve(np.flatnonzero(~out)))
+        told = out & problem.is_whole
+        ratios += list(problem.seconds[told] / predicted[told])
     low, high = np.quantile(ratios, (0.05, 0.95))
-    solution = problem.solve(order)
+    solution = problem.solve(np.arange(len(samples)))
     return Coefficients(
         run=_RUN * float(np.exp(solution[0])),
         kernels=problem.kernels(solution),
         fit=Fit(
-            samples=len(samples),
+            samples=len(order),
             noise=_short(noise),
-            mape=_short(float(np.mean(np.abs(1 / ratios - 1)))),
+            mape=_short(float(np.mean(np.abs(1 / np.array(ratios) - 1)))),
             low=_short(min(float(low), 1.0)),
             high=_short(max(float(high), 1.0)),
         ),
@@ -96,6 +98,10 @@ class _Problem:
 
     def __init__(self, samples: Sequence[Sample], hardware: Hardware) -> None:
         self.seconds = np.array([sample.seconds for sample in samples])
+        self.is_whole = np.array([sample.is_whole for sample in samples])
+        programs = list(dict.fromkeys(sample.program for sample in samples))
+        self._program = np.array([programs.index(sample.program) for sample in samples])
+        self._error = np.where(self.is_whole, _ERROR, _LAYER_ERROR)
         placed = [(row, piece) for row, sample in enumerate(samples) for piece in sample.pieces]
         self._groups = sorted({group(piece.kernel) for _, piece in placed})
         position = {name: index for index, name in enumerate(self._groups)}
@@ -149,19 +155,23 @@ class _Problem:
                 }
         return found
 
+    def of_programs(self, programs: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Return which samples are programs, by their order, or layers of them."""
+        return np.isin(self._program, programs)
+
     def solve(self, kept: NDArray[np.intp]) -> Matrix:
         """Return the most probable unknowns, given the samples `kept`."""
-        target = np.log(self.seconds[kept])
+        target, spread = np.log(self.seconds[kept]), self._error[kept]
 
         def residuals(unknowns: Matrix) -> Matrix:
             predicted, _ = self.predict(unknowns)
-            error = (np.log(predicted[kept]) - target) / _ERROR
+            error = (np.log(predicted[kept]) - target) / spread
             return np.concatenate([_robust(error)[0], unknowns / self._prior])
 
         def slopes(unknowns: Matrix) -> Matrix:
             predicted, slope = self.predict(unknowns)
-            error = (np.log(predicted[kept]) - target) / _ERROR
-            data = _robust(error)[1][:, None] * slope[kept] / _ERROR
+            error = (np.log(predicted[kept]) - target) / spread
+            data = (_robust(error)[1] / spread)[:, None] * slope[kept]
             return np.vstack([data, np.diag(1 / self._prior)])
 
         start = np.zeros(len(self._prior))
@@ -175,7 +185,7 @@ class _Problem:
         factor = np.exp(np.clip(exponent, -_MOST, _MOST))
         parts = self._loads * np.exp(coefficients[self._group]) * factor[:, None]
         whole = parts.sum(axis=1)
-        run = _RUN * np.exp(unknowns[0])
+        run = _RUN * np.exp(unknowns[0]) * self.is_whole
         count, groups = len(self.seconds), len(self._groups)
         seconds = run + np.bincount(self._row, whole, minlength=count)
         slope = np.zeros((count, len(unknowns)))

@@ -2,17 +2,19 @@
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from aiq.calibrate import chains
 from aiq.calibrate.samples import Sample
-from aiq.cost.pieces import Piece, pieces
+from aiq.cost.pieces import FUNCTIONS, Piece, pieces
 from aiq.formats import Format
 from aiq.formats import parse as parse_format
-from aiq.graph import WEIGHTED, Edge, LayerGraph, Op, trace
+from aiq.graph import WEIGHTED, Edge, Layer, LayerGraph, Op, trace
 from aiq.hardware.runtime_profile import Realisation
 from aiq.runtimes import Runtime, Support
+from aiq.runtimes.base import Part
 from aiq.runtimes.bundle import Bundle
 
 Clock = Callable[[], float]
@@ -25,6 +27,9 @@ FUSES: Mapping[str, tuple[str, ...]] = {
 }
 """Operator classes for which a runtime generates code, and so fuses them with their neighbours."""
 
+INTEGER_KERNELS: Mapping[str, tuple[Op, ...]] = {"onnxruntime": (Op.POOL,), "openvino": (Op.POOL,)}
+"""Operator classes without weights that a runtime computes in integers between integer layers."""
+
 BUNDLE = 12
 """Programs that are exported together: an export costs more than twelve of these programs."""
 
@@ -32,6 +37,9 @@ QUANTILE = 0.25
 _TURN_SECONDS = 1e-3
 _LEAST_TURNS = 15
 _LEAST_SECONDS = 0.12
+_PROFILED_SECONDS = 0.03
+_PROFILED_RUNS = (5, 50)  # fewest and most
+_LEAST_LAYER = 15e-6  # seconds of a layer worth a sample: profilers count microseconds
 
 
 def realisations(runtime: Runtime) -> dict[str, Realisation]:
@@ -62,15 +70,16 @@ def native(runtime: Runtime) -> tuple[Format, ...]:
     )
 
 
-def kernels(formats: Collection[Format]) -> dict[str, tuple[str, ...]]:
-    """Return the dtypes in which each operator class is computed, given the native formats."""
+def kernels(runtime: Runtime) -> dict[str, tuple[str, ...]]:
+    """Return the dtypes in which `runtime` computes each operator class."""
+    formats, integers = native(runtime), INTEGER_KERNELS.get(runtime.name, ())
     floats = tuple(f.name for f in formats if f.name in {"fp32", "bf16"})
     every = tuple(dict.fromkeys(f.compute.name for f in formats))
-    return {str(op): every if op in WEIGHTED else floats for op in Op}
+    return {str(op): every if op in {*WEIGHTED, *integers} else floats for op in Op}
 
 
-def compile_programs(runtime: Runtime, programs: Sequence[chains.Program]) -> list[Call]:
-    """Return what runs each of `programs` once."""
+def compile_programs(runtime: Runtime, programs: Sequence[chains.Program]) -> list[Part]:
+    """Compile `programs` together."""
     return runtime.compile_many(
         [program.module for program in programs],
         [program.inputs for program in programs],
@@ -78,13 +87,30 @@ def compile_programs(runtime: Runtime, programs: Sequence[chains.Program]) -> li
     )
 
 
-def cut(runtime: Runtime, programs: Sequence[chains.Program]) -> list[tuple[Piece, ...]]:
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The pieces of work of which a program is made, and those of layers that are one piece.
+
+    Attributes
+    ----------
+    pieces
+        All of them.
+    layers
+        By name, the kernel of each layer with weights into which nothing is fused but a clamp: all
+        that a profiler can mean by it.
+    """
+
+    pieces: tuple[Piece, ...]
+    layers: Mapping[str, Piece]
+
+
+def cut(runtime: Runtime, programs: Sequence[chains.Program]) -> list[Cut]:
     """Return the pieces of work of which each of `programs` is made."""
     bundle = Bundle([program.module for program in programs]).eval()
     graph = trace(bundle, tuple(program.inputs for program in programs)).graph
-    known, fuses = kernels(native(runtime)), FUSES.get(runtime.name, ())
+    known, fuses = kernels(runtime), FUSES.get(runtime.name, ())
     return [
-        _pieces(part, [parse_format(f) for f in program.formats.values()], known, fuses)
+        _cut(part, [parse_format(f) for f in program.formats.values()], known, fuses)
         for part, program in zip(_split(graph, len(programs)), programs, strict=True)
     ]
 
@@ -110,20 +136,35 @@ def _split(graph: LayerGraph, count: int) -> Iterator[LayerGraph]:
         )
 
 
-def _pieces(
+def _cut(
     graph: LayerGraph,
     planned: Sequence[Format],
     known: Mapping[str, tuple[str, ...]],
     fuses: Collection[str],
-) -> tuple[Piece, ...]:
-    """Return the pieces of work of `graph` when its layers have the formats `planned`."""
+) -> Cut:
+    """Cut `graph` when its layers have the formats `planned`."""
     distinct = list(dict.fromkeys(planned))
     choices = [distinct.index(fmt) for fmt in planned]
-    return tuple(
+    mine = tuple(
         part
         for part in pieces(graph, distinct, known, fuses)
         if all(choices[i] == k for i, k in zip(part.layers, part.formats, strict=True))
     )
+    kernels = {part.layers[0]: part for part in mine if part.shape}
+    return Cut(
+        mine,
+        {
+            _own_name(layer): kernels[index]
+            for index, layer in enumerate(graph.quantizable)
+            if not layer.fused_elements and not any(name in FUNCTIONS for name in layer.fused)
+        },
+    )
+
+
+def _own_name(layer: Layer) -> str:
+    """Return the name of a bundle's layer within its part."""
+    _, _, name = layer.name.split(".", 2)
+    return name
 
 
 def samples(
@@ -131,11 +172,29 @@ def samples(
 ) -> list[Sample]:
     """Compile the programs called `names` together, time them one by one, and cut them up."""
     drawn = [chains.program(name) for name in names]
-    parts, calls = cut(runtime, drawn), compile_programs(runtime, drawn)
-    return [
-        Sample(name, seconds_per_run(call, clock), pieces_)
-        for name, call, pieces_ in zip(names, calls, parts, strict=True)
-    ]
+    found = []
+    for name, part, made_of in zip(
+        names, compile_programs(runtime, drawn), cut(runtime, drawn), strict=True
+    ):
+        seconds = seconds_per_run(part.run, clock)
+        found.append(Sample(name, seconds, made_of.pieces))
+        found += _layers(name, seconds, part, made_of.layers)
+    return found
+
+
+def _layers(
+    program: str, seconds: float, part: Part, layers: Mapping[str, Piece]
+) -> Iterator[Sample]:
+    """Yield the layers that the runtime's profiler times, if it has one."""
+    if part.profile is None:
+        return
+    fewest, most = _PROFILED_RUNS
+    times = part.profile(min(max(round(_PROFILED_SECONDS / seconds), fewest), most))
+    # Profiling slows a program down; what it adds is no part of a layer.
+    share = min(1.0, seconds / times.total)
+    for name, piece in layers.items():
+        if times.layers.get(name, 0.0) > _LEAST_LAYER:
+            yield Sample(f"{program}#{name}", share * times.layers[name], (piece,), is_whole=False)
 
 
 def seconds_per_run(call: Call, clock: Clock = time.perf_counter) -> float:

@@ -13,16 +13,35 @@ from aiq import files
 from aiq.cost.pieces import Piece
 from aiq.errors import InputError
 
-SCHEMA = "aiq/calibration/v2"
+SCHEMA = "aiq/calibration/v3"
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A program, what it is made of in its plan, and how long a run takes."""
+    """How long something takes, and the pieces of work that it is made of.
+
+    Attributes
+    ----------
+    name
+        That of the program; of a layer, the program's, ``#`` and its own.
+    seconds
+        Of a run.
+    pieces
+        In the program's plan.
+    is_whole
+        Whether it is a program, which pays the overhead of a run, or one layer of it as the
+        runtime's profiler saw it.
+    """
 
     name: str
     seconds: float
     pieces: tuple[Piece, ...]
+    is_whole: bool = True
+
+    @property
+    def program(self) -> str:
+        """Name of the program."""
+        return self.name.partition("#")[0]
 
 
 class Store:
@@ -67,7 +86,12 @@ class Store:
                 raise ValueError(f"schema is not {SCHEMA}")
             signature, values = document["signature"], dict(document["values"])
             samples = [
-                Sample(entry["name"], float(entry["seconds"]), tuple(map(_piece, entry["pieces"])))
+                Sample(
+                    entry["name"],
+                    float(entry["seconds"]),
+                    tuple(map(_piece, entry["pieces"])),
+                    bool(entry["is_whole"]),
+                )
                 for entry in document["samples"]
             ]
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

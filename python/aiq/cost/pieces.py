@@ -32,7 +32,7 @@ DTYPES = tuple(_COMPUTE.values())
 """Dtypes that kernels compute in."""
 
 
-_FUNCTIONS: Mapping[str, str] = {
+FUNCTIONS: Mapping[str, str] = {
     **{name: name for name in ("silu", "gelu", "sigmoid")},
     **dict.fromkeys(("hardswish", "hardsigmoid"), "hardswish"),
     **dict.fromkeys(("tanh", "softplus", "mish", "elu", "selu", "log_sigmoid"), "sigmoid"),
@@ -44,7 +44,7 @@ def _kind(layer: Layer) -> str:
     """Return the kernel of a layer without weights: its class, or a finer one."""
     function = re.sub(r"_*\d*$", "", layer.nodes[0])
     if layer.op is Op.ACTIVATION:
-        return _FUNCTIONS.get(function, "activation")
+        return FUNCTIONS.get(function, "activation")
     if layer.op is Op.POOL and layer.output_elements * 8 < layer.input_elements:
         return "mean"  # over whole images: it reads much and writes little
     if layer.op is Op.POOL and "avg" in function:
@@ -110,7 +110,7 @@ def pieces(
     formats
         Formats as they are executed (`RuntimeProfile.executed`).
     kernels
-        Operator class -> dtypes in which the runtime computes it.
+        Operator class, or the finer name of a kernel -> dtypes in which the runtime computes it.
     fuses
         Operator classes without weights that the runtime fuses.
     """
@@ -192,9 +192,9 @@ class _Cutter:
                 n = layer.fused_elements
                 yield self._pass("residual", stored, (2 * n, n), (root,), (k,))
             for name in layer.fused:
-                if _FUNCTIONS.get(name, "") not in {"", "activation"}:
+                if name in FUNCTIONS:
                     n = layer.output_elements
-                    yield self._pass(_FUNCTIONS[name], stored, (n, n), (root,), (k,))
+                    yield self._pass(FUNCTIONS[name], stored, (n, n), (root,), (k,))
             if outside > 0 and layer.op is not Op.LINEAR:
                 # Convolutions want channels last: a copy, whatever the format.
                 yield self._copy("layout.fp32", outside, "fp32", stored, (root,), (k,))
@@ -293,7 +293,8 @@ class _Cutter:
             return "fp32"
         if layer.quantizable:
             return self._stored[k]
-        return self._stored[k] if self._stored[k] in self._kernels.get(layer.op, ()) else "fp32"
+        known = self._kernels.get(_kind(layer)) or self._kernels.get(layer.op, ())
+        return self._stored[k] if self._stored[k] in known else "fp32"
 
     def _convert(
         self,

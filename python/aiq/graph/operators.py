@@ -112,6 +112,23 @@ def is_view(node: fx.Node) -> bool:
     return aliases or name_of(node) == "_unsafe_view"
 
 
+def bounds(node: fx.Node) -> tuple[float, float] | None:
+    """Return between what `node` clamps its input, ReLU included; ``None`` if it does not."""
+    match name_of(node):
+        case "relu":
+            limits = (0.0, math.inf)
+        case "relu6":
+            limits = (0.0, 6.0)
+        case "hardtanh":
+            limits = (argument(node, "min_val", -1.0), argument(node, "max_val", 1.0))
+        case "clamp":
+            low, high = argument(node, "min"), argument(node, "max")
+            limits = (-math.inf if low is None else low, math.inf if high is None else high)
+        case _:
+            return None
+    return None if any(isinstance(limit, fx.Node) for limit in limits) else limits
+
+
 def is_constant(value: object) -> bool:
     """Whether an argument is a parameter or buffer."""
     return isinstance(value, fx.Node) and value.op == "get_attr"

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, fx
 
 from aiq.graph import Layer, Trace
-from aiq.graph.operators import argument
+from aiq.graph.operators import argument, bounds
 from aiq.graph.simplify import name_of
 from aiq.quantize.fold import constant, output_axis, set_operand
 
@@ -30,7 +30,7 @@ CONVERGED = 1e-4
 """Relative change of a channel at which nothing is left to do."""
 
 _HOMOGENEOUS = {"relu", "leaky_relu"}
-_CLAMPS = {"hardtanh": ("min_val", "max_val", -1.0, 1.0), "relu6": ("", "", 0.0, 6.0)}
+_CLAMPS = {"hardtanh", "relu6"}
 
 
 class _Pair(NamedTuple):
@@ -109,7 +109,7 @@ def _pairs(trace: Trace, nodes: dict[str, fx.Node]) -> Iterator[_Pair]:
             alike
             and argument(reader, "input") is tail
             and not (output_axis(writer) or output_axis(reader))
-            and all(name_of(node) in _HOMOGENEOUS | _CLAMPS.keys() for node in fused)
+            and all(name_of(node) in _HOMOGENEOUS | _CLAMPS for node in fused)
         ):
             yield _Pair(writer, reader, tuple(n for n in fused if name_of(n) in _CLAMPS))
 
@@ -137,12 +137,12 @@ def _shaped(values: Tensor, weight: Tensor) -> Tensor:
 
 def _clamp_channels(module: fx.GraphModule, node: fx.Node, gain: Tensor) -> None:
     """Make `node` a clamp with bounds of its own for each channel; it keeps its name."""
-    low_name, high_name, low, high = _CLAMPS[name_of(node)]
-    bounds = (argument(node, low_name, low), argument(node, high_name, high))
+    limits = bounds(node)
+    assert limits is not None, "chosen by its name"
     source = argument(node, "input", node.args[0])
     with module.graph.inserting_before(node):
         operands = []
-        for key, bound in zip(("low", "high"), bounds, strict=True):
+        for key, bound in zip(("low", "high"), limits, strict=True):
             target = f"equalized_{node.name}_{key}"
             module.register_buffer(target, (bound / gain).squeeze(-1).float())
             operands.append(module.graph.get_attr(target))

@@ -25,7 +25,7 @@ from aiq.fingerprint import Fingerprint
 from aiq.formats import BF16, FP16, FP32, REFERENCE, DType, Format, Granularity, Kind
 from aiq.graph import Layer, Trace
 from aiq.graph.export import Inputs
-from aiq.graph.operators import argument
+from aiq.graph.operators import argument, bounds
 from aiq.quantize.affine import Affine, Scheme, from_range
 from aiq.quantize.fold import output_axis
 from aiq.quantize.observers import OBSERVERS, symmetric_mse
@@ -136,6 +136,7 @@ class Simulator:
         self._heads = {self._start[layer.name]: layer for layer in self.layers}
         self._tails = {position[layer.nodes[-1]]: layer for layer in self.layers}
         self.operands = {layer.name: _operands(trace, layer, nodes) for layer in self.layers}
+        self._bounds = {name: found for name, n in nodes.items() if (found := bounds(n))}
         self._correct_bias = correct_bias
         self._power_of_two = power_of_two
         self._quantizers: dict[tuple[str, DType, Granularity], Affine] = {}
@@ -159,6 +160,7 @@ class Simulator:
         for name, value in self.program.constants.items():
             hashed.add(name, value if isinstance(value, Tensor) else str(value))
         hashed.add("layers", [(layer.name, layer.nodes, layer.is_output) for layer in self.layers])
+        hashed.add("bounds", self._bounds)
         hashed.add("options", (self.observer, self._correct_bias, self._power_of_two))
         for name, statistics in self._statistics.items():
             hashed.add(name, (statistics.extremes, statistics.limit))
@@ -325,6 +327,9 @@ class Simulator:
         if key not in self._activations:
             observer = OBSERVERS[self.observer]
             low, high = observer(self._statistics[node], dtype.bits)
+            # Within the bounds of a clamp rounding clamps too, and integer kernels need do no more.
+            least, most = self._bounds.get(node, (low, high))
+            low, high = max(low, least), min(high, most)
             scheme = Scheme(
                 dtype.bits, symmetric=False, signed=False, power_of_two=self._power_of_two
             )

@@ -9,7 +9,7 @@ from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 
@@ -26,6 +26,36 @@ Program = tuple[Callable[..., Iterable[torch.Tensor]], Mapping[str, Kernel]]
 
 Profile = tuple[Mapping[str, Kernel], Mapping[str, Sequence[float]]]
 """The kernel of each layer, and the seconds of each run by the node that a kernel is."""
+
+
+class LayerTimes(NamedTuple):
+    """What a runtime's profiler says of a network.
+
+    Attributes
+    ----------
+    layers
+        Median seconds of each layer that has a kernel of its own, with what is fused into it.
+    total
+        Median seconds of all nodes, added up.
+    """
+
+    layers: Mapping[str, float]
+    total: float
+
+
+class Part(NamedTuple):
+    """One of several small models that were compiled together.
+
+    Attributes
+    ----------
+    run
+        Runs it once on its input.
+    profile
+        From a number of runs to its `LayerTimes`; ``None`` where the runtime has no profiler.
+    """
+
+    run: Callable[[], Any]
+    profile: Callable[[int], LayerTimes] | None = None
 
 
 class Support(StrEnum):
@@ -133,9 +163,7 @@ class Runtime(ABC):
             If the runtime cannot time single layers.
         """
         job = self._prepare(model, example_inputs, formats, calibration, emulate=emulate)
-        kernels, seconds = self._profile(job, runs)
-        timed = {name: seconds.get(kernel.node) for name, kernel in kernels.items()}
-        return {name: median(values) for name, values in timed.items() if values}
+        return dict(layer_times(self._profile(job, runs)).layers)
 
     def compile(
         self,
@@ -180,13 +208,13 @@ class Runtime(ABC):
         models: Sequence[torch.nn.Module],
         inputs: Sequence[torch.Tensor],
         formats: Sequence[Mapping[str, Format]],
-    ) -> list[Callable[[], Any]]:
-        """Compile small models, each for one tensor; return what runs each of them on it.
+    ) -> list[Part]:
+        """Compile small models, each for one tensor.
 
         As `compile` does, with the tensor as calibration too; faster where a runtime can.
         """
         return [
-            partial(self.compile(model, x, chosen, [x]), x)
+            Part(partial(self.compile(model, x, chosen, [x]), x))
             for model, x, chosen in zip(models, inputs, formats, strict=True)
         ]
 
@@ -268,6 +296,16 @@ class Runtime(ABC):
                     "machine and can only emulate it; choose another format, or allow emulation."
                 )
         return resolved
+
+
+def layer_times(profile: Profile) -> LayerTimes:
+    """Return what a profile says of layers."""
+    kernels, seconds = profile
+    timed = {name: seconds.get(kernel.node) for name, kernel in kernels.items()}
+    return LayerTimes(
+        {name: median(values) for name, values in timed.items() if values},
+        sum(map(median, seconds.values())),
+    )
 
 
 def _in_channels(fmt: Format, layer: Layer) -> Format:

@@ -1,14 +1,13 @@
 """What runtimes that read ONNX share: one model in, a program out, and bundles cut up."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 
 from aiq.formats import Format
-from aiq.runtimes.base import Job, Program, Runtime
+from aiq.runtimes.base import Job, LayerTimes, Part, Profile, Program, Runtime, layer_times
 from aiq.runtimes.bundle import Bundle, joined
 from aiq.runtimes.onnx_graph import OnnxModel, parts
 
@@ -27,6 +26,16 @@ class OnnxBased(Runtime):
     def _open(self, model: bytes, labels: Mapping[str, Sequence[str]]) -> Program:
         """Return the program of a serialised model."""
 
+    @abstractmethod
+    def _time(
+        self,
+        model: bytes,
+        labels: Mapping[str, Sequence[str]],
+        inputs: Sequence[torch.Tensor],
+        runs: int,
+    ) -> Profile:
+        """Run a serialised model under the profiler."""
+
     def _build(self, job: Job) -> Program:
         model, labels = self._convert(job)
         return self._open(model.SerializeToString(), labels)
@@ -36,11 +45,32 @@ class OnnxBased(Runtime):
         models: Sequence[torch.nn.Module],
         inputs: Sequence[torch.Tensor],
         formats: Sequence[Mapping[str, Format]],
-    ) -> list[Callable[[], Any]]:
+    ) -> list[Part]:
         """Compile small models with one export; see `Runtime.compile_many`."""
         given = tuple(inputs)
         bundle = Bundle(models).eval()
         job = self._prepare(bundle, given, joined(formats), [given], emulate=False)
         whole, labels = self._convert(job)
-        programs = [self._open(part.SerializeToString(), labels)[0] for part in parts(whole)]
-        return [partial(program, x) for program, x in zip(programs, given, strict=True)]
+        found = []
+        for index, (part, x) in enumerate(zip(parts(whole), given, strict=True)):
+            content = part.SerializeToString()
+            program, _ = self._open(content, labels)
+            profile = partial(self._layer_times, content, labels, x, f"parts.{index}.")
+            found.append(Part(partial(program, x), profile))
+        return found
+
+    def _profile(self, job: Job, runs: int) -> Profile:
+        model, labels = self._convert(job)
+        return self._time(model.SerializeToString(), labels, job.inputs, runs)
+
+    def _layer_times(
+        self,
+        model: bytes,
+        labels: Mapping[str, Sequence[str]],
+        x: torch.Tensor,
+        prefix: str,
+        runs: int,
+    ) -> LayerTimes:
+        """Return the times of a part of a bundle, whose layers have names with a prefix."""
+        layers, total = layer_times(self._time(model, labels, [x], runs))
+        return LayerTimes({name.removeprefix(prefix): t for name, t in layers.items()}, total)

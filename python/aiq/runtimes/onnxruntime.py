@@ -58,6 +58,7 @@ class OnnxRuntime(OnnxBased):
     def _convert(self, job: Job) -> OnnxModel:
         converted = to_onnx(job.rewritten, job.inputs, OPSET)
         onnx_edit.quantize_biases(converted.proto)
+        onnx_edit.pool_means(converted.proto)
         onnx_edit.pack(converted.proto, {n: f for n, f in job.formats.items() if f.name in PACKED})
         return converted
 
@@ -69,13 +70,18 @@ class OnnxRuntime(OnnxBased):
         model.metadata_props.add(key=METADATA, value=job.signature.to_json(labels=labels))
         write_atomic(path, model.SerializeToString())
 
-    def _profile(self, job: Job, runs: int) -> Profile:
-        model, labels = self._convert(job)
+    def _time(
+        self,
+        model: bytes,
+        labels: Mapping[str, Sequence[str]],
+        inputs: Sequence[torch.Tensor],
+        runs: int,
+    ) -> Profile:
         with tempfile.TemporaryDirectory() as folder:
             prefix = str(Path(folder) / "profile")
-            session, kernels = _session(model.SerializeToString(), labels, profile=prefix)
+            session, kernels = _session(model, labels, profile=prefix)
             for _ in range(runs):
-                _run(session, job.inputs)
+                _run(session, inputs)
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         found: dict[str, list[float]] = {}
         for event in events:

@@ -74,13 +74,17 @@ class OpenVino(OnnxBased):
                 content = (Path(folder) / f"model{suffix}").read_bytes()
                 write_atomic(path.with_suffix(suffix), content)
 
-    def _profile(self, job: Job, runs: int) -> Profile:
-        proto, labels = self._convert(job)
-        model = openvino.Core().read_model(proto.SerializeToString())
-        request, kernels = _request(model, labels, PERF_COUNT=True)
+    def _time(
+        self,
+        model: bytes,
+        labels: Mapping[str, Sequence[str]],
+        inputs: Sequence[torch.Tensor],
+        runs: int,
+    ) -> Profile:
+        request, kernels = _request(openvino.Core().read_model(model), labels, PERF_COUNT=True)
         found: dict[str, list[float]] = {}
         for _ in range(runs):
-            _infer(request, job.inputs)
+            _infer(request, inputs)
             for entry in request.profiling_info:
                 found.setdefault(entry.node_name, []).append(entry.real_time.total_seconds())
         return kernels, found

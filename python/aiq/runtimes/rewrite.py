@@ -20,7 +20,7 @@ from aiq.errors import InputError
 from aiq.formats import INTEGERS, REFERENCE, Format
 from aiq.graph import Layer, Trace
 from aiq.graph.export import Inputs
-from aiq.graph.operators import argument, is_view
+from aiq.graph.operators import argument, bounds, is_view
 from aiq.graph.simplify import attribute, name_of
 from aiq.quantize.affine import Affine, to_rows
 from aiq.quantize.fold import fold
@@ -216,14 +216,17 @@ class _Writer:
         scale, zero_point = float(affine.scale), int(affine.zero_point)
         limits = (affine.scheme.low, affine.scheme.high)
         if (node, bits) not in self._quantized:
-            last = node
+            source = last = node
             if bits < 8:  # kernels that write integers clamp to all eight bits
-                bounds = [(limit - zero_point) * scale for limit in limits]
-                with graph.inserting_after(last):
-                    last = graph.call_function(torch.ops.aten.clamp.default, (node, *bounds))
+                ends = [(limit - zero_point) * scale for limit in limits]
+                with graph.inserting_after(node):
+                    source = last = graph.call_function(torch.ops.aten.clamp.default, (node, *ends))
                 self._own.add(last)
+            elif _saturates(node, affine):
+                # A clamp that is left may keep a compiler from using its integer kernel.
+                source = argument(node, "input", node.args[0])
             with graph.inserting_after(last):
-                arguments = (last, scale, zero_point, *limits, torch.uint8)
+                arguments = (source, scale, zero_point, *limits, torch.uint8)
                 self._quantized[node, bits] = graph.call_function(_QUANTIZE, arguments)
             self._own.add(self._quantized[node, bits])
         with graph.inserting_before(user):
@@ -286,6 +289,17 @@ class _Writer:
         name = f"{head.name}_{key}"
         self._module.register_buffer(name, value)
         return self._module.graph.get_attr(name)
+
+
+def _saturates(node: fx.Node, affine: Affine) -> bool:
+    """Whether rounding to the grid does what the clamp `node` does, which is then superfluous."""
+    limits = bounds(node)
+    if limits is None:
+        return False
+    scale, zero_point = float(affine.scale), int(affine.zero_point)
+    low, high = (limit / scale + zero_point for limit in limits)
+    # Half a step beyond its last code a grid saturates too.
+    return low - 0.5 < affine.scheme.low and high + 0.5 > affine.scheme.high
 
 
 def _narrow(
