@@ -383,3 +383,27 @@ def test_a_runtime_that_is_not_installed(monkeypatch):
 def test_arguments_that_are_no_tensors(net, inputs):
     with pytest.raises(InputError, match=r"hold a float, .* takes tensors only"):
         leaves((*inputs, 1.5))
+
+
+def test_threads_of_onnx_runtime_have_processors_of_their_own(monkeypatch):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    entries = {}
+
+    class Options(onnxruntime.SessionOptions):
+        def add_session_config_entry(self, key, value):
+            entries[key] = value
+            super().add_session_config_entry(key, value)
+
+    monkeypatch.setattr(onnxruntime, "SessionOptions", Options)
+    monkeypatch.setattr("aiq.machine.processors", lambda: [0, 1])
+    before = torch.get_num_threads()
+    try:
+        for threads, expected in ((2, "2"), (1, None)):
+            entries.clear()
+            torch.set_num_threads(threads)
+            model, x = nn.Linear(4, 4).eval(), torch.rand(2, 4)
+            program = runtimes.get("onnxruntime").compile(model, (x,), {}, [])
+            assert entries.get("session.intra_op_thread_affinities") == expected
+            torch.testing.assert_close(program(x), model(x).detach())
+    finally:
+        torch.set_num_threads(before)

@@ -45,9 +45,7 @@ def describe() -> dict[str, Any]:
     flags = set(info.get("flags", info.get("Features", "")).split())
     return {
         "cpu": info.get("model name") or platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": len(processors()) or os.cpu_count(),
         "threads_per_core": _threads_per_core(info),
         "isa": [name for flag, name in _FLAGS if flag in flags],
         "hypervisor": "hypervisor" in flags if flags else None,
@@ -113,6 +111,11 @@ def steal(before: Ticks | None, after: Ticks | None) -> float | None:
     return (after.stolen - before.stolen) / (after.total - before.total)
 
 
+def processors() -> list[int]:
+    """Return the processors that this process may use; none where the system does not say."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
 @contextmanager
 def threads(count: int | None) -> Iterator[int]:
     """Compute with `count` threads, kept on as many processors; all usable ones by default.
@@ -126,8 +129,8 @@ def threads(count: int | None) -> Iterator[int]:
     """
     import torch  # noqa: PLC0415 - `describe` should not need it
 
-    processors = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    most = len(processors) or os.cpu_count() or 1
+    usable = processors()
+    most = len(usable) or os.cpu_count() or 1
     wanted = most if count is None else count
     if not 1 <= wanted <= most:
         raise InputError(
@@ -135,11 +138,11 @@ def threads(count: int | None) -> Iterator[int]:
             f"choose 1 to {most}."
         )
     before = torch.get_num_threads()
-    affinity = _affinities() if wanted < len(processors) else {}
+    affinity = _affinities() if wanted < len(usable) else {}
     try:
         torch.set_num_threads(wanted)
         for task in affinity:
-            _set_affinity(task, set(processors[:wanted]))
+            _set_affinity(task, set(usable[:wanted]))
         yield wanted
     finally:
         torch.set_num_threads(before)

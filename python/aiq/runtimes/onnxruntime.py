@@ -13,6 +13,7 @@ import torch
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
+from aiq import machine
 from aiq.errors import InputError
 from aiq.files import write_atomic
 from aiq.formats import Format
@@ -114,11 +115,17 @@ def _session(
 ) -> tuple[onnxruntime.InferenceSession, dict[str, Kernel]]:
     """Return a session, and the kernel of each layer; `profile` begins the name of a file."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     # Waiting threads would otherwise burn the processor that others are timed on.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    processors = machine.processors()
+    if 1 < threads <= len(processors):
+        # As ONNX Runtime does by default, but not once it is told how many threads to use: woken
+        # threads otherwise often start where the caller computes. It counts from one.
+        pinned = ";".join(str(processor + 1) for processor in processors[1:threads])
+        options.add_session_config_entry("session.intra_op_thread_affinities", pinned)
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = profile
