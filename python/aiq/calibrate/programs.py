@@ -27,7 +27,10 @@ FUSES: Mapping[str, tuple[str, ...]] = {
 }
 """Operator classes for which a runtime generates code, and so fuses them with their neighbours."""
 
-INTEGER_KERNELS: Mapping[str, tuple[Op, ...]] = {"onnxruntime": (Op.POOL,), "openvino": (Op.POOL,)}
+INTEGER_KERNELS: Mapping[str, tuple[Op, ...]] = {
+    "onnxruntime": (Op.POOL, Op.CONCAT),
+    "openvino": (Op.POOL, Op.CONCAT),
+}
 """Operator classes without weights that a runtime computes in integers between integer layers."""
 
 BUNDLE = 12
