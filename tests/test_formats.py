@@ -20,7 +20,19 @@ def test_every_width_has_a_format(n, m):
     assert parse(str(both)) == both
 
 
+@given(st.integers(2, 8), st.integers(2, 8))
+def test_bfloat16_between_layers_is_no_matter_of_their_kernels(n, m):
+    plain, mixed = parse(f"w{n}a{m}"), parse(f"w{n}a{m}bf16")
+    assert mixed != plain
+    assert (mixed.between, plain.between) == (BF16, FP32)
+    assert mixed.kernel == plain == plain.kernel
+    assert parse(str(mixed)) == mixed
+
+
 def test_floating_point_formats():
+    assert parse("bf16").between == BF16
+    assert parse("bf16").kernel == parse("bf16")
+    assert parse("w8").between == FP32
     assert parse("fp32").weight == FP32
     assert parse("bf16").compute == BF16
     assert parse("FP16").activation == FP16
@@ -28,7 +40,9 @@ def test_floating_point_formats():
     assert BF16 != FP16
 
 
-@pytest.mark.parametrize("name", ["w1", "w9", "w8a9", "w8a", "a8", "int8", "", "w16a16", "w8 a8"])
+@pytest.mark.parametrize(
+    "name", ["w1", "w9", "w8a9", "w8a", "a8", "int8", "", "w16a16", "w8 a8", "w8bf16"]
+)
 def test_unknown_format_says_what_is_known(name):
     with pytest.raises(FormatError, match="use fp32, bf16, fp16, wN or wNaM"):
         parse(name)

@@ -114,6 +114,14 @@ def test_a_look_tells_the_divergence_of_a_plan_to_a_tenth(net, evaluator, measur
         sensitivity.look(many, without, {})
 
 
+@pytest.mark.parametrize("joint", [True, False])
+def test_what_stands_between_layers_costs_no_evaluation(evaluator, joint):
+    names = ("fp32,w8a8,w4a4", "fp32,w8a8,w8a8bf16,w4a4,w4a4bf16")
+    plain, mixed = (sensitivity.measure(evaluator, n, precision=0, joint=joint) for n in names)
+    assert (mixed.loss[:, 1] == mixed.loss[:, 2]).all()
+    assert (mixed.divergence[:, [0, 1, 3]] == plain.divergence).all()
+
+
 def test_early_stopping_changes_little_and_saves_much(evaluator, measured):
     few = sensitivity.measure(evaluator, FORMATS, precision=1.0, joint=True)
     ratio = few.divergence[:, 2:] / measured.divergence[:, 2:]

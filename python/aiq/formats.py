@@ -2,12 +2,13 @@
 
 A format joins the dtype of the weights, the dtype of the activations and the dtype of the
 arithmetic. Its name is the usual one: ``fp32``, ``bf16``, ``fp16``, ``w8a8``, ``w4`` (weight-only),
-``w4g64`` (weight-only, a scale for every 64 weights), in general ``wNaM`` with N and M in 2..8.
+``w4g64`` (weight-only, a scale for every 64 weights), in general ``wNaM`` with N and M in 2..8, and
+``wNaMbf16`` where that which stands between the layers is bfloat16 (attention, norms).
 """
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from aiq.errors import FormatError
@@ -78,6 +79,9 @@ class Format:
         ``wNaM``, since narrower codes are unpacked to bytes), else the activations' dtype.
     weight_granularity, activation_granularity
         How many elements share one scale. Only integer dtypes have scales.
+    between
+        Floating-point dtype of what follows the layer up to the next ones and has no integer
+        kernel: attention, norms, most activation functions.
     """
 
     name: str
@@ -86,6 +90,17 @@ class Format:
     compute: DType
     weight_granularity: Granularity = Granularity.CHANNEL
     activation_granularity: Granularity = Granularity.TENSOR
+    between: DType = FP32
+
+    @property
+    def kernel(self) -> "Format":
+        """The format of the layer's own kernel, whatever stands between it and the next ones.
+
+        Layers whose kernels are alike round alike, so they lose the same.
+        """
+        if not self.quantizes_activations or self.between == FP32:
+            return self
+        return replace(self, name=self.name.removesuffix(self.between.name), between=FP32)
 
     @property
     def quantizes_weights(self) -> bool:
@@ -101,7 +116,7 @@ class Format:
         return self.name
 
 
-_PATTERN = re.compile(r"w([2-8])(?:a([2-8])|g(32|64|128))?")
+_PATTERN = re.compile(r"w([2-8])(?:a([2-8])(bf16)?|g(32|64|128))?")
 
 
 def parse(name: str) -> Format:
@@ -110,8 +125,8 @@ def parse(name: str) -> Format:
     Parameters
     ----------
     name
-        ``fp32``, ``bf16``, ``fp16``, ``wN``, ``wNgK`` or ``wNaM`` with N and M in 2..8 and K 32, 64
-        or 128; case and blanks around do not matter.
+        ``fp32``, ``bf16``, ``fp16``, ``wN``, ``wNgK``, ``wNaM`` or ``wNaMbf16`` with N and M in
+        2..8 and K 32, 64 or 128; case and blanks around do not matter.
 
     Raises
     ------
@@ -126,18 +141,20 @@ def parse(name: str) -> Format:
     key = str(name).strip().lower()
     for dtype in (FP32, BF16, FP16):
         if key == dtype.name:
-            return Format(key, dtype, dtype, dtype)
+            return Format(key, dtype, dtype, dtype, between=dtype)
     match = _PATTERN.fullmatch(key)
     if match is None:
         raise FormatError(
             f"Unknown format {name!r}; use fp32, bf16, fp16, wN or wNaM with N and M from 2 to 8, "
-            "for example w8a8 or w4, or weights in groups of 32, 64 or 128, for example w4g64."
+            "for example w8a8 or w4; weights in groups of 32, 64 or 128, for example w4g64; or "
+            "bfloat16 between integer layers, for example w8a8bf16."
         )
     weight = INTEGERS[int(match[1])]
     if match[2] is None:
-        grouped = next((g for g, size in GROUPS.items() if str(size) == match[3]), None)
+        grouped = next((g for g, size in GROUPS.items() if str(size) == match[4]), None)
         return Format(key, weight, FP32, FP32, grouped or Granularity.CHANNEL)
-    return Format(key, weight, INTEGERS[int(match[2])], INTEGERS[8])
+    between = BF16 if match[3] else FP32
+    return Format(key, weight, INTEGERS[int(match[2])], INTEGERS[8], between=between)
 
 
 def parse_all(names: str | Iterable[str | Format]) -> tuple[Format, ...]:

@@ -6,8 +6,9 @@ whose formats it hangs on. The calibrated table prices pieces; the calibration c
 
 Layers without weights have no format of their own. Each follows its *root*, the first layer with
 weights upstream: it computes in bfloat16 or integers where the root does and the runtime has such
-a kernel, else in float32. Where the runtime fuses its operator (`RuntimeProfile.fuses`),
-conversions next to it cost nothing extra, and a run of such operators starts once.
+a kernel, else in the floating-point dtype that the root's format has between layers. Where the
+runtime fuses its operator (`RuntimeProfile.fuses`), conversions next to it cost nothing extra, and
+a run of such operators starts once.
 
 A tensor that several layers read is converted once for all of them. With k readers a conversion
 counts 1/k, and two readers that differ count 1/k between them: exact if one or all of the readers
@@ -87,7 +88,8 @@ class Piece:
 
 def dtypes(formats: Iterable[Format]) -> list[DType]:
     """Return the compute dtypes behind the indices in pieces of `formats`, float32 first."""
-    return list(dict.fromkeys([FP32, *(f.compute for f in formats)]))
+    used = [dtype for f in formats for dtype in (f.compute, f.between)]
+    return list(dict.fromkeys([FP32, *used]))
 
 
 def stored_as(format_: Format) -> str:
@@ -294,7 +296,8 @@ class _Cutter:
         if layer.quantizable:
             return self._stored[k]
         known = self._kernels.get(_kind(layer)) or self._kernels.get(layer.op, ())
-        return self._stored[k] if self._stored[k] in known else "fp32"
+        wanted = (self._stored[k], self._formats[k].between.name)
+        return next((dtype for dtype in wanted if dtype in known), "fp32")
 
     def _convert(
         self,

@@ -277,7 +277,7 @@ class Evaluator:
 
     def _plan(self, formats: Formats) -> Plan:
         self.runner.simulator.check(formats)
-        return tuple(formats.get(name, REFERENCE) for name in self.layers)
+        return tuple(formats.get(name, REFERENCE).kernel for name in self.layers)
 
     def _start(self, tasks: Sequence[Task]) -> list[Scores]:
         """Return the results of each task, from the journal or from the workers, who start now."""

@@ -161,16 +161,22 @@ class RuntimeProfile:
                 f"Runtime {self.name} has no {fmt} in its profile; leave {fmt} out, or add "
                 f"runtimes.{self.name}.formats.{fmt}."
             )
-        return fmt if found.support == "dequant" else parse_format(found.runs_as)
+        if found.support == "dequant":
+            return fmt
+        kernel = parse_format(found.runs_as)
+        is_mixed = fmt.kernel != fmt and kernel.quantizes_activations
+        return parse_format(f"{kernel}{fmt.between.name}") if is_mixed else kernel
 
     def runs(self, fmt: Format) -> bool:
         """Whether the runtime can run `fmt`, one way or another."""
         return self._realisation(fmt) is not None
 
     def _realisation(self, fmt: Format) -> Realisation | None:
-        found = self.formats.get(fmt.name)
+        found = self.formats.get(fmt.kernel.name)
         if found is None and fmt.quantizes_weights:
             found = self.formats.get("wNaM" if fmt.quantizes_activations else "wN")
+        if fmt.kernel != fmt and not self.runs(parse_format(fmt.between.name)):
+            return None
         return None if found is None or found.support == "none" else found
 
     def kernel(self, op: str, dtype: str) -> Kernel:

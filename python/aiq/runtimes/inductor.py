@@ -26,7 +26,7 @@ from torchao.quantization.pt2e.quantizer import (
 
 from aiq.errors import InputError, RuntimeUnavailableError
 from aiq.files import write_atomic
-from aiq.formats import Format
+from aiq.formats import BF16, Format
 from aiq.graph import Op
 from aiq.runtimes import weight_only
 from aiq.runtimes.base import Job, Program, Runtime, Support
@@ -65,11 +65,11 @@ class Inductor(Runtime):
         """Return the kind of support; int8 and bfloat16 are native where the CPU has them."""
         if fmt.name == "fp32":
             return Support.NATIVE
-        if fmt.name == "bf16":
-            return Support.NATIVE if _has_bfloat16() else Support.EMULATED
         if fmt.name == "fp16" or (op is not Op.LINEAR and op not in _CONVOLUTIONS):
             return Support.NONE
-        if fmt.name == "w8a8":
+        if fmt.between == BF16 and not _has_bfloat16():
+            return Support.EMULATED
+        if fmt.kernel.name in {"bf16", "w8a8"}:
             return Support.NATIVE
         if fmt.name in weight_only.FORMATS and op is Op.LINEAR:
             return Support.DEQUANT

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from aiq import machine
 from aiq.errors import InputError
 from aiq.files import write_atomic
-from aiq.formats import Format
+from aiq.formats import FP32, Format
 from aiq.graph import Op
 from aiq.runtimes import onnx_edit
 from aiq.runtimes.base import Job, Profile, Program, Support
@@ -50,7 +50,7 @@ class OnnxRuntime(OnnxBased):
         """Return the kind of support; its CPU kernels know no bfloat16 and no float16."""
         if fmt.name == "fp32":
             return Support.NATIVE
-        if fmt.name in {"bf16", "fp16"} or op not in _WEIGHTED:
+        if fmt.between != FP32 or op not in _WEIGHTED:
             return Support.NONE
         if fmt.name in PACKED and op is Op.LINEAR:
             return Support.DEQUANT

@@ -10,7 +10,7 @@ import torch
 
 from aiq.errors import InputError
 from aiq.files import write_atomic
-from aiq.formats import Format
+from aiq.formats import BF16, Format
 from aiq.graph import Op
 from aiq.runtimes import onnx_edit
 from aiq.runtimes.base import Job, Profile, Program, Support
@@ -48,11 +48,11 @@ class OpenVino(OnnxBased):
             return Support.NATIVE
         if fmt.name == "fp16" or op not in _WEIGHTED:
             return Support.NONE
-        if fmt.name == "bf16":
-            return Support.NATIVE if _has_bfloat16() else Support.EMULATED
+        if fmt.between == BF16 and not _has_bfloat16():
+            return Support.EMULATED
         if fmt.name in PACKED and op is Op.LINEAR:
             return Support.DEQUANT
-        return Support.NATIVE if fmt.name == "w8a8" else Support.EMULATED
+        return Support.NATIVE if fmt.kernel.name in {"bf16", "w8a8"} else Support.EMULATED
 
     def _convert(self, job: Job) -> OnnxModel:
         converted = to_onnx(job.rewritten, job.inputs, OPSET)

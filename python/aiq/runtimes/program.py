@@ -9,6 +9,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from aiq.errors import InputError
+from aiq.formats import parse
 from aiq.graph.export import Inputs, call_arguments
 from aiq.runtimes.kernels import Kernel
 
@@ -128,7 +129,7 @@ class Compiled:
         return tuple(
             Mismatch(layer, self.asked[layer], realised)
             for layer, realised in self.realised.items()
-            if realised != self.asked[layer]
+            if realised != parse(self.asked[layer]).kernel.name
         )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the model's

@@ -11,24 +11,22 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import fx
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.ao.quantization.fx import _decomposed  # noqa: F401 - registers quantized_decomposed
-from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from torch.utils import _pytree as pytree
 
 from aiq.errors import InputError
-from aiq.formats import INTEGERS, REFERENCE, Format
+from aiq.formats import BF16, INTEGERS, REFERENCE, Format
 from aiq.graph import Layer, Trace
 from aiq.graph.export import Inputs
-from aiq.graph.operators import argument, bounds, is_view
+from aiq.graph.operators import argument, bounds
 from aiq.graph.simplify import attribute, name_of
 from aiq.quantize.affine import Affine, to_rows
 from aiq.quantize.fold import fold
 from aiq.quantize.simulate import Simulator
 from aiq.quantize.statistics import Statistics, observe, read
+from aiq.runtimes.narrow import QUANTIZE, keeps_grid, narrow
 from aiq.runtimes.program import leaves
 
-_QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
 _DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
 _DEQUANTIZE_WEIGHT = torch.ops.quantized_decomposed.dequantize_per_channel.default
 _RESHAPE = torch.ops.aten.reshape.default
@@ -131,7 +129,12 @@ def rewrite(
     returns = graph._codegen.pytree_info.out_spec
     assert returns is not None
     graph.set_codegen(fx.graph.CodeGen())
-    _narrow(module, {layer.nodes[0]: fmt for layer, fmt in chosen}, leaves(example_inputs))
+    narrow(
+        module,
+        {layer.nodes[0]: fmt for layer, fmt in chosen},
+        writer.either,
+        leaves(example_inputs),
+    )
     graph.eliminate_dead_code()
     module.recompile()
     heads = {layer.nodes[0]: layer.name for layer, _ in chosen}
@@ -183,6 +186,8 @@ class _Writer:
         self._grids: dict[fx.Node, tuple[int, Affine]] = {}
         self._quantized: dict[tuple[fx.Node, int], fx.Node] = {}
         self._own: set[fx.Node] = set()  # clamps and quantize nodes
+        self.either: set[fx.Node] = set()
+        """Dequantize nodes whose value the layers allow to be bfloat16."""
 
     def rewrite(self, layer: Layer, fmt: Format, kernel_end: str | None) -> None:
         """Write the format of one layer; layers come in the order in which they run."""
@@ -198,7 +203,10 @@ class _Writer:
         if not layer.is_output:
             for end in dict.fromkeys((self._nodes[kernel_end or tail.name], tail)):
                 for user in [user for user in end.users if user not in self._own]:
-                    user.replace_input_with(end, self._on_grid(end, end.name, bits, user))
+                    rounded = self._on_grid(end, end.name, bits, user)
+                    user.replace_input_with(end, rounded)
+                    if fmt.between == BF16:
+                        self.either.add(rounded)
 
     def _on_grid(self, node: fx.Node, tensor: str, bits: int, user: fx.Node) -> fx.Node:
         """Return what `user` reads instead of `node`: its value rounded to `bits`.
@@ -227,7 +235,7 @@ class _Writer:
                 source = argument(node, "input", node.args[0])
             with graph.inserting_after(last):
                 arguments = (source, scale, zero_point, *limits, torch.uint8)
-                self._quantized[node, bits] = graph.call_function(_QUANTIZE, arguments)
+                self._quantized[node, bits] = graph.call_function(QUANTIZE, arguments)
             self._own.add(self._quantized[node, bits])
         with graph.inserting_before(user):
             result = graph.call_function(
@@ -241,9 +249,7 @@ class _Writer:
         """Return the grid on which the values of `node` lie already."""
         if node in self._grids:
             return self._grids[node]
-        if node.op == "call_function" and (is_view(node) or name_of(node).startswith("max_pool")):
-            return self._grid(node.all_input_nodes[0])
-        return None
+        return self._grid(node.all_input_nodes[0]) if keeps_grid(node) else None
 
     def _weights(self, name: str, head: fx.Node, fmt: Format) -> None:
         source = argument(head, "weight")
@@ -300,46 +306,6 @@ def _saturates(node: fx.Node, affine: Affine) -> bool:
     low, high = (limit / scale + zero_point for limit in limits)
     # Half a step beyond its last code a grid saturates too.
     return low - 0.5 < affine.scheme.low and high + 0.5 > affine.scheme.high
-
-
-def _narrow(
-    module: fx.GraphModule, heads: Mapping[str, Format], example_inputs: tuple[torch.Tensor, ...]
-) -> None:
-    """Make the bfloat16 layers compute in bfloat16, and what follows them up to the next layer.
-
-    A node without a format of its own computes in bfloat16 when all it reads is bfloat16, so
-    that casts stand only where formats meet.
-    """
-    if all(fmt.name != "bf16" for fmt in heads.values()):
-        return
-    FakeTensorProp(module, FakeTensorMode(allow_non_fake_inputs=True)).propagate(*example_inputs)
-    graph = module.graph
-    narrow: set[fx.Node] = set()
-    for node in list(graph.nodes):
-        operands = [n for n in node.all_input_nodes if _is_float32(n)]
-        if not operands or node.op not in {"call_function", "output"} or node.target is _QUANTIZE:
-            continue
-        fmt = heads.get(node.name)
-        if fmt is not None:
-            is_narrow = fmt.name == "bf16"
-        else:
-            is_narrow = node.op != "output" and all(n in narrow for n in operands)
-        if is_narrow and node.target not in _CASTS:
-            narrow.add(node)
-        for operand in operands:
-            if (operand in narrow) != is_narrow:
-                dtype = torch.bfloat16 if is_narrow else torch.float32
-                with graph.inserting_before(node):
-                    cast = graph.call_function(torch.ops.aten.to.dtype, (operand, dtype))
-                node.replace_input_with(operand, cast)
-
-
-_CASTS = {torch.ops.aten.to.dtype, torch.ops.aten._to_copy.default}  # their result type is fixed
-
-
-def _is_float32(node: fx.Node) -> bool:
-    leaves = pytree.tree_leaves(node.meta.get("val"))
-    return any(isinstance(x, torch.Tensor) and x.dtype is torch.float32 for x in leaves)
 
 
 class PackedLayer(NamedTuple):

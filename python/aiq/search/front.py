@@ -58,7 +58,7 @@ class Method(StrEnum):
 
 
 DEFAULT_FORMATS: Mapping[Objective, tuple[Format, ...]] = {
-    Objective.THROUGHPUT: parse_all("fp32,bf16,w8a8"),
+    Objective.THROUGHPUT: parse_all("fp32,bf16,w8a8,w8a8bf16"),
     Objective.INTENSITY: INTEGER_GRID,
     Objective.WEIGHTED: PAPER,
 }
@@ -116,9 +116,9 @@ def search(
     lam
         Weight of the intensity in ``weighted``, 0..1.
     formats
-        Formats to choose from. Default: for throughput those of ``fp32,bf16,w8a8`` for whose
-        arithmetic the profile has a peak, and which `runtime` can run as far as it knows; every
-        ``wNaM`` and ``fp32`` for intensity, ``fp32,w8,w4`` for weighted.
+        Formats to choose from. Default: for throughput those of ``fp32,bf16,w8a8,w8a8bf16`` for
+        whose arithmetic the profile has a peak, and which `runtime` can run as far as it knows;
+        every ``wNaM`` and ``fp32`` for intensity, ``fp32,w8,w4`` for weighted.
     runtime
         What will execute the plan: its name, or an object like those of `aiq.runtimes`. If the
         profile is calibrated for it, times are those of its kernels, with the conversions between
@@ -190,14 +190,18 @@ def search(
         engine = runtimes.get(runtime) if isinstance(runtime, str) else runtime
     pins = dict(pin or {})
     hardware = Hardware.load(hw)
-    choices = _default_formats(goal, hardware, name) if formats is None else parse_all(formats)
-    columns = parse_all([REFERENCE, *choices, *pins.values()])
     batches = None if data is None else _reiterable(data)
     calibration = None if calibration is None else _reiterable(calibration)
     examples = _example_inputs(batches) if example_inputs is None else example_inputs
     report = progress or (lambda stage, done, total: None)
 
     trace = _export(model, examples, report)
+    choices = (
+        _default_formats(goal, hardware, name, trace.graph)
+        if formats is None
+        else parse_all(formats)
+    )
+    columns = parse_all([REFERENCE, *choices, *pins.values()])
     allowed = choose.allowed_formats(trace.graph, columns, choices, pins)
     if engine is not None:
         allowed = choose.with_kernels(trace.graph, columns, allowed, engine)
@@ -320,18 +324,24 @@ def _observed(
 
 
 def _default_formats(
-    goal: Objective, hardware: Hardware, runtime: str | None
+    goal: Objective, hardware: Hardware, runtime: str | None, layers: LayerGraph
 ) -> tuple[Format, ...]:
-    """Return the usual formats, for speed only those that machine and runtime have."""
+    """Return the usual formats, for speed only those that machine and runtime have.
+
+    Another dtype between layers is left out where it is not predicted to be of use.
+    """
     usual = DEFAULT_FORMATS[goal]
     if goal is not Objective.THROUGHPUT:
         return usual
     known = hardware.runtimes.get(runtime or "")
-    return tuple(
+    able = [
         f
         for f in usual
         if f.compute.name in hardware.peak_gflops and (known is None or known.runs(f))
-    )
+    ]
+    table = cost.time_table(layers, able, hardware, runtime)
+    total = {f: table.total(dict.fromkeys(table.layers, f)) for f in able}
+    return tuple(f for f in able if f.kernel == f or total[f] < total[f.kernel])
 
 
 def _loss_table(

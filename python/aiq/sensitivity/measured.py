@@ -50,13 +50,13 @@ def measure(
     """
     started, evaluations = time.perf_counter(), evaluator.evaluations
     columns = parse_all(formats)
-    whole = [(f,) for f in columns if f != REFERENCE]
-    parts = {f: _parts(f) for f in columns if f != REFERENCE}
+    whole: dict[Format, tuple[Format, ...]] = {f: (f.kernel,) for f in columns if f != REFERENCE}
+    parts = {f: _parts(f.kernel) for f in whole}
     atoms = tuple(dict.fromkeys(atom for pair in parts.values() for atom in pair))
-    joint = len(atoms) >= len(whole) if joint is None else joint
+    kernels = tuple(dict.fromkeys(f.kernel for f in whole))
+    joint = len(atoms) >= len(kernels) if joint is None else joint
     if joint:
-        parts = {f: (f,) for f in parts}
-        atoms = tuple(parts)
+        parts, atoms = whole, kernels
     layers = tuple(layer.name for layer in evaluator.trace.graph.quantizable)
     plans = [{layer: atom} for layer in layers for atom in atoms]
     tolerance = precision / scale.guess(evaluator)

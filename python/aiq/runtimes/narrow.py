@@ -1,0 +1,77 @@
+"""Casts to bfloat16: where layers, and what stands between them, compute in it."""
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import fx
+from torch._subclasses import FakeTensorMode
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+from torch.utils import _pytree as pytree
+
+from aiq.formats import BF16, Format
+from aiq.graph.operators import is_view
+from aiq.graph.simplify import name_of
+
+QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
+
+_CASTS = {torch.ops.aten.to.dtype, torch.ops.aten._to_copy.default}  # their result type is fixed
+
+
+def narrow(
+    module: fx.GraphModule,
+    heads: Mapping[str, Format],
+    either: Collection[fx.Node],
+    example_inputs: tuple[torch.Tensor, ...],
+) -> None:
+    """Cast to bfloat16 what layers of that format read, and what their results meet.
+
+    A node without a format of its own computes in bfloat16 when all that it reads is bfloat16,
+    constants aside, so that casts stand only where formats meet.
+
+    Parameters
+    ----------
+    module
+        Is changed.
+    heads
+        Name of the node that multiplies by a layer's weights -> format of the layer.
+    either
+        Dequantize nodes whose value is bfloat16 wherever its reader can take it so.
+    example_inputs
+        The tensors of one call.
+    """
+    if all(fmt.between != BF16 for fmt in heads.values()):
+        return
+    FakeTensorProp(module, FakeTensorMode(allow_non_fake_inputs=True)).propagate(*example_inputs)
+    graph = module.graph
+    narrowed: set[fx.Node] = set()
+    free = set(either)
+    for node in list(graph.nodes):
+        operands = [n for n in node.all_input_nodes if _is_float32(n)]
+        if not operands or node.op not in {"call_function", "output"} or node.target is QUANTIZE:
+            continue
+        values = [n for n in operands if n.op != "get_attr"]
+        fmt = heads.get(node.name)
+        if fmt is None and free.issuperset(values) and keeps_grid(node):
+            free.add(node)  # as it is: the next layer may find its integers behind it
+            continue
+        follows = bool(values) and all(n in narrowed or n in free for n in values)
+        is_narrow = follows and node.op != "output" if fmt is None else fmt.compute == BF16
+        if is_narrow and node.target not in _CASTS:
+            narrowed.add(node)
+        for operand in operands:
+            if (operand in narrowed) != is_narrow:
+                dtype = torch.bfloat16 if is_narrow else torch.float32
+                with graph.inserting_before(node):
+                    cast = graph.call_function(torch.ops.aten.to.dtype, (operand, dtype))
+                node.replace_input_with(operand, cast)
+
+
+def keeps_grid(node: fx.Node) -> bool:
+    """Whether `node` returns only values that it reads, so integers remain integers."""
+    is_pool = name_of(node).startswith("max_pool")
+    return node.op == "call_function" and (is_view(node) or is_pool)
+
+
+def _is_float32(node: fx.Node) -> bool:
+    leaves = pytree.tree_leaves(node.meta.get("val"))
+    return any(isinstance(x, torch.Tensor) and x.dtype is torch.float32 for x in leaves)
