@@ -48,6 +48,7 @@ from aiq.runtimes import Compiled, Runtime, Support
 
 SEED = 0
 UNIFORM = ("fp32", "bf16", "w8a8")
+FORMATS = (*UNIFORM, "w8a8bf16")  # of the plan
 PLAN, EAGER = "plan", "eager fp32"
 MAX_DROP, CONFIDENCE = 0.01, 0.95
 CALIBRATION_IMAGES = 250
@@ -72,6 +73,10 @@ NETWORKS = {
     ),
     "resnet20": Network(partial(models.load, "resnet20"), (3, 32, 32), (128, 16, 1), trained=True),
     "mobilenet_v2_224": Network(vision("mobilenet_v2"), (3, 224, 224), (1, 16)),
+    "mobilenet_v3": Network(vision("mobilenet_v3_large"), (3, 224, 224), (1, 16)),
+    "efficientnet_b0": Network(vision("efficientnet_b0"), (3, 224, 224), (1, 16)),
+    "regnet_y_400mf": Network(vision("regnet_y_400mf"), (3, 224, 224), (1, 16)),
+    "convnext_t": Network(vision("convnext_tiny"), (3, 224, 224), (1, 16)),
     "resnet18": Network(vision("resnet18"), (3, 224, 224), (1, 16)),
     "vit_s": Network(vision("vit_s"), (3, 224, 224), (1, 16)),
     "resnet50": Network(vision("resnet50"), (3, 224, 224), (1, 16)),
@@ -157,9 +162,9 @@ def row(
     x, calibration = inputs(network, batch)
     engine = Remembering(runtimes.get(runtime))
     graph = aiq.extract(model, x)
-    uniform = [
+    formats = [
         fmt
-        for fmt in parse_all(UNIFORM)
+        for fmt in parse_all(FORMATS)
         if all(engine.support(layer.op, fmt) is Support.NATIVE for layer in graph.quantizable)
     ]
     with console.status("searching") as status:
@@ -169,17 +174,17 @@ def row(
             data.batches(data.sample("val")) if network.trained else None,
             calibration=calibration,
             example_inputs=x,
-            formats=uniform,
+            formats=formats,
             runtime=engine,
-            sensitivity=losses(name) if network.trained else "sqnr",
-            # Random weights have no accuracy to lose; with trained ones it is one point.
-            max_drop=MAX_DROP if network.trained else 1.0,
+            # Random weights have no accuracy to lose.
+            sensitivity=losses(name) if network.trained else lambda layer, fmt: 0.0,
+            max_drop=MAX_DROP,
             confidence=CONFIDENCE,
             measure_top=options.top,
             cache_dir=CACHE,
             progress=lambda stage, done, total: status.update(f"{stage} {done}/{total}"),
         )
-    candidates = {fmt.name: dict.fromkeys(plan.formats, fmt) for fmt in uniform}
+    candidates = {f.name: dict.fromkeys(plan.formats, f) for f in formats if f.name in UNIFORM}
     candidates[PLAN] = plan.formats
     programs = {n: engine.compile(model, x, f, calibration) for n, f in candidates.items()}
     calls = {n: partial(program, x) for n, program in programs.items()}
@@ -193,7 +198,7 @@ def row(
             min_seconds=options.seconds * len(calls),
             max_seconds=4 * options.seconds * len(calls),
         )
-    table = cost.time_table(graph, parse_all([*uniform, *plan.formats.values()]), profile, runtime)
+    table = cost.time_table(graph, formats, profile, runtime)
     assert plan.shortlist is not None
     within = [timed.name for timed in plan.shortlist.plans if timed.name in candidates]
     best = min(within, key=lambda n: timing[n].seconds.value)

@@ -59,7 +59,20 @@ def test_best_of_many_and_typical_of_many():
         return float(next(ticks))
 
     assert roofs.best_seconds(lambda: next(times, None), seconds=0, clock=clock) == 1.0
-    assert programs.seconds_per_run(lambda: None, clock=clock) == 1.0
+    assert programs.seconds_per_run([lambda: None] * 2, clock=clock) == [1.0, 1.0]
+
+
+def test_a_neighbour_that_slows_some_rounds_changes_no_time():
+    now, slow, calls = [0.0], 0.01, itertools.count()
+
+    def call():
+        # Every other half second of the clock, the processor is shared.
+        now[0] += 0.01 + (slow if int(now[0] / 0.5) % 2 else 0.0)
+        next(calls)
+
+    found = programs.seconds_per_run([call] * 3, clock=lambda: now[0])
+    assert found == pytest.approx([0.01] * 3)
+    assert next(calls) < 400
 
 
 def test_programs_are_the_same_every_time_and_no_layer_is_idle():
@@ -75,6 +88,13 @@ def test_programs_are_the_same_every_time_and_no_layer_is_idle():
         assert torch.isfinite(one.module(one.inputs)).all()
         graph = trace(one.module.to("meta"), one.inputs.to("meta")).graph
         assert {layer.name for layer in graph.quantizable} == set(one.formats)
+
+
+def test_integer_layers_with_bfloat16_between_them_are_timed_where_there_are_both():
+    for formats, expected in ((("fp32", "bf16", "w8a8"), True), (("fp32", "w8a8"), False)):
+        names = chains.names(formats, 1)
+        assert any("/w8a8bf16/" in name for name in names) is expected
+        assert any("+w8a8bf16/" in name for name in names) is expected
 
 
 def test_one_format_needs_no_mixed_programs():

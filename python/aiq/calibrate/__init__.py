@@ -142,11 +142,8 @@ def _measure_programs(
         missing = [n for n in names[first : first + programs.BUNDLE] if n not in store.samples]
         if missing:
             store.add(programs.samples(engine, missing))
-            again = {
-                **store.values.get("anchor", {}),
-                str(first): programs.seconds_per_run(anchor.run),
-            }
-            store.set("anchor", again)
+            (again,) = programs.seconds_per_run([anchor.run])
+            store.set("anchor", {**store.values.get("anchor", {}), str(first): again})
     report(stage, len(names), len(names))
     times = list(store.values["anchor"].values())
     low, high = np.quantile(times, (0.1, 0.9))

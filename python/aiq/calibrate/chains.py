@@ -55,13 +55,16 @@ def names(formats: Sequence[str], count: int) -> list[str]:
     count
         Programs of each operator class and format.
     """
+    # Where there are both, integer layers can have bfloat16 between them.
+    between = [_BETWEEN] if {"bf16", "w8a8"} <= set(formats) else []
     found = []
     for i in range(count):
         found += [f"{family}/{fmt}/{i}" for family in _CHAINS for fmt in formats]
         if i % 2 == 0:
             found += [f"{family}/{fmt}/{i}" for family in blocks.FAMILIES for fmt in formats]
+            found += [f"{family}/{fmt}/{i}" for family in _FLOATING for fmt in between]
         if len(formats) > 1:
-            found += [f"{family}/{'+'.join(formats)}/{i}" for family in _MIXED]
+            found += [f"{family}/{'+'.join([*formats, *between])}/{i}" for family in _MIXED]
     return found
 
 
@@ -215,5 +218,7 @@ _CHAINS: Mapping[str, Callable[[Random], Built]] = {
 }
 
 _MIXED = ("chain", "linear", "residual", "inverted", "branches", "attention")
+_FLOATING = ("inverted", "permuted", "attention")  # much stands between layers, without integers
+_BETWEEN = "w8a8bf16"
 
 __all__ = ["Program", "log_uniform", "names", "program"]

@@ -68,8 +68,8 @@ def narrow(
 
 def keeps_grid(node: fx.Node) -> bool:
     """Whether `node` returns only values that it reads, so integers remain integers."""
-    is_pool = name_of(node).startswith("max_pool")
-    return node.op == "call_function" and (is_view(node) or is_pool)
+    selects = name_of(node).startswith(("max_pool", "clone", "contiguous"))
+    return node.op == "call_function" and (is_view(node) or selects)
 
 
 def _is_float32(node: fx.Node) -> bool:
