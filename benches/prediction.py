@@ -75,12 +75,12 @@ MIXED = {"resnet20": 16, "mobilenet_v2": 1, "squeezenet1_1": 1}
 def main() -> None:
     options = arguments()
     hardware = profile(options)
-    rows = {} if options.again else earlier_rows()
+    rows = earlier_rows()
     known = earlier().get("profiles", {}).get(hardware.name) == digest(hardware)
     with machine.threads(hardware.threads):
         for job in jobs(options, hardware):
             key = "/".join((hardware.name, *map(str, job)))
-            if key not in rows:
+            if key not in rows or options.again:
                 console.rule(key)
                 network, batch, runtime, *kind = job
                 timed = time_plans if kind else time_whole

@@ -88,11 +88,12 @@ NETWORKS = {
 def main() -> None:
     options = arguments()
     profile = this_machine() if options.hw is None else aiq.Hardware.load(options.hw)
-    done: dict[str, Any] = {} if options.again else finished(profile.name)
+    done = finished(profile.name)
     started = time.monotonic()
     for name, batch, runtime in rows(options):
         key = f"{name}/{batch}/{runtime}"
-        if key in done or time.monotonic() - started > 60 * options.minutes:
+        known = key in done and not options.again
+        if known or time.monotonic() - started > 60 * options.minutes:
             continue
         console.rule(key)
         begun = time.monotonic()
