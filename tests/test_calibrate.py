@@ -250,6 +250,23 @@ def test_samples_survive_and_only_for_what_they_hold(tmp_path, samples):
         Store(path, {"threads": 2})
 
 
+def test_of_two_passes_the_faster_counts_with_its_layers():
+    def timed(seconds, layer):
+        return [
+            Sample("chain/fp32/0", seconds, ()),
+            Sample("chain/fp32/0#0", layer, (), is_whole=False),
+        ]
+
+    store = Store(None, {})
+    for found in (timed(2.0, 0.7), timed(1.0, 0.9), timed(3.0, 0.1)):
+        store.add([*found, Sample("chain/fp32/1", found[0].seconds / 2, ())])
+    assert {name: sample.seconds for name, sample in store.samples.items()} == {
+        "chain/fp32/0": 1.0,
+        "chain/fp32/0#0": 0.9,
+        "chain/fp32/1": 0.5,
+    }
+
+
 class StoppedError(Exception):
     pass
 
@@ -280,6 +297,10 @@ def test_a_calibration_that_is_killed_goes_on_where_it_was(tmp_path, monkeypatch
         "eager", threads=1, samples=path, progress=lambda *event: seen.append(event)
     )
     assert timed == [list(NAMES[:2]), list(NAMES[2:]), list(NAMES[2:])]
+    calibrate.calibrate("eager", threads=1, samples=path)
+    assert len(timed) == 3
+    calibrate.calibrate("eager", threads=1, samples=path, again=True)
+    assert timed[3:] == [list(NAMES[:2]), list(NAMES[2:])]
     assert ("time chains in eager", 4, 4) in seen
     assert not any(stage == "measure this machine" for stage, _, _ in seen)
     found.save(tmp_path / "mine.yaml")

@@ -201,13 +201,14 @@ def test_calibration_measures_each_runtime_into_one_profile(here, monkeypatch):
     toy = hardware.parse(CALIBRATED, "toy.yaml")
     asked = []
 
-    def measure(runtime, *, name, threads, add_to=None, progress=None):
+    def measure(runtime, *, name, threads, again, add_to=None, progress=None):
+        assert again
         asked.append((runtime, name, threads, add_to and sorted(add_to.runtimes)))
         known = {**(add_to.runtimes if add_to else {}), runtime: toy.runtimes["inductor"]}
         return replace(toy, name=name, runtimes=known)
 
     monkeypatch.setattr(aiq.calibrate, "calibrate", measure)
-    arguments = ("--runtime", "eager", "--runtime", "inductor", "--threads", "1")
+    arguments = ("--runtime", "eager", "--runtime", "inductor", "--threads", "1", "--again")
     assert "saved mine.yaml" in run("calibrate", "-o", "mine.yaml", *arguments).stderr
     assert asked == [("eager", "mine", 1, None), ("inductor", "mine", 1, ["eager"])]
     assert sorted(hardware.validate("mine.yaml").runtimes) == ["eager", "inductor"]

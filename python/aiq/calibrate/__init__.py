@@ -56,6 +56,7 @@ def calibrate(
     add_to: Hardware | None = None,
     count: int = _COUNT,
     limit: float = _LIMIT,
+    again: bool = False,
     progress: Progress | None = None,
 ) -> Hardware:
     """Measure this machine and a runtime; takes some minutes, and can be killed and called again.
@@ -82,6 +83,9 @@ def calibrate(
         Programs of each operator class and format: fewer are faster and fit worse.
     limit
         Seconds after which this call times no more programs; calling it again goes on.
+    again
+        Time those of earlier calls too, and keep the faster time of each: what others do on a
+        shared machine slows some programs in every pass, but seldom the same ones.
     progress
         Called with what is going on, steps done, and steps in all.
 
@@ -110,7 +114,7 @@ def calibrate(
         else:
             hardware = add_to
         ticks = machine.cpu_ticks()
-        noise = _measure_programs(engine, count, limit, store, report)
+        noise = _measure_programs(engine, count, limit, store, report, again=again)
         stolen = machine.steal(ticks, machine.cpu_ticks())
     report("fit", 0, 1)
     found = fit(list(store.samples.values()), hardware, noise)
@@ -128,7 +132,7 @@ def calibrate(
 
 
 def _measure_programs(
-    engine: Runtime, count: int, limit: float, store: Store, report: Progress
+    engine: Runtime, count: int, limit: float, store: Store, report: Progress, *, again: bool
 ) -> float:
     """Fill `store`, and return the relative spread of one program timed again and again."""
     names = chains.names([fmt.name for fmt in programs.native(engine)], count)
@@ -139,11 +143,12 @@ def _measure_programs(
         report(stage, first, len(names))
         if first and time.monotonic() - began > limit:
             break
-        missing = [n for n in names[first : first + programs.BUNDLE] if n not in store.samples]
-        if missing:
-            store.add(programs.samples(engine, missing))
-            (again,) = programs.seconds_per_run([anchor.run])
-            store.set("anchor", {**store.values.get("anchor", {}), str(first): again})
+        bundle = names[first : first + programs.BUNDLE]
+        wanted = [name for name in bundle if again or name not in store.samples]
+        if wanted:
+            store.add(programs.samples(engine, wanted))
+            (seconds,) = programs.seconds_per_run([anchor.run])
+            store.set("anchor", {**store.values.get("anchor", {}), str(first): seconds})
     report(stage, len(names), len(names))
     times = list(store.values["anchor"].values())
     low, high = np.quantile(times, (0.1, 0.9))

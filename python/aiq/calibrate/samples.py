@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -69,9 +69,14 @@ class Store:
         if self._path is not None and self._path.exists():
             self._read(self._path)
 
-    def add(self, samples: Iterable[Sample]) -> None:
-        """Keep samples, on disk too."""
-        self.samples.update({sample.name: sample for sample in samples})
+    def add(self, samples: Collection[Sample]) -> None:
+        """Keep samples, on disk too; of a program timed before, the faster time and its layers."""
+        slower = {
+            sample.name
+            for sample in samples
+            if sample.name in self.samples and self.samples[sample.name].seconds <= sample.seconds
+        }
+        self.samples.update({s.name: s for s in samples if s.program not in slower})
         self._write()
 
     def set(self, key: str, value: Any) -> None:  # noqa: ANN401 - JSON

@@ -1,6 +1,7 @@
 """``aiq calibrate``: measure this machine."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,12 @@ def calibrate(
     threads: Annotated[
         int | None, typer.Option(help="Threads to measure with; default: all processors.")
     ] = None,
+    again: Annotated[
+        bool,
+        typer.Option(
+            "--again", help="Time everything once more and keep the faster: on a shared machine."
+        ),
+    ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Only the roofs, in a minute.")] = False,
     compare: Annotated[
         str | None, typer.Option(help="Measure the roofs and set them beside this profile's.")
@@ -42,12 +49,13 @@ def calibrate(
             with machine.threads(threads):
                 profile = replace(calibration.quick(progress=progress), name=name)
         else:
+            measure = partial(
+                calibration.calibrate, name=name, threads=threads, again=again, progress=progress
+            )
             first, *others = runtime or ["inductor"]
-            profile = calibration.calibrate(first, name=name, threads=threads, progress=progress)
+            profile = measure(first)
             for other in others:
-                profile = calibration.calibrate(
-                    other, name=name, threads=threads, add_to=profile, progress=progress
-                )
+                profile = measure(other, add_to=profile)
     profile.save(output)
     err.print(f"saved {output}", markup=False)
     if json_:
