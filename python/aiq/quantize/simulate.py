@@ -12,6 +12,9 @@ A layer in format f
 Quantisation is static: each tensor has one scale per number of bits, found by calibration, so
 rounding it twice to the same bits is rounding it once. With the observer ``dynamic``, layers find
 the range of what they read while they run, and write float32. Layers without a format stay float32.
+
+What stands between layers is computed in float32, whatever the formats have there
+(`Format.between`): bfloat16 rounds by 2^-9 of a value, far less than the integers around it.
 """
 
 from collections.abc import Callable, Mapping
