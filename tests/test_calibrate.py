@@ -172,6 +172,15 @@ def test_the_fit_finds_the_machine_that_made_the_samples(samples):
             assert times[1] == pytest.approx(times[0], rel=0.25)
 
 
+def test_the_fit_does_without_singular_values(samples, monkeypatch):
+    # LAPACK's threaded gesdd gave up on the finite matrix of a real calibration.
+    def gives_up(*_, **__):
+        raise np.linalg.LinAlgError("SVD did not converge")
+
+    monkeypatch.setattr("scipy.optimize._lsq.trf.svd", gives_up)
+    assert fit(samples[:50], TOY, noise=0.01).fit.mape < 0.1
+
+
 def test_layers_settle_what_whole_programs_leave_open(samples):
     keys = ("conv.fp32", "conv.int8", "linear.fp32")
     few, machine = samples[:25], rows.machine(TOY, DTYPES)

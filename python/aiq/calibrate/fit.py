@@ -175,7 +175,10 @@ class _Problem:
             return np.vstack([data, np.diag(1 / self._prior)])
 
         start = np.zeros(len(self._prior))
-        found: Matrix = least_squares(residuals, start, slopes, max_nfev=60, ftol=1e-6).x
+        # LSMR: dense steps need singular values, for which LAPACK has given up on such a problem.
+        found: Matrix = least_squares(
+            residuals, start, slopes, tr_solver="lsmr", max_nfev=60, ftol=1e-6
+        ).x
         return found
 
     def predict(self, unknowns: Matrix) -> tuple[Matrix, Matrix]:
