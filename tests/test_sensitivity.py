@@ -279,3 +279,24 @@ def test_a_table_survives_the_disk(measured, tmp_path):
     (tmp_path / "losses.json").write_text("{}")
     with pytest.raises(InputError, match="is not a loss table"):
         LossTable.load(tmp_path / "losses.json")
+
+
+def test_a_dtype_between_layers_loses_nothing_more():
+    one = np.ones((1, 1))
+    table = LossTable(
+        layers=("conv1",),
+        formats=(parse("w8a8"),),
+        loss=0.25 * one,
+        error=0 * one,
+        divergence=one,
+        measured=None,
+        method="mse",
+        slope=1.0,
+        baseline=None,
+        samples=1,
+        evaluations=1,
+        seconds=0.0,
+    )
+    assert table.predict({"conv1": parse("w8a8bf16")}) == 0.25
+    with pytest.raises(InputError, match="no entry for layer 'conv1' as w4a8bf16"):
+        table.predict({"conv1": parse("w4a8bf16")})

@@ -92,6 +92,8 @@ class LossTable:
     def predict(self, formats: Mapping[str, Format]) -> float:
         """Return the sum of the losses of the layers in `formats`.
 
+        A format that the table lacks counts as its `Format.kernel`.
+
         Raises
         ------
         InputError
@@ -99,13 +101,15 @@ class LossTable:
         """
         total = 0.0
         for name, chosen in formats.items():
-            if name not in self.layers or chosen not in {*self.formats, REFERENCE}:
+            # What computes between the layers is not simulated, so it loses nothing more.
+            known = chosen if chosen in self.formats else chosen.kernel
+            if name not in self.layers or known not in {*self.formats, REFERENCE}:
                 raise InputError(
                     f"The loss table has no entry for layer {name!r} as {chosen}; measure a table "
                     "with this model and format."
                 )
-            if chosen != REFERENCE:
-                total += float(self.loss[self.layers.index(name), self.formats.index(chosen)])
+            if known != REFERENCE:
+                total += float(self.loss[self.layers.index(name), self.formats.index(known)])
         return total
 
     def to_json(self) -> str:
