@@ -32,7 +32,7 @@ _PLAIN = (3e-6, 2.0, 1.5, 3e-11)  # start, 1 / compute, 1 / memory, seconds per 
 _RUN = 1e-5  # overhead of a run
 # Standard deviations: of a sample's relative error, and of what is estimated around its prior.
 _ERROR = 0.05
-_LAYER_ERROR = 0.1  # of one layer under a profiler
+_LAYER_ERROR = 0.15  # of one layer under a profiler
 _COEFFICIENT = 1.5
 _TERM = {1: 0.3, 2: 0.05}  # by the number of features in the product
 _MOST = 3.0  # logarithm of the largest correction

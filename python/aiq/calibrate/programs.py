@@ -44,6 +44,7 @@ _LEAST_SECONDS = 0.03
 _PROFILED_SECONDS = 0.03
 _PROFILED_RUNS = (5, 50)  # fewest and most
 _LEAST_LAYER = 15e-6  # seconds of a layer worth a sample: profilers count microseconds
+_LEAST_SHARE = 0.05  # of its program: less is mostly the waking of threads
 
 
 def realisations(runtime: Runtime) -> dict[str, Realisation]:
@@ -114,7 +115,7 @@ def cut(runtime: Runtime, programs: Sequence[chains.Program]) -> list[Cut]:
     graph = trace(bundle, tuple(program.inputs for program in programs)).graph
     known, fuses = kernels(runtime), FUSES.get(runtime.name, ())
     return [
-        _cut(part, [parse_format(f) for f in program.formats.values()], known, fuses)
+        _cut(part, program.formats, known, fuses)
         for part, program in zip(_split(graph, len(programs)), programs, strict=True)
     ]
 
@@ -142,13 +143,15 @@ def _split(graph: LayerGraph, count: int) -> Iterator[LayerGraph]:
 
 def _cut(
     graph: LayerGraph,
-    planned: Sequence[Format],
+    planned: Mapping[str, str],
     known: Mapping[str, tuple[str, ...]],
     fuses: Collection[str],
 ) -> Cut:
-    """Cut `graph` when its layers have the formats `planned`."""
-    distinct = list(dict.fromkeys(planned))
-    choices = [distinct.index(fmt) for fmt in planned]
+    """Cut `graph` when its layers, by their own names, have the formats `planned`."""
+    # By name: layers do not always run in the order in which a module lists them.
+    ordered = [parse_format(planned[_own_name(layer)]) for layer in graph.quantizable]
+    distinct = list(dict.fromkeys(ordered))
+    choices = [distinct.index(fmt) for fmt in ordered]
     mine = tuple(
         part
         for part in pieces(graph, distinct, known, fuses)
@@ -195,7 +198,7 @@ def _layers(
     # Profiling slows a program down; what it adds is no part of a layer.
     share = min(1.0, seconds / times.total)
     for name, piece in layers.items():
-        if times.layers.get(name, 0.0) > _LEAST_LAYER:
+        if times.layers.get(name, 0.0) > max(_LEAST_LAYER, _LEAST_SHARE * times.total):
             yield Sample(f"{program}#{name}", share * times.layers[name], (piece,), is_whole=False)
 
 

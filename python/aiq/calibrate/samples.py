@@ -13,7 +13,7 @@ from aiq import files
 from aiq.cost.pieces import Piece
 from aiq.errors import InputError
 
-SCHEMA = "aiq/calibration/v3"
+SCHEMA = "aiq/calibration/v4"
 
 
 @dataclass(frozen=True, slots=True)
