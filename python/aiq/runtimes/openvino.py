@@ -27,7 +27,10 @@ _WEIGHTED = {Op.CONV, Op.POINTWISE, Op.DEPTHWISE, Op.GROUPED, Op.LINEAR}
 
 
 class OpenVino(OnnxBased):
-    """OpenVINO on the QDQ model; its low-precision transformations fuse the residual additions.
+    """OpenVINO on the QDQ model.
+
+    Its low-precision transformations fuse the addition of two convolutions; that of a convolution
+    and its block's input stays a pass of its own.
 
     The quantize nodes are ours, not NNCF's: so the scales are those that the plan's accuracy was
     measured with, and the same in every runtime. bfloat16 is written into the graph layer by layer,
