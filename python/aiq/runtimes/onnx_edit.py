@@ -174,38 +174,23 @@ def quantize_biases(model: onnx.ModelProto) -> None:
     graph.node.extend(nodes)
 
 
-def pool_means(model: onnx.ModelProto, *, whole: bool = True) -> None:
-    """Write means over images as a pooling, which has an integer kernel.
-
-    Parameters
-    ----------
-    model
-        Changed in place.
-    whole
-        As ``GlobalAveragePool``; else as ``AveragePool`` with a kernel of the image's size.
-    """
+def pool_means(model: onnx.ModelProto) -> None:
+    """Write means over images as ``GlobalAveragePool``, which has an integer kernel."""
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    shapes = {
-        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        for value in graph.value_info
-    }
+    shapes = {value.name: len(value.type.tensor_type.shape.dim) for value in graph.value_info}
     for index, node in reversed(list(enumerate(graph.node))):
-        if node.op_type != "ReduceMean" or len(node.input) < 2:
+        if node.op_type != "ReduceMean" or len(node.input) < 2 or shapes.get(node.input[0]) != 4:
             continue
-        source, axis_name, (result,) = node.input[0], node.input[1], node.output
-        shape = shapes.get(source, [])
-        axes = numpy_helper.to_array(constants[axis_name]) if axis_name in constants else []
-        if len(shape) != 4 or {int(axis) % 4 for axis in axes} != {2, 3}:
+        axes = numpy_helper.to_array(constants[node.input[1]]) if node.input[1] in constants else []
+        if {int(axis) % 4 for axis in axes} != {2, 3}:
             continue
         keeps = all(a.i for a in node.attribute if a.name == "keepdims")
+        source, axis_name, (result,) = node.input[0], node.input[1], node.output
         pooled = result if keeps else f"{result}_pooled"
         if not keeps:
             graph.node.insert(index + 1, helper.make_node("Squeeze", [pooled, axis_name], [result]))
-        kind, size = (
-            ("GlobalAveragePool", {}) if whole else ("AveragePool", {"kernel_shape": shape[2:]})
-        )
-        node.CopyFrom(helper.make_node(kind, [source], [pooled], name=node.name, **size))
+        node.CopyFrom(helper.make_node("GlobalAveragePool", [source], [pooled], name=node.name))
 
 
 def _scale(

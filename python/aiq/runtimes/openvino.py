@@ -61,8 +61,6 @@ class OpenVino(OnnxBased):
         converted = to_onnx(job.rewritten, job.inputs, OPSET)
         packed = {n: f for n, f in job.formats.items() if f.name in PACKED}
         onnx_edit.block(converted.proto, packed)
-        # It turns GlobalAveragePool into a reduction, whose kernel is five times slower.
-        onnx_edit.pool_means(converted.proto, whole=False)
         return converted
 
     def _open(self, model: bytes, labels: Mapping[str, Sequence[str]]) -> Program:
