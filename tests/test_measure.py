@@ -205,6 +205,13 @@ def test_peak_memory_sees_what_a_call_holds():
     assert large - small > 150_000_000
 
 
+def test_limits_on_the_instruction_sets_make_another_machine(monkeypatch):
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    before = machine.describe()
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert machine.describe() == {**before, "limits": {"ONEDNN_MAX_CPU_ISA": "AVX2"}}
+
+
 def test_the_machine_is_described():
     described = machine.describe()
     assert described["cores"] >= 1

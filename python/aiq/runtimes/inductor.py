@@ -24,6 +24,7 @@ from torchao.quantization.pt2e.quantizer import (
     x86_inductor_quantizer as _patterns,  # noqa: F401 - importing it registers the int8 lowering
 )
 
+from aiq import machine
 from aiq.errors import InputError, RuntimeUnavailableError
 from aiq.files import write_atomic
 from aiq.formats import BF16, Format
@@ -58,8 +59,8 @@ class Inductor(Runtime):
 
     @property
     def target(self) -> Target:
-        """Eight bits, but seven on old processors: they add pairs of products in 16 bits."""
-        return Target(activation_bits=8 if _has_vnni() else 7, packed=weight_only.FORMATS)
+        """What its kernels expect."""
+        return Target(weight_bits=machine.weight_bits(), packed=weight_only.FORMATS)
 
     def support(self, op: Op, fmt: Format) -> Support:
         """Return the kind of support; int8 and bfloat16 are native where the CPU has them."""
@@ -155,12 +156,9 @@ def _signature(path: Path) -> str | None:
         return None
 
 
-def _has_vnni() -> bool:
-    return bool(torch.cpu._is_vnni_supported() or torch.cpu._is_amx_tile_supported())
-
-
 def _has_bfloat16() -> bool:
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    has = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return bool(has) and machine.may_multiply_bfloat16()
 
 
 class _Census(CustomGraphPass):

@@ -39,7 +39,11 @@ class OnnxRuntime(OnnxBased):
     """ONNX Runtime's CPU provider on a QDQ model (uint8 activations, int8 weights per channel)."""
 
     name = "onnxruntime"
-    target = Target(absorbed=_ABSORBED, packed=PACKED)
+
+    @property
+    def target(self) -> Target:
+        """What its kernels expect."""
+        return Target(weight_bits=machine.weight_bits(), absorbed=_ABSORBED, packed=PACKED)
 
     @property
     def version(self) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import openvino
 import torch
 
+from aiq import machine
 from aiq.errors import InputError
 from aiq.files import write_atomic
 from aiq.formats import BF16, Format
@@ -38,7 +39,11 @@ class OpenVino(OnnxBased):
     """
 
     name = "openvino"
-    target = Target(packed=PACKED)
+
+    @property
+    def target(self) -> Target:
+        """What its kernels expect."""
+        return Target(weight_bits=machine.weight_bits(), packed=PACKED)
 
     @property
     def version(self) -> str:
@@ -107,7 +112,8 @@ class OpenVino(OnnxBased):
 
 @cache
 def _has_bfloat16() -> bool:
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in capabilities and machine.may_multiply_bfloat16()
 
 
 def _load(model: openvino.Model, labels: Mapping[str, Sequence[str]]) -> Program:

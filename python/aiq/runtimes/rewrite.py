@@ -6,7 +6,7 @@ round with the same scales, those that the plan's accuracy was measured with.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -38,8 +38,9 @@ class Target:
 
     Attributes
     ----------
-    activation_bits
-        Most bits of an activation, for processors whose eight-bit products overflow.
+    weight_bits
+        Most bits of a weight that meets integer activations: seven where kernels add pairs of
+        products in sixteen bits, which eight would overflow.
     absorbed
         Names of the operators that integer kernels apply to their result before they round it;
         ``None``: all that fuse into a layer. Before the first other one the result is rounded too.
@@ -48,7 +49,7 @@ class Target:
         a kernel that reads them; other weight-only layers get their rounded weights as float32.
     """
 
-    activation_bits: int = 8
+    weight_bits: int = 8
     absorbed: Collection[str] | None = None
     packed: Collection[str] = ()
 
@@ -102,7 +103,10 @@ def rewrite(
         If a format quantises activations and `calibration` is empty.
     """
     folded = fold(trace)
-    chosen = [(layer, formats.get(layer.name, REFERENCE)) for layer in folded.graph.quantizable]
+    chosen = [
+        (layer, _without_overflow(formats.get(layer.name, REFERENCE), target))
+        for layer in folded.graph.quantizable
+    ]
     kernels = {
         layer.nodes[0]: _kernel_end(folded, layer, target.absorbed)
         for layer, fmt in chosen
@@ -197,7 +201,7 @@ class _Writer:
             self._bias(layer.name, head, fmt)
         if not fmt.quantizes_activations:
             return
-        bits = min(fmt.activation.bits, self._target.activation_bits)
+        bits = fmt.activation.bits
         source = argument(head, "input")
         head.replace_input_with(source, self._on_grid(source, self._reads[layer.name], bits, head))
         if not layer.is_output:
@@ -295,6 +299,13 @@ class _Writer:
         name = f"{head.name}_{key}"
         self._module.register_buffer(name, value)
         return self._module.graph.get_attr(name)
+
+
+def _without_overflow(fmt: Format, target: Target) -> Format:
+    """Return `fmt` with no more bits of a weight than integer kernels can add up."""
+    if not fmt.quantizes_activations or fmt.weight.bits <= target.weight_bits:
+        return fmt
+    return replace(fmt, weight=INTEGERS[target.weight_bits])
 
 
 def _saturates(node: fx.Node, affine: Affine) -> bool:
