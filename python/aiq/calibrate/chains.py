@@ -17,6 +17,7 @@ from aiq.calibrate import blocks
 from aiq.calibrate.blocks import Built, channels, log_uniform
 
 _LAYERS = (2, 8)  # fewest and most of a chain: the lengths tell a layer's start from a run's
+_MANY_LAYERS = (12, 32)  # of a deep one, whose weights and code no longer stay in the first caches
 _MOST_FLOPS = 1.2e9  # of a layer: some milliseconds on one core
 _MOST_IN_ALL = 3e9  # FLOPs of a chain
 _MOST_ACTIVATIONS = 1.2e7  # elements that a layer reads and writes: beyond most caches
@@ -61,7 +62,7 @@ def names(formats: Sequence[str], count: int) -> list[str]:
     for i in range(count):
         found += [f"{family}/{fmt}/{i}" for family in _CHAINS for fmt in formats]
         if i % 2 == 0:
-            found += [f"{family}/{fmt}/{i}" for family in blocks.FAMILIES for fmt in formats]
+            found += [f"{family}/{fmt}/{i}" for family in _SELDOM for fmt in formats]
             found += [f"{family}/{fmt}/{i}" for family in _FLOATING for fmt in between]
         if len(formats) > 1:
             found += [f"{family}/{'+'.join([*formats, *between])}/{i}" for family in _MIXED]
@@ -73,7 +74,7 @@ def program(name: str) -> Program:
     family, formats, _ = name.split("/")
     rng = Random(name)
     torch_rng = torch.Generator().manual_seed(rng.randrange(2**31))
-    module, shape = {**_CHAINS, **blocks.FAMILIES}[family](rng)
+    module, shape = {**_CHAINS, **_SELDOM}[family](rng)
     if len(shape) == 4 and family != "head":
         # Networks do not end in a convolution, and some runtimes have no integer kernel for one
         # whose result is returned.
@@ -138,16 +139,21 @@ class _Walk:
         self.length += 1
 
 
-def _chain(rng: Random, step: Callable[[_Walk], None], multiple: int = 1) -> Built:
+def _chain(
+    rng: Random,
+    step: Callable[[_Walk], None],
+    multiple: int = 1,
+    lengths: tuple[int, int] = _LAYERS,
+) -> Built:
     while True:  # draw again where hardly any layer fits the limits
         batch, size = rng.choice(_BATCHES), rng.choice(_SIZES)
         width = -(-channels(rng, *_widths(size)) // multiple) * multiple
         walk = _Walk(rng, (batch, width, size))
-        length = rng.randint(*_LAYERS)
+        length = rng.randint(*lengths)
         for _ in range(8 * length):
             if walk.length < length:
                 step(walk)
-        if walk.length >= min(2, length):
+        if walk.length >= lengths[0]:
             return nn.Sequential(*walk.layers), (batch, width, size, size)
 
 
@@ -216,6 +222,10 @@ _CHAINS: Mapping[str, Callable[[Random], Built]] = {
     "grouped": _grouped,
     "linear": _linear,
     "chain": lambda rng: _chain(rng, _any_step),
+}
+_SELDOM: Mapping[str, Callable[[Random], Built]] = {
+    "deep": lambda rng: _chain(rng, _any_step, lengths=_MANY_LAYERS),
+    **blocks.FAMILIES,
 }
 
 _MIXED = ("chain", "linear", "residual", "inverted", "branches", "attention")
