@@ -5,9 +5,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from aiq import files, machine
 
 RESULTS = Path(__file__).parent / "results"
+console = Console(width=None if sys.stdout.isatty() else 160)  # files have no width to keep to
 
 
 def save(name: str, results: dict[str, Any], seeds: list[int]) -> None:

@@ -15,8 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from common import save
-from rich.console import Console
+from common import console, save
 from torch import Tensor
 
 from aiq import data, graph, models
@@ -30,7 +29,6 @@ from aiq.report import tables
 
 BATCH = 25
 WEIGHTS = (8, 6, 5)
-console = Console()
 Run = Callable[[Tensor], Any]
 
 

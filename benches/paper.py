@@ -18,8 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from common import save
-from rich.console import Console
+from common import console, save
 
 import aiq
 from aiq import calibrate, cost, data, graph, models, sensitivity
@@ -33,8 +32,6 @@ from aiq.report import tables
 LAMBDA = 0.9
 MAX_DROP = 0.01
 PAPER_RESULT = {"fp32": 29.85, "intensity": 45.25, "drop_points": 0.9, "throughput": 1.66}
-
-console = Console()
 
 
 def splits() -> tuple[data.Dataset, data.Dataset, str]:

@@ -28,10 +28,10 @@ from typing import Any
 import common
 import numpy as np
 import torch
+from common import console
 from networks import Bert, vision
 from numpy.typing import NDArray
 from prediction_report import Row, fill, of_mixed, of_networks, plot
-from rich.console import Console
 from torch import nn
 
 import aiq
@@ -44,7 +44,6 @@ from aiq.hardware.profile import to_document
 
 SEED = 0
 PARTS = 4  # of a measurement
-console = Console()
 Floats = NDArray[np.float64]
 
 
@@ -249,13 +248,19 @@ def instance(network: str, batch: int) -> tuple[nn.Module, torch.Tensor]:
 def profile(options: argparse.Namespace) -> Hardware:
     """Return the profile to predict from; without a name, measure this machine."""
     if options.hw:
-        return Hardware.load(options.hw)
-    hardware = None
+        hardware = Hardware.load(options.hw)
+        limits = dict(hardware.provenance.get("machine", {}).get("limits", {}))
+        if limits != machine.describe().get("limits", {}):
+            raise SystemExit(
+                f"{options.hw} is of a machine with these variables set: {limits or 'none'}"
+            )
+        return hardware
+    found = None
     for runtime in options.runtime:
         with console.status(f"calibrating {runtime}"):
-            hardware = calibrate.calibrate(runtime, threads=options.threads, add_to=hardware)
-    assert hardware is not None
-    return hardware
+            found = calibrate.calibrate(runtime, threads=options.threads, add_to=found)
+    assert found is not None
+    return found
 
 
 def save(rows: Mapping[str, Row], hardware: Hardware) -> None:
@@ -272,9 +277,11 @@ def save(rows: Mapping[str, Row], hardware: Hardware) -> None:
 def earlier_rows() -> dict[str, Row]:
     """Return the rows of earlier runs on this machine."""
     document, here = earlier(), machine.describe()
-    # How many cores there are is said by a process that keeps to the profile's threads.
-    same = {**document.get("machine", {}), "cores": here["cores"]} == here
-    return document["rows"] if same else {}
+    # The profile of a row says how many cores and which instruction sets it is of.
+    different = {
+        key for key in (*here, "limits") if document.get("machine", {}).get(key) != here.get(key)
+    }
+    return document["rows"] if different <= {"cores", "limits"} else {}
 
 
 def earlier() -> dict[str, Any]:

@@ -23,8 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import save
-from rich.console import Console
+from common import console, save
 from scipy import stats
 
 import aiq
@@ -44,8 +43,6 @@ FORMATS = parse_all("w8a8,w6a6,w5a5,w4a4,w3a3")
 PLANS, PLAN_SEED = 50, 1
 TARGET, LARGEST = 0.005, 0.03  # within half a point, of plans that lose less than three
 PATIENCE = 11
-
-console = Console()
 
 
 class OutOfTimeError(Exception):

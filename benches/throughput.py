@@ -11,8 +11,9 @@ test images of Fashion-MNIST; the others have random weights and no accuracy is 
 was measured is kept: ``benches/results`` is written after every row, and a run that was stopped
 goes on there (``--again`` measures anew).
 
-Batch 128 is for the networks of 32 x 32 images only. At 224 x 224 one call of 128 takes seconds to
-minutes on the two cores that this was made for, and arithmetic alone decides, as it does at 16.
+Batch 128 is for the networks of 32 x 32 images and the smallest transformer. For the others one
+call of 128 takes up to a minute on the two cores that this was made for, and arithmetic alone
+decides, as it does at 16.
 """
 
 import argparse
@@ -29,8 +30,8 @@ from typing import Any
 import common
 import numpy as np
 import torch
+from common import console
 from networks import Bert, vision
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
@@ -54,7 +55,6 @@ MAX_DROP, CONFIDENCE = 0.01, 0.95
 CALIBRATION_IMAGES = 250
 SENSITIVITY_IMAGES = 50  # of each class: layers are only compared, plans are measured on all
 CACHE = Path(tempfile.gettempdir()) / "aiq-throughput"  # evaluations that rows share
-console = Console()
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ NETWORKS = {
     "regnet_y_400mf": Network(vision("regnet_y_400mf"), (3, 224, 224), (1, 16)),
     "convnext_t": Network(vision("convnext_tiny"), (3, 224, 224), (1, 16)),
     "resnet18": Network(vision("resnet18"), (3, 224, 224), (1, 16)),
-    "vit_s": Network(vision("vit_s"), (3, 224, 224), (1, 16)),
+    "vit_s": Network(vision("vit_s"), (3, 224, 224), (1, 16, 128)),
     "resnet50": Network(vision("resnet50"), (3, 224, 224), (1, 16)),
     "bert_base": Network(Bert, (128, 768), (1, 16)),
 }
