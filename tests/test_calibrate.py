@@ -301,13 +301,39 @@ class StoppedError(Exception):
     pass
 
 
-def test_a_calibration_that_is_killed_goes_on_where_it_was(tmp_path, monkeypatch):
+@pytest.fixture
+def anchors(monkeypatch):
+    """Four programs in two bundles; how long the anchor takes after each: fill the list."""
     monkeypatch.setattr(chains, "names", lambda formats, count: list(NAMES))
     monkeypatch.setattr(runtimes, "get", lambda name: Eager())
     monkeypatch.setattr(
         roofs, "working_sets", lambda threads, largest: [16.0, 64.0, 256.0, 1024.0, 4096.0]
     )
     monkeypatch.setattr(programs, "BUNDLE", 2)
+    real, found = programs.seconds_per_run, []
+
+    def seconds(calls, *clock):
+        if len(calls) > 1:
+            return real(calls, *clock)
+        return [found.pop(0) if found else 1.0]
+
+    monkeypatch.setattr(programs, "seconds_per_run", seconds)
+    return found
+
+
+@pytest.mark.parametrize("later", [[2.0, 1.2], [2.0, 2.0], [1.3, 0.9]])
+def test_a_disturbed_bundle_is_timed_once_more(tmp_path, monkeypatch, anchors, later):
+    anchors += [1.0, *later]
+    timed, real = [], programs.samples
+    monkeypatch.setattr(
+        programs, "samples", lambda engine, names: timed.append(list(names)) or real(engine, names)
+    )
+    calibrate.calibrate("eager", threads=1, samples=tmp_path / "samples.json")
+    assert timed == [list(NAMES[:2]), list(NAMES[2:]), list(NAMES[2:])]
+    assert not anchors
+
+
+def test_a_calibration_that_is_killed_goes_on_where_it_was(tmp_path, monkeypatch, anchors):
     timed = []
     real = programs.samples
 
