@@ -266,9 +266,11 @@ def _roofs(threads: int, report: Progress) -> dict[str, Any]:
 
 def _hardware(found: Mapping[str, Any], host: Mapping[str, Any], name: str) -> Hardware:
     sweep = roofs.Sweep(tuple(found["kib"]), tuple(found["gbps"]))
+    limits = "".join(f", {key}={value}" for key, value in host.get("limits", {}).items())
+    what = f"{host['cpu']}, {found['threads']} threads{limits}"
     return Hardware(
         name=name,
-        description=f"{host['cpu']}, {found['threads']} threads, as measured by aiq calibrate.",
+        description=f"{what}, as measured by aiq calibrate.",
         threads=found["threads"],
         peak_gflops=MappingProxyType(dict(found["peaks"])),
         memory=roofs.levels(sweep, (host["memory_gib"] or 16) * 2**20),
