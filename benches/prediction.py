@@ -249,10 +249,11 @@ def profile(options: argparse.Namespace) -> Hardware:
     """Return the profile to predict from; without a name, measure this machine."""
     if options.hw:
         hardware = Hardware.load(options.hw)
-        limits = dict(hardware.provenance.get("machine", {}).get("limits", {}))
-        if limits != machine.describe().get("limits", {}):
+        limits = hardware.provenance.get("machine", {}).get("limits", {})
+        if limits != machine.limits():
             raise SystemExit(
-                f"{options.hw} is of a machine with these variables set: {limits or 'none'}"
+                f"{options.hw} was measured with {limits or 'no limits'} in the environment, which "
+                f"has {machine.limits() or 'none'}; set the same and run this again."
             )
         return hardware
     found = None

@@ -374,6 +374,16 @@ def test_a_calibration_that_is_killed_goes_on_where_it_was(tmp_path, monkeypatch
     assert bound <= {"overhead", "compute", "boundary", *(level.level for level in again.memory)}
 
 
+def test_a_profile_names_the_limits_that_it_was_measured_under(monkeypatch):
+    found = {"threads": 1, "peaks": {"fp32": 9.0}, "kib": [16.0, 1024.0], "gbps": [80.0, 20.0]}
+    monkeypatch.setattr(calibrate, "_roofs", lambda threads, report: found)
+    assert "AVX2" not in calibrate.quick().description
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    profile = calibrate.quick()
+    assert "ONEDNN_MAX_CPU_ISA=AVX2" in profile.description
+    assert profile.provenance["machine"]["limits"] == {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+
+
 def test_differences_between_a_profile_and_this_machine(monkeypatch):
     here = replace(
         TOY,

@@ -1,10 +1,5 @@
 """Runtimes: what was asked for is what runs, and it returns what float32 returns, nearly."""
 
-import json
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import nn
@@ -473,39 +468,3 @@ def test_threads_of_onnx_runtime_have_processors_of_their_own(monkeypatch):
             torch.testing.assert_close(program(x), model(x).detach())
     finally:
         torch.set_num_threads(before)
-
-
-LARGE = """
-import json
-import torch
-from torch import nn
-from aiq import runtimes
-from aiq.formats import parse
-
-model = nn.Sequential(nn.Conv2d(32, 32, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-model.append(nn.Linear(32, 4)).eval()
-for parameter in model.parameters():
-    nn.init.constant_(parameter, 1 / 32 if parameter.dim() > 1 else 0.0)
-x = torch.ones(1, 32, 8, 8)
-formats = {"0": parse("w8a8"), "4": parse("fp32")}
-program = runtimes.get("RUNTIME").compile(model, x, formats, [x])
-print(json.dumps([dict(program.realised), program(x)[0].tolist(), model(x)[0].tolist()]))
-"""
-
-
-@pytest.mark.parametrize("name", ["inductor", "onnxruntime", "openvino"])
-def test_large_products_do_not_overflow_without_vnni(name):
-    # Weights and activations that are all the largest of their codes: x86 kernels from before VNNI
-    # add pairs of their products in sixteen bits.
-    if name not in runtimes.available():
-        pytest.skip(f"{name} is not installed")
-    done = subprocess.run(
-        [sys.executable, "-c", LARGE.replace("RUNTIME", name)],
-        env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"},
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    realised, result, expected = json.loads(done.stdout.splitlines()[-1])
-    assert realised["0"] == "w8a8"
-    assert result == pytest.approx(expected, rel=0.02)

@@ -35,8 +35,6 @@ _LIMITS = (
     "ATEN_CPU_CAPABILITY",
     "MKL_ENABLE_INSTRUCTIONS",
 )
-_WITHOUT_VNNI = {"SSE41", "AVX", "AVX2", "AVX512_CORE"}  # oneDNN's names
-_WITHOUT_BF16 = _WITHOUT_VNNI | {"AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE_VNNI"}
 
 
 def describe() -> dict[str, Any]:
@@ -51,50 +49,32 @@ def describe() -> dict[str, Any]:
         ``limits`` stands there only where the environment keeps libraries from using some of the
         instruction sets: variable and value.
     """
-    limits = {name: os.environ[name] for name in _LIMITS if name in os.environ}
     info = _cpuinfo()
-    flags = set(info.get("flags", info.get("Features", "")).split())
+    flags = info.get("flags", info.get("Features", "")).split()
     return {
         "cpu": info.get("model name") or platform.processor() or platform.machine(),
         "cores": len(processors()) or os.cpu_count(),
         "threads_per_core": _threads_per_core(info),
-        "isa": [name for flag, name in _FLAGS if flag in flags],
+        "isa": isa(),
         "hypervisor": "hypervisor" in flags if flags else None,
         "memory_gib": _memory_gib(),
         "os": platform.platform(),
         "python": sys.version.split()[0],
         "packages": {name: v for name in _PACKAGES if (v := _version(name)) is not None},
-        **({"limits": limits} if limits else {}),
+        **({"limits": found} if (found := limits()) else {}),
     }
 
 
-def weight_bits() -> int:
-    """Return how many bits a weight of an integer kernel may have here: eight, or seven.
-
-    x86 processors without VNNI and AMX add pairs of 8-bit products in 16 bits, which overflow when
-    both factors have eight bits (https://oneapi-src.github.io/oneDNN, "Nuances of int8
-    computations"). The other factor, the activation, keeps its eight.
-    """
-    import torch  # noqa: PLC0415 - `describe` should not need it
-
-    if platform.machine().lower() not in {"x86_64", "amd64"}:
-        return 8
-    adds_in_32_bits = (
-        torch.cpu._is_vnni_supported()
-        or torch.cpu._is_amx_tile_supported()
-        or "avx_vnni" in _cpuinfo().get("flags", "").split()
-    )
-    return 8 if adds_in_32_bits and _onednn_limit() not in _WITHOUT_VNNI else 7
+def isa() -> list[str]:
+    """Return the instruction sets that matter here, those that the system tells of."""
+    info = _cpuinfo()
+    flags = set(info.get("flags", info.get("Features", "")).split())
+    return [name for flag, name in _FLAGS if flag in flags]
 
 
-def may_multiply_bfloat16() -> bool:
-    """Return whether oneDNN's environment lets its kernels use instructions for bfloat16."""
-    return _onednn_limit() not in _WITHOUT_BF16
-
-
-def _onednn_limit() -> str:
-    names = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
-    return next((os.environ[name].upper() for name in names if name in os.environ), "")
+def limits() -> dict[str, str]:
+    """Return what in the environment keeps libraries from using instruction sets, and its value."""
+    return {name: os.environ[name] for name in _LIMITS if name in os.environ}
 
 
 def _cpuinfo() -> dict[str, str]:

@@ -24,12 +24,11 @@ from torchao.quantization.pt2e.quantizer import (
     x86_inductor_quantizer as _patterns,  # noqa: F401 - importing it registers the int8 lowering
 )
 
-from aiq import machine
 from aiq.errors import InputError, RuntimeUnavailableError
 from aiq.files import write_atomic
 from aiq.formats import BF16, Format
 from aiq.graph import Op
-from aiq.runtimes import weight_only
+from aiq.runtimes import instructions, weight_only
 from aiq.runtimes.base import Job, Program, Runtime, Support
 from aiq.runtimes.kernels import LABEL, Kernel, assign
 from aiq.runtimes.program import METADATA, Signature
@@ -60,7 +59,7 @@ class Inductor(Runtime):
     @property
     def target(self) -> Target:
         """What its kernels expect."""
-        return Target(weight_bits=machine.weight_bits(), packed=weight_only.FORMATS)
+        return Target(weight_bits=instructions.weight_bits(), packed=weight_only.FORMATS)
 
     def support(self, op: Op, fmt: Format) -> Support:
         """Return the kind of support; int8 and bfloat16 are native where the CPU has them."""
@@ -158,7 +157,7 @@ def _signature(path: Path) -> str | None:
 
 def _has_bfloat16() -> bool:
     has = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return bool(has) and machine.may_multiply_bfloat16()
+    return bool(has) and instructions.may_multiply_bfloat16()
 
 
 class _Census(CustomGraphPass):

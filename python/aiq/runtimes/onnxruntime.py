@@ -18,7 +18,7 @@ from aiq.errors import InputError
 from aiq.files import write_atomic
 from aiq.formats import FP32, Format
 from aiq.graph import Op
-from aiq.runtimes import onnx_edit
+from aiq.runtimes import instructions, onnx_edit
 from aiq.runtimes.base import Job, Profile, Program, Support
 from aiq.runtimes.kernels import Kernel, assign
 from aiq.runtimes.onnx_based import PACKED, OnnxBased
@@ -43,7 +43,7 @@ class OnnxRuntime(OnnxBased):
     @property
     def target(self) -> Target:
         """What its kernels expect."""
-        return Target(weight_bits=machine.weight_bits(), absorbed=_ABSORBED, packed=PACKED)
+        return Target(weight_bits=instructions.weight_bits(), absorbed=_ABSORBED, packed=PACKED)
 
     @property
     def version(self) -> str:

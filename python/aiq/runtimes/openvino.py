@@ -8,12 +8,11 @@ from pathlib import Path
 import openvino
 import torch
 
-from aiq import machine
 from aiq.errors import InputError
 from aiq.files import write_atomic
 from aiq.formats import BF16, Format
 from aiq.graph import Op
-from aiq.runtimes import onnx_edit
+from aiq.runtimes import instructions, onnx_edit
 from aiq.runtimes.base import Job, Profile, Program, Support
 from aiq.runtimes.kernels import Kernel, assign
 from aiq.runtimes.onnx_based import PACKED, OnnxBased
@@ -43,7 +42,7 @@ class OpenVino(OnnxBased):
     @property
     def target(self) -> Target:
         """What its kernels expect."""
-        return Target(weight_bits=machine.weight_bits(), packed=PACKED)
+        return Target(weight_bits=instructions.weight_bits(), packed=PACKED)
 
     @property
     def version(self) -> str:
@@ -113,7 +112,7 @@ class OpenVino(OnnxBased):
 @cache
 def _has_bfloat16() -> bool:
     capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return "BF16" in capabilities and machine.may_multiply_bfloat16()
+    return "BF16" in capabilities and instructions.may_multiply_bfloat16()
 
 
 def _load(model: openvino.Model, labels: Mapping[str, Sequence[str]]) -> Program:
