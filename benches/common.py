@@ -22,5 +22,22 @@ def save(name: str, results: dict[str, Any], seeds: list[int]) -> None:
         **results,
     }
     path = RESULTS / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
     files.write_atomic(path, json.dumps(document, indent=1) + "\n")
-    print(f"\nwrote benches/results/{path.name}")
+    print(f"\nwrote benches/results/{name}.json")
+
+
+def earlier(name: str) -> dict[str, Any]:
+    """Return what an earlier run wrote on this machine with these versions, nothing if none did."""
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        return {}
+    document: dict[str, Any] = json.loads(path.read_text())
+    here = machine.describe()
+    if document["machine"] != here:
+        differ = [key for key in here if document["machine"].get(key) != here[key]]
+        raise SystemExit(
+            f"benches/results/{name}.json was measured on another machine or with other versions "
+            f"({', '.join(differ)}); move it away to measure anew."
+        )
+    return document

@@ -9,10 +9,10 @@ Whole networks: float32, at each batch size, in each runtime, timed and predicte
 summed over layers), 2 (calibrated). Plans: for three networks, random mixtures of the runtime's
 formats, half of them scattered over the layers, half in contiguous runs, all timed in turns.
 Threads are those of the profile: another profile predicts the same machine with one thread.
-A row that has been measured is kept: ``benches/results/prediction.json`` is written after every row
-and a run that was stopped continues there (``--again`` times once more, and of each the faster time
-counts, as it does in a calibration). Rows of another state of the profile are predicted anew, from
-the times that were measured.
+A row that has been measured is kept: ``benches/results/prediction/<profile>.json`` is written after
+every row and a run that was stopped continues there (``--again`` times once more, and of each the
+faster time counts, as it does in a calibration). Rows of another state of the profile are predicted
+anew, from the times that were measured.
 """
 
 import argparse
@@ -76,11 +76,12 @@ MIXED = {"resnet20": 16, "mobilenet_v2": 1, "squeezenet1_1": 1}
 def main() -> None:
     options = arguments()
     hardware = profile(options)
-    rows = earlier_rows()
-    known = earlier().get("profiles", {}).get(hardware.name) == digest(hardware)
+    earlier = common.earlier(f"prediction/{hardware.name}")
+    rows: dict[str, Row] = earlier.get("rows", {})
+    known = earlier.get("profile") == digest(hardware)
     with machine.threads(hardware.threads):
         for job in jobs(options, hardware):
-            key = "/".join((hardware.name, *map(str, job)))
+            key = "/".join(map(str, job))
             if key not in rows or options.again:
                 console.rule(key)
                 network, batch, runtime, *kind = job
@@ -90,8 +91,7 @@ def main() -> None:
                 rows[key] |= predicted(key, rows[key], hardware)
                 save(rows, hardware)
                 console.print({name: rows[key][name] for name in ("measured", "level 2")})
-        mine = [key for key in rows if key.split("/")[0] == hardware.name]
-        for key in [] if known else mine:
+        for key in [] if known else rows:
             with console.status(f"predicting {key}"):
                 rows[key] |= predicted(key, rows[key], hardware)
     save(rows, hardware)
@@ -176,7 +176,7 @@ def faster(before: Row, now: Row) -> Row:
 
 def predicted(key: str, row: Row, hardware: Hardware) -> Row:
     """Return what each level says of a row that was timed."""
-    _, network, batch, runtime, *_ = key.split("/")
+    network, batch, runtime, *_ = key.split("/")
     model, x = instance(network, int(batch))
     graph = aiq.extract(model, x)
     formats = parse_all(row.get("formats", "fp32"))
@@ -269,27 +269,10 @@ def save(rows: Mapping[str, Row], hardware: Hardware) -> None:
     results = {
         "networks": of_networks(rows),
         "mixed": of_mixed(rows),
-        "profiles": {**earlier().get("profiles", {}), hardware.name: digest(hardware)},
+        "profile": digest(hardware),
         "rows": dict(rows),
     }
-    common.save("prediction", results, [SEED])
-
-
-def earlier_rows() -> dict[str, Row]:
-    """Return the rows of earlier runs on this machine."""
-    document, here = earlier(), machine.describe()
-    # The profile of a row says how many cores and which instruction sets it is of.
-    different = {
-        key for key in (*here, "limits") if document.get("machine", {}).get(key) != here.get(key)
-    }
-    return document["rows"] if different <= {"cores", "limits"} else {}
-
-
-def earlier() -> dict[str, Any]:
-    """Return what an earlier run wrote."""
-    path = common.RESULTS / "prediction.json"
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return found
+    common.save(f"prediction/{hardware.name}", results, [SEED])
 
 
 def digest(hardware: Hardware) -> str:

@@ -45,16 +45,16 @@ def of_plans(result: Mapping[str, Any], level: str) -> Statistics:
 
 
 def of_networks(rows: Mapping[str, Row]) -> dict[str, Statistics]:
-    """Return what is said of whole networks, by profile, runtime and level."""
+    """Return what is said of whole networks, by runtime and level."""
     found: dict[str, Statistics] = {}
     singles = {tuple(key.split("/")): row for key, row in rows.items() if "measured" in row}
-    singles = {key: row for key, row in singles.items() if len(key) == 4}
-    for hw, runtime in dict.fromkeys((key[0], key[3]) for key in singles):
-        mine = [row for key, row in singles.items() if (key[0], key[3]) == (hw, runtime)]
+    singles = {key: row for key, row in singles.items() if len(key) == 3}
+    for runtime in dict.fromkeys(key[2] for key in singles):
+        mine = [row for key, row in singles.items() if key[2] == runtime]
         real = [row["measured"] for row in mine]
         inside = [row["interval"][0] <= row["measured"] <= row["interval"][1] for row in mine]
         for level in LEVELS:
-            found[f"{hw}/{runtime}/{level}"] = {
+            found[f"{runtime}/{level}"] = {
                 "rows": len(mine),
                 "noise": float(np.median([row["noise"] for row in mine])),
                 **errors([row[level] for row in mine], real),
@@ -64,7 +64,7 @@ def of_networks(rows: Mapping[str, Row]) -> dict[str, Statistics]:
 
 
 def of_mixed(rows: Mapping[str, Row]) -> dict[str, Statistics]:
-    """Return what is said of mixed plans, by profile, network, runtime and level."""
+    """Return what is said of mixed plans, by network, batch, runtime and level."""
     found = {}
     for key, row in rows.items():
         if key.endswith("/plans"):
@@ -102,15 +102,14 @@ def plot(rows: Mapping[str, Row], path: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 5.2))
     styles: dict[str, str] = {}
     for key, row in rows.items():
-        hw, _, _, runtime, *kind = key.split("/")
-        name = f"{runtime}, {hw}"
-        color = styles.setdefault(name, f"C{len(styles)}")
+        _, _, runtime, *kind = key.split("/")
+        color = styles.setdefault(runtime, f"C{len(styles)}")
         for level, marker in (("level 1", "x"), ("level 2", "o")):
             real, said = np.array(row["measured"]), np.array(row[level])
             axes = right if kind else left
             if kind:
                 real, said = real[0] / real[1:], said[0] / said[1:]
-            axes.scatter(real, said, color=color, marker=marker, s=16, label=f"{name}, {level}")
+            axes.scatter(real, said, color=color, marker=marker, s=16, label=f"{runtime}, {level}")
     for axes, title in ((left, "seconds, float32"), (right, "speed-up over float32, mixed plans")):
         axes.set(xscale="log", yscale="log", xlabel="measured", ylabel="predicted", title=title)
         ends = (*axes.get_xlim(), *axes.get_ylim())

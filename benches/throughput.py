@@ -8,8 +8,8 @@ For each network, batch and runtime: float32, all layers bfloat16, all layers in
 that ``aiq.search(..., measure_top=N)`` returns, timed in turns once the search is over; for trained
 networks eager float32 too, the paper's baseline. Trained networks get their accuracy on the 10,000
 test images of Fashion-MNIST; the others have random weights and no accuracy is claimed. A row that
-was measured is kept: ``benches/results`` is written after every row, and a run that was stopped
-goes on there (``--again`` measures anew).
+was measured is kept: ``benches/results/throughput/<profile>.json`` is written after every row, and
+a run that was stopped goes on there (``--again`` measures anew).
 
 Batch 128 is for the networks of 32 x 32 images and the smallest transformer. For the others one
 call of 128 takes up to a minute on the two cores that this was made for, and arithmetic alone
@@ -17,7 +17,6 @@ decides, as it does at 16.
 """
 
 import argparse
-import json
 import math
 import tempfile
 import time
@@ -51,6 +50,7 @@ SEED = 0
 UNIFORM = ("fp32", "bf16", "w8a8")
 FORMATS = (*UNIFORM, "w8a8bf16")  # of the plan
 PLAN, EAGER = "plan", "eager fp32"
+HOST = ("cpu", "cores", "isa", "limits")  # what tells a machine from another
 MAX_DROP, CONFIDENCE = 0.01, 0.95
 CALIBRATION_IMAGES = 250
 SENSITIVITY_IMAGES = 50  # of each class: layers are only compared, plans are measured on all
@@ -88,7 +88,7 @@ NETWORKS = {
 def main() -> None:
     options = arguments()
     profile = this_machine() if options.hw is None else aiq.Hardware.load(options.hw)
-    done = finished(profile.name)
+    done: dict[str, Any] = common.earlier(f"throughput/{profile.name}").get("rows", {})
     started = time.monotonic()
     for name, batch, runtime in rows(options):
         key = f"{name}/{batch}/{runtime}"
@@ -103,7 +103,7 @@ def main() -> None:
             console.print(f"left out: {error}")
             continue
         done[key]["minutes"] = round((time.monotonic() - begun) / 60, 2)
-        common.save("throughput", {"hardware": profile.name, "rows": done}, [SEED])
+        common.save(f"throughput/{profile.name}", {"rows": done}, [SEED])
     console.print(report(done))
     console.print(summary(done))
 
@@ -374,23 +374,10 @@ def this_machine() -> aiq.Hardware:
     for name in hardware.available():
         profile = aiq.Hardware.load(name)
         made_on = profile.provenance.get("machine") or {}
-        if profile.runtimes and (made_on.get("cpu"), made_on.get("cores")) == (
-            here["cpu"],
-            here["cores"],
-        ):
+        if profile.runtimes and all(made_on.get(key) == here.get(key) for key in HOST):
             return profile
     console.print("No profile of this machine: predictions are rooflines (see `aiq calibrate`).")
     return calibrate.quick()
-
-
-def finished(profile: str) -> dict[str, Any]:
-    """Return the rows of an earlier run, if it was of the same machine, versions and profile."""
-    path = common.RESULTS / "throughput.json"
-    if not path.exists():
-        return {}
-    document = json.loads(path.read_text())
-    same = (document["machine"], document.get("hardware")) == (machine.describe(), profile)
-    return document["rows"] if same else {}
 
 
 def arguments() -> argparse.Namespace:
