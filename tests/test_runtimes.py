@@ -417,7 +417,7 @@ def test_inductor_without_a_compiler():
         runtimes.get("inductor")
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("name", ["inductor", "onnxruntime", "openvino"])
 def test_every_layer_is_timed_inside_the_network(name):
     model = torch.nn.Sequential(
         torch.nn.Conv2d(8, 64, 3), torch.nn.ReLU(), torch.nn.Conv2d(64, 8, 1)
@@ -430,7 +430,7 @@ def test_every_layer_is_timed_inside_the_network(name):
 
 def test_runtimes_that_cannot_time_layers_say_so():
     model = torch.nn.Sequential(torch.nn.Linear(4, 4)).eval()
-    with pytest.raises(RuntimeUnavailableError, match="use onnxruntime or openvino"):
+    with pytest.raises(RuntimeUnavailableError, match="use inductor, onnxruntime or openvino"):
         runtimes.get("eager").layer_seconds(model, torch.rand(2, 4), {}, runs=1)
 
 

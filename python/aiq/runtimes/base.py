@@ -139,7 +139,8 @@ class Runtime(ABC):
     def _profile(self, job: Job, runs: int) -> Profile:
         """Run the program `runs` times under the runtime's profiler."""
         raise RuntimeUnavailableError(
-            f"Runtime {self.name} has no profiler that names layers; use onnxruntime or openvino."
+            f"Runtime {self.name} has no profiler that names layers; use inductor, onnxruntime or "
+            "openvino."
         )
 
     def layer_seconds(

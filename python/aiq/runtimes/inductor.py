@@ -1,24 +1,20 @@
 """TorchInductor: int8 through torchao's x86 lowering, bfloat16 and float32 through oneDNN."""
 
 import io
-import re
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import torch
 import torchao
-from torch import fx
 from torch._inductor import aoti_compile_and_package, aoti_load_package
 from torch._inductor import compile as inductor_compile
 from torch._inductor.cpp_builder import get_cpp_compiler
-from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
 from torchao.quantization.pt2e.quantizer import (
     x86_inductor_quantizer as _patterns,  # noqa: F401 - importing it registers the int8 lowering
@@ -29,8 +25,9 @@ from aiq.files import write_atomic
 from aiq.formats import BF16, Format
 from aiq.graph import Op
 from aiq.runtimes import instructions, weight_only
-from aiq.runtimes.base import Job, Program, Runtime, Support
-from aiq.runtimes.kernels import LABEL, Kernel, assign
+from aiq.runtimes.base import Job, LayerTimes, Part, Profile, Program, Runtime, Support, layer_times
+from aiq.runtimes.inductor_census import Census, time_calls
+from aiq.runtimes.kernels import Kernel, assign
 from aiq.runtimes.program import METADATA, Signature
 from aiq.runtimes.rewrite import Target
 
@@ -78,18 +75,31 @@ class Inductor(Runtime):
         return Support.EMULATED
 
     def _build(self, job: Job) -> Program:
-        weight_only.pack(job.rewritten)
-        census = _Census()
-        with _compiling():
-            program = inductor_compile(
-                job.rewritten.module, list(job.inputs), options=_options(census)
-            )
+        program, census = _compile(job)
         return program, assign(census.kernels)
+
+    def compile_many(
+        self,
+        models: Sequence[torch.nn.Module],
+        inputs: Sequence[torch.Tensor],
+        formats: Sequence[Mapping[str, Format]],
+    ) -> list[Part]:
+        """Compile small models one by one, each with its profiler; see `Runtime.compile_many`."""
+        found = []
+        for model, x, chosen in zip(models, inputs, formats, strict=True):
+            job = self._prepare(model, x, chosen, [x], emulate=False)
+            program, census = _compile(job)
+            run = torch.no_grad()(partial(program, x))
+            found.append(Part(run, partial(_layer_times, program, census, job)))
+        return found
+
+    def _profile(self, job: Job, runs: int) -> Profile:
+        return _time(*_compile(job), job, runs)
 
     def _write(self, job: Job, path: Path) -> None:
         """Write an AOTInductor package: a library for this processor and number of threads."""
         weight_only.pack(job.rewritten)
-        census = _Census()
+        census = Census()
         with _compiling(), tempfile.TemporaryDirectory() as folder:
             exported = torch.export.export(job.rewritten.module, job.inputs, strict=False)
             package = aoti_compile_and_package(
@@ -115,7 +125,23 @@ class Inductor(Runtime):
         return signature, (package, kernels)
 
 
-def _options(census: "_Census") -> dict[str, Any]:
+def _compile(job: Job) -> tuple[Callable[..., Any], Census]:
+    weight_only.pack(job.rewritten)
+    census = Census()
+    with _compiling():
+        program = inductor_compile(job.rewritten.module, list(job.inputs), options=_options(census))
+    return program, census
+
+
+def _time(program: Callable[..., Any], census: Census, job: Job, runs: int) -> Profile:
+    return assign(census.kernels), time_calls(program, job.inputs, census, runs)
+
+
+def _layer_times(program: Callable[..., Any], census: Census, job: Job, runs: int) -> LayerTimes:
+    return layer_times(_time(program, census, job, runs))
+
+
+def _options(census: Census) -> dict[str, Any]:
     # Inductor's own checks of shapes between kernels cost microseconds each.
     return {"freezing": True, "post_grad_custom_post_pass": census, "size_asserts": False}
 
@@ -158,55 +184,3 @@ def _signature(path: Path) -> str | None:
 def _has_bfloat16() -> bool:
     has = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return bool(has) and instructions.may_multiply_bfloat16()
-
-
-class _Census(CustomGraphPass):
-    """Notes the kernels of the final graph, after every fusion and before code generation."""
-
-    def __init__(self) -> None:
-        self.kernels: list[Kernel] = []
-
-    def __call__(self, graph: fx.Graph) -> None:
-        """Read the graph; called by Inductor."""
-        for node in graph.nodes:
-            name = _kernel_name(node)
-            constants = [_constant(n) for n in node.all_input_nodes if n.op == "get_attr"]
-            weights = [c for c in constants if c.dim() >= 2]
-            values = [n.meta.get("val") for n in node.all_input_nodes if n.op != "get_attr"]
-            inputs = [value.dtype for value in values if isinstance(value, torch.Tensor)]
-            if _MULTIPLIES.search(name) and weights and inputs:
-                labels = node.meta.get("custom", {}).get(LABEL, ())
-                self.kernels.append(Kernel(name, _format(node, inputs[0], weights), labels))
-
-    def __deepcopy__(self, memo: object) -> "_Census":
-        return self  # Inductor copies its options, and would fill the copy
-
-    def uuid(self) -> None:
-        """Return ``None``: a program from the cache would come without this pass."""
-
-
-_MULTIPLIES = re.compile(r"conv|linear|(^|[._])(add|b)?mm|pack_mm|matmul")
-
-
-def _kernel_name(node: fx.Node) -> str:
-    if node.op != "call_function":
-        return ""
-    if isinstance(node.target, partial):  # the lowering of a fused pattern, named by its nodes
-        (match,) = node.target.args
-        return "+".join(str(n.target) for n in match.nodes)
-    return str(node.target)
-
-
-def _constant(node: fx.Node) -> torch.Tensor:
-    value: torch.Tensor = attrgetter(str(node.target))(node.graph.owning_module)
-    return value
-
-
-def _format(node: fx.Node, activation: torch.dtype, weights: list[torch.Tensor]) -> str:
-    if activation in {torch.uint8, torch.int8}:
-        return "w8a8"
-    if weights[0].dtype is torch.int8:
-        return "w8"
-    if weights[0].dtype is torch.uint8:  # two four-bit codes to a byte
-        return weight_only.format_of(weights[1], int(str(node.args[2])))
-    return {torch.float32: "fp32", torch.bfloat16: "bf16"}.get(activation, str(activation))

@@ -1,0 +1,132 @@
+"""Which kernels a program of Inductor calls for its layers, and how long each call takes."""
+
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import torch
+from torch import fx
+from torch._inductor.custom_graph_pass import CustomGraphPass
+from torch.autograd.profiler_util import FunctionEvent
+from torch.profiler import ProfilerActivity, profile
+
+from aiq.runtimes import weight_only
+from aiq.runtimes.kernels import LABEL, Kernel
+
+_MULTIPLIES = re.compile(r"conv|linear|(^|[._:])(add|b)?mm|pack_mm|matmul")
+
+
+class Operands(NamedTuple):
+    """Elements of the activation and of the weights that a kernel multiplies."""
+
+    activation: int
+    weight: int
+
+
+class Census(CustomGraphPass):
+    """Notes the kernels of the final graph, after every fusion and before code generation.
+
+    Attributes
+    ----------
+    kernels
+        In the order of the graph; ``node`` is the name of the graph's node.
+    operands
+        Of each kernel, by node.
+    """
+
+    def __init__(self) -> None:
+        self.kernels: list[Kernel] = []
+        self.operands: dict[str, Operands] = {}
+
+    def __call__(self, graph: fx.Graph) -> None:
+        """Read the graph; called by Inductor."""
+        for node in graph.nodes:
+            name = _kernel_name(node)
+            constants = [_constant(n) for n in node.all_input_nodes if n.op == "get_attr"]
+            weights = [c for c in constants if c.dim() >= 2]
+            values = [n.meta.get("val") for n in node.all_input_nodes if n.op != "get_attr"]
+            inputs = [value for value in values if isinstance(value, torch.Tensor)]
+            if _MULTIPLIES.search(name) and weights and inputs:
+                labels = node.meta.get("custom", {}).get(LABEL, ())
+                fmt = _format(node, inputs[0].dtype, weights)
+                self.kernels.append(Kernel(name, fmt, labels, node.name))
+                self.operands[node.name] = Operands(inputs[0].numel(), weights[0].numel())
+
+    def __deepcopy__(self, memo: object) -> "Census":
+        return self  # Inductor copies its options, and would fill the copy
+
+    def uuid(self) -> None:
+        """Return ``None``: a program from the cache would come without this pass."""
+
+
+def _kernel_name(node: fx.Node) -> str:
+    if node.op != "call_function":
+        return ""
+    if isinstance(node.target, partial):  # the lowering of a fused pattern, named by its nodes
+        (match,) = node.target.args
+        return "+".join(str(n.target) for n in match.nodes)
+    return str(node.target)
+
+
+def _constant(node: fx.Node) -> torch.Tensor:
+    value: torch.Tensor = attrgetter(str(node.target))(node.graph.owning_module)
+    return value
+
+
+def _format(node: fx.Node, activation: torch.dtype, weights: list[torch.Tensor]) -> str:
+    if activation in {torch.uint8, torch.int8}:
+        return "w8a8"
+    if weights[0].dtype is torch.int8:
+        return "w8"
+    if weights[0].dtype is torch.uint8:  # two four-bit codes to a byte
+        return weight_only.format_of(weights[1], int(str(node.args[2])))
+    return {torch.float32: "fp32", torch.bfloat16: "bf16"}.get(activation, str(activation))
+
+
+def time_calls(
+    program: Callable[..., object], inputs: Sequence[torch.Tensor], census: Census, runs: int
+) -> dict[str, list[float]]:
+    """Return the seconds of the calls of each kernel of `census` in `runs` runs of `program`.
+
+    A scheduler may change the order of the graph, so calls are told apart by the sizes of their
+    operands; of equal ones the order matters little. A kernel without a call has no entry.
+    """
+    # The first profile makes its library look for GPUs, and complain that there are none.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    with torch.no_grad():
+        program(*inputs)
+        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+            for _ in range(runs):
+                program(*inputs)
+    calls = sorted(_calls(profiler.events() or ()), key=lambda call: call.time_range.start)
+    found: dict[str, list[float]] = {}
+    each = len(calls) // runs
+    for run in range(runs):
+        left = calls[run * each : (run + 1) * each]
+        for node, operands in census.operands.items():
+            call = next((call for call in left if _multiplies(call, operands)), None)
+            if call is not None:
+                left.remove(call)
+                found.setdefault(node, []).append(call.cpu_time_total / 1e6)
+    return found
+
+
+def _calls(events: Sequence[FunctionEvent]) -> Iterator[FunctionEvent]:
+    """Yield the multiplications that are not parts of another one."""
+    for event in events:
+        around = event.cpu_parent
+        while around is not None and not _MULTIPLIES.search(around.name):
+            around = around.cpu_parent
+        if around is None and _MULTIPLIES.search(event.name):
+            yield event
+
+
+def _multiplies(call: FunctionEvent, operands: Operands) -> bool:
+    shapes: Any = call.input_shapes or []
+    # An argument that is a list of tensors has a list of shapes, one that is a number an empty one.
+    sizes = [math.prod(shape) for shape in shapes if shape and isinstance(shape[0], int)]
+    return operands.activation in sizes and operands.weight in sizes
