@@ -6,12 +6,13 @@ import shlex
 from pathlib import Path
 
 import pytest
+from report import page
 from typer.main import get_command
 
 from aiq.cli import app
 
 ROOT = Path(__file__).parent.parent
-PAGES = [*ROOT.glob("*.md"), ROOT / "hw_profiles" / "README.md"]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / name / "README.md" for name in ("benches", "hw_profiles"))]
 SOURCES = [
     path
     for folder in ("python/aiq", "rust", "tests", "benches")
@@ -78,3 +79,8 @@ def test_commands_in_documentation_exist(page):
                 assert word.partition("=")[0] in known, f"{line}: {command.name} has no {word}"
             else:
                 assert command is not COMMANDS, f"{line}: there is no command {word}"
+
+
+def test_the_page_of_measurements_is_that_of_the_results():
+    benches = ROOT / "benches"
+    assert (benches / "README.md").read_text() == page(benches / "results")

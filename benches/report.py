@@ -1,0 +1,181 @@
+"""Write ``benches/README.md``: every row of the two long benchmarks, read from their results.
+
+    python benches/report.py
+
+Nothing is measured here: `benches/throughput.py` and `benches/prediction.py` write a file of each
+hardware profile, and this lays them out as tables.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prediction_report import LEVELS
+
+from aiq import files
+
+HERE = Path(__file__).parent
+Document = dict[str, Any]
+
+OPENING = """# Measured
+
+What the benchmarks found, row by row; written by `benches/report.py` from `benches/results`. A
+heading names the hardware profile (`aiq profiles show NAME`) that predicted.
+"""
+
+THROUGHPUT = """
+## Plans against every uniform precision
+
+`benches/throughput.py`. Ratios of throughput to the same runtime's float32, measured and predicted.
+"Against the best" compares the plan with the best uniform precision, timed in turns: ratio and 95 %
+interval; *faster* and *slower* are said only beyond the noise of the row. Loss is on 10,000 test
+images; networks without one have random weights.
+"""
+
+PREDICTION = """
+## Prediction against the stopwatch
+
+`benches/prediction.py`. Networks and plans that no calibration has seen. Mean errors are relative
+to the measured time (networks, float32) or to the measured speed-up over float32 (plans, 30 random
+ones of each network, half of them scattered). *Lower roof* takes the whole network at its
+arithmetic intensity, *roofline* sums over layers, *calibrated* is the model that the search uses;
+the columns after it are its. Noise is that of the measurement.
+"""
+
+
+def main() -> None:
+    files.write_atomic(HERE / "README.md", page(HERE / "results"))
+    print("wrote benches/README.md")
+
+
+def page(results: Path) -> str:
+    """Return the page that stands for the files in `results`."""
+    found = [OPENING + THROUGHPUT]
+    found += [throughput(name, document) for name, document in documents(results / "throughput")]
+    found.append(PREDICTION)
+    found += [prediction(name, document) for name, document in documents(results / "prediction")]
+    return "\n".join(found)
+
+
+def documents(folder: Path) -> Iterable[tuple[str, Document]]:
+    """Yield profile and results of every file in `folder`."""
+    for path in sorted(folder.glob("*.json")):
+        yield path.stem, json.loads(path.read_text())
+
+
+def throughput(profile: str, document: Document) -> str:
+    """Return the timed rows of a profile."""
+    header = ("network, batch", "runtime", "bf16", "w8a8", "plan", "predicted")
+    rows = [throughput_row(key, row) for key, row in document["rows"].items()]
+    verdicts = [row["verdict_against_best"] for row in document["rows"].values()]
+    counted = ", ".join(f"{verdicts.count(v)} {v}" for v in sorted(set(verdicts)))
+    return (
+        heading(profile, document)
+        + table([*header, "against the best", "noise", "the plan", "loss"], rows)
+        + f"\n{len(rows)} rows: {counted}.\n"
+    )
+
+
+def throughput_row(key: str, row: Mapping[str, Any]) -> list[str]:
+    """Return a row of the table of plans."""
+    network, batch, runtime = key.split("/")
+    candidates, against = row["candidates"], row["plan_against_best"]
+    speedups = [
+        f"{candidates[name]['speedup']['value']:.2f}" if name in candidates else ""
+        for name in ("bf16", "w8a8", "plan")
+    ]
+    predicted = [candidates[name]["predicted_seconds"] for name in ("fp32", "plan")]
+    kinds = list(row["formats"].values())
+    accuracy = candidates["plan"]["accuracy"]
+    return [
+        f"{network}, {batch}",
+        runtime,
+        *speedups,
+        f"{predicted[0] / predicted[1]:.2f}",
+        f"{interval(against)} {row['verdict_against_best']}",
+        percent(row["noise"]),
+        ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds))),
+        "" if accuracy is None else f"{100 * accuracy['drop']:.2f} pp",
+    ]
+
+
+def interval(found: Mapping[str, float]) -> str:
+    return f"{found['value']:.2f} ({found['low']:.2f} - {found['high']:.2f})"
+
+
+def prediction(profile: str, document: Document) -> str:
+    """Return what is said of the predictions of a profile."""
+    _, _, calibrated = LEVELS
+    networks = [
+        [
+            runtime,
+            str(document["networks"][f"{runtime}/{calibrated}"]["rows"]),
+            *(percent(document["networks"][f"{runtime}/{level}"]["MAPE"]) for level in LEVELS),
+            *statistics(document["networks"][f"{runtime}/{calibrated}"]),
+        ]
+        for runtime in sorted({key.split("/")[0] for key in document["networks"]})
+    ]
+    plans = [
+        [
+            *said(key),
+            *(percent(document["mixed"][f"{key}/{level}"]["MAPE"]) for level in LEVELS),
+            *statistics(document["mixed"][f"{key}/{calibrated}"]),
+            *(
+                percent(document["mixed"][f"{key}/{calibrated}"][name])
+                for name in ("sign", "regret")
+            ),
+        ]
+        for key in sorted({key.rpartition("/")[0] for key in document["mixed"]}, key=said)
+    ]
+    levels = ("lower roof", "roofline", "**calibrated**")
+    more = ("median", "within 10 %", "within 20 %", "Spearman", "Kendall", "noise")
+    return (
+        heading(profile, document)
+        + table(["runtime", "networks", *levels, *more], networks)
+        + "\n"
+        + table(["runtime", "plans of, batch", *levels, *more, "sign right", "regret"], plans)
+        + "\n"
+    )
+
+
+def statistics(found: Mapping[str, float | None]) -> list[str]:
+    """Return the cells of what is said of the calibrated model."""
+    shares = [percent(found[name]) for name in ("median", "within 10 %", "within 20 %")]
+    ranks = [
+        f"{value:.3f}" for name in ("Spearman", "Kendall") if (value := found[name]) is not None
+    ]
+    return [*shares, *(ranks or ["", ""]), percent(found["noise"])]
+
+
+def said(key: str) -> tuple[str, str]:
+    """Return runtime, and network and batch, of a row of plans."""
+    network, batch, runtime = key.split("/")
+    return runtime, f"{network}, {batch}"
+
+
+def heading(profile: str, document: Document) -> str:
+    """Return the heading of a profile's table: its machine and versions."""
+    host = document["machine"]
+    limits = "".join(f", {key}={value}" for key, value in host.get("limits", {}).items())
+    versions = ", ".join(
+        f"{name} {version}"
+        for name, version in host["packages"].items()
+        if name in {"torch", "torchao", "onnxruntime", "openvino"}
+    )
+    isa = " ".join(host["isa"])
+    return f"### {profile}\n\n{host['cpu']}, {host['cores']} cores, {isa}{limits}; {versions}.\n\n"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}".replace("%", " %")
+
+
+if __name__ == "__main__":
+    main()
