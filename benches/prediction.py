@@ -249,11 +249,11 @@ def profile(options: argparse.Namespace) -> Hardware:
     """Return the profile to predict from; without a name, measure this machine."""
     if options.hw:
         hardware = Hardware.load(options.hw)
-        limits = hardware.provenance.get("machine", {}).get("limits", {})
-        if limits != machine.limits():
+        differ = machine.differences(hardware.provenance.get("machine", {}))
+        if differ:
             raise SystemExit(
-                f"{options.hw} was measured with {limits or 'no limits'} in the environment, which "
-                f"has {machine.limits() or 'none'}; set the same and run this again."
+                f"{options.hw} was measured on a machine that differs from this one in "
+                f"{', '.join(differ)}; calibrate this one, or set the same limits."
             )
         return hardware
     found = None

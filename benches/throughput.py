@@ -50,7 +50,6 @@ SEED = 0
 UNIFORM = ("fp32", "bf16", "w8a8")
 FORMATS = (*UNIFORM, "w8a8bf16")  # of the plan
 PLAN, EAGER = "plan", "eager fp32"
-HOST = ("cpu", "cores", "isa", "limits")  # what tells a machine from another
 MAX_DROP, CONFIDENCE = 0.01, 0.95
 CALIBRATION_IMAGES = 250
 SENSITIVITY_IMAGES = 50  # of each class: layers are only compared, plans are measured on all
@@ -370,11 +369,10 @@ def span(interval: Mapping[str, float]) -> str:
 
 def this_machine() -> aiq.Hardware:
     """Return the calibrated profile that was made on this machine, or the roofs as they are now."""
-    here = machine.describe()
     for name in hardware.available():
         profile = aiq.Hardware.load(name)
-        made_on = profile.provenance.get("machine") or {}
-        if profile.runtimes and all(made_on.get(key) == here.get(key) for key in HOST):
+        differ = machine.differences(profile.provenance.get("machine", {}))
+        if profile.runtimes and not differ and profile.threads == torch.get_num_threads():
             return profile
     console.print("No profile of this machine: predictions are rooflines (see `aiq calibrate`).")
     return calibrate.quick()

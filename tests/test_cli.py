@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import aiq
-from aiq import hardware
+from aiq import calibrate, hardware
 from aiq.cli import app
 from aiq.losses import LossTable
 
@@ -162,6 +162,19 @@ def test_compare(here):
     document = json.loads(run(*arguments, "--seconds", "0.1", "--json").stdout)
     assert [timing["name"] for timing in document["timing"]["timings"]] == ["fp32", "plan"]
     assert document["mismatches"] == []
+    assert document["differences"] == []  # nobody measured the default profile
+
+
+def test_compare_with_a_profile_of_another_machine(here):
+    arguments = ("compare", "plan.json", "mymodel:net", "--input", "8x16", "--runtime", "eager")
+    run("search", "mymodel:net", "--input", "8x16", "--formats", "bf16", "-o", "plan.json")
+    profile = calibrate.quick()
+    for different in ({"isa": ["avx99"]}, {"cpu": "abacus", "limits": {"ONEDNN_MAX_CPU_ISA": "X"}}):
+        host = {**profile.provenance["machine"], **different}
+        provenance = {**profile.provenance, "machine": host}
+        replace(profile, name="other", provenance=provenance).save(here / "other.yaml")
+        said = run(*arguments, "--hw", "other.yaml", "--seconds", "0.1").stdout
+        assert f"measured where {' and '.join(different)} differed" in " ".join(said.split())
 
 
 def test_compare_layer_by_layer(here):

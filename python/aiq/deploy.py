@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from aiq import cost, graph, measure, runtimes
+from aiq import cost, graph, machine, measure, runtimes
 from aiq.formats import REFERENCE
 from aiq.graph.export import Inputs
 from aiq.hardware import Hardware
@@ -167,6 +167,9 @@ class PredictedMeasured:
         Layers that run in another format than planned.
     layers
         Layer by layer, if asked for.
+    differences
+        What is different here from where the profile was measured, for which it predicts: some of
+        ``cpu``, ``isa``, ``limits``, ``threads``. Empty for a profile that nobody measured.
     """
 
     runtime: str
@@ -176,6 +179,7 @@ class PredictedMeasured:
     timing: Comparison
     mismatches: tuple[Mismatch, ...]
     layers: tuple[LayerTime, ...] = ()
+    differences: tuple[str, ...] = ()
 
     @property
     def predicted_speedup(self) -> float:
@@ -203,6 +207,7 @@ class PredictedMeasured:
             "mismatches": [mismatch._asdict() for mismatch in self.mismatches],
             "timing": self.timing.to_dict(),
             "layers": [asdict(layer) for layer in self.layers],
+            "differences": list(self.differences),
         }
 
 
@@ -272,4 +277,13 @@ def compare(
         )
         if layers
         else (),
+        differences=_differences(hardware, timing.threads),
     )
+
+
+def _differences(hardware: Hardware, threads: int) -> tuple[str, ...]:
+    measured_on = hardware.provenance.get("machine")
+    if not measured_on:
+        return ()
+    differ = machine.differences(measured_on)
+    return tuple([*differ, "threads"] if hardware.threads != threads else differ)

@@ -5,7 +5,7 @@ import gc
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -29,6 +29,7 @@ _FLAGS = (
     ("bf16", "bf16"),
     ("sve", "sve"),
 )
+_TELLING = ("cpu", "isa", "limits")
 _LIMITS = (
     "ONEDNN_MAX_CPU_ISA",
     "DNNL_MAX_CPU_ISA",
@@ -63,6 +64,24 @@ def describe() -> dict[str, Any]:
         "packages": {name: v for name in _PACKAGES if (v := _version(name)) is not None},
         **({"limits": found} if (found := limits()) else {}),
     }
+
+
+def differences(described: Mapping[str, Any]) -> list[str]:
+    """Return what of another description (`describe`) a prediction hangs on and is different here.
+
+    Parameters
+    ----------
+    described
+        Of the machine that something was measured on.
+
+    Returns
+    -------
+    list of str
+        Some of ``cpu``, ``isa``, ``limits``. Not ``cores``: a profile says for how many threads it
+        holds.
+    """
+    here = describe()
+    return [key for key in _TELLING if described.get(key) != here.get(key)]
 
 
 def isa() -> list[str]:

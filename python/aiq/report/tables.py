@@ -185,7 +185,13 @@ def throughput(result: PredictedMeasured) -> RenderableType:
         f"{result.hardware}" + ("" if steal is None else f", {100 * steal:.1f} % of time stolen")
     )
     mismatches = (f"{m.layer} runs as {m.realised}, not {m.asked}" for m in result.mismatches)
-    notes = [verdict, setting, *mismatches]
+    notes = [verdict, setting]
+    if result.differences:
+        notes.append(
+            f"{result.hardware} was measured where {' and '.join(result.differences)} differed "
+            "from here, and predicts for there"
+        )
+    notes += mismatches
     parts: list[RenderableType] = [table("", columns, rows), Text("\n".join(notes))]
     if result.layers:
         parts.append(layer_times(result))
