@@ -218,9 +218,10 @@ def test_a_layer_is_cut_in_its_own_format():
     # Layers of these families do not run in the order in which their modules list them.
     drawn = [chains.program(f"{f}/fp32+w8a8/{i}") for f in ("branches", "inverted") for i in (1, 3)]
     ends, seen = {"fp32": ".fp32", "w8a8": ".int8"}, set()
-    for program, made_of in zip(
-        drawn, programs.cut(runtimes.get("onnxruntime"), drawn), strict=True
-    ):
+    engine = runtimes.get("onnxruntime")
+    for program, part in zip(drawn, programs.compile_programs(engine, drawn), strict=True):
+        made_of = programs.cut(engine, part.graph, program.formats)
+        assert made_of.layers
         for name, piece in made_of.layers.items():
             assert piece.kernel.endswith(ends[program.formats[name]])
             seen.add(program.formats[name])

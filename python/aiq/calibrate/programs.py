@@ -1,7 +1,7 @@
 """Timing synthetic programs in a runtime, and what each of them is made of."""
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +11,10 @@ from aiq.calibrate.samples import Sample
 from aiq.cost.pieces import FUNCTIONS, Piece, pieces
 from aiq.formats import Format
 from aiq.formats import parse as parse_format
-from aiq.graph import WEIGHTED, Edge, Layer, LayerGraph, Op, trace
+from aiq.graph import WEIGHTED, LayerGraph, Op
 from aiq.hardware.runtime_profile import Realisation
 from aiq.runtimes import Runtime, Support
 from aiq.runtimes.base import Part
-from aiq.runtimes.bundle import Bundle
 
 Clock = Callable[[], float]
 Call = Callable[[], object]
@@ -109,69 +108,36 @@ class Cut:
     layers: Mapping[str, Piece]
 
 
-def cut(runtime: Runtime, programs: Sequence[chains.Program]) -> list[Cut]:
-    """Return the pieces of work of which each of `programs` is made."""
-    bundle = Bundle([program.module for program in programs]).eval()
-    graph = trace(bundle, tuple(program.inputs for program in programs)).graph
-    known, fuses = kernels(runtime), FUSES.get(runtime.name, ())
-    return [
-        _cut(part, program.formats, known, fuses)
-        for part, program in zip(_split(graph, len(programs)), programs, strict=True)
-    ]
+def cut(runtime: Runtime, graph: LayerGraph, formats: Mapping[str, str]) -> Cut:
+    """Return the pieces of work of which a program is made.
 
-
-def _split(graph: LayerGraph, count: int) -> Iterator[LayerGraph]:
-    """Cut the graph of a bundle into those of its parts, whose layers stand together."""
-    owners: list[int] = []
-    for layer in graph.layers:
-        prefix, _, rest = layer.name.partition(".")
-        owners.append(int(rest.partition(".")[0]) if prefix == "parts" else owners[-1])
-    for part in range(count):
-        mine = [index for index, owner in enumerate(owners) if owner == part]
-        position = {index: place for place, index in enumerate(mine)}
-        yield LayerGraph(
-            graph.model,
-            graph.batch,
-            tuple(graph.layers[index] for index in mine),
-            tuple(
-                Edge(position[edge.source], position[edge.target], edge.elements, edge.fused)
-                for edge in graph.edges
-                if edge.source in position
-            ),
-        )
-
-
-def _cut(
-    graph: LayerGraph,
-    planned: Mapping[str, str],
-    known: Mapping[str, tuple[str, ...]],
-    fuses: Collection[str],
-) -> Cut:
-    """Cut `graph` when its layers, by their own names, have the formats `planned`."""
+    Parameters
+    ----------
+    runtime
+        What runs it.
+    graph
+        Its layers.
+    formats
+        Format name by layer name.
+    """
     # By name: layers do not always run in the order in which a module lists them.
-    ordered = [parse_format(planned[_own_name(layer)]) for layer in graph.quantizable]
+    ordered = [parse_format(formats[layer.name]) for layer in graph.quantizable]
     distinct = list(dict.fromkeys(ordered))
     choices = [distinct.index(fmt) for fmt in ordered]
     mine = tuple(
-        part
-        for part in pieces(graph, distinct, known, fuses)
-        if all(choices[i] == k for i, k in zip(part.layers, part.formats, strict=True))
+        piece
+        for piece in pieces(graph, distinct, kernels(runtime), FUSES.get(runtime.name, ()))
+        if all(choices[i] == k for i, k in zip(piece.layers, piece.formats, strict=True))
     )
-    kernels = {part.layers[0]: part for part in mine if part.shape}
+    own = {piece.layers[0]: piece for piece in mine if piece.shape}
     return Cut(
         mine,
         {
-            _own_name(layer): kernels[index]
+            layer.name: own[index]
             for index, layer in enumerate(graph.quantizable)
             if not layer.fused_elements and not any(name in FUNCTIONS for name in layer.fused)
         },
     )
-
-
-def _own_name(layer: Layer) -> str:
-    """Return the name of a bundle's layer within its part."""
-    _, _, name = layer.name.split(".", 2)
-    return name
 
 
 def samples(
@@ -181,9 +147,10 @@ def samples(
     drawn = [chains.program(name) for name in names]
     parts, found = compile_programs(runtime, drawn), []
     times = seconds_per_run([part.run for part in parts], clock)
-    for name, seconds, part, made_of in zip(names, times, parts, cut(runtime, drawn), strict=True):
-        found.append(Sample(name, seconds, made_of.pieces))
-        found += _layers(name, seconds, part, made_of.layers)
+    for program, seconds, part in zip(drawn, times, parts, strict=True):
+        made_of = cut(runtime, part.graph, program.formats)
+        found.append(Sample(program.name, seconds, made_of.pieces))
+        found += _layers(program.name, seconds, part, made_of.layers)
     return found
 
 

@@ -50,11 +50,14 @@ class Part(NamedTuple):
     ----------
     run
         Runs it once on its input.
+    graph
+        Its layers.
     profile
         From a number of runs to its `LayerTimes`; ``None`` where the runtime has no profiler.
     """
 
     run: Callable[[], Any]
+    graph: LayerGraph
     profile: Callable[[int], LayerTimes] | None = None
 
 
@@ -84,6 +87,8 @@ class Job:
         As given.
     inputs
         Their tensors.
+    graph
+        The model's layers.
     formats
         Format of every layer.
     rewritten
@@ -95,6 +100,7 @@ class Job:
     model: torch.nn.Module
     example_inputs: Inputs
     inputs: tuple[torch.Tensor, ...]
+    graph: LayerGraph
     formats: Mapping[str, Format]
     rewritten: Rewritten
     signature: Signature
@@ -200,7 +206,11 @@ class Runtime(ABC):
             If `formats` names a layer that the model does not have, or no calibration batch is
             given for a format that needs one.
         """
-        job = self._prepare(model, example_inputs, formats, calibration, emulate=emulate)
+        return self._compiled(
+            self._prepare(model, example_inputs, formats, calibration, emulate=emulate)
+        )
+
+    def _compiled(self, job: Job) -> Compiled:
         function, kernels = self._build(job)
         return Compiled(self.name, job.signature, kernels, torch.get_num_threads(), function)
 
@@ -214,10 +224,11 @@ class Runtime(ABC):
 
         As `compile` does, with the tensor as calibration too; faster where a runtime can.
         """
-        return [
-            Part(partial(self.compile(model, x, chosen, [x]), x))
+        jobs = [
+            self._prepare(model, x, chosen, [x], emulate=False)
             for model, x, chosen in zip(models, inputs, formats, strict=True)
         ]
+        return [Part(partial(self._compiled(job), job.inputs[0]), job.graph) for job in jobs]
 
     def export(
         self,
@@ -267,7 +278,7 @@ class Runtime(ABC):
             keywords=tuple(call_arguments(example_inputs)[1]),
             returns=rewritten.returns,
         )
-        return Job(model, example_inputs, inputs, resolved, rewritten, signature)
+        return Job(model, example_inputs, inputs, traced.graph, resolved, rewritten, signature)
 
     def _resolve(
         self, graph: LayerGraph, formats: Mapping[str, Format], *, emulate: bool

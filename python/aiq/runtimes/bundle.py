@@ -1,11 +1,13 @@
 """Small models that go through one export together, since an export costs more than they do."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from aiq.formats import Format
+from aiq.graph import Edge, LayerGraph
 
 
 class Bundle(nn.Module):
@@ -27,3 +29,26 @@ def joined(formats: Sequence[Mapping[str, Format]]) -> dict[str, Format]:
         for index, part in enumerate(formats)
         for name, fmt in part.items()
     }
+
+
+def split(graph: LayerGraph, count: int) -> Iterator[LayerGraph]:
+    """Cut the graph of a bundle of `count` parts into theirs, with the layers' own names."""
+    owners: list[int] = []
+    for layer in graph.layers:
+        prefix, _, rest = layer.name.partition(".")
+        # A layer without weights may have no name of a part; those of a part stand together.
+        owners.append(int(rest.partition(".")[0]) if prefix == "parts" else owners[-1])
+    for part in range(count):
+        mine = [index for index, owner in enumerate(owners) if owner == part]
+        position = {index: place for place, index in enumerate(mine)}
+        layers = (graph.layers[index] for index in mine)
+        yield LayerGraph(
+            graph.model,
+            graph.batch,
+            tuple(replace(x, name=x.name.removeprefix(f"parts.{part}.")) for x in layers),
+            tuple(
+                Edge(position[edge.source], position[edge.target], edge.elements, edge.fused)
+                for edge in graph.edges
+                if edge.source in position
+            ),
+        )

@@ -90,7 +90,7 @@ class Inductor(Runtime):
             job = self._prepare(model, x, chosen, [x], emulate=False)
             program, census = _compile(job)
             run = torch.no_grad()(partial(program, x))
-            found.append(Part(run, partial(_layer_times, program, census, job)))
+            found.append(Part(run, job.graph, partial(_layer_times, program, census, job)))
         return found
 
     def _profile(self, job: Job, runs: int) -> Profile:

@@ -8,7 +8,7 @@ import torch
 
 from aiq.formats import Format
 from aiq.runtimes.base import Job, LayerTimes, Part, Profile, Program, Runtime, layer_times
-from aiq.runtimes.bundle import Bundle, joined
+from aiq.runtimes.bundle import Bundle, joined, split
 from aiq.runtimes.onnx_graph import OnnxModel, parts
 
 PACKED = frozenset(f"w{bits}{group}" for bits in (4, 8) for group in ("", "g32", "g64", "g128"))
@@ -52,11 +52,12 @@ class OnnxBased(Runtime):
         job = self._prepare(bundle, given, joined(formats), [given], emulate=False)
         whole, labels = self._convert(job)
         found = []
-        for index, (part, x) in enumerate(zip(parts(whole), given, strict=True)):
+        graphs = split(job.graph, len(given))
+        for index, (part, x, graph) in enumerate(zip(parts(whole), given, graphs, strict=True)):
             content = part.SerializeToString()
             program, _ = self._open(content, labels)
             profile = partial(self._layer_times, content, labels, x, f"parts.{index}.")
-            found.append(Part(partial(program, x), profile))
+            found.append(Part(partial(program, x), graph, profile))
         return found
 
     def _profile(self, job: Job, runs: int) -> Profile:
