@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from processor import rounded
 
 import aiq
 from aiq import data, models
@@ -32,7 +33,7 @@ def simulated(request):
     simulator = Simulator(folded, observe(folded, calibration))
     plan = Chosen({layer.name: parse("w8a8") for layer in simulator.layers})
     with torch.no_grad():
-        logits = simulator.run(images, plan.formats)
+        logits = simulator.run(images, dict.fromkeys(plan.formats, rounded("w8a8")))
     return model, images, labels, calibration, plan, logits
 
 

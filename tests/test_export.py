@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from processor import able
 
 import aiq
 from aiq import data, models, runtimes
@@ -81,9 +82,9 @@ def test_an_exported_plan_runs_the_same_in_a_fresh_process(suffix, names, differ
     batches = images.split(BATCH)
     calibration = [x for x, _ in data.batches(data.sample("train"), BATCH)][:3]
     layers = [layer.name for layer in aiq.extract(model, batches[0]).quantizable]
-    plan = Chosen({layer: names[i % len(names)] for i, layer in enumerate(layers)})
-    aiq.export(plan, model, path, example_inputs=batches[0], calibration=calibration)
     engine = runtimes.for_file(path)
+    plan = Chosen({n: able(engine, names[i % len(names)]) for i, n in enumerate(layers)})
+    aiq.export(plan, model, path, example_inputs=batches[0], calibration=calibration)
     compiled = engine.compile(model, batches[0], plan.formats, calibration)
     expected = torch.cat([compiled(x) for x in batches])
 
