@@ -179,8 +179,9 @@ def test_bfloat16_between_integer_layers_runs(runtime):
     torch.manual_seed(0)
     attention, x = Attention().eval(), torch.randn(2, 6, 12)
     layers = [layer.name for layer in trace(attention, x).graph.quantizable]
+    engine = runtimes.get(runtime)
     programs = {
-        name: runtimes.get(runtime).compile(
+        name: engine.compile(
             attention,
             x,
             dict.fromkeys(layers, parse(name)),
@@ -193,7 +194,9 @@ def test_bfloat16_between_integer_layers_runs(runtime):
     assert set(programs["w8a8bf16"].realised.values()) == {"w8a8"}
     plain, mixed = (programs[name](x) for name in programs)
     assert mixed.dtype is torch.float32
-    assert 0 < (mixed - plain).norm() <= 0.03 * plain.norm()
+    assert (mixed - plain).norm() <= 0.03 * plain.norm()
+    if engine.support(Op.LINEAR, parse("w8a8bf16")) is Support.NATIVE:
+        assert (mixed - plain).norm() > 0  # OpenVINO leaves bfloat16 out where it has no kernel
 
 
 class Clamped(nn.Module):
