@@ -35,7 +35,8 @@ def earlier(name: str) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(path.read_text())
     here = machine.describe()
     if document["machine"] != here:
-        differ = [key for key in here if document["machine"].get(key) != here[key]]
+        there = document["machine"]
+        differ = [key for key in {**there, **here} if there.get(key) != here.get(key)]
         raise SystemExit(
             f"benches/results/{name}.json was measured on another machine or with other versions "
             f"({', '.join(differ)}); move it away to measure anew."
