@@ -44,7 +44,7 @@ from aiq.formats import Format, parse_all
 from aiq.graph import Op
 from aiq.graph.export import Inputs
 from aiq.losses import LossTable
-from aiq.runtimes import Compiled, Runtime, Support
+from aiq.runtimes import Compiled, Runtime, Support, instructions
 
 SEED = 0
 UNIFORM = ("fp32", "bf16", "w8a8")
@@ -259,6 +259,7 @@ def losses(name: str) -> LossTable:
             build(name),
             data.batches(data.sample("val").take(SENSITIVITY_IMAGES)),
             calibration=calibration_batches(),
+            weight_bits=instructions.weight_bits(),
             cache=CACHE,
         )
         return sensitivity.measure(evaluator, parse_all(UNIFORM))

@@ -173,6 +173,14 @@ def test_the_fit_finds_the_machine_that_made_the_samples(samples):
             assert times[1] == pytest.approx(times[0], rel=0.25)
 
 
+def test_of_a_kernel_that_no_sample_has_the_fit_says_what_it_knew_before(samples):
+    without = fit(samples, TOY, noise=0.0).kernels
+    found = fit(samples, TOY, noise=0.0, needed={"pool.fp32", "add.bf16"}).kernels
+    assert found["pool.fp32"] == Kernel(3, 0.6667, 0.03, compute=0.5)
+    for key, kernel in without.items():
+        assert found[key].start_us == pytest.approx(kernel.start_us, rel=0.02)
+
+
 def test_the_fit_does_without_singular_values(samples, monkeypatch):
     # LAPACK's threaded gesdd gave up on the finite matrix of a real calibration.
     def gives_up(*_, **__):
@@ -332,6 +340,17 @@ def test_a_disturbed_bundle_is_timed_once_more(tmp_path, monkeypatch, anchors, l
     calibrate.calibrate("eager", threads=1, samples=tmp_path / "samples.json")
     assert timed == [list(NAMES[:2]), list(NAMES[2:]), list(NAMES[2:])]
     assert not anchors
+
+
+def test_a_limit_waits_for_one_program_of_each_kind(tmp_path, monkeypatch, anchors):
+    monkeypatch.setattr(chains, "names", lambda formats, count: list(NAMES[: 2 * count]))
+    found = calibrate.calibrate(
+        "eager", threads=1, samples=tmp_path / "samples.json", count=2, limit=0
+    ).runtimes["eager"]
+    assert found.fit.samples == 2
+    # Two programs have few kernels, yet a network of many others can be predicted.
+    assert {"pool", "softmax", "depthwise", "gelu", "mean", "residual"} <= found.kernels.keys()
+    assert found.boundaries.keys() == {"fp32_to_bf16", "bf16_to_fp32"}
 
 
 def test_a_calibration_that_is_killed_goes_on_where_it_was(tmp_path, monkeypatch, anchors):

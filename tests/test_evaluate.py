@@ -74,6 +74,17 @@ PLANS = [
 ]
 
 
+def test_layers_are_evaluated_in_the_bits_that_kernels_have(net, data):
+    held = Evaluator(net, data, weight_bits=4)
+    for asked, done in (("w8a8", "w4a8"), ("w3a8", "w3a8"), ("w8", "w8"), ("bf16", "bf16")):
+        found, exact = (
+            evaluator.evaluate({"conv1": parse(name), "fc": parse(name)})
+            for evaluator, name in ((held, asked), (Evaluator(net, data), done))
+        )
+        assert np.array_equal(found.divergence, exact.divergence)
+    assert held.evaluate({"fc": parse("w8a8")}).divergence.max() > 0
+
+
 @torch.no_grad()
 def test_without_formats_it_is_the_model(net, data, evaluator):
     x, y = (torch.cat(parts) for parts in zip(*data, strict=True))

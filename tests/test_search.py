@@ -1,6 +1,7 @@
 """The front door: plans that hold, proofs that are true, and mistakes that are named."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ from aiq.errors import (
 )
 from aiq.evaluate import Evaluator
 from aiq.formats import PAPER, parse, parse_all
+from aiq.machine import describe
+from aiq.runtimes import instructions
 from aiq.sensitivity import measure
 
 LAMBDA = 0.9
@@ -336,3 +339,28 @@ def test_progress_is_reported():
     assert ("export the model", 1, 1) in seen
     assert all(0 <= done <= total for _, done, total in seen)
     assert len({stage for stage, _, _ in seen}) >= 3
+
+
+@pytest.mark.parametrize(
+    ("cpu", "options", "bits"),
+    [
+        ("this", {}, 5),
+        ("another", {}, 8),
+        ("another", {"measure_top": 1}, 5),
+        ("this", {"runtime": None}, 8),
+    ],
+)
+def test_a_plan_for_this_machine_is_judged_by_the_bits_of_its_kernels(
+    monkeypatch, cpu, options, bits
+):
+    monkeypatch.setattr(instructions, "weight_bits", lambda: 5)
+    machine = describe() | ({} if cpu == "this" else {"cpu": cpu})
+    hardware = aiq.Hardware.load("xeon_2vcpu")
+    hardware = replace(hardware, provenance={**hardware.provenance, "machine": machine})
+    model = net()
+    plan = aiq.search(
+        model, hardware, [(X, Y)], metric="cosine", formats="w8a8", max_drop=1.0, **options
+    )
+    executed = dict.fromkeys(plan.formats, parse(f"w{bits}a8"))
+    exact = Evaluator(model, [(X, Y)], metric="cosine").evaluate(executed)
+    assert plan.accuracy.plan == exact.accuracy

@@ -112,6 +112,16 @@ class Format:
         """Whether the activations are stored as integers."""
         return self.activation.kind is Kind.INT
 
+    def held_to(self, weight_bits: int) -> "Format":
+        """Return the format in which integer kernels that have `weight_bits` of a weight compute.
+
+        Only where activations are integers too: other kernels read a weight as it is stored. The
+        name stays, as that of what was asked for.
+        """
+        if not self.quantizes_activations or self.weight.bits <= weight_bits:
+            return self
+        return replace(self, weight=INTEGERS[weight_bits])
+
     def __str__(self) -> str:
         return self.name
 

@@ -83,7 +83,8 @@ def calibrate(
     count
         Programs of each operator class and format: fewer are faster and fit worse.
     limit
-        Seconds after which this call times no more programs; calling it again goes on.
+        Seconds after which this call times no more programs, if it has come to one of each operator
+        class and format; calling it again goes on.
     again
         Time those of earlier calls too, and keep the faster time of each: what others do on a
         shared machine slows some programs in every pass, but seldom the same ones.
@@ -118,7 +119,7 @@ def calibrate(
         noise = _measure_programs(engine, count, limit, store, report, again=again)
         stolen = machine.steal(ticks, machine.cpu_ticks())
     report("fit", 0, 1)
-    found = fit(list(store.samples.values()), hardware, noise)
+    found = fit(list(store.samples.values()), hardware, noise, programs.needed(engine))
     report("fit", 1, 1)
     section = _section(engine, found)
     sources = [
@@ -136,13 +137,14 @@ def _measure_programs(
     engine: Runtime, count: int, limit: float, store: Store, report: Progress, *, again: bool
 ) -> float:
     """Fill `store`, and return the relative spread of one program timed again and again."""
-    names = chains.names([fmt.name for fmt in programs.native(engine)], count)
+    formats = [fmt.name for fmt in programs.native(engine)]
+    names, least = chains.names(formats, count), len(chains.names(formats, 1))
     stage = f"time chains in {engine.name}"
     began = time.monotonic()
     (anchor,) = programs.compile_programs(engine, [chains.program(_ANCHOR)])
     for first in range(0, len(names), programs.BUNDLE):
         report(stage, first, len(names))
-        if first and time.monotonic() - began > limit:
+        if first >= least and time.monotonic() - began > limit:
             break
         bundle = names[first : first + programs.BUNDLE]
         wanted = [name for name in bundle if again or name not in store.samples]

@@ -8,7 +8,7 @@ correction towards none, which settles what the samples leave open. A layer that
 profiler timed is a sample too: one piece, and no overhead of a run.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -54,7 +54,9 @@ def group(key: str) -> str:
     return "elementwise" if key.partition(".")[0] in ALIKE else key
 
 
-def fit(samples: Sequence[Sample], hardware: Hardware, noise: float) -> Coefficients:
+def fit(
+    samples: Sequence[Sample], hardware: Hardware, noise: float, needed: Collection[str] = ()
+) -> Coefficients:
     """Return the coefficients that fit `samples` best, with the error on samples left out.
 
     Parameters
@@ -65,8 +67,10 @@ def fit(samples: Sequence[Sample], hardware: Hardware, noise: float) -> Coeffici
         Roofs of the machine.
     noise
         Relative spread of one program timed again and again, noted in the result.
+    needed
+        Kernels to return in any case: of one that no sample has, what the prior says.
     """
-    problem = _Problem(samples, hardware)
+    problem = _Problem(samples, hardware, needed)
     order = np.random.default_rng(0).permutation(int(problem.is_whole.sum()))
     ratios = []
     for fold in range(_FOLDS):
@@ -96,14 +100,16 @@ class _Problem:
     `_PLAIN`); the terms of the correction of each kernel that computes layers with weights.
     """
 
-    def __init__(self, samples: Sequence[Sample], hardware: Hardware) -> None:
+    def __init__(
+        self, samples: Sequence[Sample], hardware: Hardware, needed: Collection[str]
+    ) -> None:
         self.seconds = np.array([sample.seconds for sample in samples])
         self.is_whole = np.array([sample.is_whole for sample in samples])
         programs = list(dict.fromkeys(sample.program for sample in samples))
         self._program = np.array([programs.index(sample.program) for sample in samples])
         self._error = np.where(self.is_whole, _ERROR, _LAYER_ERROR)
         placed = [(row, piece) for row, sample in enumerate(samples) for piece in sample.pieces]
-        self._groups = sorted({group(piece.kernel) for _, piece in placed})
+        self._groups = sorted({group(key) for key in [*needed, *(p.kernel for _, p in placed)]})
         position = {name: index for index, name in enumerate(self._groups)}
         self._row = np.array([row for row, _ in placed])
         self._group = np.array([position[group(piece.kernel)] for _, piece in placed])

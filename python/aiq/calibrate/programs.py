@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 
@@ -80,6 +81,15 @@ def kernels(runtime: Runtime) -> dict[str, tuple[str, ...]]:
     floats = tuple(f.name for f in formats if f.name in {"fp32", "bf16"})
     every = tuple(dict.fromkeys(f.compute.name for f in formats))
     return {str(op): every if op in {*WEIGHTED, *integers} else floats for op in Op}
+
+
+def needed(runtime: Runtime) -> set[str]:
+    """Return the kernels that networks may need (`Piece.kernel`), whatever a calibration drew."""
+    by_op = dict(kernels(runtime))
+    by_op |= dict.fromkeys({*FUNCTIONS.values(), "residual"}, by_op[Op.CONV])
+    by_op |= dict.fromkeys(("mean", "average"), by_op[Op.POOL])
+    computed = {f"{op}.{dtype}" for op, dtypes in by_op.items() for dtype in dtypes}
+    return computed | {f"{a}_to_{b}" for a, b in permutations(by_op[Op.CONV], 2)}
 
 
 def compile_programs(runtime: Runtime, programs: Sequence[chains.Program]) -> list[Part]:

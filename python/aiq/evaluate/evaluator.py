@@ -120,6 +120,9 @@ class Evaluator:
     observer
         How ranges follow from what is observed: a name in `aiq.quantize.observers.OBSERVERS`, or
         ``dynamic``: each sample's own range, found while it runs.
+    weight_bits
+        Bits that the integer kernels have for a weight, see `aiq.runtimes.Target`: layers whose
+        format has more are evaluated with these.
     memory
         Bytes that kept activations may take.
     cache
@@ -156,6 +159,7 @@ class Evaluator:
         calibration: Iterable[Any] | None = None,
         metric: str | Metric = "top1",
         observer: str = "mse",
+        weight_bits: int = 8,
         memory: int = 2 * 2**30,
         cache: str | Path | None = None,
         executor: Executor | None = None,
@@ -179,6 +183,7 @@ class Evaluator:
             statistics = observe(self.trace, (chunk.filled(batch) for chunk in seen.chunks(size)))
         self.runner = Runner(Simulator(self.trace, statistics, observer), metric, batch)
         self.layers = self.runner.layers
+        self._weight_bits = weight_bits
         self._workers: Workers = (
             Here(self.runner, self._chunks, memory)
             if executor is None
@@ -277,7 +282,8 @@ class Evaluator:
 
     def _plan(self, formats: Formats) -> Plan:
         self.runner.simulator.check(formats)
-        return tuple(formats.get(name, REFERENCE).kernel for name in self.layers)
+        chosen = (formats.get(name, REFERENCE) for name in self.layers)
+        return tuple(fmt.kernel.held_to(self._weight_bits) for fmt in chosen)
 
     def _start(self, tasks: Sequence[Task]) -> list[Scores]:
         """Return the results of each task, from the journal or from the workers, who start now."""

@@ -6,7 +6,7 @@ round with the same scales, those that the plan's accuracy was measured with.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -104,7 +104,7 @@ def rewrite(
     """
     folded = fold(trace)
     chosen = [
-        (layer, _without_overflow(formats.get(layer.name, REFERENCE), target))
+        (layer, formats.get(layer.name, REFERENCE).held_to(target.weight_bits))
         for layer in folded.graph.quantizable
     ]
     kernels = {
@@ -299,13 +299,6 @@ class _Writer:
         name = f"{head.name}_{key}"
         self._module.register_buffer(name, value)
         return self._module.graph.get_attr(name)
-
-
-def _without_overflow(fmt: Format, target: Target) -> Format:
-    """Return `fmt` with no more bits of a weight than integer kernels can add up."""
-    if not fmt.quantizes_activations or fmt.weight.bits <= target.weight_bits:
-        return fmt
-    return replace(fmt, weight=INTEGERS[target.weight_bits])
 
 
 def _saturates(node: fx.Node, affine: Affine) -> bool:

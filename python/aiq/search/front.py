@@ -28,7 +28,7 @@ from aiq.hardware import Hardware
 from aiq.losses import LossTable
 from aiq.plan import Plan
 from aiq.progress import Progress
-from aiq.runtimes import Runtime
+from aiq.runtimes import Runtime, instructions
 from aiq.search import choose, describe, shortlist, verify
 from aiq.search.choose import Tables
 from aiq.search.scale import Scale
@@ -215,6 +215,7 @@ def search(
             batches,
             calibration=calibration,
             metric=metric,
+            weight_bits=_kernel_bits(hardware, name, on_this_machine=engine is not None),
             cache=cache_dir,
             executor=executor,
             progress=report,
@@ -303,6 +304,16 @@ def search(
         },
         shortlist=timed,
     )
+
+
+def _kernel_bits(hardware: Hardware, runtime: str | None, *, on_this_machine: bool) -> int:
+    """Return the bits of a weight in integer kernels, as far as the machine of the plan is known.
+
+    It is this one if plans are timed here or the profile was measured here.
+    """
+    measured_here = not machine.differences(hardware.provenance.get("machine", {}))
+    here = runtime is not None and (on_this_machine or measured_here)
+    return instructions.weight_bits() if here else 8
 
 
 def _observed(
