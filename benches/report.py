@@ -14,6 +14,7 @@ from typing import Any
 from prediction_report import LEVELS
 
 from aiq import files
+from aiq.hardware import Hardware
 
 HERE = Path(__file__).parent
 Document = dict[str, Any]
@@ -164,7 +165,8 @@ def heading(profile: str, document: Document) -> str:
         if name in {"torch", "torchao", "onnxruntime", "openvino"}
     )
     isa = " ".join(host["isa"])
-    return f"### {profile}\n\n{host['cpu']}, {host['cores']} cores, {isa}{limits}; {versions}.\n\n"
+    what = Hardware.load(profile).description.removesuffix(".")
+    return f"### {profile}\n\n{what}: {isa}{limits}; {versions}.\n\n"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
