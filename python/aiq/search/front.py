@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from aiq import cost, graph, machine, runtimes
 from aiq import sensitivity as sensitivity_stage
-from aiq.errors import DataError, InputError
+from aiq.errors import InputError
 from aiq.evaluate import Evaluator
-from aiq.evaluate.evaluator import CALIBRATION_SAMPLES
 from aiq.evaluate.metrics import Metric
 from aiq.formats import INTEGER_GRID, PAPER, REFERENCE, Format, parse_all
 from aiq.graph import LayerGraph, Trace
@@ -29,7 +28,7 @@ from aiq.losses import LossTable
 from aiq.plan import Plan
 from aiq.progress import Progress
 from aiq.runtimes import Runtime, instructions
-from aiq.search import choose, describe, shortlist, verify
+from aiq.search import arguments, choose, describe, shortlist, verify
 from aiq.search.choose import Tables
 from aiq.search.scale import Scale
 from aiq.sensitivity import Own
@@ -171,10 +170,10 @@ def search(
         If no plan meets the budgets; the message names the nearest feasible value.
     """
     started = time.perf_counter()
-    goal = _one_of(Objective, "objective", objective)
-    how = _one_of(Method, "method", method)
-    _check_fraction("max_drop", max_drop)
-    _check_fraction("lam", lam)
+    goal = arguments.one_of(Objective, "objective", objective)
+    how = arguments.one_of(Method, "method", method)
+    arguments.check_fraction("max_drop", max_drop)
+    arguments.check_fraction("lam", lam)
     if not 0.5 <= confidence < 1:
         raise InputError(f"confidence is {confidence!r}; give 0.5 to just under 1, as 0.95.")
     if goal is Objective.WEIGHTED and how is Method.EXHAUSTIVE:
@@ -190,9 +189,9 @@ def search(
         engine = runtimes.get(runtime) if isinstance(runtime, str) else runtime
     pins = dict(pin or {})
     hardware = Hardware.load(hw)
-    batches = None if data is None else _reiterable(data)
-    calibration = None if calibration is None else _reiterable(calibration)
-    examples = _example_inputs(batches) if example_inputs is None else example_inputs
+    batches = None if data is None else arguments.reiterable(data)
+    calibration = None if calibration is None else arguments.reiterable(calibration)
+    examples = arguments.example_inputs(batches) if example_inputs is None else example_inputs
     report = progress or (lambda stage, done, total: None)
 
     trace = _export(model, examples, report)
@@ -262,7 +261,7 @@ def search(
         outcome = verify.search_verified(task, scale, report)
     timed = None
     if engine is not None:
-        seen = _observed(batches, calibration, examples)
+        seen = arguments.observed(batches, calibration, examples)
         stand = shortlist.Stand(
             runtime=engine.name,
             compile=lambda formats: engine.compile(model, examples, formats, seen),
@@ -314,24 +313,6 @@ def _kernel_bits(hardware: Hardware, runtime: str | None, *, on_this_machine: bo
     measured_here = not machine.differences(hardware.provenance.get("machine", {}))
     here = runtime is not None and (on_this_machine or measured_here)
     return instructions.weight_bits() if here else 8
-
-
-def _observed(
-    data: Iterable[Any] | None, calibration: Iterable[Any] | None, examples: Inputs
-) -> list[Inputs]:
-    """Return the inputs on which programs observe their activations."""
-    seen = data if calibration is None else calibration
-    if seen is None:
-        return [examples]
-    found: list[Inputs] = []
-    samples = 0
-    for batch in seen:
-        inputs = batch[0] if isinstance(batch, tuple | list) else batch
-        found.append(inputs)
-        samples += len(inputs) if isinstance(inputs, torch.Tensor) else 1
-        if calibration is None and samples >= CALIBRATION_SAMPLES:
-            break
-    return found
 
 
 def _default_formats(
@@ -391,47 +372,3 @@ def _export(model: torch.nn.Module, examples: Inputs, report: Progress) -> Trace
     trace = graph.trace(model, examples)
     report("export the model", 1, 1)
     return trace
-
-
-def _reiterable(data: Iterable[Any]) -> Iterable[Any]:
-    """Keep what can be iterated once only: it is needed for every evaluation."""
-    try:
-        iterator = iter(data)
-    except TypeError:
-        raise DataError(
-            f"data is a {type(data).__name__}, which cannot be iterated; give an iterable of "
-            "(inputs, targets) batches."
-        ) from None
-    return list(iterator) if iterator is data else data
-
-
-def _example_inputs(data: Iterable[Any] | None) -> Inputs:
-    if data is None:
-        raise InputError(
-            "Neither data nor example_inputs were given; give one batch of inputs as "
-            "example_inputs, and data to measure accuracy."
-        )
-    batch = next(iter(data), None)
-    if batch is None:
-        raise DataError("data has no batches; give at least one (inputs, targets).")
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
-        raise DataError(
-            f"data yields a {type(batch).__name__} where a pair (inputs, targets) is expected."
-        )
-    inputs: Inputs = batch[0]
-    return inputs
-
-
-_Choice = TypeVar("_Choice", bound=StrEnum)
-
-
-def _one_of(kind: type[_Choice], argument: str, value: str) -> _Choice:
-    try:
-        return kind(value)
-    except ValueError:
-        raise InputError(f"{argument} is {value!r}; use one of {', '.join(kind)}.") from None
-
-
-def _check_fraction(argument: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise InputError(f"{argument} is {value!r}; give a fraction from 0 to 1 (0.01 = 1 pp).")
