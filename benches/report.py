@@ -2,12 +2,15 @@
 
     python benches/report.py
 
+The tables in the project's README are written too: of the plans the rows in `SHOWN`, of the
+predictions all.
+
 Nothing is measured here: `benches/throughput.py` and `benches/prediction.py` write a file of each
 hardware profile, and this lays them out as tables.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,8 @@ from aiq import files
 from aiq.hardware import Hardware
 
 HERE = Path(__file__).parent
+_, ROOFLINE, CALIBRATED = LEVELS
+PLANS = ("runtime", "plans of, batch")
 Document = dict[str, Any]
 
 OPENING = """# Measured
@@ -34,6 +39,11 @@ interval; *faster* and *slower* are said only beyond the noise of the row. Loss 
 images; networks without one have random weights.
 """
 
+THROUGHPUT_HEADER = (
+    *("network, batch", "runtime", "bf16", "w8a8", "plan", "predicted"),
+    *("against the best", "noise", "the plan", "loss"),
+)
+
 PREDICTION = """
 ## Prediction against the stopwatch
 
@@ -45,9 +55,76 @@ the columns after it are its. Noise is that of the measurement.
 """
 
 
+SHOWN = {
+    "xeon_emerald_2vcpu": ("mobilenet_v2/128", "resnet20/128"),
+    "epyc_zen4_2vcpu": (
+        "mobilenet_v2/128",
+        "vit_s/1/openvino",
+        "vit_s/16/openvino",
+        "bert_base/1/openvino",
+        "efficientnet_b0/1/onnxruntime",
+    ),
+    "epyc_zen3_2vcpu": ("mobilenet_v2/128", "efficientnet_b0/1"),
+}
+"""Rows of plans that the project's README shows, by how their names begin."""
+
+README = HERE.parent / "README.md"
+
+
 def main() -> None:
     files.write_atomic(HERE / "README.md", page(HERE / "results"))
-    print("wrote benches/README.md")
+    files.write_atomic(README, filled(README.read_text(), HERE / "results"))
+    print("wrote benches/README.md, and the tables in README.md")
+
+
+def filled(text: str, results: Path) -> str:
+    """Return the project's README with the tables that stand for the files in `results`."""
+    plans = [
+        [name, *throughput_row(key, row)]
+        for name, starts in SHOWN.items()
+        for start in starts
+        for key, row in dict(documents(results / "throughput"))[name]["rows"].items()
+        if key.startswith(start)
+    ]
+    predictions = list(documents(results / "prediction"))
+    networks = [
+        [
+            name,
+            runtime,
+            str(found[CALIBRATED]["rows"]),
+            percent(found[ROOFLINE]["MAPE"]),
+            f"**{percent(found[CALIBRATED]['MAPE'])}**",
+            *(percent(found[CALIBRATED][key]) for key in ("median", "noise")),
+        ]
+        for name, document in predictions
+        for runtime, found in networks_of(document)
+    ]
+    mixed = [
+        [
+            name,
+            *said(key),
+            percent(found[ROOFLINE]["MAPE"]),
+            f"**{percent(found[CALIBRATED]['MAPE'])}**",
+            percent(found[CALIBRATED]["sign"]),
+            f"{found[CALIBRATED]['Spearman']:.3f}",
+            *(percent(found[CALIBRATED][key]) for key in ("regret", "noise")),
+        ]
+        for name, document in predictions
+        for key, found in plans_of(document)
+    ]
+    errors = ("roofline: mean error", "**calibrated**")
+    tables = {
+        "plans": table(["profile", *THROUGHPUT_HEADER], plans),
+        "networks": table(["profile", "runtime", "networks", *errors, "median", "noise"], networks),
+        "mixed": table(
+            ["profile", *PLANS, *errors, "sign right", "Spearman", "regret", "noise"], mixed
+        ),
+    }
+    for name, content in tables.items():
+        begin, end = f"<!-- {name}: benches/report.py -->\n", f"<!-- end of {name} -->"
+        before, _, rest = text.partition(begin)
+        text = before + begin + "\n" + content + "\n" + end + rest.partition(end)[2]
+    return text
 
 
 def page(results: Path) -> str:
@@ -67,13 +144,12 @@ def documents(folder: Path) -> Iterable[tuple[str, Document]]:
 
 def throughput(profile: str, document: Document) -> str:
     """Return the timed rows of a profile."""
-    header = ("network, batch", "runtime", "bf16", "w8a8", "plan", "predicted")
     rows = [throughput_row(key, row) for key, row in document["rows"].items()]
     verdicts = [row["verdict_against_best"] for row in document["rows"].values()]
     counted = ", ".join(f"{verdicts.count(v)} {v}" for v in sorted(set(verdicts)))
     return (
         heading(profile, document)
-        + table([*header, "against the best", "noise", "the plan", "loss"], rows)
+        + table(THROUGHPUT_HEADER, rows)
         + f"\n{len(rows)} rows: {counted}.\n"
     )
 
@@ -107,27 +183,23 @@ def interval(found: Mapping[str, float]) -> str:
 
 def prediction(profile: str, document: Document) -> str:
     """Return what is said of the predictions of a profile."""
-    _, _, calibrated = LEVELS
     networks = [
         [
             runtime,
-            str(document["networks"][f"{runtime}/{calibrated}"]["rows"]),
-            *(percent(document["networks"][f"{runtime}/{level}"]["MAPE"]) for level in LEVELS),
-            *statistics(document["networks"][f"{runtime}/{calibrated}"]),
+            str(found[CALIBRATED]["rows"]),
+            *(percent(found[level]["MAPE"]) for level in LEVELS),
+            *statistics(found[CALIBRATED]),
         ]
-        for runtime in sorted({key.split("/")[0] for key in document["networks"]})
+        for runtime, found in networks_of(document)
     ]
     plans = [
         [
             *said(key),
-            *(percent(document["mixed"][f"{key}/{level}"]["MAPE"]) for level in LEVELS),
-            *statistics(document["mixed"][f"{key}/{calibrated}"]),
-            *(
-                percent(document["mixed"][f"{key}/{calibrated}"][name])
-                for name in ("sign", "regret")
-            ),
+            *(percent(found[level]["MAPE"]) for level in LEVELS),
+            *statistics(found[CALIBRATED]),
+            *(percent(found[CALIBRATED][name]) for name in ("sign", "regret")),
         ]
-        for key in sorted({key.rpartition("/")[0] for key in document["mixed"]}, key=said)
+        for key, found in plans_of(document)
     ]
     levels = ("lower roof", "roofline", "**calibrated**")
     more = ("median", "within 10 %", "within 20 %", "Spearman", "Kendall", "noise")
@@ -135,9 +207,23 @@ def prediction(profile: str, document: Document) -> str:
         heading(profile, document)
         + table(["runtime", "networks", *levels, *more], networks)
         + "\n"
-        + table(["runtime", "plans of, batch", *levels, *more, "sign right", "regret"], plans)
+        + table([*PLANS, *levels, *more, "sign right", "regret"], plans)
         + "\n"
     )
+
+
+def networks_of(document: Document) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield each runtime, and by level what is said of its networks."""
+    found = document["networks"]
+    for runtime in sorted({key.split("/")[0] for key in found}):
+        yield runtime, {level: found[f"{runtime}/{level}"] for level in LEVELS}
+
+
+def plans_of(document: Document) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield each row of plans, and by level what is said of it."""
+    found = document["mixed"]
+    for key in sorted({key.rpartition("/")[0] for key in found}, key=said):
+        yield key, {level: found[f"{key}/{level}"] for level in LEVELS}
 
 
 def statistics(found: Mapping[str, float | None]) -> list[str]:

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from report import page
+from report import filled, page
 from typer.main import get_command
 
 from aiq.cli import app
@@ -84,3 +84,6 @@ def test_commands_in_documentation_exist(page):
 def test_the_page_of_measurements_is_that_of_the_results():
     benches = ROOT / "benches"
     assert (benches / "README.md").read_text() == page(benches / "results")
+    text = (ROOT / "README.md").read_text()
+    assert text.count("benches/report.py -->") == 3
+    assert text == filled(text, benches / "results")
