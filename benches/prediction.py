@@ -80,6 +80,9 @@ def main() -> None:
     rows: dict[str, Row] = earlier.get("rows", {})
     known = earlier.get("profile") == digest(hardware)
     with machine.threads(hardware.threads):
+        for key in [] if known else rows:  # first: a run that is stopped leaves no mixture
+            with console.status(f"predicting {key}"):
+                rows[key] |= predicted(key, rows[key], hardware)
         for job in jobs(options, hardware):
             key = "/".join(map(str, job))
             if key not in rows or options.again:
@@ -91,9 +94,6 @@ def main() -> None:
                 rows[key] |= predicted(key, rows[key], hardware)
                 save(rows, hardware)
                 console.print({name: rows[key][name] for name in ("measured", "level 2")})
-        for key in [] if known else rows:
-            with console.status(f"predicting {key}"):
-                rows[key] |= predicted(key, rows[key], hardware)
     save(rows, hardware)
     console.print(fill("float32 networks: seconds", of_networks(rows)))
     console.print(fill("mixed plans: speed-up over float32", of_mixed(rows)))
