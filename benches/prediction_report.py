@@ -40,6 +40,7 @@ def of_plans(result: Mapping[str, Any], level: str) -> Statistics:
     return {
         **errors(said, real),
         "sign": float(right[told].mean()) if told.any() else 1.0,
+        "told": int(told.sum()),
         "regret": float(chosen / measured.min() - 1),
     }
 

@@ -51,7 +51,8 @@ PREDICTION = """
 to the measured time (networks, float32) or to the measured speed-up over float32 (plans, 30 random
 ones of each network, half of them scattered). *Lower roof* takes the whole network at its
 arithmetic intensity, *roofline* sums over layers, *calibrated* is the model that the search uses;
-the columns after it are its. Noise is that of the measurement.
+the columns after it are its. Noise is that of the measurement; the sign of a speed-up is asked of
+the plans that differ from float32 by more. Rows of one runtime count together, at all batches.
 """
 
 
@@ -105,7 +106,7 @@ def filled(text: str, results: Path) -> str:
             *said(key),
             percent(found[ROOFLINE]["MAPE"]),
             f"**{percent(found[CALIBRATED]['MAPE'])}**",
-            percent(found[CALIBRATED]["sign"]),
+            sign(found[CALIBRATED]),
             f"{found[CALIBRATED]['Spearman']:.3f}",
             *(percent(found[CALIBRATED][key]) for key in ("regret", "noise")),
         ]
@@ -197,7 +198,8 @@ def prediction(profile: str, document: Document) -> str:
             *said(key),
             *(percent(found[level]["MAPE"]) for level in LEVELS),
             *statistics(found[CALIBRATED]),
-            *(percent(found[CALIBRATED][name]) for name in ("sign", "regret")),
+            sign(found[CALIBRATED]),
+            percent(found[CALIBRATED]["regret"]),
         ]
         for key, found in plans_of(document)
     ]
@@ -233,6 +235,11 @@ def statistics(found: Mapping[str, float | None]) -> list[str]:
         f"{value:.3f}" for name in ("Spearman", "Kendall") if (value := found[name]) is not None
     ]
     return [*shares, *(ranks or ["", ""]), percent(found["noise"])]
+
+
+def sign(found: Mapping[str, float]) -> str:
+    """Return for how many of the plans that differ from float32 the sign is right."""
+    return f"{percent(found['sign'])} of {found['told']}" if found["told"] else ""
 
 
 def said(key: str) -> tuple[str, str]:

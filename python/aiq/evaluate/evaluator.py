@@ -121,7 +121,7 @@ class Evaluator:
         How ranges follow from what is observed: a name in `aiq.quantize.observers.OBSERVERS`, or
         ``dynamic``: each sample's own range, found while it runs.
     weight_bits
-        Bits that the integer kernels have for a weight, see `aiq.runtimes.Target`: layers whose
+        Bits that the integer kernels have for a weight, `aiq.runtimes.rewrite.Target`: layers whose
         format has more are evaluated with these.
     memory
         Bytes that kept activations may take.
