@@ -267,6 +267,7 @@ def profile(options: argparse.Namespace) -> Hardware:
 def save(rows: Mapping[str, Row], hardware: Hardware) -> None:
     """Write all rows and what is said of them."""
     results = {
+        "description": hardware.description,
         "networks": of_networks(rows),
         "mixed": of_mixed(rows),
         "profile": digest(hardware),

@@ -17,7 +17,6 @@ from typing import Any
 from prediction_report import LEVELS
 
 from aiq import files
-from aiq.hardware import Hardware
 
 HERE = Path(__file__).parent
 _, ROOFLINE, CALIBRATED = LEVELS
@@ -80,11 +79,12 @@ def main() -> None:
 
 def filled(text: str, results: Path) -> str:
     """Return the project's README with the tables that stand for the files in `results`."""
+    timed = dict(documents(results / "throughput"))
     plans = [
         [name, *throughput_row(key, row)]
         for name, starts in SHOWN.items()
         for start in starts
-        for key, row in dict(documents(results / "throughput"))[name]["rows"].items()
+        for key, row in timed[name]["rows"].items()
         if key.startswith(start)
     ]
     predictions = list(documents(results / "prediction"))
@@ -258,7 +258,7 @@ def heading(profile: str, document: Document) -> str:
         if name in {"torch", "torchao", "onnxruntime", "openvino"}
     )
     isa = " ".join(host["isa"])
-    what = Hardware.load(profile).description.removesuffix(".")
+    what = document["description"].removesuffix(".")
     return f"### {profile}\n\n{what}: {isa}{limits}; {versions}.\n\n"
 
 

@@ -102,7 +102,8 @@ def main() -> None:
             console.print(f"left out: {error}")
             continue
         done[key]["minutes"] = round((time.monotonic() - begun) / 60, 2)
-        common.save(f"throughput/{profile.name}", {"rows": done}, [SEED])
+        results = {"description": profile.description, "rows": done}
+        common.save(f"throughput/{profile.name}", results, [SEED])
     console.print(report(done))
     console.print(summary(done))
 

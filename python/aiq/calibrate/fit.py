@@ -70,7 +70,7 @@ def fit(
     needed
         Kernels to return in any case: of one that no sample has, what the prior says.
     """
-    problem = _Problem(samples, hardware, needed)
+    problem = _Problem(samples, hardware)
     order = np.random.default_rng(0).permutation(int(problem.is_whole.sum()))
     ratios = []
     for fold in range(_FOLDS):
@@ -82,7 +82,7 @@ def fit(
     solution = problem.solve(np.arange(len(samples)))
     return Coefficients(
         run=_RUN * float(np.exp(solution[0])),
-        kernels=problem.kernels(solution),
+        kernels={**{group(key): _kernel(*_PLAIN) for key in needed}, **problem.kernels(solution)},
         fit=Fit(
             samples=len(order),
             noise=_short(noise),
@@ -100,16 +100,14 @@ class _Problem:
     `_PLAIN`); the terms of the correction of each kernel that computes layers with weights.
     """
 
-    def __init__(
-        self, samples: Sequence[Sample], hardware: Hardware, needed: Collection[str]
-    ) -> None:
+    def __init__(self, samples: Sequence[Sample], hardware: Hardware) -> None:
         self.seconds = np.array([sample.seconds for sample in samples])
         self.is_whole = np.array([sample.is_whole for sample in samples])
         programs = list(dict.fromkeys(sample.program for sample in samples))
         self._program = np.array([programs.index(sample.program) for sample in samples])
         self._error = np.where(self.is_whole, _ERROR, _LAYER_ERROR)
         placed = [(row, piece) for row, sample in enumerate(samples) for piece in sample.pieces]
-        self._groups = sorted({group(key) for key in [*needed, *(p.kernel for _, p in placed)]})
+        self._groups = sorted({group(piece.kernel) for _, piece in placed})
         position = {name: index for index, name in enumerate(self._groups)}
         self._row = np.array([row for row, _ in placed])
         self._group = np.array([position[group(piece.kernel)] for _, piece in placed])
@@ -211,7 +209,6 @@ class _Problem:
         coefficients, corrections = self._split(unknowns)
         found = {}
         for index, name in enumerate(self._groups):
-            start, compute, memory, output = _PLAIN * np.exp(coefficients[index])
             correction = None
             if index in self._limits:
                 terms = zip(map("*".join, shape.TERMS), corrections[index], strict=True)
@@ -221,13 +218,8 @@ class _Problem:
                     ),
                     MappingProxyType(self._limits[index]),
                 )
-            found[name] = Kernel(
-                start_us=_short(start * 1e6),
-                compute=_short(min(1 / compute, 4.0)),
-                memory=_short(min(1 / memory, 100.0)),
-                output_ns=_short(output * 1e9),
-                correction=correction,
-            )
+            start, compute, memory, output = _PLAIN * np.exp(coefficients[index])
+            found[name] = _kernel(start, compute, memory, output, correction)
         return found
 
     def _split(self, unknowns: Matrix) -> tuple[Matrix, Matrix]:
@@ -235,6 +227,22 @@ class _Problem:
         corrections = np.zeros((groups, len(shape.TERMS)))
         corrections[self._shaped] = unknowns[1 + 4 * groups :].reshape(-1, len(shape.TERMS))
         return unknowns[1 : 1 + 4 * groups].reshape(groups, 4), corrections
+
+
+def _kernel(
+    start: float,
+    compute: float,
+    memory: float,
+    output: float,
+    correction: Correction | None = None,
+) -> Kernel:
+    return Kernel(
+        start_us=_short(start * 1e6),
+        compute=_short(min(1 / compute, 4.0)),
+        memory=_short(min(1 / memory, 100.0)),
+        output_ns=_short(output * 1e9),
+        correction=correction,
+    )
 
 
 def _robust(error: Matrix) -> tuple[Matrix, Matrix]:

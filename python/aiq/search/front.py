@@ -121,7 +121,9 @@ def search(
     runtime
         What will execute the plan: its name, or an object like those of `aiq.runtimes`. If the
         profile is calibrated for it, times are those of its kernels, with the conversions between
-        layers; otherwise (or with ``None``) the roofline.
+        layers; otherwise (or with ``None``) the roofline. If the profile was measured on this
+        machine, or `measure_top` asks for it, accuracy is that of the bits which integer kernels
+        have here.
     method
         ``exact``, ``greedy``, ``coordinate`` or ``exhaustive``. With data and
         ``sensitivity="measured"``, ``greedy`` and ``coordinate`` run the paper's way: they
