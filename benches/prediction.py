@@ -21,7 +21,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def main() -> None:
     console.print(fill("float32 networks: seconds", of_networks(rows)))
     console.print(fill("mixed plans: speed-up over float32", of_mixed(rows)))
     if options.plot:
-        plot(rows, options.plot)
+        plot({hardware.name: rows}, options.plot)
 
 
 def jobs(options: argparse.Namespace, hardware: Hardware) -> list[tuple[Any, ...]]:
@@ -125,16 +125,17 @@ def time_plans(
 ) -> Row:
     """Time random plans in turns with float32."""
     model, x = instance(network, batch)
-    graph = aiq.extract(model, x)
+    graph = layers(network, batch)
     engine, known = runtimes.get(runtime), hardware.runtimes[runtime].formats
     names = [n for n in ("fp32", "bf16", "w8a8") if known[n].support == "native"]
     formats = parse_all(names)
     columns = draw(len(graph.quantizable), len(formats), options.plans)
     candidates = {}
+    compiled = engine.compiler(model, x, [x[:1]])
     for index, row in enumerate(columns):
         chosen = {y.name: formats[k] for y, k in zip(graph.quantizable, row, strict=True)}
         with console.status(f"compiling plan {index} of {options.plans}"):
-            candidates[str(index)] = partial(engine.compile(model, x, chosen, [x[:1]]), x)
+            candidates[str(index)] = partial(compiled(chosen), x)
     with console.status("timing"):
         row = undisturbed(candidates, batch, 3 * options.seconds, hardware)
     return {**row, "formats": names, "plans": columns.tolist()}
@@ -177,8 +178,7 @@ def faster(before: Row, now: Row) -> Row:
 def predicted(key: str, row: Row, hardware: Hardware) -> Row:
     """Return what each level says of a row that was timed."""
     network, batch, runtime, *_ = key.split("/")
-    model, x = instance(network, int(batch))
-    graph = aiq.extract(model, x)
+    graph = layers(network, int(batch))
     formats = parse_all(row.get("formats", "fp32"))
     table = cost.calibrated_table(graph, formats, hardware, runtime)
     plans = np.array(row.get("plans", [[0] * len(graph.quantizable)]), dtype=np.int64)
@@ -245,11 +245,17 @@ def instance(network: str, batch: int) -> tuple[nn.Module, torch.Tensor]:
     return NETWORKS[network].build().eval(), torch.randn(batch, *NETWORKS[network].shape)
 
 
+@cache
+def layers(network: str, batch: int) -> LayerGraph:
+    """Return the layers of a network."""
+    return aiq.extract(*instance(network, batch))
+
+
 def profile(options: argparse.Namespace) -> Hardware:
     """Return the profile to predict from; without a name, measure this machine."""
     if options.hw:
         hardware = Hardware.load(options.hw)
-        differ = machine.differences(hardware.provenance.get("machine", {}))
+        differ = machine.differences(hardware.measured_on)
         if differ:
             raise SystemExit(
                 f"{options.hw} was measured on a machine that differs from this one in "

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.table import Table
 from scipy.stats import kendalltau, spearmanr
 
 LEVELS = ("level 0", "level 1", "level 2")
 Row = dict[str, Any]
 Statistics = dict[str, float | None]
+Floats = NDArray[np.float64]
 
 
 def errors(predicted: Sequence[float], measured: Sequence[float]) -> Statistics:
@@ -96,28 +98,58 @@ def number(name: str, value: float | None) -> str:
     return f"{value:.3f}" if name in {"Spearman", "Kendall"} else f"{value:.1%}"
 
 
-def plot(rows: Mapping[str, Row], path: Path) -> None:
-    """Draw predicted over measured: networks on the left, plans on the right."""
-    import matplotlib.pyplot as plt  # noqa: PLC0415 - an extra
+def plot(results: Mapping[str, Mapping[str, Row]], path: Path) -> None:
+    """Draw predicted over measured, a column for each runtime; networks above, plans below.
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 5.2))
-    styles: dict[str, str] = {}
-    for key, row in rows.items():
-        _, _, runtime, *kind = key.split("/")
-        color = styles.setdefault(runtime, f"C{len(styles)}")
-        for level, marker in (("level 1", "x"), ("level 2", "o")):
-            real, said = np.array(row["measured"]), np.array(row[level])
-            axes = right if kind else left
-            if kind:
-                real, said = real[0] / real[1:], said[0] / said[1:]
-            axes.scatter(real, said, color=color, marker=marker, s=16, label=f"{runtime}, {level}")
-    for axes, title in ((left, "seconds, float32"), (right, "speed-up over float32, mixed plans")):
-        axes.set(xscale="log", yscale="log", xlabel="measured", ylabel="predicted", title=title)
+    Parameters
+    ----------
+    results
+        Rows by the name of the profile that predicted.
+    path
+        File to write; its suffix says in which format.
+    """
+    import matplotlib.pyplot as plt  # noqa: PLC0415 - only pictures need it
+
+    points = {
+        (profile, *key.split("/")[2:]): pairs(
+            [row for other, row in rows.items() if other.split("/")[2:] == key.split("/")[2:]]
+        )
+        for profile, rows in results.items()
+        for key in rows
+    }
+    columns = sorted({runtime for _, runtime, *_ in points})
+    size = (4 * len(columns) + 0.5, 8)
+    figure, grid = plt.subplots(2, len(columns), figsize=size, squeeze=False)
+    colors = {profile: f"C{index}" for index, profile in enumerate(results)}
+    for (profile, runtime, *kind), levels in points.items():
+        axes = grid[len(kind), columns.index(runtime)]
+        for level, style in (
+            ("level 1", {"color": "0.65", "marker": "x", "label": "roofline"}),
+            ("level 2", {"color": colors[profile], "marker": "o", "label": profile}),
+        ):
+            axes.scatter(*levels[level], s=14, linewidth=0.8, alpha=0.8, **style)
+    for (row, column), axes in np.ndenumerate(grid):
+        what = ("float32 networks, seconds", "mixed plans, speed-up over float32")[row]
+        axes.set(title=f"{columns[column]}: {what}", xlabel="measured", ylabel="predicted")
+        axes.set(xscale="log", yscale="log", aspect="equal", adjustable="datalim")
         ends = (*axes.get_xlim(), *axes.get_ylim())
         limits = np.array([min(ends), max(ends)])
         axes.plot(limits, limits, "k-", linewidth=0.8)
-        axes.fill_between(limits, limits * 0.9, limits * 1.1, color="0.85", zorder=0)
-        unique = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-        axes.legend(unique.values(), unique.keys(), fontsize=7)
-    figure.tight_layout()
-    figure.savefig(path)
+        axes.fill_between(limits, limits * 0.9, limits * 1.1, color="0.9", zorder=0)
+        axes.title.set_size(9)
+    unique = {c.get_label(): c for axes in grid.flat for c in axes.collections if c.get_alpha()}
+    figure.legend(unique.values(), unique.keys(), ncols=4, loc="lower center", fontsize=8)
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def pairs(rows: Sequence[Row]) -> dict[str, tuple[Floats, Floats]]:
+    """Return measured and predicted values by level: seconds, of plans speed-ups."""
+    found = {}
+    for level in LEVELS:
+        values = [[np.atleast_1d(row[name]) for row in rows] for name in ("measured", level)]
+        speedups = [[each[0] / each[1:] if len(each) > 1 else each for each in v] for v in values]
+        real, said = (np.concatenate(each) for each in speedups)
+        found[level] = real, said
+    return found

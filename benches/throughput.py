@@ -138,21 +138,18 @@ class Remembering:
     def support(self, op: Op, fmt: Format) -> Support:
         return self.engine.support(op, fmt)
 
-    def compile(
-        self,
-        model: nn.Module,
-        example_inputs: Inputs,
-        formats: Mapping[str, Format],
-        calibration: Iterable[Inputs],
-        *,
-        emulate: bool = False,
-    ) -> Compiled:
-        key = tuple((layer, fmt.name) for layer, fmt in formats.items())
-        if key not in self.programs:
-            self.programs[key] = self.engine.compile(
-                model, example_inputs, formats, calibration, emulate=emulate
-            )
-        return self.programs[key]
+    def compiler(
+        self, model: nn.Module, example_inputs: Inputs, calibration: Iterable[Inputs]
+    ) -> Callable[[Mapping[str, Format]], Compiled]:
+        compiled = self.engine.compiler(model, example_inputs, calibration)
+
+        def remembered(formats: Mapping[str, Format]) -> Compiled:
+            key = tuple((layer, fmt.name) for layer, fmt in formats.items())
+            if key not in self.programs:
+                self.programs[key] = compiled(formats)
+            return self.programs[key]
+
+        return remembered
 
 
 def row(
@@ -187,7 +184,8 @@ def row(
         )
     candidates = {f.name: dict.fromkeys(plan.formats, f) for f in formats if f.name in UNIFORM}
     candidates[PLAN] = plan.formats
-    programs = {n: engine.compile(model, x, f, calibration) for n, f in candidates.items()}
+    compiled = engine.compiler(model, x, calibration)
+    programs = {name: compiled(formats) for name, formats in candidates.items()}
     calls = {n: partial(program, x) for n, program in programs.items()}
     if network.trained:
         eager = runtimes.get("eager").compile(model, x, {}, ())
@@ -373,7 +371,7 @@ def this_machine() -> aiq.Hardware:
     """Return the calibrated profile that was made on this machine, or the roofs as they are now."""
     for name in hardware.available():
         profile = aiq.Hardware.load(name)
-        differ = machine.differences(profile.provenance.get("machine", {}))
+        differ = machine.differences(profile.measured_on)
         if profile.runtimes and not differ and profile.threads == torch.get_num_threads():
             return profile
     console.print("No profile of this machine: predictions are rooflines (see `aiq calibrate`).")

@@ -133,6 +133,19 @@ def test_what_was_asked_for_and_simulated_runs(runtime, names, tolerance, net, i
     assert compiled(*inputs).dtype is torch.float32
 
 
+@pytest.mark.parametrize("runtime", ["eager", "inductor", "onnxruntime", "openvino"])
+def test_plans_of_one_compiler_do_not_touch_one_another(runtime, net, inputs, batches):
+    other = "bf16" if runtime == "eager" else "w8a8"
+    compiled = runtimes.get(runtime).compiler(net, inputs, batches)
+    first, _, again = (
+        compiled({layer: parse(name) for layer in LAYERS}) for name in ("fp32", other, "fp32")
+    )
+    mixture = {layer: parse(other if layer != "stem" else "fp32") for layer in LAYERS}
+    alone = runtimes.get(runtime).compile(net, inputs, mixture, batches)
+    assert torch.equal(first(*inputs), again(*inputs))
+    assert torch.equal(compiled(mixture)(*inputs), alone(*inputs))
+
+
 class Attention(nn.Module):
     """A layer of a transformer, without its second half."""
 

@@ -243,9 +243,11 @@ def compare(
     engine = runtimes.get(runtime)
     planned = plan.formats
     programs: dict[str, Compiled] = {}
+    report("compile", 0, 2)
+    compiled = engine.compiler(model, example_inputs, calibration)
     for step, (name, formats) in enumerate({FLOAT: {}, PLAN: planned}.items()):
         report("compile", step, 2)
-        programs[name] = engine.compile(model, example_inputs, formats, calibration)
+        programs[name] = compiled(formats)
     report("compile", 2, 2)
     table = cost.time_table(
         graph.extract(model, example_inputs),
@@ -282,8 +284,7 @@ def compare(
 
 
 def _differences(hardware: Hardware, threads: int) -> tuple[str, ...]:
-    measured_on = hardware.provenance.get("machine")
-    if not measured_on:
+    if not hardware.measured_on:
         return ()
-    differ = machine.differences(measured_on)
+    differ = machine.differences(hardware.measured_on)
     return tuple([*differ, "threads"] if hardware.threads != threads else differ)

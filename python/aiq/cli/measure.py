@@ -89,9 +89,11 @@ def measure(
     engine = runtimes.get(runtime)
     with progress_bars() as progress, machine.threads(threads) as used:
         programs = {}
+        progress("compile", 0, len(choices))
+        compiled = engine.compiler(loaded.module, inputs, calibration)
         for step, (name, chosen) in enumerate(choices.items()):
             progress("compile", step, len(choices))
-            programs[name] = engine.compile(loaded.module, inputs, chosen, calibration)
+            programs[name] = compiled(chosen)
         progress("compile", len(choices), len(choices))
         calls = {name: partial(program, inputs) for name, program in programs.items()}
         timing = compare_timing(

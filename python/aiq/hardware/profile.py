@@ -104,6 +104,12 @@ class Hardware:
         """Bandwidth of the farthest level in GB/s."""
         return self.memory[-1].read_gbps
 
+    @property
+    def measured_on(self) -> Mapping[str, Any]:
+        """The machine that it was measured on (`aiq.machine.describe`); empty where on none."""
+        found: Mapping[str, Any] = self.provenance.get("machine", {})
+        return found
+
     def peak(self, dtype: DType) -> float:
         """Return the peak of arithmetic in `dtype`, in GFLOP/s.
 

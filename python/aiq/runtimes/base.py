@@ -15,7 +15,7 @@ import torch
 
 from aiq.errors import InputError, RuntimeUnavailableError
 from aiq.formats import REFERENCE, Format, parse
-from aiq.graph import Layer, LayerGraph, Op, trace
+from aiq.graph import Layer, LayerGraph, Op, Trace, trace
 from aiq.graph.export import Inputs, call_arguments
 from aiq.runtimes.kernels import Kernel, label
 from aiq.runtimes.program import Compiled, Signature, leaves
@@ -206,9 +206,29 @@ class Runtime(ABC):
             If `formats` names a layer that the model does not have, or no calibration batch is
             given for a format that needs one.
         """
-        return self._compiled(
-            self._prepare(model, example_inputs, formats, calibration, emulate=emulate)
-        )
+        return self.compiler(model, example_inputs, calibration, emulate=emulate)(formats)
+
+    def compiler(
+        self,
+        model: torch.nn.Module,
+        example_inputs: Inputs,
+        calibration: Iterable[Inputs] = (),
+        *,
+        emulate: bool = False,
+    ) -> Callable[[Mapping[str, Format]], Compiled]:
+        """Return what compiles plan after plan of one model, which is exported once for all.
+
+        It takes the formats of `compile`, and raises what that raises. `calibration` is read for
+        every plan that quantises: a list, not a generator, if there are several.
+        """
+        traced = trace(model, example_inputs)
+
+        def compiled(formats: Mapping[str, Format]) -> Compiled:
+            return self._compiled(
+                self._job(model, traced, example_inputs, formats, calibration, emulate=emulate)
+            )
+
+        return compiled
 
     def _compiled(self, job: Job) -> Compiled:
         function, kernels = self._build(job)
@@ -266,8 +286,20 @@ class Runtime(ABC):
         *,
         emulate: bool,
     ) -> Job:
-        inputs = leaves(example_inputs)
         traced = trace(model, example_inputs)
+        return self._job(model, traced, example_inputs, formats, calibration, emulate=emulate)
+
+    def _job(
+        self,
+        model: torch.nn.Module,
+        traced: Trace,
+        example_inputs: Inputs,
+        formats: Mapping[str, Format],
+        calibration: Iterable[Inputs],
+        *,
+        emulate: bool,
+    ) -> Job:
+        inputs = leaves(example_inputs)
         resolved = self._resolve(traced.graph, formats, emulate=emulate)
         rewritten = rewrite(traced, example_inputs, resolved, calibration, self.target)
         label(rewritten.module.graph, rewritten.heads)

@@ -266,7 +266,7 @@ def search(
         seen = arguments.observed(batches, calibration, examples)
         stand = shortlist.Stand(
             runtime=engine.name,
-            compile=lambda formats: engine.compile(model, examples, formats, seen),
+            compile=engine.compiler(model, examples, seen),
             inputs=examples,
             batch=trace.graph.batch,
             kinds=tuple(str(layer.op) for layer in trace.graph.quantizable),
@@ -312,7 +312,7 @@ def _kernel_bits(hardware: Hardware, runtime: str | None, *, on_this_machine: bo
 
     It is this one if plans are timed here or the profile was measured here.
     """
-    measured_here = not machine.differences(hardware.provenance.get("machine", {}))
+    measured_here = not machine.differences(hardware.measured_on)
     here = runtime is not None and (on_this_machine or measured_here)
     return instructions.weight_bits() if here else 8
 
