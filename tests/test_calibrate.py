@@ -173,6 +173,13 @@ def test_the_fit_finds_the_machine_that_made_the_samples(samples):
             assert times[1] == pytest.approx(times[0], rel=0.25)
 
 
+def test_of_noisy_samples_less_is_learned(samples):
+    rng = np.random.default_rng(2)
+    loud = [replace(s, seconds=s.seconds * np.exp(rng.normal(0, 0.3))) for s in samples]
+    taken, doubted = (fit(loud, TOY, noise=noise).fit.mape for noise in (0.0, 0.3 * 2.56))
+    assert doubted < taken
+
+
 def test_of_a_kernel_that_no_sample_has_the_fit_says_what_it_knew_before(samples):
     without = fit(samples, TOY, noise=0.0).kernels
     found = fit(samples, TOY, noise=0.0, needed={"pool.fp32", "add.bf16"}).kernels

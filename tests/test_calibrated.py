@@ -247,6 +247,19 @@ def test_the_correction_for_shape_by_hand(tmp_path):
     assert Hardware.load(tmp_path / "toy.yaml").runtimes == profile.runtimes
 
 
+def test_a_layer_beyond_the_calibrated_work_runs_at_the_speed_of_a_smaller_one():
+    limits = dict.fromkeys(shape.FEATURES, (0.0, 20.0))
+    layers = [
+        graph.extract(nn.Linear(512, 256), torch.zeros(rows, 512)).quantizable[0]
+        for rows in (64, 1024)
+    ]
+    small, large = map(shape.features, layers)
+    assert [shape.work(s) for s in (small, large)] == [6 + 9 + 8, 10 + 9 + 8]
+    assert shape.terms(large, limits) != shape.terms(small, limits)
+    held = {**limits, shape.WORK: (10.0, 23.0)}
+    assert shape.terms(large, held) == shape.terms(small, held) == shape.terms(small, limits)
+
+
 def alone(profile, inputs, outputs):
     """Picoseconds of a convolution whose input is no input of the network."""
     found = table(nn.Sequential(conv(3, inputs), conv(inputs, outputs)), profile=profile)

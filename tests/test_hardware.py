@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiq import hardware
+from aiq.cost import shape
 from aiq.errors import HardwareError
 from aiq.formats import parse as parse_format
 from aiq.graph import Op
@@ -373,6 +374,40 @@ def test_units_stand_in_the_keys_and_every_key_is_explained():
 def test_the_schema_knows_the_operators_of_the_graph():
     known = SCHEMA["$defs"]["operator"]["enum"]
     assert known[: len(Op)] == [str(op) for op in Op]  # then the finer kinds of `aiq.cost.pieces`
+
+
+PLAIN = "int8: {start_us: 4, compute: 0.2, memory: 1, output_ns: 0}"
+CORRECTED = MACHINE.replace(
+    PLAIN,
+    PLAIN[:-1]
+    + """, correction: {terms: {rows: 0.1, "rows*taps": 0.2},
+          range: {rows: [0, 7], width: [0, 9], inputs: [0, 9], outputs: [0, 9], groups: [0, 0],
+                  taps: [0, 6], stride: [0, 2], inputs_16: [0, 1], outputs_16: [0, 1],
+                  inputs_4: [0, 1], outputs_4: [0, 1], padding: [0, 4], work: [9, 30]}}}""",
+)
+
+
+def test_the_schema_knows_the_features_of_shapes():
+    found = hardware.parse(CORRECTED, "toy.yaml")
+    limits = found.runtimes["inductor"].kernels["conv"]["int8"].correction.range
+    assert list(limits) == [*shape.FEATURES, shape.WORK]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("padding: [0, 4], ", "", r"correction\.range\.padding is missing"),
+        ("work: [9, 30]", "speed: [9, 30]", r"correction\.range is .*, expected"),
+        ("work: [9, 30]", "work: [30, 9]", r"range\.work is \[30, 9\], expected the lower value"),
+        ("work: [9, 30]", "work: [9]", r"range\.work is .*, expected at least 2"),
+        ("rows: 0.1", "lines: 0.1", r"correction\.terms is .*, expected"),
+        ('"rows*taps"', '"rows*taps*rows"', r"correction\.terms is .*, expected"),
+    ],
+)
+def test_half_a_correction_is_refused(old, new, words):
+    assert old in CORRECTED
+    with pytest.raises(HardwareError, match=words):
+        hardware.parse(CORRECTED.replace(old, new), "toy.yaml")
 
 
 def test_a_formula_is_the_product_of_its_numbers():

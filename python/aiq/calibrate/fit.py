@@ -30,7 +30,8 @@ ALIKE = ("add", "mul", "activation", "embedding", "layout", "other")
 
 _PLAIN = (3e-6, 2.0, 1.5, 3e-11)  # start, 1 / compute, 1 / memory, seconds per output
 _RUN = 1e-5  # overhead of a run
-# Standard deviations: of a sample's relative error, and of what is estimated around its prior.
+# Standard deviations: of a sample's relative error on a quiet machine, and of what is estimated
+# around its prior.
 _ERROR = 0.05
 _LAYER_ERROR = 0.15  # of one layer under a profiler
 _COEFFICIENT = 1.5
@@ -38,6 +39,7 @@ _TERM = {1: 0.3, 2: 0.05}  # by the number of features in the product
 _MOST = 3.0  # logarithm of the largest correction
 _LEAST = 1e-3  # of a term that is worth keeping
 _FOLDS = 5
+_DECILES = 2.56  # standard deviations between the first and the last decile
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +68,12 @@ def fit(
     hardware
         Roofs of the machine.
     noise
-        Relative spread of one program timed again and again, noted in the result.
+        Relative spread of one program timed again and again, first to last decile over median:
+        the more, the less is learned from a sample.
     needed
         Kernels to return in any case: of one that no sample has, what the prior says.
     """
-    problem = _Problem(samples, hardware)
+    problem = _Problem(samples, hardware, noise)
     order = np.random.default_rng(0).permutation(int(problem.is_whole.sum()))
     ratios = []
     for fold in range(_FOLDS):
@@ -100,12 +103,13 @@ class _Problem:
     `_PLAIN`); the terms of the correction of each kernel that computes layers with weights.
     """
 
-    def __init__(self, samples: Sequence[Sample], hardware: Hardware) -> None:
+    def __init__(self, samples: Sequence[Sample], hardware: Hardware, noise: float) -> None:
         self.seconds = np.array([sample.seconds for sample in samples])
         self.is_whole = np.array([sample.is_whole for sample in samples])
         programs = list(dict.fromkeys(sample.program for sample in samples))
         self._program = np.array([programs.index(sample.program) for sample in samples])
-        self._error = np.where(self.is_whole, _ERROR, _LAYER_ERROR)
+        quiet = np.where(self.is_whole, _ERROR, _LAYER_ERROR)
+        self._error = np.hypot(quiet, noise / _DECILES)
         placed = [(row, piece) for row, sample in enumerate(samples) for piece in sample.pieces]
         self._groups = sorted({group(piece.kernel) for _, piece in placed})
         position = {name: index for index, name in enumerate(self._groups)}
@@ -147,15 +151,16 @@ class _Problem:
     def _ranges(
         self, shapes: Sequence[tuple[float, ...]]
     ) -> dict[int, dict[str, tuple[float, float]]]:
-        """Return the range of every feature, by the group whose layers have features."""
+        """Return the ranges of features and work, by the group whose layers have features."""
         found = {}
         for index in range(len(self._groups)):
             mine = [s for g, s in zip(self._group, shapes, strict=True) if g == index and s]
             if mine:
-                low, high = np.min(mine, axis=0), np.max(mine, axis=0)
+                values = np.array([[*s, shape.work(s)] for s in mine])
+                names = (*shape.FEATURES, shape.WORK)
                 found[index] = {
-                    name: (round(float(a), 3), round(float(b), 3))
-                    for name, a, b in zip(shape.FEATURES, low, high, strict=True)
+                    name: (round(float(column.min()), 3), round(float(column.max()), 3))
+                    for name, column in zip(names, values.T, strict=True)
                 }
         return found
 

@@ -39,6 +39,11 @@ TERMS: tuple[tuple[str, ...], ...] = (
 )
 """Features, and products of two features, that a correction may consist of."""
 
+WORK = "work"
+"""In a correction's range: log2 of a layer's multiplications (`work`), beside the features."""
+
+_FACTORS = ("rows", "inputs", "outputs", "groups", "taps")
+
 
 def features(layer: Layer) -> tuple[float, ...]:
     """Return `FEATURES` of a layer with weights, in order."""
@@ -63,18 +68,44 @@ def features(layer: Layer) -> tuple[float, ...]:
     )
 
 
+def work(shape: Sequence[float]) -> float:
+    """Return log2 of the multiplications of a layer with a shape."""
+    named = dict(zip(FEATURES, shape, strict=True))
+    return sum(named[name] for name in _FACTORS)
+
+
 def terms(shape: Sequence[float], limits: Mapping[str, tuple[float, float]]) -> list[float]:
     """Return the value of each of `TERMS`, with features held within `limits`."""
-    scaled = {}
-    for (name, (centre, scale)), value in zip(FEATURES.items(), shape, strict=True):
-        low, high = limits[name]
-        scaled[name] = (min(max(value, low), high) - centre) / scale
+    scaled = _scaled(shape, limits)
     return [math.prod(scaled[name] for name in names) for names in TERMS]
+
+
+def _scaled(
+    shape: Sequence[float], limits: Mapping[str, tuple[float, float]]
+) -> dict[str, float]:
+    """Return features by name, held within `limits`, centred and scaled.
+
+    Kernels compute blocks of rows: a layer of more work than any that was calibrated runs at the
+    speed of one with as many rows fewer.
+    """
+    named = dict(zip(FEATURES, shape, strict=True))
+    if WORK in limits:
+        named["rows"] -= max(0.0, work(shape) - limits[WORK][1])
+    scaled = {}
+    for name, (centre, scale) in FEATURES.items():
+        low, high = limits[name]
+        scaled[name] = (min(max(named[name], low), high) - centre) / scale
+    return scaled
 
 
 def factor(correction: Correction | None, shape: Sequence[float]) -> float:
     """Return what a kernel's time is multiplied by for a shape."""
     if correction is None or not shape:
         return 1.0
-    values = dict(zip(map("*".join, TERMS), terms(shape, correction.range), strict=True))
-    return math.exp(sum(value * values[name] for name, value in correction.terms.items()))
+    scaled = _scaled(shape, correction.range)
+    return math.exp(
+        sum(
+            coefficient * math.prod(scaled[name] for name in term.split("*"))
+            for term, coefficient in correction.terms.items()
+        )
+    )

@@ -25,7 +25,8 @@ class Correction:
     terms
         One feature, or two joined by ``*`` -> coefficient.
     range
-        Feature -> lowest and highest value calibrated. A value outside counts as the nearer one.
+        Feature, and `aiq.cost.shape.WORK` -> lowest and highest value calibrated. A value outside
+        counts as the nearer one; of more work, fewer rows count.
     """
 
     terms: Mapping[str, float]

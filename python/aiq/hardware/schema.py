@@ -56,6 +56,7 @@ def _problems(document: Document) -> Iterator[str]:
         yield from _specification(f"memory.{index}", level, "gbps", "read_gbps")
     for name, runtime in document.get("runtimes", {}).items():
         yield from _dtypes(f"runtimes.{name}", runtime, document["compute"])
+        yield from _spans(f"runtimes.{name}", runtime)
 
 
 def _dates(document: Document) -> Iterator[str]:
@@ -114,6 +115,17 @@ def _dtypes(key: str, runtime: Document, compute: Document) -> Iterator[str]:
                 f"{key}.{where} computes in {dtype}, expected a peak for it; add "
                 f"compute.{dtype}.peak_gflops."
             )
+
+
+def _spans(key: str, runtime: Document) -> Iterator[str]:
+    for op, kernels in runtime["kernels"].items():
+        for dtype, kernel in kernels.items():
+            for name, (low, high) in kernel.get("correction", {}).get("range", {}).items():
+                if low > high:
+                    yield (
+                        f"{key}.kernels.{op}.{dtype}.correction.range.{name} is [{low:g}, "
+                        f"{high:g}], expected the lower value first."
+                    )
 
 
 @cache
