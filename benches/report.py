@@ -58,6 +58,14 @@ arithmetic intensity, *roofline* sums over layers, *calibrated* is the model tha
 the columns after it are its. Noise is that of the measurement; the sign of a speed-up is asked of
 the plans that differ from float32 by more. Rows of one runtime count together, at all batches.
 
+On Zen 4 the fastest of one to four passes of calibration and of several timings counts (rows with
+one thread and plans of ONNX Runtime: single timings); 69 programs timed in one disturbed pass only
+are left out of OpenVINO's section with two threads, and some of its times are of a build that wrote
+means over images as poolings, which was taken back. The two profiles of the Xeon, AMX on with two
+threads and off with one, were calibrated in 130 s a runtime, with 36 to 108 programs instead of some
+hundreds, on some processors while other such programs ran on the rest. Profiles of Zen 3 and of the
+Xeon take the noise of the machine for an error of the samples, those of Zen 4 do not yet.
+
 ![predicted over measured](results/prediction.png)
 """
 
