@@ -13,9 +13,9 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-import numpy as np
 from prediction_report import LEVELS, plot
 
 from aiq import files
@@ -62,9 +62,9 @@ On Zen 4 the fastest of one to four passes of calibration and of several timings
 one thread and plans of ONNX Runtime: single timings); 69 programs timed in one disturbed pass only
 are left out of OpenVINO's section with two threads, and some of its times are of a build that wrote
 means over images as poolings, which was taken back. The two profiles of the Xeon, AMX on with two
-threads and off with one, were calibrated in 130 s a runtime, with 36 to 108 programs instead of some
-hundreds, on some processors while other such programs ran on the rest. Profiles of Zen 3 and of the
-Xeon take the noise of the machine for an error of the samples, those of Zen 4 do not yet.
+threads and off with one, were calibrated in 130 s a runtime, with 36 to 108 programs instead of
+some hundreds, on some processors while other such programs ran on the rest. Profiles of Zen 3 and
+of the Xeon take the noise of the machine for an error of the samples, those of Zen 4 do not yet.
 
 ![predicted over measured](results/prediction.png)
 """
@@ -136,8 +136,8 @@ def summary(document: Document, runtime: str) -> list[str]:
     right = sum(found[CALIBRATED]["told"] * found[CALIBRATED]["sign"] for found in plans)
 
     def mean(level: str) -> float:
-        weights = [found[level]["rows"] for found in plans]
-        return float(np.average([found[level]["MAPE"] for found in plans], weights=weights))
+        counts = [found[level]["rows"] for found in plans]
+        return fmean((found[level]["MAPE"] for found in plans), counts)
 
     cells = [
         str(networks[CALIBRATED]["rows"]),
