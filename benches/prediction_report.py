@@ -93,7 +93,7 @@ def fill(title: str, rows: Mapping[str, Statistics]) -> Table:
 
 def number(name: str, value: float | None) -> str:
     """Return a number for reading: ranks and counts as they are, the rest in percent."""
-    if name == "rows" or value is None:
+    if name in {"rows", "told"} or value is None:
         return "" if value is None else str(int(value))
     return f"{value:.3f}" if name in {"Spearman", "Kendall"} else f"{value:.1%}"
 

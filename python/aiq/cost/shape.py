@@ -80,9 +80,7 @@ def terms(shape: Sequence[float], limits: Mapping[str, tuple[float, float]]) -> 
     return [math.prod(scaled[name] for name in names) for names in TERMS]
 
 
-def _scaled(
-    shape: Sequence[float], limits: Mapping[str, tuple[float, float]]
-) -> dict[str, float]:
+def _scaled(shape: Sequence[float], limits: Mapping[str, tuple[float, float]]) -> dict[str, float]:
     """Return features by name, held within `limits`, centred and scaled.
 
     Kernels compute blocks of rows: a layer of more work than any that was calibrated runs at the
