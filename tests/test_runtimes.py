@@ -7,7 +7,7 @@ from torch import nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from aiq import runtimes
-from aiq.errors import InputError, RuntimeUnavailableError
+from aiq.errors import GraphError, InputError, RuntimeUnavailableError
 from aiq.formats import parse
 from aiq.graph import Op, trace
 from aiq.quantize.fold import fold
@@ -144,6 +144,13 @@ def test_plans_of_one_compiler_do_not_touch_one_another(runtime, net, inputs, ba
     alone = runtimes.get(runtime).compile(net, inputs, mixture, batches)
     assert torch.equal(first(*inputs), again(*inputs))
     assert torch.equal(compiled(mixture)(*inputs), alone(*inputs))
+
+
+def test_a_compiler_exports_with_its_first_plan():
+    # An interrupt while it does so then finds a search that knows what to return.
+    compiled = runtimes.get("eager").compiler(nn.ReLU(), torch.zeros(1))
+    with pytest.raises(GraphError, match="nothing to quantise"):
+        compiled({})
 
 
 class Attention(nn.Module):

@@ -243,7 +243,6 @@ def compare(
     engine = runtimes.get(runtime)
     planned = plan.formats
     programs: dict[str, Compiled] = {}
-    report("compile", 0, 2)
     compiled = engine.compiler(model, example_inputs, calibration)
     for step, (name, formats) in enumerate({FLOAT: {}, PLAN: planned}.items()):
         report("compile", step, 2)

@@ -89,7 +89,6 @@ def measure(
     engine = runtimes.get(runtime)
     with progress_bars() as progress, machine.threads(threads) as used:
         programs = {}
-        progress("compile", 0, len(choices))
         compiled = engine.compiler(loaded.module, inputs, calibration)
         for step, (name, chosen) in enumerate(choices.items()):
             progress("compile", step, len(choices))

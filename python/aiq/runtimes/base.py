@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 from typing import Any, ClassVar, NamedTuple
@@ -216,16 +216,16 @@ class Runtime(ABC):
         *,
         emulate: bool = False,
     ) -> Callable[[Mapping[str, Format]], Compiled]:
-        """Return what compiles plan after plan of one model, which is exported once for all.
+        """Return what compiles plan after plan of one model, which is exported with the first.
 
         It takes the formats of `compile`, and raises what that raises. `calibration` is read for
         every plan that quantises: a list, not a generator, if there are several.
         """
-        traced = trace(model, example_inputs)
+        exported = cache(partial(trace, model, example_inputs))
 
         def compiled(formats: Mapping[str, Format]) -> Compiled:
             return self._compiled(
-                self._job(model, traced, example_inputs, formats, calibration, emulate=emulate)
+                self._job(model, exported(), example_inputs, formats, calibration, emulate=emulate)
             )
 
         return compiled
