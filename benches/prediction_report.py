@@ -5,14 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.table import Table
 from scipy.stats import kendalltau, spearmanr
 
 LEVELS = ("level 0", "level 1", "level 2")
 Row = dict[str, Any]
 Statistics = dict[str, float | None]
-Floats = NDArray[np.float64]
 
 
 def errors(predicted: Sequence[float], measured: Sequence[float]) -> Statistics:
@@ -110,24 +108,20 @@ def plot(results: Mapping[str, Mapping[str, Row]], path: Path) -> None:
     """
     import matplotlib.pyplot as plt  # noqa: PLC0415 - only pictures need it
 
-    points = {
-        (profile, *key.split("/")[2:]): pairs(
-            [row for other, row in rows.items() if other.split("/")[2:] == key.split("/")[2:]]
-        )
-        for profile, rows in results.items()
-        for key in rows
-    }
-    columns = sorted({runtime for _, runtime, *_ in points})
+    columns = sorted({key.split("/")[2] for rows in results.values() for key in rows})
     size = (4 * len(columns) + 0.5, 8)
     figure, grid = plt.subplots(2, len(columns), figsize=size, squeeze=False)
-    colors = {profile: f"C{index}" for index, profile in enumerate(results)}
-    for (profile, runtime, *kind), levels in points.items():
-        axes = grid[len(kind), columns.index(runtime)]
-        for level, style in (
-            ("level 1", {"color": "0.65", "marker": "x", "label": "roofline"}),
-            ("level 2", {"color": colors[profile], "marker": "o", "label": profile}),
-        ):
-            axes.scatter(*levels[level], s=14, linewidth=0.8, alpha=0.8, **style)
+    for index, (profile, rows) in enumerate(results.items()):
+        calibrated = {"color": f"C{index}", "marker": "o", "label": profile}
+        roofline = {"color": "0.65", "marker": "x", "label": "roofline"}
+        for key, row in rows.items():
+            _, _, runtime, *kind = key.split("/")
+            axes = grid[len(kind), columns.index(runtime)]
+            for level, style in (("level 1", roofline), ("level 2", calibrated)):
+                real, said = np.array(row["measured"]), np.array(row[level])
+                if kind:
+                    real, said = real[0] / real[1:], said[0] / said[1:]
+                axes.scatter(real, said, s=14, linewidth=0.8, alpha=0.8, **style)
     for (row, column), axes in np.ndenumerate(grid):
         what = ("float32 networks, seconds", "mixed plans, speed-up over float32")[row]
         axes.set(title=f"{columns[column]}: {what}", xlabel="measured", ylabel="predicted")
@@ -142,14 +136,3 @@ def plot(results: Mapping[str, Mapping[str, Row]], path: Path) -> None:
     figure.tight_layout(rect=(0, 0.06, 1, 1))
     figure.savefig(path, dpi=110)
     plt.close(figure)
-
-
-def pairs(rows: Sequence[Row]) -> dict[str, tuple[Floats, Floats]]:
-    """Return measured and predicted values by level: seconds, of plans speed-ups."""
-    found = {}
-    for level in LEVELS:
-        values = [[np.atleast_1d(row[name]) for row in rows] for name in ("measured", level)]
-        speedups = [[each[0] / each[1:] if len(each) > 1 else each for each in v] for v in values]
-        real, said = (np.concatenate(each) for each in speedups)
-        found[level] = real, said
-    return found

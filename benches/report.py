@@ -153,7 +153,7 @@ def summary(document: Document, runtime: str) -> list[str]:
         str(sum(found[CALIBRATED]["rows"] for found in plans)),
         percent(mean(ROOFLINE)),
         f"**{percent(mean(CALIBRATED))}**",
-        sign({"sign": right / told, "told": told} if told else {"told": 0}),
+        sign({"sign": right / max(told, 1), "told": told}),
         f"{min(found[CALIBRATED]['Spearman'] for found in plans):.3f}",
         percent(max(found[CALIBRATED]["regret"] for found in plans)),
         percent(max(found[CALIBRATED]["noise"] for found in plans)),

@@ -42,7 +42,7 @@ TERMS: tuple[tuple[str, ...], ...] = (
 WORK = "work"
 """In a correction's range: log2 of a layer's multiplications (`work`), beside the features."""
 
-_FACTORS = ("rows", "inputs", "outputs", "groups", "taps")
+_FACTORS = ("rows", "inputs", "outputs", "groups", "taps")  # of a layer's multiplications
 
 
 def features(layer: Layer) -> tuple[float, ...]:
