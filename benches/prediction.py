@@ -10,8 +10,8 @@ summed over layers), 2 (calibrated). Plans: for three networks, random mixtures 
 formats, half of them scattered over the layers, half in contiguous runs, all timed in turns.
 Threads are those of the profile: another profile predicts the same machine with one thread.
 A row that has been measured is kept: ``benches/results/prediction/<profile>.json`` is written after
-every row and a run that was stopped continues there (``--again`` times once more, and of each the
-faster time counts, as it does in a calibration). Rows of another state of the profile are predicted
+every row and a run that was stopped continues there (``--again`` times once more and takes the
+mean, as a calibration does). Rows of another state of the profile are predicted
 anew, from the times that were measured.
 """
 
@@ -43,7 +43,7 @@ from aiq.hardware import Hardware
 from aiq.hardware.profile import to_document
 
 SEED = 0
-PARTS = 4  # of a measurement
+ANCHOR = "anchor"
 Floats = NDArray[np.float64]
 
 
@@ -90,7 +90,7 @@ def main() -> None:
                 network, batch, runtime, *kind = job
                 timed = time_plans if kind else time_whole
                 found = timed(network, batch, runtime, hardware, options)
-                rows[key] = faster(rows.get(key, found), found)
+                rows[key] = mean(rows[key], found) if key in rows else found
                 rows[key] |= predicted(key, rows[key], hardware)
                 save(rows, hardware)
                 console.print({name: rows[key][name] for name in ("measured", "level 2")})
@@ -116,7 +116,7 @@ def time_whole(
     """Time the float32 network."""
     model, x = instance(network, batch)
     program = runtimes.get(runtime).compile(model, x, {}, [])
-    row = undisturbed({"fp32": partial(program, x)}, batch, options.seconds, hardware)
+    row = timed({"fp32": partial(program, x)}, batch, runtime, hardware, options.rounds)
     return {**row, "measured": row["measured"][0]}
 
 
@@ -137,42 +137,51 @@ def time_plans(
         with console.status(f"compiling plan {index} of {options.plans}"):
             candidates[str(index)] = partial(compiled(chosen), x)
     with console.status("timing"):
-        row = undisturbed(candidates, batch, 3 * options.seconds, hardware)
+        row = timed(candidates, batch, runtime, hardware, 2 * options.rounds)
     return {**row, "formats": names, "plans": columns.tolist()}
 
 
-def undisturbed(
-    candidates: Mapping[str, measure.Call], batch: int, seconds: float, hardware: Hardware
+def timed(
+    candidates: Mapping[str, measure.Call],
+    batch: int,
+    runtime: str,
+    hardware: Hardware,
+    rounds: int,
 ) -> Row:
-    """Time `candidates` in some parts and return the fastest median of each.
+    """Time `candidates` in turns with the anchor that the calibration timed its programs beside.
 
-    Profiles say how long a run takes when nothing disturbs the machine, and a neighbour on the
-    same processor slows it down for seconds at a time: calibration takes the fastest part too.
+    A shared machine is faster in one minute than in the next. Profiles hold for one of its speeds,
+    at which the anchor takes `Fit.anchor_us`; ``slowdown`` is what the anchor took now over that,
+    and has been taken out of ``measured``.
     """
-    parts = [
-        measure.compare_timing(
-            candidates,
-            batch=batch,
-            min_seconds=seconds,
-            min_rounds=6,
-            warmup_seconds=0.5,
-            threads=hardware.threads,
-        )
-        for _ in range(PARTS)
-    ]
-    medians = np.array([[timing.seconds.value for timing in part.timings] for part in parts])
+    result = measure.compare_timing(
+        {ANCHOR: calibrate.anchor(runtimes.get(runtime)), **candidates},
+        batch=batch,
+        min_seconds=4.0,
+        min_rounds=rounds,
+        max_seconds=max(4.0, rounds),  # after a second for each, six are enough
+        warmup_seconds=1.0,
+        threads=hardware.threads,
+    )
+    anchor, *seconds = result.levelled().values()
+    said = hardware.runtimes[runtime].fit.anchor_us
+    slowdown = anchor * 1e6 / said if said else 1.0
     return {
-        "measured": medians.min(axis=0).tolist(),
-        "noise": float(np.median([part.noise for part in parts])),
-        "steal": max((p.steal for p in parts if p.steal is not None), default=None),
+        "measured": [value / slowdown for value in seconds],
+        "slowdown": slowdown,
+        "noise": result.noise,
+        "steal": result.steal,
+        "passes": 1,
     }
 
 
-def faster(before: Row, now: Row) -> Row:
-    """Return what is known after timing a row again: of each time the faster one."""
-    if before.get("plans") != now.get("plans"):
+def mean(before: Row, now: Row) -> Row:
+    """Return what is known after timing a row again: of its times the geometric mean."""
+    if "passes" not in before or before.get("plans") != now.get("plans"):
         return now
-    return {**now, "measured": np.minimum(before["measured"], now["measured"]).tolist()}
+    share = 1 / (before["passes"] + 1)
+    log = (1 - share) * np.log(before["measured"]) + share * np.log(now["measured"])
+    return {**now, "measured": np.exp(log).tolist(), "passes": before["passes"] + 1}
 
 
 def predicted(key: str, row: Row, hardware: Hardware) -> Row:
@@ -300,7 +309,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--mixed", nargs="*", choices=MIXED, default=list(MIXED))
     parser.add_argument("--plans", type=int, default=30, help="random plans of each network")
     parser.add_argument(
-        "--seconds", type=float, default=1.0, help="least length of a part of a timing"
+        "--rounds", type=int, default=50, help="of a timing (of plans: twice as many)"
     )
     parser.add_argument("--plot", type=Path, help="file for the scatter plot (needs matplotlib)")
     parser.add_argument("--again", action="store_true", help="time once more what was timed")

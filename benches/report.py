@@ -56,7 +56,9 @@ to the measured time (networks, float32) or to the measured speed-up over float3
 ones of each network, half of them scattered). *Lower roof* takes the whole network at its
 arithmetic intensity, *roofline* sums over layers, *calibrated* is the model that the search uses;
 the columns after it are its. Noise is that of the measurement; the sign of a speed-up is asked of
-the plans that differ from float32 by more. Rows of one runtime count together, at all batches.
+the plans that differ from float32 by more. A plan that was drawn, compiled and timed more than
+once, as float32 mostly is, takes the median of its times: the same program, compiled again, was up
+to 13 % faster or slower. Rows of one runtime count together, at all batches.
 
 On Zen 4 the fastest of one to four passes of calibration and of several timings counts (rows with
 one thread and plans of ONNX Runtime: single timings); 69 programs timed in one disturbed pass only

@@ -11,7 +11,7 @@ from torch import nn
 
 from aiq import _core, calibrate, runtimes
 from aiq.calibrate import chains, programs, roofs
-from aiq.calibrate.fit import fit
+from aiq.calibrate.fit import Coefficients, fit
 from aiq.calibrate.samples import Sample, Store
 from aiq.cost import calibrated_table, rows, shape
 from aiq.cost.pieces import DTYPES, Piece
@@ -19,7 +19,7 @@ from aiq.errors import HardwareError, InputError
 from aiq.formats import parse, parse_all
 from aiq.graph import trace
 from aiq.hardware import Hardware, MemoryLevel
-from aiq.hardware.runtime_profile import Correction, Kernel
+from aiq.hardware.runtime_profile import Correction, Fit, Kernel
 from aiq.runtimes.eager import Eager
 
 NAMES = ("pointwise/fp32/0", "linear/bf16/0", "residual/fp32+bf16/0", "attention/fp32/0")
@@ -52,28 +52,10 @@ def test_the_roofs_of_this_machine():
     assert 0.1 < roofs.read_gbps(64, 1) < 1e5
 
 
-def test_best_of_many_and_typical_of_many():
-    ticks = itertools.count()
-    times = iter([0.0] * 3)  # a clock that advances by one at every look
-
-    def clock():
-        return float(next(ticks))
-
-    assert roofs.best_seconds(lambda: next(times, None), seconds=0, clock=clock) == 1.0
-    assert programs.seconds_per_run([lambda: None] * 2, clock=clock) == [1.0, 1.0]
-
-
-def test_a_neighbour_that_slows_some_rounds_changes_no_time():
-    now, slow, calls = [0.0], 0.01, itertools.count()
-
-    def call():
-        # Every other half second of the clock, the processor is shared.
-        now[0] += 0.01 + (slow if int(now[0] / 0.5) % 2 else 0.0)
-        next(calls)
-
-    found = programs.seconds_per_run([call] * 3, clock=lambda: now[0])
-    assert found == pytest.approx([0.01] * 3)
-    assert next(calls) < 400
+def test_best_of_many():
+    ticks = itertools.count()  # a clock that advances by one at every look
+    clock = lambda: float(next(ticks))  # noqa: E731
+    assert roofs.best_seconds(lambda: None, seconds=0, clock=clock) == 1.0
 
 
 def test_programs_are_the_same_every_time_and_no_layer_is_idle():
@@ -252,7 +234,10 @@ def test_no_layer_is_followed_by_one_that_skips_most_of_its_results():
 
 def test_layers_are_timed_inside_their_programs():
     names = ["conv/w8a8/1", "conv/fp32/1"]
-    found = programs.samples(runtimes.get("onnxruntime"), names)
+    engine = runtimes.get("onnxruntime")
+    found, noise = programs.samples(engine, names, calibrate.anchor(engine))
+    assert noise >= 0
+    assert len({sample.anchor for sample in found}) == 1
     for name in names:
         whole, *layers = [sample for sample in found if sample.program == name]
         assert whole.is_whole
@@ -296,21 +281,21 @@ def test_samples_survive_and_only_for_what_they_hold(tmp_path, samples):
         Store(path, {"threads": 2})
 
 
-def test_of_two_passes_the_faster_counts_with_its_layers():
-    def timed(seconds, layer):
+def test_of_several_passes_the_mean_counts(tmp_path):
+    def timed(seconds, anchor):
         return [
-            Sample("chain/fp32/0", seconds, ()),
-            Sample("chain/fp32/0#0", layer, (), is_whole=False),
+            Sample("chain/fp32/0", seconds, (), anchor),
+            Sample("chain/fp32/0#0", seconds / 4, (), anchor, is_whole=False),
         ]
 
-    store = Store(None, {})
-    for found in (timed(2.0, 0.7), timed(1.0, 0.9), timed(3.0, 0.1)):
-        store.add([*found, Sample("chain/fp32/1", found[0].seconds / 2, ())])
-    assert {name: sample.seconds for name, sample in store.samples.items()} == {
-        "chain/fp32/0": 1.0,
-        "chain/fp32/0#0": 0.9,
-        "chain/fp32/1": 0.5,
-    }
+    path = tmp_path / "samples.json"
+    for found in (timed(1.0, 3.0), timed(4.0, 3.0), timed(16.0, 24.0)):
+        Store(path, {}).add(found)
+    whole, layer = Store(path, {}).samples.values()
+    assert (whole.passes, layer.passes) == (3, 3)
+    assert whole.seconds == pytest.approx(4.0)
+    assert whole.anchor == pytest.approx(6.0)
+    assert layer.seconds == pytest.approx(1.0)
 
 
 class StoppedError(Exception):
@@ -318,38 +303,52 @@ class StoppedError(Exception):
 
 
 @pytest.fixture
-def anchors(monkeypatch):
-    """Four programs in two bundles; how long the anchor takes after each: fill the list."""
+def bundles(monkeypatch):
+    """Four programs, timed in two bundles: collects the names in each."""
     monkeypatch.setattr(chains, "names", lambda formats, count: list(NAMES))
     monkeypatch.setattr(runtimes, "get", lambda name: Eager())
     monkeypatch.setattr(
         roofs, "working_sets", lambda threads, largest: [16.0, 64.0, 256.0, 1024.0, 4096.0]
     )
     monkeypatch.setattr(programs, "BUNDLE", 2)
-    real, found = programs.seconds_per_run, []
+    found, real = [], programs.samples
 
-    def seconds(calls, *clock):
-        if len(calls) > 1:
-            return real(calls, *clock)
-        return [found.pop(0) if found else 1.0]
+    def samples(engine, names, anchor):
+        found.append(list(names))
+        return real(engine, names, anchor)
 
-    monkeypatch.setattr(programs, "seconds_per_run", seconds)
+    monkeypatch.setattr(programs, "samples", samples)
     return found
 
 
-@pytest.mark.parametrize("later", [[2.0, 1.2], [2.0, 2.0], [1.3, 0.9]])
-def test_a_disturbed_bundle_is_timed_once_more(tmp_path, monkeypatch, anchors, later):
-    anchors += [1.0, *later]
-    timed, real = [], programs.samples
-    monkeypatch.setattr(
-        programs, "samples", lambda engine, names: timed.append(list(names)) or real(engine, names)
-    )
-    calibrate.calibrate("eager", threads=1, samples=tmp_path / "samples.json")
-    assert timed == [list(NAMES[:2]), list(NAMES[2:]), list(NAMES[2:])]
-    assert not anchors
+def test_a_machine_that_slows_down_changes_no_sample(tmp_path, monkeypatch, bundles):
+    def fitted(*speeds):
+        """Return what the fit is given when the machine slows bundles down."""
+        left, found = list(speeds), []
+
+        def samples(engine, names, anchor):
+            slow = left.pop(0)
+            times = [slow * 1e-4 * (NAMES.index(name) + 1) for name in names]
+            return [Sample(n, t, (), slow * 2e-4) for n, t in zip(names, times, strict=True)], 0.01
+
+        monkeypatch.setattr(programs, "samples", samples)
+        monkeypatch.setattr(
+            calibrate,
+            "fit",
+            lambda samples, *_: (
+                found.extend(s.seconds for s in samples)
+                or Coefficients(RUN, {}, Fit(4, 0.01, 0.1, 0.9, 1.1))
+            ),
+        )
+        path = tmp_path / f"{speeds}.json"
+        section = calibrate.calibrate("eager", threads=1, samples=path).runtimes["eager"]
+        assert section.fit.anchor_us == pytest.approx(200)
+        return found
+
+    assert fitted(1.0, 3.0) == pytest.approx(fitted(1.0, 1.0))
 
 
-def test_a_limit_waits_for_one_program_of_each_kind(tmp_path, monkeypatch, anchors):
+def test_a_limit_waits_for_one_program_of_each_kind(tmp_path, monkeypatch, bundles):
     monkeypatch.setattr(chains, "names", lambda formats, count: list(NAMES[: 2 * count]))
     found = calibrate.calibrate(
         "eager", threads=1, samples=tmp_path / "samples.json", count=2, limit=0
@@ -360,15 +359,14 @@ def test_a_limit_waits_for_one_program_of_each_kind(tmp_path, monkeypatch, ancho
     assert found.boundaries.keys() == {"fp32_to_bf16", "bf16_to_fp32"}
 
 
-def test_a_calibration_that_is_killed_goes_on_where_it_was(tmp_path, monkeypatch, anchors):
-    timed = []
+def test_a_calibration_that_is_killed_goes_on_where_it_was(tmp_path, monkeypatch, bundles):
     real = programs.samples
 
-    def samples(engine, names):
-        timed.append(list(names))
-        if len(timed) == 2:
+    def samples(*given):
+        if len(bundles) == 1:
+            bundles.append([])
             raise StoppedError
-        return real(engine, names)
+        return real(*given)
 
     monkeypatch.setattr(programs, "samples", samples)
     path = tmp_path / "samples.json"
@@ -379,11 +377,11 @@ def test_a_calibration_that_is_killed_goes_on_where_it_was(tmp_path, monkeypatch
     found = calibrate.calibrate(
         "eager", threads=1, samples=path, progress=lambda *event: seen.append(event)
     )
-    assert timed == [list(NAMES[:2]), list(NAMES[2:]), list(NAMES[2:])]
+    assert bundles == [list(NAMES[:2]), [], list(NAMES[2:])]
     calibrate.calibrate("eager", threads=1, samples=path)
-    assert len(timed) == 3
+    assert len(bundles) == 3
     calibrate.calibrate("eager", threads=1, samples=path, again=True)
-    assert timed[3:] == [list(NAMES[:2]), list(NAMES[2:])]
+    assert bundles[3:] == [list(NAMES[:2]), list(NAMES[2:])]
     assert ("time chains in eager", 4, 4) in seen
     assert not any(stage == "measure this machine" for stage, _, _ in seen)
     found.save(tmp_path / "mine.yaml")

@@ -89,6 +89,28 @@ def test_a_machine_that_slows_down_hits_all_candidates_alike():
     assert max(result["a"].samples) > 2 * min(result["a"].samples)  # and no sample was dropped
 
 
+def test_rounds_in_which_the_machine_is_slow_change_no_ratio_and_no_level():
+    rng = np.random.default_rng(3)
+    speeds = np.repeat(rng.uniform(1, 2, 200), 2 * (3 + 1))  # turns: one call untimed, one timed
+
+    def on_a_shared_machine(mean):
+        return lambda: mean * speeds[min(len(clock.order), len(speeds) - 1)]
+
+    clock = FakeTime()
+    candidates = {
+        name: clock.candidate(name, on_a_shared_machine(mean))
+        for name, mean in (("a", 0.004), ("b", 0.002), ("c", 0.008))
+    }
+    result = compare_timing(
+        candidates, clock=clock, min_rounds=100, min_seconds=0, warmup_seconds=0
+    )
+    assert result.speedup("b").high - result.speedup("b").low < 0.1
+    level = result.levelled()
+    assert level["a"] / level["b"] == pytest.approx(2, rel=0.02)
+    assert level["c"] / level["a"] == pytest.approx(2, rel=0.02)
+    assert 0.004 < level["a"] < 0.008
+
+
 def test_turns_are_interleaved_and_the_baseline_takes_two():
     result, clock = timed(
         {"a": lambda: 0.01, "b": lambda: 0.01}, min_rounds=40, min_seconds=0, warmup_seconds=0

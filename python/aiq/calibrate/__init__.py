@@ -17,17 +17,18 @@ from aiq.calibrate.fit import ALIKE, Coefficients, fit
 from aiq.calibrate.samples import Store, default_path
 from aiq.hardware import Hardware, MemoryLevel
 from aiq.hardware.runtime_profile import Kernel, RuntimeProfile
+from aiq.measure import Call
 from aiq.progress import Progress
 from aiq.runtimes import Runtime
 
-__all__ = ["Difference", "calibrate", "compare", "quick"]
+__all__ = ["Difference", "anchor", "calibrate", "compare", "quick"]
 
 NAME = "this_machine"
 _LARGEST_KIB = 256 * 1024  # of a working set: beyond the last cache that a process gets
 _COUNT = 20  # programs of each operator class and format
 _LIMIT = 480.0  # seconds after which no more programs are timed
-_ANCHOR = "conv/fp32/0"  # timed after every bundle of programs, to see what else the machine does
-_DISTURBED = 1.25  # times the quietest: the bundle before it is timed once more
+_ANCHOR = "conv/fp32/0"  # timed beside all others, to see how fast the machine is just then
+_QUIET = 0.25  # quantile of the anchor's times that the profile holds for
 
 
 def quick(progress: Progress | None = None) -> Hardware:
@@ -86,8 +87,7 @@ def calibrate(
         Seconds after which this call times no more programs, if it has come to one of each operator
         class and format; calling it again goes on.
     again
-        Time those of earlier calls too, and keep the faster time of each: what others do on a
-        shared machine slows some programs in every pass, but seldom the same ones.
+        Time those of earlier calls too, and take the mean of all passes, for less noise.
     progress
         Called with what is going on, steps done, and steps in all.
 
@@ -119,9 +119,11 @@ def calibrate(
         noise = _measure_programs(engine, count, limit, store, report, again=again)
         stolen = machine.steal(ticks, machine.cpu_ticks())
     report("fit", 0, 1)
-    found = fit(list(store.samples.values()), hardware, noise, programs.needed(engine))
+    quiet = float(np.quantile([s.anchor for s in store.samples.values() if s.is_whole], _QUIET))
+    levelled = [replace(s, seconds=s.seconds * quiet / s.anchor) for s in store.samples.values()]
+    found = fit(levelled, hardware, noise, programs.needed(engine))
     report("fit", 1, 1)
-    section = _section(engine, found)
+    section = _section(engine, found, quiet)
     sources = [
         *(s for s in hardware.provenance["sources"] if not s.startswith(f"{runtime}: ")),
         f"{runtime}: {found.fit.samples} random chains, {used} threads, steal {stolen or 0:.3f}",
@@ -136,32 +138,33 @@ def calibrate(
 def _measure_programs(
     engine: Runtime, count: int, limit: float, store: Store, report: Progress, *, again: bool
 ) -> float:
-    """Fill `store`, and return the relative spread of one program timed again and again."""
+    """Fill `store`, and return the noise: the relative difference between times that is none."""
     formats = [fmt.name for fmt in programs.native(engine)]
     names, least = chains.names(formats, count), len(chains.names(formats, 1))
     stage = f"time chains in {engine.name}"
     began = time.monotonic()
-    (anchor,) = programs.compile_programs(engine, [chains.program(_ANCHOR)])
+    beside = anchor(engine)
     for first in range(0, len(names), programs.BUNDLE):
         report(stage, first, len(names))
         if first >= least and time.monotonic() - began > limit:
             break
         bundle = names[first : first + programs.BUNDLE]
         wanted = [name for name in bundle if again or name not in store.samples]
-        for _ in range(2 if wanted else 0):
-            store.add(programs.samples(engine, wanted))
-            (seconds,) = programs.seconds_per_run([anchor.run])
-            anchors = {**store.values.get("anchor", {}), str(first): seconds}
-            store.set("anchor", anchors)
-            if seconds < _DISTURBED * min(anchors.values()):
-                break
+        if wanted:
+            found, noise = programs.samples(engine, wanted, beside)
+            store.set("noise", {**store.values.get("noise", {}), str(first): noise})
+            store.add(found)
     report(stage, len(names), len(names))
-    times = list(store.values["anchor"].values())
-    low, high = np.quantile(times, (0.1, 0.9))
-    return float((high - low) / np.median(times))
+    return float(np.median(list(store.values["noise"].values())))
 
 
-def _section(engine: Runtime, found: Coefficients) -> RuntimeProfile:
+def anchor(runtime: Runtime) -> Call:
+    """Compile the program whose time says how fast the machine is just now (`Fit.anchor_us`)."""
+    (part,) = programs.compile_programs(runtime, [chains.program(_ANCHOR)])
+    return part.run
+
+
+def _section(engine: Runtime, found: Coefficients, quiet: float) -> RuntimeProfile:
     kernels: dict[str, dict[str, Kernel]] = {}
     for key, kernel in found.kernels.items():
         op, _, dtype = key.partition(".")
@@ -186,7 +189,7 @@ def _section(engine: Runtime, found: Coefficients) -> RuntimeProfile:
             }
         ),
         fuses=programs.FUSES.get(engine.name, ()),
-        fit=found.fit,
+        fit=replace(found.fit, anchor_us=_short(quiet * 1e6)),
     )
 
 

@@ -39,7 +39,7 @@ _TERM = {1: 0.3, 2: 0.05}  # by the number of features in the product
 _MOST = 3.0  # logarithm of the largest correction
 _LEAST = 1e-3  # of a term that is worth keeping
 _FOLDS = 5
-_DECILES = 2.56  # standard deviations between the first and the last decile
+_COVERED = 1.96  # standard deviations within which 95 % of all noise lies
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +68,8 @@ def fit(
     hardware
         Roofs of the machine.
     noise
-        Relative spread of one program timed again and again, first to last decile over median:
-        the more, the less is learned from a sample.
+        Relative difference between two times of one program, with 95 % confidence: the more, the
+        less is learned from a sample.
     needed
         Kernels to return in any case: of one that no sample has, what the prior says.
     """
@@ -109,7 +109,7 @@ class _Problem:
         programs = list(dict.fromkeys(sample.program for sample in samples))
         self._program = np.array([programs.index(sample.program) for sample in samples])
         quiet = np.where(self.is_whole, _ERROR, _LAYER_ERROR)
-        self._error = np.hypot(quiet, noise / _DECILES)
+        self._error = np.hypot(quiet, noise / _COVERED)
         placed = [(row, piece) for row, sample in enumerate(samples) for piece in sample.pieces]
         self._groups = sorted({group(piece.kernel) for _, piece in placed})
         position = {name: index for index, name in enumerate(self._groups)}

@@ -1,12 +1,12 @@
 """Timing synthetic programs in a runtime, and what each of them is made of."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
-import numpy as np
+import torch
 
+from aiq import measure
 from aiq.calibrate import chains
 from aiq.calibrate.samples import Sample
 from aiq.cost.pieces import FUNCTIONS, Piece, pieces
@@ -14,11 +14,9 @@ from aiq.formats import Format
 from aiq.formats import parse as parse_format
 from aiq.graph import WEIGHTED, LayerGraph, Op
 from aiq.hardware.runtime_profile import Realisation
+from aiq.measure import Call
 from aiq.runtimes import Runtime, Support
 from aiq.runtimes.base import Part
-
-Clock = Callable[[], float]
-Call = Callable[[], object]
 
 FUSES: Mapping[str, tuple[str, ...]] = {
     "inductor": tuple(
@@ -36,11 +34,11 @@ INTEGER_KERNELS: Mapping[str, tuple[Op, ...]] = {
 BUNDLE = 12
 """Programs that are exported together: an export costs more than twelve of these programs."""
 
-QUANTILE = 0.25
-_TURN_SECONDS = 1e-3
-_ROUNDS = 4
-_LEAST_TURNS = 4  # of a round
-_LEAST_SECONDS = 0.03
+_ANCHOR = "anchor"
+_ROUNDS = 30
+_LEAST_SECONDS = 1.5
+_MOST_SECONDS = 12.0  # after which six rounds are enough
+_WARM_UP_SECONDS = 0.2
 _PROFILED_SECONDS = 0.03
 _PROFILED_RUNS = (5, 50)  # fewest and most
 _LEAST_LAYER = 15e-6  # seconds of a layer worth a sample: profilers count microseconds
@@ -150,55 +148,53 @@ def cut(runtime: Runtime, graph: LayerGraph, formats: Mapping[str, str]) -> Cut:
     )
 
 
-def samples(
-    runtime: Runtime, names: Sequence[str], clock: Clock = time.perf_counter
-) -> list[Sample]:
-    """Compile the programs called `names` together, time them one by one, and cut them up."""
+def samples(runtime: Runtime, names: Sequence[str], anchor: Call) -> tuple[list[Sample], float]:
+    """Compile the programs called `names` together, time them in turns, and cut them up.
+
+    Parameters
+    ----------
+    runtime
+        What runs them.
+    names
+        Which programs (`chains.program`).
+    anchor
+        Takes turns with them: on a shared machine times change from minute to minute, ratios to
+        the anchor's time hardly.
+
+    Returns
+    -------
+    list of Sample, float
+        Programs and layers, and the noise: the relative difference that is none.
+    """
     drawn = [chains.program(name) for name in names]
     parts, found = compile_programs(runtime, drawn), []
-    times = seconds_per_run([part.run for part in parts], clock)
-    for program, seconds, part in zip(drawn, times, parts, strict=True):
+    timed = measure.compare_timing(
+        {_ANCHOR: anchor, **{name: part.run for name, part in zip(names, parts, strict=True)}},
+        min_seconds=_LEAST_SECONDS,
+        min_rounds=_ROUNDS,
+        max_seconds=_MOST_SECONDS,
+        warmup_seconds=_WARM_UP_SECONDS,
+        threads=torch.get_num_threads(),
+    )
+    times = timed.levelled()
+    for program, part in zip(drawn, parts, strict=True):
         made_of = cut(runtime, part.graph, program.formats)
-        found.append(Sample(program.name, seconds, made_of.pieces))
-        found += _layers(program.name, seconds, part, made_of.layers)
-    return found
+        whole = Sample(program.name, times[program.name], made_of.pieces, times[_ANCHOR])
+        found += [whole, *_layers(whole, part, made_of.layers)]
+    return found, timed.noise
 
 
-def _layers(
-    program: str, seconds: float, part: Part, layers: Mapping[str, Piece]
-) -> Iterator[Sample]:
+def _layers(whole: Sample, part: Part, layers: Mapping[str, Piece]) -> Iterator[Sample]:
     """Yield the layers that the runtime's profiler times, if it has one."""
     if part.profile is None:
         return
     fewest, most = _PROFILED_RUNS
-    times = part.profile(min(max(round(_PROFILED_SECONDS / seconds), fewest), most))
+    times = part.profile(min(max(round(_PROFILED_SECONDS / whole.seconds), fewest), most))
     # Profiling slows a program down; what it adds is no part of a layer.
-    share = min(1.0, seconds / times.total)
+    share = min(1.0, whole.seconds / times.total)
     for name, piece in layers.items():
-        if times.layers.get(name, 0.0) > max(_LEAST_LAYER, _LEAST_SHARE * times.total):
-            yield Sample(f"{program}#{name}", share * times.layers[name], (piece,), is_whole=False)
-
-
-def seconds_per_run(calls: Sequence[Call], clock: Clock = time.perf_counter) -> list[float]:
-    """Return the typical time of a run of each of `calls` when nothing disturbs the machine.
-
-    The first quartile over short turns: what a busy machine adds to less than three quarters of
-    them is left out. And of some rounds the fastest, since a neighbour on the same processor slows
-    all turns for a second or two; the calls take turns in every round.
-    """
-    return list(np.min([[_round(call, clock) for call in calls] for _ in range(_ROUNDS)], axis=0))
-
-
-def _round(call: Call, clock: Clock) -> float:
-    call()
-    start = clock()
-    call()
-    runs = max(1, round(_TURN_SECONDS / max(clock() - start, 1e-6)))
-    times: list[float] = []
-    began = clock()
-    while len(times) < _LEAST_TURNS or clock() - began < _LEAST_SECONDS:
-        start = clock()
-        for _ in range(runs):
-            call()
-        times.append((clock() - start) / runs)
-    return float(np.quantile(times, QUANTILE))
+        seconds = times.layers.get(name, 0.0)
+        if seconds > max(_LEAST_LAYER, _LEAST_SHARE * times.total):
+            yield Sample(
+                f"{whole.name}#{name}", share * seconds, (piece,), whole.anchor, is_whole=False
+            )

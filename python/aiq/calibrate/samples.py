@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from aiq import files
 from aiq.cost.pieces import Piece
 from aiq.errors import InputError
 
-SCHEMA = "aiq/calibration/v4"
+SCHEMA = "aiq/calibration/v5"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +28,21 @@ class Sample:
         Of a run.
     pieces
         In the program's plan.
+    anchor
+        Seconds that the anchor, a program that all are timed beside, took at the same time.
     is_whole
         Whether it is a program, which pays the overhead of a run, or one layer of it as the
         runtime's profiler saw it.
+    passes
+        How often it was timed; `seconds` and `anchor` are geometric means.
     """
 
     name: str
     seconds: float
     pieces: tuple[Piece, ...]
+    anchor: float = 1.0
     is_whole: bool = True
+    passes: int = 1
 
     @property
     def program(self) -> str:
@@ -70,13 +76,10 @@ class Store:
             self._read(self._path)
 
     def add(self, samples: Collection[Sample]) -> None:
-        """Keep samples, on disk too; of a program timed before, the faster time and its layers."""
-        slower = {
-            sample.name
-            for sample in samples
-            if sample.name in self.samples and self.samples[sample.name].seconds <= sample.seconds
-        }
-        self.samples.update({s.name: s for s in samples if s.program not in slower})
+        """Keep samples, on disk too; of one taken before, the mean with what it was."""
+        for sample in samples:
+            before = self.samples.get(sample.name)
+            self.samples[sample.name] = sample if before is None else _mean(before, sample)
         self._write()
 
     def set(self, key: str, value: Any) -> None:  # noqa: ANN401 - JSON
@@ -95,7 +98,9 @@ class Store:
                     entry["name"],
                     float(entry["seconds"]),
                     tuple(map(_piece, entry["pieces"])),
+                    float(entry["anchor"]),
                     bool(entry["is_whole"]),
+                    int(entry["passes"]),
                 )
                 for entry in document["samples"]
             ]
@@ -124,6 +129,17 @@ class Store:
         files.write_atomic(self._path, json.dumps(document) + "\n")
 
 
+def _mean(before: Sample, now: Sample) -> Sample:
+    """Return a sample with what one more pass found, as the geometric mean of all passes."""
+    share = 1 / (before.passes + 1)
+    return replace(
+        now,
+        seconds=before.seconds ** (1 - share) * now.seconds**share,
+        anchor=before.anchor ** (1 - share) * now.anchor**share,
+        passes=before.passes + 1,
+    )
+
+
 def _piece(entry: Mapping[str, Any]) -> Piece:
     return Piece(
         kernel=str(entry["kernel"]),
@@ -140,5 +156,6 @@ def _piece(entry: Mapping[str, Any]) -> Piece:
 
 def default_path(signature: Mapping[str, Any]) -> Path:
     """Return where the samples with a signature are kept unless the caller says otherwise."""
-    digest = hashlib.sha256(json.dumps(signature, sort_keys=True).encode()).hexdigest()[:16]
+    said = json.dumps({"schema": SCHEMA, **signature}, sort_keys=True)
+    digest = hashlib.sha256(said.encode()).hexdigest()[:16]
     return platformdirs.user_cache_path("aiq") / "calibration" / f"{digest}.json"

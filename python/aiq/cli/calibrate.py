@@ -28,7 +28,7 @@ def calibrate(
     again: Annotated[
         bool,
         typer.Option(
-            "--again", help="Time everything once more and keep the faster: on a shared machine."
+            "--again", help="Time everything once more and take the mean: on a shared machine."
         ),
     ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Only the roofs, in a minute.")] = False,

@@ -100,11 +100,14 @@ class Fit:
     samples
         Programs that were timed.
     noise
-        Relative spread of one program timed again and again.
+        Relative difference between two times of one program that is none.
     mape
         Mean absolute relative error on programs left out of the fit, 0.05 = 5 %.
     low, high
         5 % and 95 % quantiles of measured over predicted time, on programs left out.
+    anchor_us
+        Microseconds of one run of the program `aiq.calibrate.anchor`, the machine as fast as the
+        profile holds for; ``None`` in profiles that were not calibrated beside it.
     """
 
     samples: int
@@ -112,6 +115,7 @@ class Fit:
     mape: float
     low: float
     high: float
+    anchor_us: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +243,7 @@ def to_document(profile: RuntimeProfile) -> dict[str, Any]:
         },
         "boundaries": {key: _conversion(kernel) for key, kernel in profile.boundaries.items()},
         "fuses": list(profile.fuses),
-        "fit": asdict(profile.fit),
+        "fit": {key: value for key, value in asdict(profile.fit).items() if value is not None},
     }
 
 
