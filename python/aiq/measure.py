@@ -277,8 +277,12 @@ def compare_timing(
 _AGAIN = "\0again"
 """Key of the baseline's second turn; no candidate can have this name by accident."""
 
-_LEAST_SAMPLE = 1e-3
-"""Seconds a sample lasts at least, far above the clock's resolution and the loop's overhead."""
+_LEAST_SAMPLE = 4e-3
+"""Seconds a sample lasts at least: what waking threads and filling caches adds to the first call of
+a turn is no part of a call among others like it."""
+
+_UNTIMED = 4
+"""Calls of a sample for each that comes before it, untimed."""
 
 
 _FEWEST_ROUNDS = 6
@@ -304,13 +308,14 @@ def _turn(call: Call, seconds: float, clock: Clock) -> float:
     call
         What to call.
     seconds
-        What a call took so far. Before short ones comes one that brings their data into cache.
+        What a call took so far. Before short ones come some that bring their data into cache.
     clock
         Returns seconds.
     """
     calls = _calls(seconds)
     if seconds < _OWN_CACHE:
-        call()
+        for _ in range(-(-calls // _UNTIMED)):
+            call()
     start = clock()
     for _ in range(calls):
         call()
