@@ -31,7 +31,7 @@ import torch
 from common import console
 from networks import Bert, vision
 from numpy.typing import NDArray
-from prediction_report import Row, fill, of_mixed, of_networks, plot
+from prediction_report import LEVELS, Row, fill, of_mixed, of_networks, plot
 from torch import nn
 
 import aiq
@@ -148,12 +148,7 @@ def timed(
     hardware: Hardware,
     rounds: int,
 ) -> Row:
-    """Time `candidates` in turns with the anchor that the calibration timed its programs beside.
-
-    A shared machine is faster in one minute than in the next. Profiles hold for one of its speeds,
-    at which the anchor takes `Fit.anchor_us`; ``slowdown`` is what the anchor took now over that,
-    and has been taken out of ``measured``.
-    """
+    """Time `candidates` in turns with the anchor that the calibration timed its programs beside."""
     result = measure.compare_timing(
         {ANCHOR: calibrate.anchor(runtimes.get(runtime)), **candidates},
         batch=batch,
@@ -164,11 +159,9 @@ def timed(
         threads=hardware.threads,
     )
     anchor, *seconds = result.levelled().values()
-    said = hardware.runtimes[runtime].fit.anchor_us
-    slowdown = anchor * 1e6 / said if said else 1.0
     return {
-        "measured": [value / slowdown for value in seconds],
-        "slowdown": slowdown,
+        "measured": seconds,
+        "anchor": anchor,
         "noise": result.noise,
         "steal": result.steal,
         "passes": 1,
@@ -180,27 +173,40 @@ def mean(before: Row, now: Row) -> Row:
     if "passes" not in before or before.get("plans") != now.get("plans"):
         return now
     share = 1 / (before["passes"] + 1)
-    log = (1 - share) * np.log(before["measured"]) + share * np.log(now["measured"])
-    return {**now, "measured": np.exp(log).tolist(), "passes": before["passes"] + 1}
+    means = {
+        key: np.exp((1 - share) * np.log(before[key]) + share * np.log(now[key])).tolist()
+        for key in ("measured", "anchor")
+    }
+    return {**now, **means, "passes": before["passes"] + 1}
 
 
 def predicted(key: str, row: Row, hardware: Hardware) -> Row:
-    """Return what each level says of a row that was timed."""
+    """Return what each level says of a row that was timed.
+
+    A shared machine is faster in one minute than in the next. A calibrated runtime's section holds
+    for one of its speeds, at which the anchor takes `Fit.anchor_us`: what the anchor took beside
+    the row, over that, slows down all that is predicted of the row.
+    """
     network, batch, runtime, *_ = key.split("/")
     graph = layers(network, int(batch))
     formats = parse_all(row.get("formats", "fp32"))
     table = cost.calibrated_table(graph, formats, hardware, runtime)
     plans = np.array(row.get("plans", [[0] * len(graph.quantizable)]), dtype=np.int64)
+    said = hardware.runtimes[runtime].fit.anchor_us
+    slowdown = row["anchor"] * 1e6 / said if said and "anchor" in row else 1.0
+    levels = (
+        lower_roof(graph, formats, hardware, plans),
+        cost.roofline_table(graph, formats, hardware).totals(plans),
+        table.totals(plans),
+    )
     times = {
-        "level 0": lower_roof(graph, formats, hardware, plans).tolist(),
-        "level 1": cost.roofline_table(graph, formats, hardware).totals(plans).tolist(),
-        "level 2": table.totals(plans).tolist(),
+        name: (slowdown * seconds).tolist() for name, seconds in zip(LEVELS, levels, strict=True)
     }
     if "plans" in row:
         return {**times, "plans_per_second": rate(table)}
     return {
         **{level: seconds for level, (seconds,) in times.items()},
-        "interval": list(table.interval({})),
+        "interval": [slowdown * seconds for seconds in table.interval({})],
         "bound": shares(table),
     }
 

@@ -34,8 +34,7 @@ def errors(predicted: Sequence[float], measured: Sequence[float]) -> Statistics:
 def per_program(result: Row) -> NDArray[np.float64]:
     """Return the measured seconds of plans; of one drawn more than once, the median of its times.
 
-    Where its weights happen to lie in memory makes a program up to 13 % faster or slower than the
-    same one compiled once more, and float32, drawn now and then, is what all are compared with.
+    Noise in the time of float32, drawn now and then, would be an error of all speed-ups.
     """
     _, program = np.unique(result["plans"], axis=0, return_inverse=True)
     measured = np.array(result["measured"])

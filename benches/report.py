@@ -57,8 +57,13 @@ ones of each network, half of them scattered). *Lower roof* takes the whole netw
 arithmetic intensity, *roofline* sums over layers, *calibrated* is the model that the search uses;
 the columns after it are its. Noise is that of the measurement; the sign of a speed-up is asked of
 the plans that differ from float32 by more. A plan that was drawn, compiled and timed more than
-once, as float32 mostly is, takes the median of its times: the same program, compiled again, was up
-to 13 % faster or slower. Rows of one runtime count together, at all batches.
+once, as float32 mostly is, takes the median of its times. Rows of one runtime count together, at
+all batches.
+
+In OpenVINO on Zen 3, programs and rows took turns with the anchor, a program that tells how fast a
+shared machine is just then; all predictions of a row are slowed down by what it took there over
+what it took in the calibration. All other times are of an earlier protocol: on Zen 3 and Zen 4 the
+fastest of some timings.
 
 On Zen 4 the fastest of one to four passes of calibration and of several timings counts (rows with
 one thread and plans of ONNX Runtime: single timings); 69 programs timed in one disturbed pass only

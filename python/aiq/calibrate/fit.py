@@ -8,6 +8,7 @@ correction towards none, which settles what the samples leave open. A layer that
 profiler timed is a sample too: one piece, and no overhead of a run.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -30,10 +31,9 @@ ALIKE = ("add", "mul", "activation", "embedding", "layout", "other")
 
 _PLAIN = (3e-6, 2.0, 1.5, 3e-11)  # start, 1 / compute, 1 / memory, seconds per output
 _RUN = 1e-5  # overhead of a run
-# Standard deviations: of a sample's relative error on a quiet machine, and of what is estimated
-# around its prior.
-_ERROR = 0.05
-_LAYER_ERROR = 0.15  # of one layer under a profiler
+# Standard deviations: of a sample's relative error beyond its noise, the model's own, and of what
+# is estimated around its prior.
+_ERROR = 0.15
 _COEFFICIENT = 1.5
 _TERM = {1: 0.3, 2: 0.05}  # by the number of features in the product
 _MOST = 3.0  # logarithm of the largest correction
@@ -108,8 +108,7 @@ class _Problem:
         self.is_whole = np.array([sample.is_whole for sample in samples])
         programs = list(dict.fromkeys(sample.program for sample in samples))
         self._program = np.array([programs.index(sample.program) for sample in samples])
-        quiet = np.where(self.is_whole, _ERROR, _LAYER_ERROR)
-        self._error = np.hypot(quiet, noise / _COVERED)
+        self._error = math.hypot(_ERROR, noise / _COVERED)
         placed = [(row, piece) for row, sample in enumerate(samples) for piece in sample.pieces]
         self._groups = sorted({group(piece.kernel) for _, piece in placed})
         position = {name: index for index, name in enumerate(self._groups)}
@@ -170,7 +169,7 @@ class _Problem:
 
     def solve(self, kept: NDArray[np.intp]) -> Matrix:
         """Return the most probable unknowns, given the samples `kept`."""
-        target, spread = np.log(self.seconds[kept]), self._error[kept]
+        target, spread = np.log(self.seconds[kept]), self._error
 
         def residuals(unknowns: Matrix) -> Matrix:
             predicted, _ = self.predict(unknowns)
@@ -219,7 +218,7 @@ class _Problem:
                 terms = zip(map("*".join, shape.TERMS), corrections[index], strict=True)
                 correction = Correction(
                     MappingProxyType(
-                        {key: round(float(v), 4) for key, v in terms if abs(v) > 1e-3}
+                        {key: round(float(v), 4) for key, v in terms if abs(v) > _LEAST}
                     ),
                     MappingProxyType(self._limits[index]),
                 )
