@@ -11,8 +11,8 @@ formats, half of them scattered over the layers, half in contiguous runs, all ti
 Threads are those of the profile: another profile predicts the same machine with one thread.
 A row that has been measured is kept: ``benches/results/prediction/<profile>.json`` is written after
 every row and a run that was stopped continues there (``--again`` times once more and takes the
-mean, as a calibration does). Rows of another state of the profile are predicted
-anew, from the times that were measured.
+mean, as a calibration does). Rows of another state of the profile are predicted anew, from the
+times that were measured.
 """
 
 import argparse
@@ -150,22 +150,29 @@ def timed(
 ) -> Row:
     """Time `candidates` in turns with the anchor that the calibration timed its programs beside."""
     result = measure.compare_timing(
-        {ANCHOR: calibrate.anchor(runtimes.get(runtime)), **candidates},
+        {ANCHOR: anchor(runtime), **candidates},
         batch=batch,
+        baseline=next(iter(candidates)),  # float32: the noise is that of its time
         min_seconds=4.0,
         min_rounds=rounds,
         max_seconds=max(4.0, rounds),  # after a second for each, six are enough
         warmup_seconds=1.0,
         threads=hardware.threads,
     )
-    anchor, *seconds = result.levelled().values()
+    beside, *seconds = result.levelled().values()
     return {
         "measured": seconds,
-        "anchor": anchor,
+        "anchor": beside,
         "noise": result.noise,
         "steal": result.steal,
         "passes": 1,
     }
+
+
+@cache
+def anchor(runtime: str) -> measure.Call:
+    """Compile the anchor, once for all rows of a runtime."""
+    return calibrate.anchor(runtimes.get(runtime))
 
 
 def mean(before: Row, now: Row) -> Row:

@@ -36,9 +36,10 @@ THROUGHPUT = """
 
 `benches/throughput.py`. Ratios of throughput to the same runtime's float32, measured and predicted.
 "Against the best" compares the plan with the best uniform precision, timed in turns: ratio and 95 %
-interval; *faster* and *slower* are said only beyond the noise of the row. Loss is on 10,000 test
-images; networks without one have random weights: any loss was allowed. The search timed its best
-four plans (`measure_top`), fewer of the largest networks. BERT-base at batch 1 on Zen 4 was timed
+interval; *faster* and *slower* are said only beyond the noise of the row. All rows were timed when
+the stopwatch took the ratio of medians, not yet the median of the ratios within rounds. Loss is on
+10,000 test images; networks without one have random weights: any loss was allowed. The search timed
+its best four plans (`measure_top`), fewer of the largest networks. BERT-base at batch 1 on Zen 4 was timed
 three times, 1.05 and 1.04 within the noise before. The Xeon was timed in minutes, while other such
 programs ran on its other processors.
 """
@@ -62,8 +63,8 @@ all batches.
 
 In OpenVINO on Zen 3, programs and rows took turns with the anchor, a program that tells how fast a
 shared machine is just then; all predictions of a row are slowed down by what it took there over
-what it took in the calibration. All other times are of an earlier protocol: on Zen 3 and Zen 4 the
-fastest of some timings.
+what it took in the calibration, and the noise is the anchor's. All other times are of an earlier
+protocol: on Zen 3 and Zen 4 the fastest of some timings.
 
 On Zen 4 the fastest of one to four passes of calibration and of several timings counts (rows with
 one thread and plans of ONNX Runtime: single timings); 69 programs timed in one disturbed pass only
