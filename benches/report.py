@@ -40,8 +40,8 @@ interval; *faster* and *slower* are said only beyond the noise of the row. All r
 the stopwatch took the ratio of medians, not yet the median of the ratios within rounds. Loss is on
 10,000 test images; networks without one have random weights: any loss was allowed. The search timed
 its best four plans (`measure_top`), fewer of the largest networks. BERT-base at batch 1 on Zen 4
-was timed three times, 1.05 and 1.04 within the noise before. The Xeon was timed in minutes, while other
-such programs ran on its other processors.
+was timed three times, 1.05 and 1.04 within the noise before. The Xeon was timed in minutes,
+while other such programs ran on its other processors.
 """
 
 THROUGHPUT_HEADER = (
