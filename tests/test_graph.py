@@ -166,6 +166,13 @@ def test_counts_scale_with_the_batch(paper):
         assert (a.name, a.nodes, a.weight_elements) == (b.name, b.nodes, b.weight_elements)
 
 
+def test_an_input_of_another_size_is_counted_as_it_is():
+    # A batch of one is traced as two: an input that has two of something is not of that batch.
+    model = Lambda(lambda s, x, y: (s.a(x), s.b(y)), a=nn.Linear(8, 16), b=nn.Linear(4, 8))
+    graph = extract(model, (torch.randn(1, 8), torch.randn(2, 4)))
+    assert [layer.output_shape for layer in graph.layers] == [(1, 16), (2, 8)]
+
+
 @pytest.mark.parametrize("example", [1, 3])
 def test_any_batch_runs(example):
     model = nn.Sequential(

@@ -164,19 +164,18 @@ def _capture_dynamic(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch: int
 ) -> ExportedProgram | None:
     """Export with a free batch; ``None`` where tracing tied the batch to the example's size."""
-
-    def has_batch(leaf: object) -> bool:
-        return isinstance(leaf, torch.Tensor) and leaf.ndim > 0 and leaf.shape[0] == batch
-
-    if batch == 1:  # torch.export takes a size of 1 for a constant, so trace a batch of two
-        args, kwargs = pytree.tree_map(
-            lambda leaf: torch.cat([leaf, leaf]) if has_batch(leaf) else leaf, (args, kwargs)
-        )
-        batch = 2
+    leaves, structure = pytree.tree_flatten((args, kwargs))
+    batched = [
+        index
+        for index, leaf in enumerate(leaves)
+        if isinstance(leaf, torch.Tensor) and leaf.ndim > 0 and leaf.shape[0] == batch
+    ]
     shapes = ShapesCollection()  # type: ignore[no-untyped-call]
-    for leaf in pytree.tree_leaves((args, kwargs)):
-        if has_batch(leaf):
-            shapes[leaf] = {0: Dim.AUTO}
+    for index in batched:
+        if batch == 1:  # torch.export takes a size of 1 for a constant, so trace a batch of two
+            leaves[index] = torch.cat([leaves[index]] * 2)
+        shapes[leaves[index]] = {0: Dim.AUTO}
+    args, kwargs = pytree.tree_unflatten(leaves, structure)
     program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
     return program.run_decompositions(decompositions()) if _batch_symbols(program.graph) else None
 
