@@ -286,12 +286,33 @@ def test_features_of_shapes():
             "inputs_4": 0,
             "outputs_4": 0,
             "padding": math.log2(32 / 24),
+            "fused": 0,
         }
     )
     assert shape.features(last)[:7] == pytest.approx(
         (1, 0, math.log2(24 * 42), math.log2(10), 0, 0, 0)
     )
     assert shape.features(last)[7:11] == (0, 1, 0, 1)
+
+
+def test_what_goes_into_the_weights_is_not_fused_into_the_kernel():
+    folded = nn.Sequential(conv(3, 8), nn.BatchNorm2d(8))
+    fused = {
+        name: dict(zip(shape.FEATURES, shape.features(layer), strict=True))["fused"]
+        for name, net in (("none", folded), ("clamp", nn.Sequential(*folded, nn.ReLU())))
+        for layer in graph.extract(net, torch.zeros(2, 3, 16, 16)).quantizable
+    }
+    assert fused == {"none": 0, "clamp": 1}
+
+
+def test_a_feature_that_a_profile_does_not_know_says_nothing():
+    layer = graph.extract(nn.Sequential(nn.Linear(64, 32), nn.ReLU()), torch.zeros(4, 64))
+    form = shape.features(layer.quantizable[0])
+    limits = {name: (0.0, 20.0) for name in shape.FEATURES if name != "fused"}
+    said = dict(zip(map("*".join, shape.TERMS), shape.terms(form, limits), strict=True))
+    assert {said[name] for name in said if "fused" in name} == {0.0}
+    known = shape.terms(form, {**limits, "fused": (0.0, 1.0)})
+    assert [a for a, b in zip(known, said.values(), strict=True) if a != b][0] == 1.0
 
 
 def test_layers_without_weights_follow_the_layer_before_them():

@@ -383,7 +383,8 @@ CORRECTED = MACHINE.replace(
     + """, correction: {terms: {rows: 0.1, "rows*taps": 0.2},
           range: {rows: [0, 7], width: [0, 9], inputs: [0, 9], outputs: [0, 9], groups: [0, 0],
                   taps: [0, 6], stride: [0, 2], inputs_16: [0, 1], outputs_16: [0, 1],
-                  inputs_4: [0, 1], outputs_4: [0, 1], padding: [0, 4], work: [9, 30]}}}""",
+                  inputs_4: [0, 1], outputs_4: [0, 1], padding: [0, 4], fused: [0, 1],
+                  work: [9, 30]}}}""",
 )
 
 
@@ -391,6 +392,8 @@ def test_the_schema_knows_the_features_of_shapes():
     found = hardware.parse(CORRECTED, "toy.yaml")
     limits = found.runtimes["inductor"].kernels["conv"]["int8"].correction.range
     assert list(limits) == [*shape.FEATURES, shape.WORK]
+    earlier = hardware.parse(CORRECTED.replace("fused: [0, 1],", ""), "toy.yaml")
+    assert "fused" not in earlier.runtimes["inductor"].kernels["conv"]["int8"].correction.range
 
 
 @pytest.mark.parametrize(

@@ -29,12 +29,15 @@ Matrix = NDArray[np.float64]
 ALIKE = ("add", "mul", "activation", "embedding", "layout", "other")
 """Operator classes whose kernels are fitted together."""
 
-_PLAIN = (3e-6, 2.0, 1.5, 3e-11)  # start, 1 / compute, 1 / memory, seconds per output
+_PLAIN = (3e-6, 1.5, 1.0, 3e-11)  # start, 1 / compute, 1 / memory, seconds per output
 _RUN = 1e-5  # overhead of a run
 # Standard deviations: of a sample's relative error beyond its noise, the model's own, and of what
 # is estimated around its prior.
 _ERROR = 0.15
-_COEFFICIENT = 1.5
+# Few samples are larger than the caches: what a kernel takes per byte must not pass for a share of
+# the bandwidth, or it would take several times as long per byte beyond them. So that share, and that
+# of the peak, are known best beforehand.
+_COEFFICIENTS = (1.5, 0.7, 0.5, 1.5)  # as in `_PLAIN`; a run's overhead is as open as a start
 _TERM = {1: 0.3, 2: 0.05}  # by the number of features in the product
 _MOST = 3.0  # logarithm of the largest correction
 _LEAST = 1e-3  # of a term that is worth keeping
@@ -142,7 +145,8 @@ class _Problem:
         self._loads = np.column_stack([starts, loads]) * share[:, None] * np.array(_PLAIN)
         self._prior = np.concatenate(
             [
-                np.full(1 + 4 * len(self._groups), _COEFFICIENT),
+                _COEFFICIENTS[:1],
+                np.tile(_COEFFICIENTS, len(self._groups)),
                 np.tile([_TERM[len(names)] for names in shape.TERMS], len(self._shaped)),
             ]
         )

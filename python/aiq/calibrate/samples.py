@@ -13,7 +13,7 @@ from aiq import files
 from aiq.cost.pieces import Piece
 from aiq.errors import InputError
 
-SCHEMA = "aiq/calibration/v5"
+SCHEMA = "aiq/calibration/v6"
 
 
 @dataclass(frozen=True, slots=True)

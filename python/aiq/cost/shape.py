@@ -25,17 +25,22 @@ FEATURES: Mapping[str, tuple[float, float]] = {  # centre and scale of each
     "inputs_4": (0, 1),
     "outputs_4": (0, 1),
     "padding": (0, 0.5),
+    "fused": (0, 1),
 }
 """Logarithms to base 2 of the positions computed (batch, height and width of the output; rows of a
 matrix product), the width of the output image, channels of a group read and written, groups,
 elements of a filter, positions read per position written; then 1 where the channels read, written
-are no multiple of 16, of 4; and log2 of the channels written, padded to 16, over those written."""
+are no multiple of 16, of 4; log2 of the channels written, padded to 16, over those written; and 1
+where an activation function or an addition is fused into it: not every kernel can, so a runtime may
+take another one (OpenVINO has two for float32 matrices)."""
 
 _CROSSED = ("rows", "width", "inputs", "outputs", "groups", "taps")
+_CROSSED_WITH_FUSED = ("rows", "inputs", "outputs")
 
 TERMS: tuple[tuple[str, ...], ...] = (
     *((name,) for name in FEATURES),
     *((a, b) for i, a in enumerate(_CROSSED) for b in _CROSSED[i:]),
+    *((name, "fused") for name in _CROSSED_WITH_FUSED),
 )
 """Features, and products of two features, that a correction may consist of."""
 
@@ -65,6 +70,7 @@ def features(layer: Layer) -> tuple[float, ...]:
         float(channels % 4 > 0),
         float(outputs % 4 > 0),
         math.log2(-(-outputs // 16) * 16 / outputs),
+        float(any(name != "batch_norm" for name in layer.fused)),  # which goes into the weights
     )
 
 
@@ -83,7 +89,7 @@ def terms(shape: Sequence[float], limits: Mapping[str, tuple[float, float]]) -> 
 def _scaled(shape: Sequence[float], limits: Mapping[str, tuple[float, float]]) -> dict[str, float]:
     """Return features by name, held within `limits`, centred and scaled.
 
-    Kernels compute blocks of rows: a layer of more work than any that was calibrated runs at the
+    A feature that a profile does not know says nothing. Kernels compute blocks of rows: a layer of more work than any that was calibrated runs at the
     speed of one with as many rows fewer.
     """
     named = dict(zip(FEATURES, shape, strict=True))
@@ -91,7 +97,7 @@ def _scaled(shape: Sequence[float], limits: Mapping[str, tuple[float, float]]) -
         named["rows"] -= max(0.0, work(shape) - limits[WORK][1])
     scaled = {}
     for name, (centre, scale) in FEATURES.items():
-        low, high = limits[name]
+        low, high = limits.get(name, (centre, centre))
         scaled[name] = (min(max(named[name], low), high) - centre) / scale
     return scaled
 
