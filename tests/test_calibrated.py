@@ -312,7 +312,7 @@ def test_a_feature_that_a_profile_does_not_know_says_nothing():
     said = dict(zip(map("*".join, shape.TERMS), shape.terms(form, limits), strict=True))
     assert {said[name] for name in said if "fused" in name} == {0.0}
     known = shape.terms(form, {**limits, "fused": (0.0, 1.0)})
-    assert [a for a, b in zip(known, said.values(), strict=True) if a != b][0] == 1.0
+    assert next(a for a, b in zip(known, said.values(), strict=True) if a != b) == 1.0
 
 
 def test_layers_without_weights_follow_the_layer_before_them():

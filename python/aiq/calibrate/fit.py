@@ -35,8 +35,8 @@ _RUN = 1e-5  # overhead of a run
 # is estimated around its prior.
 _ERROR = 0.15
 # Few samples are larger than the caches: what a kernel takes per byte must not pass for a share of
-# the bandwidth, or it would take several times as long per byte beyond them. So that share, and that
-# of the peak, are known best beforehand.
+# the bandwidth, or it would take several times as long per byte beyond them. So that share, and
+# that of the peak, are known best beforehand.
 _COEFFICIENTS = (1.5, 0.7, 0.5, 1.5)  # as in `_PLAIN`; a run's overhead is as open as a start
 _TERM = {1: 0.3, 2: 0.05}  # by the number of features in the product
 _MOST = 3.0  # logarithm of the largest correction

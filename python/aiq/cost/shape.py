@@ -89,8 +89,8 @@ def terms(shape: Sequence[float], limits: Mapping[str, tuple[float, float]]) -> 
 def _scaled(shape: Sequence[float], limits: Mapping[str, tuple[float, float]]) -> dict[str, float]:
     """Return features by name, held within `limits`, centred and scaled.
 
-    A feature that a profile does not know says nothing. Kernels compute blocks of rows: a layer of more work than any that was calibrated runs at the
-    speed of one with as many rows fewer.
+    A feature that a profile does not know says nothing. Kernels compute blocks of rows: a layer of
+    more work than any that was calibrated runs at the speed of one with as many rows fewer.
     """
     named = dict(zip(FEATURES, shape, strict=True))
     if WORK in limits:
