@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from aiq import _core, calibrate, runtimes
+from aiq import _core, calibrate, machine, runtimes
 from aiq.calibrate import chains, programs, roofs
 from aiq.calibrate.fit import Coefficients, fit
 from aiq.calibrate.samples import Sample, Store
@@ -358,6 +358,15 @@ def test_a_limit_waits_for_one_program_of_each_kind(tmp_path, monkeypatch, bundl
     # Two programs have few kernels, yet a network of many others can be predicted.
     assert {"pool", "softmax", "depthwise", "gelu", "mean", "residual"} <= found.kernels.keys()
     assert found.boundaries.keys() == {"fp32_to_bf16", "bf16_to_fp32"}
+
+
+def test_a_profile_names_the_most_time_that_was_stolen_in_any_call(tmp_path, monkeypatch, bundles):
+    def sources(steal):
+        monkeypatch.setattr(machine, "steal", lambda before, after: steal)
+        found = calibrate.calibrate("eager", threads=1, samples=tmp_path / "samples.json", limit=0)
+        return found.provenance["sources"][-1]
+
+    assert [sources(steal)[-5:] for steal in (0.02, None, 0.03)] == ["0.020", "0.020", "0.030"]
 
 
 def test_a_calibration_that_is_killed_goes_on_where_it_was(tmp_path, monkeypatch, bundles):
