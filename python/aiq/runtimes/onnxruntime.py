@@ -64,6 +64,7 @@ class OnnxRuntime(OnnxBased):
         converted = to_onnx(job.rewritten, job.inputs, OPSET)
         onnx_edit.quantize_biases(converted.proto)
         onnx_edit.pool_means(converted.proto)
+        onnx_edit.keep_pools(converted.proto)
         onnx_edit.pack(converted.proto, {n: f for n, f in job.formats.items() if f.name in PACKED})
         return converted
 
