@@ -8,7 +8,6 @@ correction towards none, which settles what the samples leave open. A layer that
 profiler timed is a sample too: one piece, and no overhead of a run.
 """
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -31,9 +30,12 @@ ALIKE = ("add", "mul", "activation", "embedding", "layout", "other")
 
 _PLAIN = (3e-6, 1.5, 1.0, 3e-11)  # start, 1 / compute, 1 / memory, seconds per output
 _RUN = 1e-5  # overhead of a run
-# Standard deviations: of a sample's relative error beyond its noise, the model's own, and of what
-# is estimated around its prior.
+# Standard deviations: of a sample's relative error beyond its noise, and of what is estimated
+# around its prior. The error of a program is the model's own. A layer's is the larger: nothing
+# averages out in it, and profilers count in the waking of threads and what the last layer left
+# unfinished.
 _ERROR = 0.15
+_LAYER_ERROR = 0.6
 # Few samples are larger than the caches: what a kernel takes per byte must not pass for a share of
 # the bandwidth, or it would take several times as long per byte beyond them. So that share, and
 # that of the peak, are known best beforehand.
@@ -111,7 +113,8 @@ class _Problem:
         self.is_whole = np.array([sample.is_whole for sample in samples])
         programs = list(dict.fromkeys(sample.program for sample in samples))
         self._program = np.array([programs.index(sample.program) for sample in samples])
-        self._error = math.hypot(_ERROR, noise / _COVERED)
+        own = np.where(self.is_whole, _ERROR, _LAYER_ERROR)
+        self._error = np.hypot(own, noise / _COVERED)
         placed = [(row, piece) for row, sample in enumerate(samples) for piece in sample.pieces]
         self._groups = sorted({group(piece.kernel) for _, piece in placed})
         position = {name: index for index, name in enumerate(self._groups)}
@@ -173,7 +176,7 @@ class _Problem:
 
     def solve(self, kept: NDArray[np.intp]) -> Matrix:
         """Return the most probable unknowns, given the samples `kept`."""
-        target, spread = np.log(self.seconds[kept]), self._error
+        target, spread = np.log(self.seconds[kept]), self._error[kept]
 
         def residuals(unknowns: Matrix) -> Matrix:
             predicted, _ = self.predict(unknowns)
