@@ -44,6 +44,7 @@ from aiq.hardware.profile import to_document
 
 SEED = 0
 ANCHOR = "anchor"
+LEAST_NOISE = 0.005  # of a pass
 Floats = NDArray[np.float64]
 
 
@@ -176,15 +177,19 @@ def anchor(runtime: str) -> measure.Call:
 
 
 def mean(before: Row, now: Row) -> Row:
-    """Return what is known after timing a row again: of its times the geometric mean."""
+    """Return what is known after timing a row again: of its times the geometric mean.
+
+    The quieter a pass, the more it counts: by the inverse of its squared noise.
+    """
     if "passes" not in before or before.get("plans") != now.get("plans"):
         return now
-    share = 1 / (before["passes"] + 1)
+    weights = [max(row["noise"], LEAST_NOISE) ** -2 for row in (before, now)]
+    share = weights[1] / sum(weights)
     means = {
         key: np.exp((1 - share) * np.log(before[key]) + share * np.log(now[key])).tolist()
         for key in ("measured", "anchor")
     }
-    return {**now, **means, "passes": before["passes"] + 1}
+    return {**now, **means, "noise": sum(weights) ** -0.5, "passes": before["passes"] + 1}
 
 
 def predicted(key: str, row: Row, hardware: Hardware) -> Row:
