@@ -36,8 +36,9 @@ THROUGHPUT = """
 
 `benches/throughput.py`. Ratios of throughput to the same runtime's float32, measured and predicted.
 "Against the best" compares the plan with the best uniform precision, timed in turns: ratio and 95 %
-interval; *faster* and *slower* are said only beyond the noise of the row. All rows were timed when
-the stopwatch took the ratio of medians, not yet the median of the ratios within rounds. Loss is on
+interval; *faster* and *slower* are said only beyond the noise of the row. Rows were timed when the
+stopwatch took the ratio of medians, not yet the median of the ratios within rounds; on Zen 3
+ResNet-20, ViT-S at batch 16, BERT-base and MobileNetV2 at 224 and batch 16 are newer. Loss is on
 10,000 test images; networks without one have random weights: any loss was allowed. The search timed
 its best four plans (`measure_top`), fewer of the largest networks. BERT-base at batch 1 on Zen 4
 was timed three times, 1.05 and 1.04 within the noise before. The Xeon was timed in minutes,
