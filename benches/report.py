@@ -65,13 +65,14 @@ all batches.
 In OpenVINO and ONNX Runtime on Zen 3, programs and rows took turns with the anchor, a program that
 tells how fast a shared machine is just then; all predictions of a row are slowed down by what it
 took there over what it took in the calibration. OpenVINO was calibrated with 540 programs in three
-calls, 23 minutes in all, ONNX Runtime with 360 in one of thirteen minutes and, all but twelve of
-them, once more in one of twelve; a call stops after about eight unless told otherwise. OpenVINO's
-programs were timed before the model knew of what is fused into a layer, and cut up anew for it; the
-steal that its profile names is that of the last fit, during which nothing was timed. Times of plans
-are means of two timings (OpenVINO's ResNet-20, ONNX Runtime's SqueezeNet) and four, OpenVINO's
-MobileNetV2 of three; the quieter a timing, the more it counts, in rows timed since that was built.
-The noise of OpenVINO's networks is the anchor's. All other times are of an earlier protocol: on
+calls, 23 minutes in all; ONNX Runtime with 360 in one call of thirteen minutes and, all but twelve
+of them, once more in one of twelve, which kept samples of its own; the two were joined as `--again`
+does. A call stops after about eight minutes unless told otherwise. OpenVINO's programs were timed
+before the model knew of what is fused into a layer, and cut up anew for it; the steal that its
+profile names is that of the last fit, during which nothing was timed. Times of plans are means of
+two timings (OpenVINO's ResNet-20, ONNX Runtime's SqueezeNet) and four, OpenVINO's MobileNetV2 of
+three; the quieter a timing, the more it counts, in rows timed since that was built. The noise of
+OpenVINO's networks is the anchor's. All other times are of an earlier protocol: on
 Zen 3 and Zen 4 the fastest of some timings. All other profiles are of an earlier fit, which knew
 less of layers into which something is fused and of programs beyond the caches.
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -208,6 +209,19 @@ def test_layers_settle_what_whole_programs_leave_open(samples):
         )
 
     assert error([*few, *layers]) < error(few)
+
+
+def test_a_program_is_believed_more_than_its_layers(samples, monkeypatch):
+    module = sys.modules["aiq.calibrate.fit"]
+    slow = [
+        replace(s, name=f"{s.name}#layer", seconds=3 * (s.seconds - RUN), is_whole=False)
+        for s in samples
+        if len(s.pieces) == 1
+    ]
+    assert len(slow) > 10
+    found = fit([*samples, *slow], TOY, noise=0.0).fit.mape
+    monkeypatch.setattr(module, "_LAYER_ERROR", module._ERROR)
+    assert found < 0.8 * fit([*samples, *slow], TOY, noise=0.0).fit.mape
 
 
 def test_a_layer_is_cut_in_its_own_format():

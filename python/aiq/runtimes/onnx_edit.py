@@ -197,9 +197,10 @@ def keep_pools(model: onnx.ModelProto) -> None:
     """Let float32 values be pooled before they are quantised.
 
     ONNX Runtime quantises above a maximum instead, and its kernel for 8-bit images with channels
-    first is some twenty times slower than the one for float32. It only moves quantisations of one
-    scale, so the scale is written once for every channel, to the same effect. Maxima of values that
-    are 8 bits wide anyway stay as they are: with channels last their kernel is a fast one.
+    first is slow: 3.4 ms for 64 channels of 111 x 111 on an EPYC Zen 3, where float32 takes 0.1 ms.
+    It only moves quantisations of one scale, so the scale is written once for every channel, to the
+    same effect. Maxima of values that are 8 bits wide anyway stay as they are: with channels last
+    their kernel is a fast one.
     """
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -229,11 +230,13 @@ def keep_pools(model: onnx.ModelProto) -> None:
 def _is_quantized(name: str, writers: Mapping[str, onnx.NodeProto]) -> bool:
     """Whether the value `name` is computed in 8 bits."""
     node = writers.get(name)
-    while node is not None and node.op_type in {"Relu", "Clip", "MaxPool"}:
-        node = writers.get(node.input[0])
-    if node is None or node.op_type == "DequantizeLinear":
-        return node is not None
-    return node.op_type == "Concat" and all(_is_quantized(n, writers) for n in node.input)
+    if node is None:
+        return False
+    if node.op_type in {"Relu", "Clip", "MaxPool"}:
+        return _is_quantized(node.input[0], writers)
+    if node.op_type == "Concat":
+        return all(_is_quantized(value, writers) for value in node.input)
+    return bool(node.op_type == "DequantizeLinear")
 
 
 def _scale(
