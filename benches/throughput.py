@@ -75,6 +75,7 @@ NETWORKS = {
     "mobilenet_v3": Network(vision("mobilenet_v3_large"), (3, 224, 224), (1, 16)),
     "efficientnet_b0": Network(vision("efficientnet_b0"), (3, 224, 224), (1, 16)),
     "regnet_y_400mf": Network(vision("regnet_y_400mf"), (3, 224, 224), (1, 16)),
+    "shufflenet_v2": Network(vision("shufflenet_v2_x1_0"), (3, 224, 224), (1, 16)),
     "convnext_t": Network(vision("convnext_tiny"), (3, 224, 224), (1, 16)),
     "resnet18": Network(vision("resnet18"), (3, 224, 224), (1, 16)),
     "vit_s": Network(vision("vit_s"), (3, 224, 224), (1, 16, 128)),
