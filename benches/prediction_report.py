@@ -1,7 +1,8 @@
 """What is said of predictions: statistics, tables, and a scatter plot."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,21 @@ def of_mixed(rows: Mapping[str, Row]) -> dict[str, Statistics]:
     return found
 
 
+def over_all(plans: Iterable[Statistics]) -> Statistics:
+    """Return what is said of the plans of several networks; of ranks, regret, noise the worst."""
+    found = [{name: value or 0.0 for name, value in row.items()} for row in plans]
+    told = sum(row["told"] for row in found)
+    return {
+        "rows": sum(row["rows"] for row in found),
+        "MAPE": fmean((row["MAPE"] for row in found), [row["rows"] for row in found]),
+        "sign": sum(row["told"] * row["sign"] for row in found) / max(told, 1),
+        "told": told,
+        "Spearman": min(row["Spearman"] for row in found),
+        "regret": max(row["regret"] for row in found),
+        "noise": max(row["noise"] for row in found),
+    }
+
+
 def fill(title: str, rows: Mapping[str, Statistics]) -> Table:
     """Return a table with a line for each row."""
     table = Table("", title=title)
@@ -102,7 +118,7 @@ def fill(title: str, rows: Mapping[str, Statistics]) -> Table:
 
 def number(name: str, value: float | None) -> str:
     """Return a number for reading: ranks and counts as they are, the rest in percent."""
-    if name in {"rows", "told"} or value is None:
+    if name in {"rows", "told", "programs"} or value is None:
         return "" if value is None else str(int(value))
     return f"{value:.3f}" if name in {"Spearman", "Kendall"} else f"{value:.1%}"
 

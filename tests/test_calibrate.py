@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import nn
 
 from aiq import _core, calibrate, machine, runtimes
 from aiq.calibrate import chains, programs, roofs
-from aiq.calibrate.fit import Coefficients, fit
+from aiq.calibrate.fit import Coefficients, Prior, fit
 from aiq.calibrate.samples import Sample, Store
 from aiq.cost import calibrated_table, rows, shape
 from aiq.cost.pieces import DTYPES, Piece
@@ -211,8 +210,7 @@ def test_layers_settle_what_whole_programs_leave_open(samples):
     assert error([*few, *layers]) < error(few)
 
 
-def test_a_program_is_believed_more_than_its_layers(samples, monkeypatch):
-    module = sys.modules["aiq.calibrate.fit"]
+def test_a_program_is_believed_more_than_its_layers(samples):
     slow = [
         replace(s, name=f"{s.name}#layer", seconds=3 * (s.seconds - RUN), is_whole=False)
         for s in samples
@@ -220,8 +218,8 @@ def test_a_program_is_believed_more_than_its_layers(samples, monkeypatch):
     ]
     assert len(slow) > 10
     found = fit([*samples, *slow], TOY, noise=0.0).fit.mape
-    monkeypatch.setattr(module, "_LAYER_ERROR", module._ERROR)
-    assert found < 0.8 * fit([*samples, *slow], TOY, noise=0.0).fit.mape
+    alike = Prior(layer_error=Prior().program_error)
+    assert found < 0.8 * fit([*samples, *slow], TOY, noise=0.0, prior=alike).fit.mape
 
 
 def test_a_layer_is_cut_in_its_own_format():
@@ -404,6 +402,11 @@ def test_a_calibration_that_is_killed_goes_on_where_it_was(tmp_path, monkeypatch
     assert bundles == [list(NAMES[:2]), [], list(NAMES[2:])]
     calibrate.calibrate("eager", threads=1, samples=path)
     assert len(bundles) == 3
+    with machine.threads(1):
+        engine = runtimes.get("eager")
+        store = calibrate.open_store(engine, path)
+        taken = store.samples.values()
+        assert calibrate.fitted(engine, taken, store.noise, found) == found.runtimes["eager"]
     calibrate.calibrate("eager", threads=1, samples=path, again=True)
     assert bundles[3:] == [list(NAMES[:2]), list(NAMES[2:])]
     assert ("time chains in eager", 4, 4) in seen

@@ -2,7 +2,7 @@
 
 import datetime
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -13,15 +13,15 @@ import torch
 
 from aiq import machine, runtimes
 from aiq.calibrate import chains, programs, roofs
-from aiq.calibrate.fit import ALIKE, Coefficients, fit
-from aiq.calibrate.samples import Store, default_path
+from aiq.calibrate.fit import ALIKE, PRIOR, Coefficients, Prior, fit
+from aiq.calibrate.samples import Sample, Store, default_path
 from aiq.hardware import Hardware, MemoryLevel
 from aiq.hardware.runtime_profile import Kernel, RuntimeProfile
 from aiq.measure import Call
 from aiq.progress import Progress
 from aiq.runtimes import Runtime
 
-__all__ = ["Difference", "anchor", "calibrate", "compare", "quick"]
+__all__ = ["Difference", "anchor", "calibrate", "compare", "fitted", "open_store", "quick"]
 
 NAME = "this_machine"
 _LARGEST_KIB = 256 * 1024  # of a working set: beyond the last cache that a process gets
@@ -102,13 +102,7 @@ def calibrate(
     report = progress or _silent
     with machine.threads(threads) as used:
         host = machine.describe()
-        signature = {
-            "runtime": f"{runtime} {engine.version}",
-            "threads": used,
-            "count": count,
-            "machine": host,
-        }
-        store = Store(default_path(signature) if samples is None else samples, signature)
+        store = open_store(engine, samples, count)
         if add_to is None:
             if "roofs" not in store.values:
                 store.set("roofs", _roofs_by_threads(used, report))
@@ -116,21 +110,19 @@ def calibrate(
         else:
             hardware = add_to
         ticks = machine.cpu_ticks()
-        noise = _measure_programs(engine, count, limit, store, report, again=again)
+        _measure_programs(engine, count, limit, store, report, again=again)
         # Of all calls: the last one may find everything timed.
         stolen = max(
             store.values.get("steal", 0.0), machine.steal(ticks, machine.cpu_ticks()) or 0.0
         )
         store.set("steal", stolen)
     report("fit", 0, 1)
-    quiet = float(np.quantile([s.anchor for s in store.samples.values() if s.is_whole], _QUIET))
-    levelled = [replace(s, seconds=s.seconds * quiet / s.anchor) for s in store.samples.values()]
-    found = fit(levelled, hardware, noise, programs.needed(engine))
+    section = fitted(engine, store.samples.values(), store.noise, hardware)
     report("fit", 1, 1)
-    section = _section(engine, found, quiet)
+    assert section.fit is not None
     sources = [
         *(s for s in hardware.provenance["sources"] if not s.startswith(f"{runtime}: ")),
-        f"{runtime}: {found.fit.samples} random chains, {used} threads, steal {stolen:.3f}",
+        f"{runtime}: {section.fit.samples} random chains, {used} threads, steal {stolen:.3f}",
     ]
     return replace(
         hardware,
@@ -139,10 +131,34 @@ def calibrate(
     )
 
 
+def open_store(engine: Runtime, path: str | Path | None = None, count: int = _COUNT) -> Store:
+    """Return what was measured so far with the threads now in force; see `calibrate`."""
+    signature = {
+        "runtime": f"{engine.name} {engine.version}",
+        "threads": torch.get_num_threads(),
+        "count": count,
+        "machine": machine.describe(),
+    }
+    return Store(default_path(signature) if path is None else path, signature)
+
+
+def fitted(
+    engine: Runtime,
+    samples: Collection[Sample],
+    noise: float,
+    hardware: Hardware,
+    prior: Prior = PRIOR,
+) -> RuntimeProfile:
+    """Return the section of a profile that `samples` make; see `aiq.calibrate.fit.fit`."""
+    quiet = float(np.quantile([s.anchor for s in samples if s.is_whole], _QUIET))
+    levelled = [replace(s, seconds=s.seconds * quiet / s.anchor) for s in samples]
+    return _section(engine, fit(levelled, hardware, noise, programs.needed(engine), prior), quiet)
+
+
 def _measure_programs(
     engine: Runtime, count: int, limit: float, store: Store, report: Progress, *, again: bool
-) -> float:
-    """Fill `store`, and return the noise: the relative difference between times that is none."""
+) -> None:
+    """Fill `store` with programs and the noise of their times."""
     formats = [fmt.name for fmt in programs.native(engine)]
     names, least = chains.names(formats, count), len(chains.names(formats, 1))
     stage = f"time chains in {engine.name}"
@@ -159,7 +175,6 @@ def _measure_programs(
             store.set("noise", {**store.values.get("noise", {}), str(first): noise})
             store.add(found)
     report(stage, len(names), len(names))
-    return float(np.median(list(store.values["noise"].values())))
 
 
 def anchor(runtime: Runtime) -> Call:

@@ -25,26 +25,46 @@ from aiq.hardware.runtime_profile import Correction, Fit, Kernel
 
 Matrix = NDArray[np.float64]
 
-ALIKE = ("add", "mul", "activation", "embedding", "layout", "other")
+ALIKE = ("add", "mul", "activation", "embedding", "other")
 """Operator classes whose kernels are fitted together."""
 
 _PLAIN = (3e-6, 1.5, 1.0, 3e-11)  # start, 1 / compute, 1 / memory, seconds per output
 _RUN = 1e-5  # overhead of a run
-# Standard deviations: of a sample's relative error beyond its noise, and of what is estimated
-# around its prior. The error of a program is the model's own. A layer's is the larger: nothing
-# averages out in it, and profilers count in the waking of threads and what the last layer left
-# unfinished.
-_ERROR = 0.15
-_LAYER_ERROR = 0.6
-# Few samples are larger than the caches: what a kernel takes per byte must not pass for a share of
-# the bandwidth, or it would take several times as long per byte beyond them. So that share, and
-# that of the peak, are known best beforehand.
-_COEFFICIENTS = (1.5, 0.7, 0.5, 1.5)  # as in `_PLAIN`; a run's overhead is as open as a start
-_TERM = {1: 0.3, 2: 0.05}  # by the number of features in the product
 _MOST = 3.0  # logarithm of the largest correction
 _LEAST = 1e-3  # of a term that is worth keeping
 _FOLDS = 5
 _COVERED = 1.96  # standard deviations within which 95 % of all noise lies
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """What is taken for known before a sample is seen: standard deviations, most of logarithms.
+
+    `benches/calibration.py` shows what each of them is worth.
+
+    Attributes
+    ----------
+    program_error
+        Relative error of a program beyond its noise: the model's own.
+    layer_error
+        That of a layer. The larger: nothing averages out in it, and profilers count in the waking
+        of threads and what the last layer left unfinished.
+    coefficients
+        Of a kernel: its start, 1 / compute, 1 / memory, and seconds per output; a run's overhead is
+        as open as a start. Few samples are larger than the caches: what a kernel takes per byte
+        must not pass for a share of the bandwidth, or it would take several times as long per byte
+        beyond them. So that share, and that of the peak, are known best.
+    terms
+        Of the corrections for shapes: terms of one feature and of two.
+    """
+
+    program_error: float = 0.15
+    layer_error: float = 0.6
+    coefficients: tuple[float, float, float, float] = (1.5, 0.7, 0.5, 1.5)
+    terms: tuple[float, float] = (0.3, 0.05)
+
+
+PRIOR = Prior()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +82,11 @@ def group(key: str) -> str:
 
 
 def fit(
-    samples: Sequence[Sample], hardware: Hardware, noise: float, needed: Collection[str] = ()
+    samples: Sequence[Sample],
+    hardware: Hardware,
+    noise: float,
+    needed: Collection[str] = (),
+    prior: Prior = PRIOR,
 ) -> Coefficients:
     """Return the coefficients that fit `samples` best, with the error on samples left out.
 
@@ -77,8 +101,10 @@ def fit(
         less is learned from a sample.
     needed
         Kernels to return in any case: of one that no sample has, what the prior says.
+    prior
+        How open everything is.
     """
-    problem = _Problem(samples, hardware, noise)
+    problem = _Problem(samples, hardware, noise, prior)
     order = np.random.default_rng(0).permutation(int(problem.is_whole.sum()))
     ratios = []
     for fold in range(_FOLDS):
@@ -108,12 +134,14 @@ class _Problem:
     `_PLAIN`); the terms of the correction of each kernel that computes layers with weights.
     """
 
-    def __init__(self, samples: Sequence[Sample], hardware: Hardware, noise: float) -> None:
+    def __init__(
+        self, samples: Sequence[Sample], hardware: Hardware, noise: float, prior: Prior
+    ) -> None:
         self.seconds = np.array([sample.seconds for sample in samples])
         self.is_whole = np.array([sample.is_whole for sample in samples])
         programs = list(dict.fromkeys(sample.program for sample in samples))
         self._program = np.array([programs.index(sample.program) for sample in samples])
-        own = np.where(self.is_whole, _ERROR, _LAYER_ERROR)
+        own = np.where(self.is_whole, prior.program_error, prior.layer_error)
         self._error = np.hypot(own, noise / _COVERED)
         placed = [(row, piece) for row, sample in enumerate(samples) for piece in sample.pieces]
         self._groups = sorted({group(piece.kernel) for _, piece in placed})
@@ -148,9 +176,9 @@ class _Problem:
         self._loads = np.column_stack([starts, loads]) * share[:, None] * np.array(_PLAIN)
         self._prior = np.concatenate(
             [
-                _COEFFICIENTS[:1],
-                np.tile(_COEFFICIENTS, len(self._groups)),
-                np.tile([_TERM[len(names)] for names in shape.TERMS], len(self._shaped)),
+                prior.coefficients[:1],
+                np.tile(prior.coefficients, len(self._groups)),
+                np.tile([prior.terms[len(names) - 1] for names in shape.TERMS], len(self._shaped)),
             ]
         )
 

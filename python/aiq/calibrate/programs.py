@@ -74,11 +74,12 @@ def native(runtime: Runtime) -> tuple[Format, ...]:
 
 
 def kernels(runtime: Runtime) -> dict[str, tuple[str, ...]]:
-    """Return the dtypes in which `runtime` computes each operator class."""
+    """Return the dtypes in which `runtime` computes each operator class, and reorders inputs."""
     formats, integers = native(runtime), INTEGER_KERNELS.get(runtime.name, ())
     floats = tuple(f.name for f in formats if f.name in {"fp32", "bf16"})
     every = tuple(dict.fromkeys(f.compute.name for f in formats))
-    return {str(op): every if op in {*WEIGHTED, *integers} else floats for op in Op}
+    by_op = {str(op): every if op in {*WEIGHTED, *integers} else floats for op in Op}
+    return {**by_op, "reorder": ("fp32",)}
 
 
 def needed(runtime: Runtime) -> set[str]:

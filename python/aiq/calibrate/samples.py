@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import platformdirs
 
 from aiq import files
 from aiq.cost.pieces import Piece
 from aiq.errors import InputError
 
-SCHEMA = "aiq/calibration/v6"
+SCHEMA = "aiq/calibration/v7"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,11 @@ class Store:
         self.samples: dict[str, Sample] = {}
         if self._path is not None and self._path.exists():
             self._read(self._path)
+
+    @property
+    def noise(self) -> float:
+        """Relative difference between times that is none: the median over those found so far."""
+        return float(np.median(list(self.values["noise"].values())))
 
     def add(self, samples: Collection[Sample]) -> None:
         """Keep samples, on disk too; of one taken before, the mean with what it was."""

@@ -53,6 +53,15 @@ def _kind(layer: Layer) -> str:
     return str(layer.op)
 
 
+def _reversed(work: rows.Work) -> rows.Work:
+    """Return work that reads what `work` writes, and writes what it reads.
+
+    It moves as many bytes; what its kernel takes for each element, it takes for those read.
+    """
+    flops, weights, scales, inputs, fused, outputs, channels, _ = work
+    return flops, weights, scales, outputs, fused, inputs, channels, False
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """A piece of work that is part of a run if its layers have its formats.
@@ -199,7 +208,8 @@ class _Cutter:
                     yield self._pass(FUNCTIONS[name], stored, (n, n), (root,), (k,))
             if outside > 0 and layer.op is not Op.LINEAR:
                 # Convolutions want channels last: a copy, whatever the format.
-                yield self._copy("layout.fp32", outside, "fp32", stored, (root,), (k,))
+                kernel = "reorder" if "reorder" in self._kernels else Op.LAYOUT
+                yield self._copy(f"{kernel}.fp32", outside, "fp32", stored, (root,), (k,))
             elif outside > 0 and stored != "fp32":
                 yield self._convert(outside, "fp32", stored, (root,), (k,))
             if layer.is_output and stored == "bf16":
@@ -210,13 +220,16 @@ class _Cutter:
         starts = not self.absorbs(index) or not any(
             self.absorbs(edge.source) for edge in self._sources[index]
         )
+        work = rows.work(layer)
+        if layer.op is Op.POOL:
+            work = _reversed(work)
         for k in [None] if root is None else range(len(self._formats)):
             computed = self._computed(layer, k)
             stored = "fp32" if k is None else self._stored[k]
             bits = _BITS[stored if self.absorbs(index) else computed]
             yield Piece(
                 f"{_kind(layer)}.{computed}",
-                rows.work(layer),
+                work,
                 (32, bits, bits, False, self._dtypes.index(_COMPUTE[computed])),
                 0.0 if k is None else self._resident[k],
                 () if root is None else (root,),

@@ -49,7 +49,7 @@ class Kernel:
     memory
         Share of a memory level's bandwidth; above 1 where arithmetic hides the reads.
     output_ns
-        Nanoseconds for each element written.
+        Nanoseconds for each element written; of poolings, for each read.
     channel_multiple
         Output channels (of a group) that are computed at once.
     correction

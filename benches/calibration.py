@@ -1,0 +1,146 @@
+"""What a calibration's minutes buy, and what each assumption behind its fit is worth.
+
+    python benches/calibration.py --hw epyc_zen3_2vcpu --runtime openvino onnxruntime
+    python benches/calibration.py --runtime onnxruntime     # calibrate first: some eight minutes
+
+A calibration times its programs in a fixed order, so its first programs are those that a shorter
+one would have timed. It is fitted again from the first so many; and from all of them with one of
+the assumptions of `aiq.calibrate.fit.Prior` changed, without the layers that the profiler timed, or
+without the anchor that the programs took turns with. Of each fit the table gives the error on
+synthetic programs left out, by which the assumptions were chosen, and beside it the error on the
+networks and plans that `benches/prediction.py` timed on this machine, which no choice has seen.
+
+The samples are those that ``aiq calibrate`` keeps in the user's cache; with ``--hw`` nothing is
+timed. Results: ``benches/results/calibration/<profile>.json``.
+"""
+
+import argparse
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+import common
+from common import console
+from prediction import predicted
+from prediction_report import LEVELS, Row, fill, of_mixed, of_networks, over_all
+
+from aiq import calibrate, machine, runtimes
+from aiq.calibrate.fit import PRIOR, Prior
+from aiq.calibrate.samples import Sample, Store
+from aiq.hardware import Hardware
+from aiq.hardware.runtime_profile import RuntimeProfile
+from aiq.runtimes import Runtime
+
+NONE = 1e-3  # standard deviation of what is held to nothing
+CALIBRATED = LEVELS[-1]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Samples and assumptions of one fit."""
+
+    name: str
+    samples: Collection[Sample]
+    prior: Prior = PRIOR
+
+
+def main() -> None:
+    options = arguments()
+    for runtime in options.runtime:
+        hardware = profile(options.hw, runtime)
+        name = f"calibration/{hardware.name}"
+        found = common.earlier(name).get("runtimes", {})
+        rows = common.earlier(f"prediction/{hardware.name}").get("rows", {})
+        mine = {key: row for key, row in rows.items() if key.split("/")[2] == runtime}
+        with machine.threads(hardware.threads):
+            engine = runtimes.get(runtime)
+            store = calibrate.open_store(engine)
+            if not store.samples:
+                raise SystemExit(
+                    f"no samples of {runtime} on this machine; run `aiq calibrate --runtime "
+                    f"{runtime}` first."
+                )
+            found[runtime] = {}
+            for variant in variants(store, options.programs):
+                with console.status(f"{runtime}: {variant.name}"):
+                    section = calibrate.fitted(
+                        engine, variant.samples, store.noise, hardware, variant.prior
+                    )
+                    found[runtime][variant.name] = said(section, hardware, engine, mine)
+                console.print(variant.name, found[runtime][variant.name])
+        common.save(name, {"description": hardware.description, "runtimes": found}, [])
+        console.print(fill(f"{runtime}: errors", found[runtime]))
+
+
+def profile(name: str | None, runtime: str) -> Hardware:
+    """Return a profile of this machine; without a name, calibrate."""
+    if name is None:
+        with console.status(f"calibrating {runtime}"):
+            return calibrate.calibrate(runtime)
+    return Hardware.load(name)
+
+
+def variants(store: Store, counts: Collection[int]) -> Iterator[Variant]:
+    """Yield what is fitted, the calibration as it is first."""
+    every = tuple(store.samples.values())
+    order = list(dict.fromkeys(sample.program for sample in every))
+    yield Variant("as it is", every)
+    for count in counts:
+        if count < len(order):
+            first = set(order[:count])
+            yield Variant(f"first {count} programs", [s for s in every if s.program in first])
+    yield Variant("no layers by profiler", [s for s in every if s.is_whole])
+    yield Variant("no anchor", [replace(s, anchor=1.0) for s in every])
+    for change, prior in (
+        ("no corrections for shape", replace(PRIOR, terms=(NONE, NONE))),
+        ("no products of features", replace(PRIOR, terms=(PRIOR.terms[0], NONE))),
+        ("layers count like programs", replace(PRIOR, layer_error=PRIOR.program_error)),
+        ("program error 5 %", replace(PRIOR, program_error=0.05)),
+        ("shares of the roofs open", replace(PRIOR, coefficients=(1.5, 1.5, 1.5, 1.5))),
+    ):
+        yield Variant(change, every, prior)
+
+
+def said(
+    section: RuntimeProfile, hardware: Hardware, engine: Runtime, rows: Mapping[str, Row]
+) -> dict[str, Any]:
+    """Return the error on programs left out, and on rows that were timed."""
+    assert section.fit is not None
+    result = {"programs": section.fit.samples, "left out": section.fit.mape}
+    if not rows:
+        return result
+    calibrated = replace(
+        hardware,
+        runtimes=MappingProxyType({**hardware.runtimes, engine.name: section}),
+    )
+    told = {key: {**row, **predicted(key, row, calibrated)} for key, row in rows.items()}
+    networks = of_networks(told)[f"{engine.name}/{CALIBRATED}"]
+    plans = over_all(
+        found for key, found in of_mixed(told).items() if key.endswith(f"/{CALIBRATED}")
+    )
+    return {
+        **result,
+        "networks": networks["MAPE"],
+        "networks, median": networks["median"],
+        "plans": plans["MAPE"],
+        "sign": plans["sign"],
+        "Spearman": plans["Spearman"],
+        "regret": plans["regret"],
+    }
+
+
+def arguments() -> argparse.Namespace:
+    """Return what the command line says."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--hw", help="profile of this machine; calibrate it without one")
+    names = [name for name in runtimes.available() if name != "eager"]
+    parser.add_argument("--runtime", nargs="+", choices=names, default=names)
+    parser.add_argument(
+        "--programs", nargs="*", type=int, default=[36, 72, 144, 228, 360], help="first so many"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
