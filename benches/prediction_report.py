@@ -93,7 +93,7 @@ def of_mixed(rows: Mapping[str, Row]) -> dict[str, Statistics]:
 
 def over_all(plans: Iterable[Statistics]) -> Statistics:
     """Return what is said of the plans of several networks; of ranks, regret, noise the worst."""
-    found = [{name: value or 0.0 for name, value in row.items()} for row in plans]
+    found = [{name: value or 0 for name, value in row.items()} for row in plans]
     told = sum(row["told"] for row in found)
     return {
         "rows": sum(row["rows"] for row in found),

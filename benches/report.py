@@ -37,11 +37,12 @@ THROUGHPUT = """
 "Against the best" compares the plan with the best uniform precision, timed in turns: ratio and 95 %
 interval; *faster* and *slower* are said only beyond the noise of the row. Rows were timed when the
 stopwatch took the ratio of medians, not yet the median of the ratios within rounds; on Zen 3
-ResNet-20, ViT-S at batch 16, BERT-base and MobileNetV2 at 224 and batch 16 are newer. Loss is on
-10,000 test images; networks without one have random weights: any loss was allowed. The search timed
-its best four plans (`measure_top`), fewer of the largest networks. BERT-base at batch 1 on Zen 4
-was timed three times, 1.05 and 1.04 within the noise before. The Xeon was timed in minutes,
-while other such programs ran on its other processors.
+ResNet-20, ViT-S at batch 16, BERT-base, MobileNetV2 at 224 and batch 16, EfficientNet-B0, RegNetY,
+ShuffleNetV2 and ConvNeXt-T are newer. Loss is on 10,000 test images; networks without one have
+random weights: any loss was allowed. The search timed its best four plans (`measure_top`), fewer of
+the largest networks. BERT-base at batch 1 on Zen 4 was timed three times, 1.05 and 1.04 within the
+noise before. The Xeon was timed in minutes, while other such programs ran on its other processors.
+Predictions are those of the profile of that time.
 """
 
 THROUGHPUT_HEADER = (
@@ -61,19 +62,22 @@ the plans that differ from float32 by more. A plan that was drawn, compiled and 
 once, as float32 mostly is, takes the median of its times. Rows of one runtime count together, at
 all batches.
 
-In OpenVINO and ONNX Runtime on Zen 3, programs and rows took turns with the anchor, a program that
-tells how fast a shared machine is just then; all predictions of a row are slowed down by what it
-took there over what it took in the calibration. OpenVINO was calibrated with 540 programs in three
-calls, 23 minutes in all; ONNX Runtime with 360 in one call of thirteen minutes and, all but twelve
-of them, once more in one of twelve, which kept samples of its own; the two were joined as `--again`
-does. A call stops after about eight minutes unless told otherwise. OpenVINO's programs were timed
-before the model knew of what is fused into a layer, and cut up anew for it; the steal that its
-profile names is that of the last fit, during which nothing was timed. Times of plans are means of
-two timings (OpenVINO's ResNet-20, ONNX Runtime's SqueezeNet) and four, OpenVINO's MobileNetV2 of
-three; the quieter a timing, the more it counts, in rows timed since that was built. The noise of
-OpenVINO's networks is the anchor's. All other times are of an earlier protocol: on
-Zen 3 and Zen 4 the fastest of some timings. All other profiles are of an earlier fit, which knew
-less of layers into which something is fused and of programs beyond the caches.
+On Zen 3 programs and rows took turns with the anchor, a program that tells how fast a shared
+machine is just then; all predictions of a row are slowed down by what it took there over what it
+took in the calibration. OpenVINO was calibrated with 540 programs in three calls, 23 minutes in
+all; ONNX Runtime with 360 in one call of thirteen minutes and, all but twelve of them, once more in
+one of twelve, which kept samples of its own; the two were joined as `--again` does. TorchInductor
+took one call of INDUCTOR. A call stops after about eight minutes unless told otherwise. Programs of
+OpenVINO and ONNX Runtime were timed before the model told apart the reordering of inputs and what
+poolings read (OpenVINO's before what is fused into a layer, too), and cut up anew for it; the steal
+that OpenVINO's profile names is that of a fit during which nothing was timed. Times of plans are
+means of two timings (OpenVINO's ResNet-20, ONNX Runtime's SqueezeNet) and four, OpenVINO's
+MobileNetV2 of three, TorchInductor's of one; the quieter a timing, the more it counts, in rows
+timed since that was built. The noise of OpenVINO's networks is the anchor's. All other times are of
+an earlier protocol, on Zen 4 the fastest of some timings, and all other profiles of an earlier fit,
+which knew less of layers into which something is fused and of programs beyond the caches. Their
+time for each element that a pooling wrote is now a time for each that it reads, of a quarter, so
+that poolings by two take what they took.
 
 On Zen 4 the fastest of one to four passes of calibration and of several timings counts (rows with
 one thread and plans of ONNX Runtime: single timings); 69 programs timed in one disturbed pass only
@@ -107,7 +111,12 @@ SHOWN = {
         "bert_base/1/openvino",
         "efficientnet_b0/1/onnxruntime",
     ),
-    "epyc_zen3_2vcpu": ("mobilenet_v2/128", "efficientnet_b0/1"),
+    "epyc_zen3_2vcpu": (
+        "mobilenet_v2/128",
+        "regnet_y_400mf/1/onnxruntime",
+        "shufflenet_v2/1/onnxruntime",
+        "efficientnet_b0/1/onnxruntime",
+    ),
 }
 """Rows of plans that the project's README shows, by how their names begin."""
 

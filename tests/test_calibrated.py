@@ -147,6 +147,24 @@ def test_two_convolutions_by_hand():
     assert found.per_unit == 10**12
 
 
+def test_inputs_are_reordered_at_a_price_of_their_own():
+    plain = table(nn.Sequential(conv(3, 8), conv(8, 4)))
+    kernel = "reorder: {fp32: {start_us: 9, memory: 1, output_ns: 2}}\n      add:"
+    dear = hardware.parse(PROFILE.replace("add:", kernel, 1), "toy")
+    found = table(nn.Sequential(conv(3, 8), conv(8, 4)), profile=dear)
+    extra = (found.cost - plain.cost) / 1e12
+    assert extra[0] == pytest.approx(np.full(3, 8e-6 + 2e-9 * 3 * 256), abs=2e-12)
+    assert (extra[1] == 0).all()  # its input is the first one's output
+
+
+def test_poolings_cost_what_they_read():
+    cheap = "pool: {fp32: {start_us: 11, memory: 1, output_ns: 0}}"
+    dear = hardware.parse(PROFILE.replace(cheap, cheap.replace("output_ns: 0", "output_ns: 1")), "")
+    for pooled, read in ((Pooled(), 8 * 256), (Residual(), 8 * 256)):
+        extra = table(pooled, profile=dear).total({}) - table(pooled).total({})
+        assert extra == pytest.approx(1e-9 * read, abs=2e-12)
+
+
 def test_an_edge_costs_its_conversion_and_only_where_formats_differ():
     found = table(nn.Sequential(conv(3, 8), conv(8, 4)))
     (edge,) = found.edges
