@@ -17,6 +17,7 @@ timed. Results: ``benches/results/calibration/<profile>.json``.
 import argparse
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from statistics import median
 from types import MappingProxyType
 from typing import Any
 
@@ -91,7 +92,8 @@ def variants(store: Store, counts: Collection[int]) -> Iterator[Variant]:
             first = set(order[:count])
             yield Variant(f"first {count} programs", [s for s in every if s.program in first])
     yield Variant("no layers by profiler", [s for s in every if s.is_whole])
-    yield Variant("no anchor", [replace(s, anchor=1.0) for s in every])
+    usual = median(s.anchor for s in every)
+    yield Variant("no anchor", [replace(s, anchor=usual) for s in every])
     for change, prior in (
         ("no corrections for shape", replace(PRIOR, terms=(NONE, NONE))),
         ("no products of features", replace(PRIOR, terms=(PRIOR.terms[0], NONE))),
