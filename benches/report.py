@@ -67,17 +67,17 @@ machine is just then; all predictions of a row are slowed down by what it took t
 took in the calibration. OpenVINO was calibrated with 540 programs in three calls, 23 minutes in
 all; ONNX Runtime with 360 in one call of thirteen minutes and, all but twelve of them, once more in
 one of twelve, which kept samples of its own; the two were joined as `--again` does. TorchInductor
-took one call of INDUCTOR. A call stops after about eight minutes unless told otherwise. Programs of
-OpenVINO and ONNX Runtime were timed before the model told apart the reordering of inputs and what
-poolings read (OpenVINO's before what is fused into a layer, too), and cut up anew for it; the steal
-that OpenVINO's profile names is that of a fit during which nothing was timed. Times of plans are
-means of two timings (OpenVINO's ResNet-20, ONNX Runtime's SqueezeNet) and four, OpenVINO's
-MobileNetV2 of three, TorchInductor's of one; the quieter a timing, the more it counts, in rows
-timed since that was built. The noise of OpenVINO's networks is the anchor's. All other times are of
-an earlier protocol, on Zen 4 the fastest of some timings, and all other profiles of an earlier fit,
-which knew less of layers into which something is fused and of programs beyond the caches. Their
-time for each element that a pooling wrote is now a time for each that it reads, of a quarter, so
-that poolings by two take what they took.
+took one call of thirteen minutes, 216 programs. A call stops after about eight minutes unless told
+otherwise. Programs of OpenVINO and ONNX Runtime were timed before the model told apart the
+reordering of inputs and what poolings read (OpenVINO's before what is fused into a layer, too), and
+cut up anew for it; the steal that OpenVINO's profile names is that of a fit during which nothing
+was timed. Times of plans are means of two timings (OpenVINO's ResNet-20, ONNX Runtime's SqueezeNet)
+and four, OpenVINO's MobileNetV2 of three, TorchInductor's of one; the quieter a timing, the more it
+counts, in rows timed since that was built. The noise of OpenVINO's networks is the anchor's. All
+other times are of an earlier protocol, on Zen 4 the fastest of some timings, and all other profiles
+of an earlier fit, which knew less of layers into which something is fused and of programs beyond
+the caches. Their time for each element that a pooling wrote is now a time for each that it reads,
+of a quarter, so that poolings by two take what they took.
 
 On Zen 4 the fastest of one to four passes of calibration and of several timings counts (rows with
 one thread and plans of ONNX Runtime: single timings); 69 programs timed in one disturbed pass only
@@ -98,8 +98,9 @@ programs only, which a shorter calibration would have timed, or to all with one 
 *Left out* is the mean error on synthetic programs left out of the fit, by which the assumptions
 were chosen; the columns after it are the networks and plans of the section above, with the least
 Spearman and the most regret of the three networks whose plans were timed. A default call stops
-after eight minutes, which came to 216 programs of OpenVINO and 228 of ONNX Runtime on Zen 3. *No
-anchor* fits the times as the stopwatch showed them.
+after eight minutes, which on Zen 3 came to 216 programs of OpenVINO, 228 of ONNX Runtime (here all
+were timed twice) and some 150 of TorchInductor. *No anchor* fits the times as the stopwatch showed
+them.
 """
 
 SHOWN = {
@@ -284,7 +285,7 @@ def calibration(profile: str, document: Document) -> str:
     lines = []
     for runtime, fits in document["runtimes"].items():
         for name, fit in fits.items():
-            cells = [number(column, value) for column, value in fit.items()]
+            cells = [number(column, value).replace("%", " %") for column, value in fit.items()]
             lines.append([runtime, name, *cells])
     return heading(profile, document) + table(["runtime", "fit", *fit], lines)
 
