@@ -8,7 +8,7 @@ one would have timed. It is fitted again from the first so many; and from all of
 the assumptions of `aiq.calibrate.fit.Prior` changed, without the layers that the profiler timed, or
 without the anchor that the programs took turns with. Of each fit the table gives the error on
 synthetic programs left out, by which the assumptions were chosen, and beside it the error on the
-networks and plans that `benches/prediction.py` timed on this machine, which no choice has seen.
+networks and plans that `benches/prediction.py` timed on this machine, if it did.
 
 The samples are those that ``aiq calibrate`` keeps in the user's cache; with ``--hw`` nothing is
 timed. Results: ``benches/results/calibration/<profile>.json``.
@@ -19,19 +19,17 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from statistics import median
 from types import MappingProxyType
-from typing import Any
 
 import common
 from common import console
-from prediction import predicted
-from prediction_report import LEVELS, Row, fill, of_mixed, of_networks, over_all
+from prediction import predicted, profile
+from prediction_report import LEVELS, Row, Statistics, fill, of_mixed, of_networks, over_all
 
 from aiq import calibrate, machine, runtimes
 from aiq.calibrate.fit import PRIOR, Prior
 from aiq.calibrate.samples import Sample, Store
 from aiq.hardware import Hardware
 from aiq.hardware.runtime_profile import RuntimeProfile
-from aiq.runtimes import Runtime
 
 NONE = 1e-3  # standard deviation of what is held to nothing
 CALIBRATED = LEVELS[-1]
@@ -48,11 +46,11 @@ class Variant:
 
 def main() -> None:
     options = arguments()
+    hardware = profile(options)
+    name = f"calibration/{hardware.name}"
+    found = common.earlier(name).get("runtimes", {})
+    rows = common.earlier(f"prediction/{hardware.name}").get("rows", {})
     for runtime in options.runtime:
-        hardware = profile(options.hw, runtime)
-        name = f"calibration/{hardware.name}"
-        found = common.earlier(name).get("runtimes", {})
-        rows = common.earlier(f"prediction/{hardware.name}").get("rows", {})
         mine = {key: row for key, row in rows.items() if key.split("/")[2] == runtime}
         with machine.threads(hardware.threads):
             engine = runtimes.get(runtime)
@@ -68,18 +66,10 @@ def main() -> None:
                     section = calibrate.fitted(
                         engine, variant.samples, store.noise, hardware, variant.prior
                     )
-                    found[runtime][variant.name] = said(section, hardware, engine, mine)
+                    found[runtime][variant.name] = said(section, hardware, mine)
                 console.print(variant.name, found[runtime][variant.name])
         common.save(name, {"description": hardware.description, "runtimes": found}, [])
         console.print(fill(f"{runtime}: errors", found[runtime]))
-
-
-def profile(name: str | None, runtime: str) -> Hardware:
-    """Return a profile of this machine; without a name, calibrate."""
-    if name is None:
-        with console.status(f"calibrating {runtime}"):
-            return calibrate.calibrate(runtime)
-    return Hardware.load(name)
 
 
 def variants(store: Store, counts: Collection[int]) -> Iterator[Variant]:
@@ -104,38 +94,29 @@ def variants(store: Store, counts: Collection[int]) -> Iterator[Variant]:
         yield Variant(change, every, prior)
 
 
-def said(
-    section: RuntimeProfile, hardware: Hardware, engine: Runtime, rows: Mapping[str, Row]
-) -> dict[str, Any]:
-    """Return the error on programs left out, and on rows that were timed."""
+def said(section: RuntimeProfile, hardware: Hardware, rows: Mapping[str, Row]) -> Statistics:
+    """Return the error on programs left out, and on the networks and plans that were timed."""
     assert section.fit is not None
-    result = {"programs": section.fit.samples, "left out": section.fit.mape}
-    if not rows:
-        return result
-    calibrated = replace(
-        hardware,
-        runtimes=MappingProxyType({**hardware.runtimes, engine.name: section}),
-    )
+    result: Statistics = {"programs": section.fit.samples, "left out": section.fit.mape}
+    sections = MappingProxyType({**hardware.runtimes, section.name: section})
+    calibrated = replace(hardware, runtimes=sections)
     told = {key: {**row, **predicted(key, row, calibrated)} for key, row in rows.items()}
-    networks = of_networks(told)[f"{engine.name}/{CALIBRATED}"]
-    plans = over_all(
-        found for key, found in of_mixed(told).items() if key.endswith(f"/{CALIBRATED}")
-    )
-    return {
-        **result,
-        "networks": networks["MAPE"],
-        "networks, median": networks["median"],
-        "plans": plans["MAPE"],
-        "sign": plans["sign"],
-        "Spearman": plans["Spearman"],
-        "regret": plans["regret"],
-    }
+    for key, networks in of_networks(told).items():
+        if key.endswith(CALIBRATED):
+            result |= {"networks": networks["MAPE"], "networks, median": networks["median"]}
+    plans = [found for key, found in of_mixed(told).items() if key.endswith(CALIBRATED)]
+    if plans:
+        whole = over_all(plans)
+        result |= {"plans": whole["MAPE"]}
+        result |= {name: whole[name] for name in ("sign", "Spearman", "regret")}
+    return result
 
 
 def arguments() -> argparse.Namespace:
     """Return what the command line says."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--hw", help="profile of this machine; calibrate it without one")
+    parser.add_argument("--threads", type=int, help="threads to calibrate with; all by default")
     names = [name for name in runtimes.available() if name != "eager"]
     parser.add_argument("--runtime", nargs="+", choices=names, default=names)
     parser.add_argument(

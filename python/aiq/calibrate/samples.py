@@ -5,9 +5,9 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-import numpy as np
 import platformdirs
 
 from aiq import files
@@ -79,7 +79,7 @@ class Store:
     @property
     def noise(self) -> float:
         """Relative difference between times that is none: the median over those found so far."""
-        return float(np.median(list(self.values["noise"].values())))
+        return float(median(self.values["noise"].values()))
 
     def add(self, samples: Collection[Sample]) -> None:
         """Keep samples, on disk too; of one taken before, the mean with what it was."""

@@ -207,7 +207,8 @@ class _Cutter:
                     n = layer.output_elements
                     yield self._pass(FUNCTIONS[name], stored, (n, n), (root,), (k,))
             if outside > 0 and layer.op is not Op.LINEAR:
-                # Convolutions want channels last: a copy, whatever the format.
+                # Convolutions want channels last: a copy, whatever the format. Profiles of earlier
+                # calibrations have no kernel of its own for it.
                 kernel = "reorder" if "reorder" in self._kernels else Op.LAYOUT
                 yield self._copy(f"{kernel}.fp32", outside, "fp32", stored, (root,), (k,))
             elif outside > 0 and stored != "fp32":
