@@ -45,6 +45,19 @@ def test_a_flat_sweep_is_one_level():
     assert (only.level, only.size_kib, only.read_gbps) == ("DRAM", 512, 30.0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_both_products_in_floating_point_are_that_of_two_square_matrices(dtype):
+    if dtype is torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("oneDNN has no bfloat16 here")
+    for kernel in (roofs._float_product(dtype), roofs._linear(dtype)):
+        torch.manual_seed(0)
+        left, right = (torch.rand(64, 64).to(dtype) for _ in range(2))
+        torch.manual_seed(0)
+        found = kernel(64)().double()
+        both = (left.double() @ right.double(), left.double() @ right.double().T)
+        assert any(torch.allclose(found, expected, rtol=2e-2) for expected in both)
+
+
 def test_the_roofs_of_this_machine():
     fp32 = roofs.peak_gflops("fp32")
     assert fp32 is not None

@@ -91,7 +91,7 @@ def test_a_machine_that_slows_down_hits_all_candidates_alike():
 
 def test_rounds_in_which_the_machine_is_slow_change_no_ratio_and_no_level():
     rng = np.random.default_rng(3)
-    speeds = np.repeat(rng.uniform(1, 2, 200), 2 * (3 + 1))  # turns: one call untimed, one timed
+    speeds = np.repeat(rng.uniform(1, 2, 200), 3 + 1)  # one for each round of turns of one call
 
     def on_a_shared_machine(mean):
         return lambda: mean * speeds[min(len(clock.order), len(speeds) - 1)]
@@ -99,7 +99,7 @@ def test_rounds_in_which_the_machine_is_slow_change_no_ratio_and_no_level():
     clock = FakeTime()
     candidates = {
         name: clock.candidate(name, on_a_shared_machine(mean))
-        for name, mean in (("a", 0.010), ("b", 0.005), ("c", 0.020))
+        for name, mean in (("a", 0.10), ("b", 0.05), ("c", 0.20))
     }
     result = compare_timing(
         candidates, clock=clock, min_rounds=100, min_seconds=0, warmup_seconds=0
@@ -108,18 +108,33 @@ def test_rounds_in_which_the_machine_is_slow_change_no_ratio_and_no_level():
     level = result.levelled()
     assert level["a"] / level["b"] == pytest.approx(2, rel=0.02)
     assert level["c"] / level["a"] == pytest.approx(2, rel=0.02)
-    assert 0.010 < level["a"] < 0.020
+    assert 0.10 < level["a"] < 0.20
 
 
 def test_turns_are_interleaved_and_the_baseline_takes_two():
     result, clock = timed(
-        {"a": lambda: 0.01, "b": lambda: 0.01}, min_rounds=40, min_seconds=0, warmup_seconds=0
+        {"a": lambda: 0.03, "b": lambda: 0.03}, min_rounds=40, min_seconds=0, warmup_seconds=0
     )
     measured = clock.order[-2 * 3 * 40 :]  # each turn: one call untimed, one timed
     rounds = [measured[i : i + 6] for i in range(0, len(measured), 6)]
     assert all(r.count("a") == 4 and r.count("b") == 2 for r in rounds)
     assert len({tuple(r) for r in rounds}) == 3  # every order occurs
     assert len(result["a"].samples) == len(result.again) == 40
+
+
+def test_caches_are_filled_before_a_sample():
+    clock = FakeTime()
+
+    def after_others(name):
+        def seconds():
+            row = next((i for i, last in enumerate(reversed(clock.order)) if last != name), 99)
+            return 0.002 * (1 + max(0, 8 - row) / 16)  # eight calls until it is as fast as alone
+
+        return clock.candidate(name, seconds)
+
+    candidates = {name: after_others(name) for name in "abc"}
+    result = compare_timing(candidates, clock=clock, min_rounds=10, min_seconds=0)
+    assert [result[name].seconds.value for name in "abc"] == pytest.approx([0.002] * 3)
 
 
 def test_warm_up_waits_until_the_median_has_settled():

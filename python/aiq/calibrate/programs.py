@@ -35,7 +35,7 @@ BUNDLE = 12
 """Programs that are exported together: an export costs more than twelve of these programs."""
 
 _ANCHOR = "anchor"
-_ROUNDS = 30
+_ROUNDS = 12
 _LEAST_SECONDS = 1.5
 _MOST_SECONDS = 12.0  # after which six rounds are enough
 _WARM_UP_SECONDS = 0.2
