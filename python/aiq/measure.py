@@ -2,7 +2,8 @@
 
 Candidates take turns, so that a change in the machine's speed hits all of them alike, and the
 baseline takes two turns in every round: what the stopwatch says of it against itself is the noise
-floor. Every sample is kept; outliers are part of what a user will see.
+floor. A turn first fills the caches that the others have emptied, so times are those of a network
+that runs again and again. Every sample is kept; outliers are part of what a user will see.
 """
 
 import math
@@ -278,14 +279,13 @@ _AGAIN = "\0again"
 """Key of the baseline's second turn; no candidate can have this name by accident."""
 
 _LEAST_SAMPLE = 4e-3
-"""Seconds a sample lasts at least: what waking threads and filling caches adds to the first call of
-a turn is no part of a call among others like it."""
+"""Seconds a sample lasts at least: what waking threads adds to the first call of a turn is no part
+of a call among others like it."""
 
 _REFILL = 20e-3
 """Seconds of calls that come before a sample, untimed. One call does not fill the caches again:
 among thirteen others an int8 MobileNetV2 of 1.6 ms took 2.3, 2.0, 1.9, 1.9, 1.8 ms and so on, on
 EPYC Zen 5 with one thread, and ten calls until it was as fast as in a loop of its own."""
-
 
 _FEWEST_ROUNDS = 6
 """Rounds of a measurement that has taken too long: of these, a bootstrap still tells something."""
