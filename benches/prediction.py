@@ -77,10 +77,11 @@ MIXED = {"resnet20": 16, "mobilenet_v2": 1, "squeezenet1_1": 1}
 def main() -> None:
     options = arguments()
     hardware = profile(options)
-    earlier = common.earlier(f"prediction/{hardware.name}")
-    rows: dict[str, Row] = earlier.get("rows", {})
-    known = earlier.get("profile") == digest(hardware)
+    # What is read and written names the processors: those of the profile's threads, each time.
     with machine.threads(hardware.threads):
+        earlier = common.earlier(f"prediction/{hardware.name}")
+        rows: dict[str, Row] = earlier.get("rows", {})
+        known = earlier.get("profile") == digest(hardware)
         for key in [] if known else rows:  # first: a run that is stopped leaves no mixture
             with console.status(f"predicting {key}"):
                 rows[key] |= predicted(key, rows[key], hardware)
@@ -95,7 +96,7 @@ def main() -> None:
                 rows[key] |= predicted(key, rows[key], hardware)
                 save(rows, hardware)
                 console.print({name: rows[key][name] for name in ("measured", "level 2")})
-    save(rows, hardware)
+        save(rows, hardware)
     console.print(fill("float32 networks: seconds", of_networks(rows)))
     console.print(fill("mixed plans: speed-up over float32", of_mixed(rows)))
     if options.plot:
