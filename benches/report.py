@@ -122,6 +122,7 @@ SHOWN = {
         "vit_s/1/openvino",
         "bert_base/1/openvino",
         "efficientnet_b0/1/onnxruntime",
+        "shufflenet_v2/1/onnxruntime",
     ),
     "epyc_zen4_2vcpu": (
         "mobilenet_v2/128",
