@@ -48,11 +48,11 @@ def main() -> None:
     options = arguments()
     hardware = profile(options)
     name = f"calibration/{hardware.name}"
-    found = common.earlier(name).get("runtimes", {})
-    rows = common.earlier(f"prediction/{hardware.name}").get("rows", {})
-    for runtime in options.runtime:
-        mine = {key: row for key, row in rows.items() if key.split("/")[2] == runtime}
-        with machine.threads(hardware.threads):
+    with machine.threads(hardware.threads):  # as `prediction` reads and writes
+        found = common.earlier(name).get("runtimes", {})
+        rows = common.earlier(f"prediction/{hardware.name}").get("rows", {})
+        for runtime in options.runtime:
+            mine = {key: row for key, row in rows.items() if key.split("/")[2] == runtime}
             engine = runtimes.get(runtime)
             store = calibrate.open_store(engine)
             if not store.samples:
@@ -68,8 +68,8 @@ def main() -> None:
                     )
                     found[runtime][variant.name] = said(section, hardware, mine)
                 console.print(variant.name, found[runtime][variant.name])
-        common.save(name, {"description": hardware.description, "runtimes": found}, [])
-        console.print(fill(f"{runtime}: errors", found[runtime]))
+            common.save(name, {"description": hardware.description, "runtimes": found}, [])
+            console.print(fill(f"{runtime}: errors", found[runtime]))
 
 
 def variants(store: Store, counts: Collection[int]) -> Iterator[Variant]:

@@ -89,7 +89,7 @@ anchor 6 % more: this and their share of the last cache the anchor does not tell
 float32 was found too low at first, by MKL's product; samples with two threads were fitted again
 below that of oneDNN's linear layer. Programs with one thread were calibrated twice; the second
 call, with the caches filled, is the one that predicts. Of ONNX Runtime four networks were timed
-with two threads.
+with two threads. The 27 %, the 0.25 and 0.35 ms and the 6 % are of throw-away scripts.
 
 On Zen 4 the fastest of one to four passes of calibration and of several timings counts (rows with
 one thread and plans of ONNX Runtime: single timings); 69 programs timed in one disturbed pass only
