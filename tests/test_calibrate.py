@@ -264,10 +264,46 @@ def test_layers_are_timed_inside_their_programs():
     for name in names:
         whole, *layers = [sample for sample in found if sample.program == name]
         assert whole.is_whole
-        assert layers
+        assert len(layers) > 1
         assert not any(layer.is_whole for layer in layers)
         assert sum(layer.seconds for layer in layers) <= whole.seconds
         assert {piece for layer in layers for piece in layer.pieces} <= set(whole.pieces)
+
+
+def test_what_stands_between_layers_is_timed_too():
+    names = ["pool/w8a8/0", "depthwise/fp32+w8a8/1", "chain/fp32/1"]
+    engine = runtimes.get("openvino")
+    found, _ = programs.samples(engine, names, calibrate.anchor(engine))
+    for name in names:
+        whole, *parts = [sample for sample in found if sample.program == name]
+        rest = [part for part in parts if part.name == f"{name}#rest"]
+        program = chains.program(name)
+        clamps = all(
+            isinstance(m, nn.ReLU | nn.ReLU6)
+            for m in program.module.modules()
+            if type(m).__module__ == nn.ReLU.__module__
+        )
+        assert bool(rest) == clamps  # else a profiler does not tell it from the layers
+        for part in rest:
+            assert part.pieces == tuple(piece for piece in whole.pieces if not piece.shape)
+            assert 0 < part.seconds < whole.seconds
+
+
+def test_the_layers_of_a_plan_alternate_are_scattered_or_stand_in_runs():
+    formats = "fp32+bf16+w8a8+w8a8bf16"
+    plans = [list(chains.program(f"chain/{formats}/{i}").formats.values()) for i in range(40)]
+    assert all(set(plan) <= set(formats.split("+")) for plan in plans)
+    long = [plan for plan in plans if len(plan) > 3]
+    alternate = [
+        len(set(plan[::2])) == len(set(plan[1::2])) == 1 and plan[0] != plan[1] for plan in long
+    ]
+    assert 0.2 < sum(alternate) / len(long) < 0.8
+    changes = [sum(a != b for a, b in itertools.pairwise(plan)) for plan in long]
+    assert 1 in changes  # two runs
+    pairs = {frozenset(plan) for plan in plans if len(set(plan)) == 2}
+    assert {
+        frozenset(pair) for pair in itertools.combinations(("fp32", "bf16", "w8a8"), 2)
+    } <= pairs
 
 
 def test_one_bad_sample_does_not_spoil_the_fit(samples):

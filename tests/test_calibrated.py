@@ -155,6 +155,26 @@ def test_inputs_are_reordered_at_a_price_of_their_own():
     extra = (found.cost - plain.cost) / 1e12
     assert extra[0] == pytest.approx(np.full(3, 8e-6 + 2e-9 * 3 * 256), abs=2e-12)
     assert (extra[1] == 0).all()  # its input is the first one's output
+    each = kernel.replace("{fp32", "{int8: {start_us: 20, memory: 1, output_ns: 2}, fp32")
+    dear = hardware.parse(PROFILE.replace("add:", each, 1), "toy")
+    found = table(nn.Sequential(conv(3, 8), conv(8, 4)), profile=dear)
+    extra = (found.cost[0] - plain.cost[0]) / 1e12
+    assert extra == pytest.approx(np.array([8e-6, 8e-6, 19e-6]) + 2e-9 * 3 * 256, abs=2e-12)
+
+
+def test_an_input_that_several_convolutions_read_is_reordered_once():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = conv(3, 8), conv(3, 8)
+
+        def forward(self, x):
+            return self.one(x) + self.two(x)
+
+    layout = "layout: {fp32: {start_us: 1,"
+    dear = hardware.parse(PROFILE.replace(layout, "layout: {fp32: {start_us: 101,"), "toy")
+    extra = table(Two(), profile=dear).total({}) - table(Two()).total({})
+    assert extra == pytest.approx(100e-6, rel=1e-6)
 
 
 def test_poolings_cost_what_they_read():

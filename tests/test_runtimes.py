@@ -387,6 +387,17 @@ def test_a_layer_called_twice_has_two_names(inputs):
     assert dict(compiled.realised) == {"conv": "w8a8", "conv#2": "fp32"}
 
 
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_convolution_that_the_exporter_rewrites_keeps_the_names_of_the_others(runtime, inputs):
+    torch.manual_seed(0)
+    convs = (nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding="same"), nn.Conv2d(8, 8, 3))
+    net = nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)).eval()
+    chosen = {"0": "fp32", "1": "w8a8", "2": "fp32", "5": "fp32"}
+    formats = {layer: parse(name) for layer, name in chosen.items()}
+    compiled = runtimes.get(runtime).compile(net, inputs, formats, [inputs])
+    assert dict(compiled.realised) == chosen
+
+
 def test_kernels_are_matched_to_layers_by_elimination():
     one, two, three = (
         kernels.Kernel(f"kernel {labels}", "fp32", labels)

@@ -98,10 +98,14 @@ def program(name: str) -> Program:
 
 
 def _choose(rng: Random, formats: Sequence[str], count: int) -> list[str]:
-    """Scatter the formats, or two of them, over the layers; or give each a run of layers."""
+    """Alternate two formats, scatter some over the layers, or give each a run of layers."""
     if len(formats) > 2 and rng.random() < 0.7:
-        formats = rng.sample(formats, 2)
-    if rng.random() < 0.6:
+        formats = rng.sample([name for name in formats if name != _BETWEEN], 2)
+    draw = rng.random()
+    if draw < 0.4 and len(formats) > 1:  # most of what stands between layers, for their number
+        pair = rng.sample(formats, 2)
+        return [pair[i % 2] for i in range(count)]
+    if draw < 0.7:
         return [rng.choice(formats) for _ in range(count)]
     order = rng.sample(formats, len(formats))
     cuts = sorted(rng.randint(0, count) for _ in order[1:])
@@ -228,7 +232,10 @@ _SELDOM: Mapping[str, Callable[[Random], Built]] = {
     **blocks.FAMILIES,
 }
 
-_MIXED = ("chain", "linear", "residual", "inverted", "branches", "attention")
+_MIXED = (
+    *("chain", "conv", "pointwise", "depthwise", "linear"),
+    *("residual", "inverted", "branches", "attention"),
+)
 _FLOATING = ("inverted", "permuted", "attention")  # much stands between layers, without integers
 _BETWEEN = "w8a8bf16"
 

@@ -5,7 +5,8 @@ kernel times the correction for the layer's shape. Coefficients are positive, so
 their logarithms and the terms of the corrections. Estimated are the most probable ones: relative
 errors with a robust loss, and a prior that pulls every kernel towards a plain one and every
 correction towards none, which settles what the samples leave open. A layer that the runtime's
-profiler timed is a sample too: one piece, and no overhead of a run.
+profiler timed is a sample too, of one piece and without the overhead of a run; so is all that
+stands between layers.
 """
 
 from collections.abc import Collection, Mapping, Sequence

@@ -43,6 +43,8 @@ _PROFILED_SECONDS = 0.03
 _PROFILED_RUNS = (5, 50)  # fewest and most
 _LEAST_LAYER = 15e-6  # seconds of a layer worth a sample: profilers count microseconds
 _LEAST_SHARE = 0.05  # of its program: less is mostly the waking of threads
+_LEAST_REST = 5e-6  # seconds; what takes less is still known to be short
+_REST = "rest"
 
 
 def realisations(runtime: Runtime) -> dict[str, Realisation]:
@@ -79,7 +81,7 @@ def kernels(runtime: Runtime) -> dict[str, tuple[str, ...]]:
     floats = tuple(f.name for f in formats if f.name in {"fp32", "bf16"})
     every = tuple(dict.fromkeys(f.compute.name for f in formats))
     by_op = {str(op): every if op in {*WEIGHTED, *integers} else floats for op in Op}
-    return {**by_op, "reorder": ("fp32",)}
+    return {**by_op, "reorder": every}
 
 
 def needed(runtime: Runtime) -> set[str]:
@@ -111,10 +113,14 @@ class Cut:
     layers
         By name, the kernel of each layer with weights into which nothing is fused but a clamp: all
         that a profiler can mean by it.
+    rest
+        All that is no layer with weights, if `layers` are all that are: what a profiler times
+        beside them.
     """
 
     pieces: tuple[Piece, ...]
     layers: Mapping[str, Piece]
+    rest: tuple[Piece, ...]
 
 
 def cut(runtime: Runtime, graph: LayerGraph, formats: Mapping[str, str]) -> Cut:
@@ -139,14 +145,13 @@ def cut(runtime: Runtime, graph: LayerGraph, formats: Mapping[str, str]) -> Cut:
         if all(choices[i] == k for i, k in zip(piece.layers, piece.formats, strict=True))
     )
     own = {piece.layers[0]: piece for piece in mine if piece.shape}
-    return Cut(
-        mine,
-        {
-            layer.name: own[index]
-            for index, layer in enumerate(graph.quantizable)
-            if not layer.fused_elements and not any(name in FUNCTIONS for name in layer.fused)
-        },
-    )
+    layers = {
+        layer.name: own[index]
+        for index, layer in enumerate(graph.quantizable)
+        if not layer.fused_elements and not any(name in FUNCTIONS for name in layer.fused)
+    }
+    rest = [piece for piece in mine if not piece.shape] if len(layers) == len(own) else []
+    return Cut(mine, layers, tuple(rest))
 
 
 def samples(runtime: Runtime, names: Sequence[str], anchor: Call) -> tuple[list[Sample], float]:
@@ -181,21 +186,27 @@ def samples(runtime: Runtime, names: Sequence[str], anchor: Call) -> tuple[list[
     for program, part in zip(drawn, parts, strict=True):
         made_of = cut(runtime, part.graph, program.formats)
         whole = Sample(program.name, times[program.name], made_of.pieces, times[_ANCHOR])
-        found += [whole, *_layers(whole, part, made_of.layers)]
+        found += [whole, *_profiled(whole, part, made_of)]
     return found, timed.noise
 
 
-def _layers(whole: Sample, part: Part, layers: Mapping[str, Piece]) -> Iterator[Sample]:
-    """Yield the layers that the runtime's profiler times, if it has one."""
+def _profiled(whole: Sample, part: Part, made_of: Cut) -> Iterator[Sample]:
+    """Yield the layers that the runtime's profiler times, and all else, if it has one."""
     if part.profile is None:
         return
     fewest, most = _PROFILED_RUNS
     times = part.profile(min(max(round(_PROFILED_SECONDS / whole.seconds), fewest), most))
     # Profiling slows a program down; what it adds is no part of a layer.
     share = min(1.0, whole.seconds / times.total)
-    for name, piece in layers.items():
+
+    def sample(name: str, seconds: float, pieces: tuple[Piece, ...]) -> Sample:
+        name = f"{whole.name}#{name}"
+        return Sample(name, share * seconds, pieces, whole.anchor, is_whole=False)
+
+    for name, piece in made_of.layers.items():
         seconds = times.layers.get(name, 0.0)
         if seconds > max(_LEAST_LAYER, _LEAST_SHARE * times.total):
-            yield Sample(
-                f"{whole.name}#{name}", share * seconds, (piece,), whole.anchor, is_whole=False
-            )
+            yield sample(name, seconds, (piece,))
+    rest = times.total - sum(times.layers.values())
+    if made_of.rest and made_of.layers.keys() <= times.layers.keys() and rest > 0:
+        yield sample(_REST, max(rest, _LEAST_REST), made_of.rest)

@@ -14,7 +14,7 @@ from aiq import files
 from aiq.cost.pieces import Piece
 from aiq.errors import InputError
 
-SCHEMA = "aiq/calibration/v8"  # raised, too, where times of another stopwatch would not compare
+SCHEMA = "aiq/calibration/v9"  # raised, too, where programs or times would not compare
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Sample:
     Attributes
     ----------
     name
-        That of the program; of a layer, the program's, ``#`` and its own.
+        That of the program; of a part, the program's, ``#`` and its own.
     seconds
         Of a run.
     pieces
@@ -32,8 +32,8 @@ class Sample:
     anchor
         Seconds that the anchor, a program that all are timed beside, took at the same time.
     is_whole
-        Whether it is a program, which pays the overhead of a run, or one layer of it as the
-        runtime's profiler saw it.
+        Whether it is a program, which pays the overhead of a run, or a part of it as the runtime's
+        profiler saw it: one layer, or all but the layers with weights.
     passes
         How often it was timed; `seconds` and `anchor` are geometric means.
     """

@@ -16,7 +16,7 @@ differ from the writer.
 """
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
@@ -163,6 +163,12 @@ class _Cutter:
         self._sources: dict[int, list[Edge]] = defaultdict(list)
         for edge in graph.edges:
             self._sources[edge.target].append(edge)
+        # Convolutions that read as much of the network's inputs read the same one, reordered once.
+        self._reading = Counter(
+            self._outside(index, layer)
+            for index, layer in enumerate(graph.layers)
+            if layer.quantizable and layer.op is not Op.LINEAR
+        )
         self._root: list[int | None] = []
         weighted = 0
         for index, layer in enumerate(graph.layers):
@@ -186,8 +192,7 @@ class _Cutter:
     def weighted(self, index: int, layer: Layer) -> Iterable[Piece]:
         root = self._root[index]
         assert root is not None
-        inside = sum(edge.elements for edge in self._sources[index] if not edge.fused)
-        outside = layer.input_elements - inside  # read from the inputs of the network, float32
+        outside = self._outside(index, layer)
         work = (*rows.work(layer)[:4], 0, *rows.work(layer)[5:])  # what is fused is cut off below
         for k, (fmt, stored) in enumerate(zip(self._formats, self._stored, strict=True)):
             yield Piece(
@@ -207,14 +212,29 @@ class _Cutter:
                     n = layer.output_elements
                     yield self._pass(FUNCTIONS[name], stored, (n, n), (root,), (k,))
             if outside > 0 and layer.op is not Op.LINEAR:
-                # Convolutions want channels last: a copy, whatever the format. Profiles of earlier
-                # calibrations have no kernel of its own for it.
-                kernel = "reorder" if "reorder" in self._kernels else Op.LAYOUT
-                yield self._copy(f"{kernel}.fp32", outside, "fp32", stored, (root,), (k,))
+                # Convolutions want channels last: a copy, whatever the format.
+                kernel = self._reorder(stored)
+                share = 1 / self._reading[outside]
+                yield self._copy(kernel, outside, "fp32", stored, (root,), (k,), share)
             elif outside > 0 and stored != "fp32":
                 yield self._convert(outside, "fp32", stored, (root,), (k,))
             if layer.is_output and stored == "bf16":
                 yield self._convert(layer.output_elements, stored, "fp32", (root,), (k,))
+
+    def _outside(self, index: int, layer: Layer) -> int:
+        """Return how many elements a layer reads from the inputs of the network, float32."""
+        inside = sum(edge.elements for edge in self._sources[index] if not edge.fused)
+        return layer.input_elements - inside
+
+    def _reorder(self, stored: str) -> str:
+        """Return the kernel that brings an input to the layout of a convolution.
+
+        Profiles of earlier calibrations have one for all dtypes, or none of its own.
+        """
+        known = self._kernels.get("reorder")
+        if known is None:
+            return f"{Op.LAYOUT}.fp32"
+        return f"reorder.{stored if stored in known else 'fp32'}"
 
     def unweighted(self, index: int, layer: Layer) -> Iterable[Piece]:
         root = self._root[index]

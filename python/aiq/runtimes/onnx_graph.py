@@ -50,9 +50,10 @@ def to_onnx(
         program = torch.export.export(rewritten.module, example_inputs, strict=False)
         exported = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False)
     assert exported is not None
-    names = {
+    assert exported.exported_program is not None
+    names = {  # of what the exporter made of it: decomposing one convolution renames others
         node.name: node.meta["custom"][LABEL][0]
-        for node in program.graph.nodes
+        for node in exported.exported_program.graph.nodes
         if node.op == "call_function" and name_of(node).startswith(("conv", "linear"))
         if len(node.meta.get("custom", {}).get(LABEL, ())) == 1
     }
