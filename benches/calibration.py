@@ -5,10 +5,11 @@
 
 A calibration times its programs in a fixed order, so its first programs are those that a shorter
 one would have timed. It is fitted again from the first so many; and from all of them with one of
-the assumptions of `aiq.calibrate.fit.Prior` changed, without the layers that the profiler timed, or
-without the anchor that the programs took turns with. Of each fit the table gives the error on
-synthetic programs left out, by which the assumptions were chosen, and beside it the error on the
-networks and plans that `benches/prediction.py` timed on this machine, if it did.
+the assumptions of `aiq.calibrate.fit.Prior` changed, without all that the profiler timed, without
+what it timed between layers, or without the anchor that the programs took turns with. Of each fit
+the table gives the error on synthetic programs left out, by which the assumptions were chosen, and
+beside it the error on the networks and plans that `benches/prediction.py` timed on this machine, if
+it did.
 
 The samples are those that ``aiq calibrate`` keeps in the user's cache; with ``--hw`` nothing is
 timed. Results: ``benches/results/calibration/<profile>.json``.
@@ -27,6 +28,7 @@ from prediction_report import LEVELS, Row, Statistics, fill, of_mixed, of_networ
 
 from aiq import calibrate, machine, runtimes
 from aiq.calibrate.fit import PRIOR, Prior
+from aiq.calibrate.programs import REST
 from aiq.calibrate.samples import Sample, Store
 from aiq.hardware import Hardware
 from aiq.hardware.runtime_profile import RuntimeProfile
@@ -82,6 +84,7 @@ def variants(store: Store, counts: Collection[int]) -> Iterator[Variant]:
             first = set(order[:count])
             yield Variant(f"first {count} programs", [s for s in every if s.program in first])
     yield Variant("no layers by profiler", [s for s in every if s.is_whole])
+    yield Variant("nothing between layers", [s for s in every if not s.name.endswith(f"#{REST}")])
     usual = median(s.anchor for s in every)
     yield Variant("no anchor", [replace(s, anchor=usual) for s in every])
     for change, prior in (

@@ -9,7 +9,8 @@ from aiq.calibrate.samples import Sample, Store
 def test_first_programs_come_with_their_layers_and_all_else_with_one_change():
     store = Store(None, {})
     for anchor, name in enumerate("abc", 3):
-        layers = [Sample(f"{name}#{i}", 1.0, (), anchor, is_whole=False) for i in range(2)]
+        parts = (0, "rest")
+        layers = [Sample(f"{name}#{i}", 1.0, (), anchor, is_whole=False) for i in parts]
         store.add([Sample(name, 4.0, (), anchor), *layers])
     whole, first, *others = variants(store, [2, 3, 400])
     every = list(store.samples.values())

@@ -44,7 +44,9 @@ _PROFILED_RUNS = (5, 50)  # fewest and most
 _LEAST_LAYER = 15e-6  # seconds of a layer worth a sample: profilers count microseconds
 _LEAST_SHARE = 0.05  # of its program: less is mostly the waking of threads
 _LEAST_REST = 5e-6  # seconds; what takes less is still known to be short
-_REST = "rest"
+
+REST = "rest"
+"""Name of the sample of all that a profiler times beside the layers with weights."""
 
 
 def realisations(runtime: Runtime) -> dict[str, Realisation]:
@@ -209,4 +211,4 @@ def _profiled(whole: Sample, part: Part, made_of: Cut) -> Iterator[Sample]:
             yield sample(name, seconds, (piece,))
     rest = times.total - sum(times.layers.values())
     if made_of.rest and made_of.layers.keys() <= times.layers.keys() and rest > 0:
-        yield sample(_REST, max(rest, _LEAST_REST), made_of.rest)
+        yield sample(REST, max(rest, _LEAST_REST), made_of.rest)
