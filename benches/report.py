@@ -121,8 +121,8 @@ programs only, which a shorter calibration would have timed, or to all with one 
 were chosen; the columns after it are the networks and plans of the section above, with the least
 Spearman and the most regret of the three networks whose plans were timed. A default call stops
 after eight minutes, which on Zen 3 came to 216 programs of OpenVINO, 228 of ONNX Runtime (here all
-were timed twice) and some 150 of TorchInductor. *No anchor* fits the times as the stopwatch showed
-them.
+were timed twice) and some 150 of TorchInductor; on Zen 5 with one thread, to some 440 of OpenVINO.
+*No anchor* fits the times as the stopwatch showed them.
 """
 
 SHOWN = {
