@@ -97,9 +97,10 @@ alternate formats, and is an input reordered once, in the dtype of its reader; a
 ones of OpenVINO and ONNX Runtime the layer times of programs that were exported together with one
 that pads its convolutions to the same size went to the wrong layers. Plans of OpenVINO with one
 thread were timed twice: beside an anchor that took 1 to 3 % more than in the calibration, and 6 to
-8 % more, while neighbours used the last cache and the memory. The former count, as `--again` does
-it now (means of several timings, above, are of an earlier rule); by the latter MobileNetV2's
-Spearman is 0.963. The networks were timed in that slower hour, once.
+8 % more, while neighbours used the last cache and the memory (MobileNetV2 a third time, farther off
+than at first). The first times count, as `--again` does it now (means of several timings, above,
+are of an earlier rule); by the second MobileNetV2's Spearman is 0.963. The networks were timed in
+that slower hour, once.
 
 On Zen 4 the fastest of one to four passes of calibration and of several timings counts (rows with
 one thread and plans of ONNX Runtime: single timings); 69 programs timed in one disturbed pass only
