@@ -10,10 +10,8 @@ summed over layers), 2 (calibrated). Plans: for three networks, random mixtures 
 formats, half of them scattered over the layers, half in contiguous runs, all timed in turns.
 Threads are those of the profile: another profile predicts the same machine with one thread.
 A row that has been measured is kept: ``benches/results/prediction/<profile>.json`` is written after
-every row and a run that was stopped continues there. ``--again`` times once more and keeps the
-timing during which the anchor was nearest to what it took in the calibration: on a shared machine
-the neighbours take their share of the caches, too, which the anchor does not level. Rows of another
-state of the profile are predicted anew, from the
+every row and a run that was stopped continues there (``--again`` times once more and takes the
+mean, as a calibration does). Rows of another state of the profile are predicted anew, from the
 times that were measured.
 """
 
@@ -46,6 +44,7 @@ from aiq.hardware.profile import to_document
 
 SEED = 0
 ANCHOR = "anchor"
+LEAST_NOISE = 0.005  # of a pass
 Floats = NDArray[np.float64]
 
 
@@ -93,7 +92,7 @@ def main() -> None:
                 network, batch, runtime, *kind = job
                 timed = time_plans if kind else time_whole
                 found = timed(network, batch, runtime, hardware, options)
-                rows[key] = nearest(rows[key], found, hardware, runtime) if key in rows else found
+                rows[key] = mean(rows[key], found) if key in rows else found
                 rows[key] |= predicted(key, rows[key], hardware)
                 save(rows, hardware)
                 console.print({name: rows[key][name] for name in ("measured", "level 2")})
@@ -178,13 +177,20 @@ def anchor(runtime: str) -> measure.Call:
     return calibrate.anchor(runtimes.get(runtime))
 
 
-def nearest(before: Row, now: Row, hardware: Hardware, runtime: str) -> Row:
-    """Return the timing of a row during which the machine was as the profile knows it, nearly."""
-    said = hardware.runtimes[runtime].fit.anchor_us
-    if said is None or "anchor" not in before or before.get("plans") != now.get("plans"):
+def mean(before: Row, now: Row) -> Row:
+    """Return what is known after timing a row again: of its times the geometric mean.
+
+    The quieter a pass, the more it counts: by the inverse of its squared noise.
+    """
+    if "passes" not in before or before.get("plans") != now.get("plans"):
         return now
-    best = min(before, now, key=lambda row: abs(np.log(row["anchor"] * 1e6 / said)))
-    return {**best, "passes": before.get("passes", 1) + 1}
+    weights = [max(row["noise"], LEAST_NOISE) ** -2 for row in (before, now)]
+    share = weights[1] / sum(weights)
+    means = {
+        key: np.exp((1 - share) * np.log(before[key]) + share * np.log(now[key])).tolist()
+        for key in ("measured", "anchor")
+    }
+    return {**now, **means, "noise": sum(weights) ** -0.5, "passes": before["passes"] + 1}
 
 
 def predicted(key: str, row: Row, hardware: Hardware) -> Row:

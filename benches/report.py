@@ -96,11 +96,9 @@ these two does the model learn from what a profiler times between layers, do pla
 alternate formats, and is an input reordered once, in the dtype of its reader; and in all earlier
 ones of OpenVINO and ONNX Runtime the layer times of programs that were exported together with one
 that pads its convolutions to the same size went to the wrong layers. Plans of OpenVINO with one
-thread were timed twice: beside an anchor that took 1 to 3 % more than in the calibration, and 6 to
-8 % more, while neighbours used the last cache and the memory (MobileNetV2 a third time, farther off
-than at first). The first times count, as `--again` does it now (means of several timings, above,
-are of an earlier rule); by the second MobileNetV2's Spearman is 0.963. The networks were timed in
-that slower hour, once.
+thread are means of two timings, the second at a slower hour: beside both the anchor took 4 % more
+than in the calibration. Its networks were timed in that hour, once; ONNX Runtime was calibrated and
+timed in it.
 
 On Zen 4 the fastest of one to four passes of calibration and of several timings counts (rows with
 one thread and plans of ONNX Runtime: single timings); 69 programs timed in one disturbed pass only
