@@ -51,8 +51,8 @@ def main() -> None:
     hardware = profile(options)
     name = f"calibration/{hardware.name}"
     with machine.threads(hardware.threads):  # as `prediction` reads and writes
-        found = common.earlier(name).get("runtimes", {})
-        rows = common.earlier(f"prediction/{hardware.name}").get("rows", {})
+        found = common.earlier(name)
+        rows = common.earlier(f"prediction/{hardware.name}")
         for runtime in options.runtime:
             mine = {key: row for key, row in rows.items() if key.split("/")[2] == runtime}
             engine = runtimes.get(runtime)
@@ -70,7 +70,8 @@ def main() -> None:
                     )
                     found[runtime][variant.name] = said(section, hardware, mine)
                 console.print(variant.name, found[runtime][variant.name])
-            common.save(name, {"description": hardware.description, "runtimes": found}, [])
+            summary = {"description": hardware.description, "runtimes": found}
+            common.save(name, summary, [], found)
             console.print(fill(f"{runtime}: errors", found[runtime]))
 
 

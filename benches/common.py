@@ -1,7 +1,13 @@
-"""What every benchmark shares: where results go, and what they say of machine and versions."""
+"""What every benchmark shares: where results go, and what they say of machine and versions.
+
+A benchmark writes two files. ``benches/results/<name>.json`` is its summary, the numbers that a
+page quotes; git keeps it. ``benches/raw/<name>.json`` holds the rows behind it, from which a run
+that was stopped goes on; git ignores it.
+"""
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,35 +16,48 @@ from rich.console import Console
 from aiq import files, machine
 
 RESULTS = Path(__file__).parent / "results"
+RAW = Path(__file__).parent / "raw"
 console = Console(width=None if sys.stdout.isatty() else 160)  # files have no width to keep to
 
 
-def save(name: str, results: dict[str, Any], seeds: list[int]) -> None:
-    """Write ``results/<name>.json``: the results, the command, the machine, versions and seeds."""
-    document = {
+def save(
+    name: str,
+    summary: Mapping[str, Any],
+    seeds: Sequence[int],
+    rows: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the summary and, where there are any, the rows it was made from.
+
+    Both files begin with the command, the machine, the versions and the seeds.
+    """
+    about = {
         "command": " ".join(["python", f"benches/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "machine": machine.describe(),
-        "seeds": seeds,
-        **results,
+        "seeds": list(seeds),
     }
-    path = RESULTS / f"{name}.json"
-    path.parent.mkdir(exist_ok=True)
-    files.write_atomic(path, json.dumps(document, indent=1) + "\n")
+    _write(RESULTS / f"{name}.json", {**about, **summary})
+    if rows is not None:
+        _write(RAW / f"{name}.json", {**about, "rows": dict(rows)})
     print(f"\nwrote benches/results/{name}.json")
 
 
 def earlier(name: str) -> dict[str, Any]:
-    """Return what an earlier run wrote on this machine with these versions, nothing if none did."""
-    path = RESULTS / f"{name}.json"
+    """Return the rows of an earlier run on this machine with these versions; `{}` without one."""
+    path = RAW / f"{name}.json"
     if not path.exists():
         return {}
     document: dict[str, Any] = json.loads(path.read_text())
-    here = machine.describe()
-    if document["machine"] != here:
-        there = document["machine"]
+    here, there = machine.describe(), document["machine"]
+    if there != here:
         differ = [key for key in {**there, **here} if there.get(key) != here.get(key)]
         raise SystemExit(
-            f"benches/results/{name}.json was measured on another machine or with other versions "
+            f"benches/raw/{name}.json was measured on another machine or with other versions "
             f"({', '.join(differ)}); move it away to measure anew."
         )
-    return document
+    rows: dict[str, Any] = document["rows"]
+    return rows
+
+
+def _write(path: Path, document: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_atomic(path, json.dumps(document, indent=1) + "\n")

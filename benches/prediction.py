@@ -9,10 +9,9 @@ Whole networks: float32, at each batch size, in each runtime, timed and predicte
 summed over layers), 2 (calibrated). Plans: for three networks, random mixtures of the runtime's
 formats, half of them scattered over the layers, half in contiguous runs, all timed in turns.
 Threads are those of the profile: another profile predicts the same machine with one thread.
-A row that has been measured is kept: ``benches/results/prediction/<profile>.json`` is written after
-every row and a run that was stopped continues there (``--again`` times once more and takes the
-mean, as a calibration does). Rows of another state of the profile are predicted anew, from the
-times that were measured.
+A row that has been measured is kept in ``benches/raw/prediction/<profile>.json``, and a run that
+was stopped continues there (``--again`` times once more and takes the mean, as a calibration does).
+Rows of another state of the profile are predicted anew, from the times that were measured.
 """
 
 import argparse
@@ -79,12 +78,12 @@ def main() -> None:
     hardware = profile(options)
     # What is read and written names the processors: those of the profile's threads, each time.
     with machine.threads(hardware.threads):
-        earlier = common.earlier(f"prediction/{hardware.name}")
-        rows: dict[str, Row] = earlier.get("rows", {})
-        known = earlier.get("profile") == digest(hardware)
-        for key in [] if known else rows:  # first: a run that is stopped leaves no mixture
-            with console.status(f"predicting {key}"):
-                rows[key] |= predicted(key, rows[key], hardware)
+        rows: dict[str, Row] = common.earlier(f"prediction/{hardware.name}")
+        state = digest(hardware)
+        for key in rows:  # first, so that a run that is stopped leaves no mixture
+            if rows[key].get("profile") != state:
+                with console.status(f"predicting {key}"):
+                    rows[key] |= predicted(key, rows[key], hardware)
         for job in jobs(options, hardware):
             key = "/".join(map(str, job))
             if key not in rows or options.again:
@@ -212,13 +211,14 @@ def predicted(key: str, row: Row, hardware: Hardware) -> Row:
         cost.roofline_table(graph, formats, hardware).totals(plans),
         table.totals(plans),
     )
-    times = {
+    times: dict[str, Any] = {
         name: (slowdown * seconds).tolist() for name, seconds in zip(LEVELS, levels, strict=True)
     }
     if "plans" in row:
-        return {**times, "plans_per_second": rate(table)}
+        return {**times, "plans_per_second": rate(table), "profile": digest(hardware)}
     return {
         **{level: seconds for level, (seconds,) in times.items()},
+        "profile": digest(hardware),
         "interval": [slowdown * seconds for seconds in table.interval({})],
         "bound": shares(table),
     }
@@ -304,10 +304,8 @@ def save(rows: Mapping[str, Row], hardware: Hardware) -> None:
         "description": hardware.description,
         "networks": of_networks(rows),
         "mixed": of_mixed(rows),
-        "profile": digest(hardware),
-        "rows": dict(rows),
     }
-    common.save(f"prediction/{hardware.name}", results, [SEED])
+    common.save(f"prediction/{hardware.name}", results, [SEED], rows)
 
 
 def digest(hardware: Hardware) -> str:

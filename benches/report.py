@@ -3,19 +3,19 @@
     python benches/report.py
 
 The tables in the project's README are written too: of the plans the rows in `SHOWN`, of the
-predictions a line for each profile and runtime. With matplotlib the predictions are drawn as well.
+predictions a line for each profile and runtime, of the solver a line for each class.
 
 Nothing is measured here: `benches/throughput.py`, `benches/prediction.py` and
-`benches/calibration.py` write a file of each hardware profile, and this lays them out as tables.
+`benches/calibration.py` write a summary for each hardware profile, and this lays them out as
+tables. The picture is of one profile: `benches/prediction.py --plot` drew it.
 """
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from prediction_report import LEVELS, number, over_all, plot
+from prediction_report import LEVELS, number, over_all
 
 from aiq import files
 
@@ -108,7 +108,7 @@ threads and off with one, were calibrated in 130 s a runtime, with 36 to 108 pro
 some hundreds, on some processors while other such programs ran on the rest. Profiles of Zen 3 and
 of the Xeon take the noise of the machine for an error of the samples, those of Zen 4 do not yet.
 
-![predicted over measured](results/prediction.png)
+![predicted over measured on Zen 5 with one thread](results/prediction.png)
 """
 
 CALIBRATION = """
@@ -154,18 +154,40 @@ SUMMARY = (
     *("plans", "roofline", "**calibrated**", "sign right", "least Spearman", "most regret"),
     "most noise",
 )
+SOLVER = {
+    "separable L=54": "one budget, 54 layers",
+    "separable L=200": "one budget, 200 layers",
+    "separable L=224 llm": "one budget, 224 layers of 7 shapes",
+    "separable L=1000": "one budget, 1,000 layers",
+    "separable L=10000": "one budget, 10,000 layers",
+    "chain L=54": "edges along a chain, 54 layers",
+    "chain L=200": "edges along a chain, 200 layers",
+    "chain L=1000": "edges along a chain, 1,000 layers",
+    "residual L=200": "edges of a residual network, 200 layers",
+    "residual L=1000": "edges of a residual network, 1,000 layers",
+    "two budgets L=54": "two budgets, 54 layers",
+    "two budgets L=200": "two budgets, 200 layers",
+    "two budgets L=224 llm": "two budgets, 224 layers of 7 shapes",
+    "two budgets L=1000": "two budgets, 1,000 layers",
+    "pisinger uncorrelated": "Pisinger's uncorrelated",
+    "pisinger weakly": "Pisinger's weakly correlated",
+    "pisinger subset-sum": "Pisinger's subset sum",
+    "pisinger zig-zag": "Pisinger's zig-zag",
+    "pisinger strongly": "Pisinger's strongly correlated",
+}
+"""Classes of problems in `benches/solver.py`, and what the README calls them."""
+
+SOLVER_HEADER = (
+    *("class", "aiq, median", "worst seed", "proved"),
+    "times faster than the best peer, median (worst)",
+)
 README = HERE.parent / "README.md"
-PICTURE = HERE / "results" / "prediction.png"
 
 
 def main() -> None:
     files.write_atomic(HERE / "README.md", page(HERE / "results"))
     files.write_atomic(README, filled(README.read_text(), HERE / "results"))
     print("wrote benches/README.md, and the tables in README.md")
-    if find_spec("matplotlib"):
-        predictions = documents(HERE / "results" / "prediction")
-        plot({name: document["rows"] for name, document in predictions}, PICTURE)
-        print(f"drew {PICTURE.relative_to(HERE.parent)}")
 
 
 def filled(text: str, results: Path) -> str:
@@ -183,15 +205,33 @@ def filled(text: str, results: Path) -> str:
         for name, document in documents(results / "prediction")
         for runtime, _ in networks_of(document)
     ]
+    solver = json.loads((results / "solver.json").read_text())["classes"]
     tables = {
         "plans": table(["profile", *THROUGHPUT_HEADER], plans),
         "predictions": table(SUMMARY, predictions),
+        "solver": table(SOLVER_HEADER, (solver_row(name, solver[name]) for name in SOLVER)),
     }
     for name, content in tables.items():
         begin, end = f"<!-- {name}: benches/report.py -->\n", f"<!-- end of {name} -->"
         before, _, rest = text.partition(begin)
         text = before + begin + "\n" + content + "\n" + end + rest.partition(end)[2]
     return text
+
+
+def solver_row(name: str, found: Mapping[str, Any]) -> list[str]:
+    """Return a row of the table of the solver."""
+    least = ">= " if found["lower_bounds"] else ""
+    return [
+        SOLVER[name],
+        *(milliseconds(found[key]) for key in ("median_ms", "worst_ms")),
+        f"{found['proved']} of {found['seeds']}",
+        f"{least}{found['median_ratio']:,.0f} ({found['worst_ratio']:,.0f})",
+    ]
+
+
+def milliseconds(value: float) -> str:
+    digits = 2 if value < 10 else 1 if value < 100 else 0
+    return f"{value:.{digits}f} ms"
 
 
 def summary(document: Document, runtime: str) -> list[str]:
@@ -252,22 +292,18 @@ def throughput(profile: str, document: Document) -> str:
 def throughput_row(key: str, row: Mapping[str, Any]) -> list[str]:
     """Return a row of the table of plans."""
     network, batch, runtime = key.split("/")
-    candidates, against = row["candidates"], row["plan_against_best"]
+    found, accuracy = row["speedup"], row["accuracy"]
     speedups = [
-        f"{candidates[name]['speedup']['value']:.2f}" if name in candidates else ""
-        for name in ("bf16", "w8a8", "plan")
+        f"{found[name]['value']:.2f}" if name in found else "" for name in ("bf16", "w8a8", "plan")
     ]
-    predicted = [candidates[name]["predicted_seconds"] for name in ("fp32", "plan")]
-    kinds = list(row["formats"].values())
-    accuracy = candidates["plan"]["accuracy"]
     return [
         f"{network}, {batch}",
         runtime,
         *speedups,
-        f"{predicted[0] / predicted[1]:.2f}",
-        f"{interval(against)} {row['verdict_against_best']}",
+        f"{row['predicted_speedup']:.2f}",
+        f"{interval(row['plan_against_best'])} {row['verdict_against_best']}",
         percent(row["noise"]),
-        ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds))),
+        ", ".join(f"{count} {kind}" for kind, count in row["layers"].items()),
         "" if accuracy is None else f"{100 * accuracy['drop']:.2f} pp",
     ]
 

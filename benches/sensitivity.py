@@ -206,7 +206,6 @@ def job(options: argparse.Namespace, given: "Given") -> tuple[dict[str, Any], Lo
         },
         "greedy": {
             "finished": walk["finished"],
-            "curve": walk["curve"],
             "seconds_per_evaluation": per_evaluation,
             "evaluations_of_a_full_walk": length,
         },
@@ -237,8 +236,6 @@ def judge(
         "joint_loss": ranks(totals, drops),
         "before": truth(np.array(totals), drops),
         "after": truth(seen, drops),
-        "predicted": totals,
-        "looked_at": seen.tolist(),
         "evaluations": estimate.evaluations,
         "seconds": estimate.seconds,
     }
@@ -379,10 +376,7 @@ def main() -> None:
             "formats": [f.name for f in table.formats],
             **results,
             "methods": methods,
-            "plans": [
-                {"formats": [f.name for f in p.values()], "drop": e.drop, "divergence": e.kl}
-                for p, e in zip(plans, found, strict=True)
-            ],
+            "plans": len(plans),
             "look": glance,
             "pairs": pairs,
         },

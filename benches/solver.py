@@ -12,7 +12,7 @@ libraries that cannot be loaded together.
     python benches/solver.py            # all classes, 5 seeds; results/solver.json
     python benches/solver.py --quick    # the small classes, 2 seeds, not written
 
-Finished classes are kept in the JSON file, so an interrupted run can be resumed with ``--resume``.
+Finished classes are kept in ``raw/solver.json``: ``--resume`` goes on from there.
 Needs the ``bench`` dependency group.
 """
 
@@ -27,7 +27,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 
-from common import RESULTS
+from common import RAW, RESULTS
 from solver_cases import Case, network, pisinger
 from solver_limits import frontier_times, interrupt_times, memory, tail_times
 from solver_peers import PEERS
@@ -36,6 +36,7 @@ from aiq import files, machine
 from aiq.solver import Problem, solve
 
 REPEATS = 5
+ROWS = RAW / "solver.json"
 CLASSES: dict[str, tuple[Callable[[int], Case], float]] = {
     "separable L=54": (lambda s: network(54, 4, s), 150),
     "separable L=200": (lambda s: network(200, 6, s), 400),
@@ -164,20 +165,28 @@ def write(result):
     packages = {p: version(p) for p in ("scipy", "highspy", "ortools", "pulp")}
     about = {"command": command, "machine": machine.describe(), "peers": packages}
     about["threads"] = "every solver had one thread"
-    files.write_atomic(RESULTS / "solver.json", json.dumps({**about, **result}, indent=1) + "\n")
+    RAW.mkdir(exist_ok=True)
+    files.write_atomic(ROWS, json.dumps({**about, **result}, indent=1) + "\n")
+    classes = {
+        name: {key: value for key, value in found.items() if key != "rows"}
+        for name, found in result["classes"].items()
+    }
+    summary = {**about, **result, "classes": classes}
+    files.write_atomic(RESULTS / "solver.json", json.dumps(summary, indent=1) + "\n")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small classes only, not written")
-    parser.add_argument("--resume", action="store_true", help="keep the classes in the JSON file")
+    parser.add_argument(
+        "--resume", action="store_true", help="keep the classes in benches/raw/solver.json"
+    )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--peer-cap", type=float, default=60, help="seconds per peer and problem")
     parser.add_argument("--only", help="classes whose name contains this")
     options = parser.parse_args()
     seeds = range(1, 3 if options.quick else options.seeds + 1)
-    saved = RESULTS / "solver.json"
-    result = json.loads(saved.read_text()) if options.resume and saved.exists() else {}
+    result = json.loads(ROWS.read_text()) if options.resume and ROWS.exists() else {}
     result = {key: result[key] for key in ("classes", "limits") if key in result}
     classes = result.setdefault("classes", {})
     heads = ("aiq ms", "worst", "proved", "ratio", "worst", "target")

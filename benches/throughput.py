@@ -8,7 +8,7 @@ For each network, batch and runtime: float32, all layers bfloat16, all layers in
 that ``aiq.search(..., measure_top=N)`` returns, timed in turns once the search is over; for trained
 networks eager float32 too, the paper's baseline. Trained networks get their accuracy on the 10,000
 test images of Fashion-MNIST; the others have random weights and no accuracy is claimed. A row that
-was measured is kept: ``benches/results/throughput/<profile>.json`` is written after every row, and
+was measured is kept in ``benches/raw/throughput/<profile>.json`` after every row, and
 a run that was stopped goes on there (``--again`` measures anew).
 
 Batch 128 is for the networks of 32 x 32 images and the smallest transformer. For the others one
@@ -88,7 +88,7 @@ NETWORKS = {
 def main() -> None:
     options = arguments()
     profile = this_machine() if options.hw is None else aiq.Hardware.load(options.hw)
-    done: dict[str, Any] = common.earlier(f"throughput/{profile.name}").get("rows", {})
+    done: dict[str, Any] = common.earlier(f"throughput/{profile.name}")
     started = time.monotonic()
     for name, batch, runtime in rows(options):
         key = f"{name}/{batch}/{runtime}"
@@ -103,8 +103,9 @@ def main() -> None:
             console.print(f"left out: {error}")
             continue
         done[key]["minutes"] = round((time.monotonic() - begun) / 60, 2)
-        results = {"description": profile.description, "rows": done}
-        common.save(f"throughput/{profile.name}", results, [SEED])
+        summaries = {key: brief(found) for key, found in done.items()}
+        results = {"description": profile.description, "rows": summaries}
+        common.save(f"throughput/{profile.name}", results, [SEED], done)
     console.print(report(done))
     console.print(summary(done))
 
@@ -242,6 +243,25 @@ def row(
     }
     console.print(report({f"{name}/{batch}/{runtime}": result}))
     return result
+
+
+def brief(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the tables show of a row."""
+    candidates, accuracy = row["candidates"], row["candidates"][PLAN]["accuracy"]
+    kinds = list(row["formats"].values())
+    eager = row["eager"]
+    return {
+        "speedup": {name: found["speedup"] for name, found in candidates.items() if name != "fp32"},
+        "predicted_speedup": candidates["fp32"]["predicted_seconds"]
+        / candidates[PLAN]["predicted_seconds"],
+        "plan_against_best": row["plan_against_best"],
+        "verdict_against_best": row["verdict_against_best"],
+        "plan_against_eager": None if eager is None else eager["plan_speedup"],
+        "noise": row["noise"],
+        "layers": {kind: kinds.count(kind) for kind in sorted(set(kinds))},
+        "mismatches": len(candidates[PLAN]["mismatches"]),
+        "accuracy": accuracy,
+    }
 
 
 @cache
