@@ -80,10 +80,10 @@ def main() -> None:
     with machine.threads(hardware.threads):
         rows: dict[str, Row] = common.earlier(f"prediction/{hardware.name}")
         state = digest(hardware)
-        for key in rows:  # first, so that a run that is stopped leaves no mixture
-            if rows[key].get("profile") != state:
+        for key, timed_before in rows.items():  # first: a run that is stopped leaves no mixture
+            if timed_before.get("profile") != state:
                 with console.status(f"predicting {key}"):
-                    rows[key] |= predicted(key, rows[key], hardware)
+                    timed_before.update(predicted(key, timed_before, hardware))
         for job in jobs(options, hardware):
             key = "/".join(map(str, job))
             if key not in rows or options.again:
