@@ -39,3 +39,9 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, message: str, solution: object) -> None:
         super().__init__(message)
         self.solution = solution
+
+
+def printable(text: str, most: int = 500) -> str:
+    """Return text from elsewhere as a message shows it: on one line, at most `most` characters."""
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: most + 1])
+    return line if len(line) <= most else line[: most - 3] + "..."

@@ -1,0 +1,177 @@
+"""JSON that is checked while it is read: every value has the declared type, or the text is refused.
+
+The types are dataclasses (or anything else that ``msgspec`` takes), with bounds written as
+``Annotated[float, Meta(ge=0)]``. Refused are, beside wrong types and missing keys: unknown keys,
+repeated keys, NaN and infinities, numbers and nesting without measure, and text that is not UTF-8.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
+
+import msgspec
+
+from aiq import files
+from aiq.errors import InputError, printable
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T")
+
+LIMIT = 64 * 2**20
+"""Bytes of the largest document that is read unless the caller says otherwise."""
+MAX_DEPTH = 64
+"""Deeper nesting is refused."""
+MAX_DIGITS = 20
+"""Longer whole numbers are refused: each one here fits 64 bits."""
+
+
+def read_json(
+    path: str | Path,
+    kind: type[T],
+    *,
+    what: str,
+    advice: str,
+    schema: str | None = None,
+    limit: int = LIMIT,
+) -> T:
+    """Return the value in a JSON file.
+
+    Parameters
+    ----------
+    path
+        The file. At most `limit` bytes are read, and only from a regular file or a pipe.
+    kind
+        Type of the value.
+    what, advice
+        What the file should be and what to do if it is not, to complete the sentence of the error:
+        ``"a plan"``, ``"give a file that Plan.save wrote"``.
+    schema
+        The value that the document must have under the key ``schema``, which `kind` does not have;
+        ``None`` if it has no such key.
+    limit
+        Most bytes.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read or does not hold such a value. The message names the place
+        inside the document.
+    """
+    text = files.read_text(path, limit, advice)
+    return parse_json(text, kind, file=str(path), what=what, advice=advice, schema=schema)
+
+
+def parse_json(
+    text: str | bytes,
+    kind: type[T],
+    *,
+    file: str,
+    what: str,
+    advice: str,
+    schema: str | None = None,
+) -> T:
+    """Return the value in a JSON text; `file` is what the message calls it, else as `read_json`.
+
+    Raises
+    ------
+    InputError
+        If the text does not hold such a value.
+    """
+    try:
+        raw = text.encode() if isinstance(text, str) else text
+        if schema is not None:
+            found = msgspec.json.decode(raw, type=dict[str, msgspec.Raw]).get("schema")
+            if found is None or msgspec.json.decode(found) != schema:
+                raise ValueError(f"its key schema is not {schema}")
+        value = msgspec.json.decode(raw, type=kind)
+        document = json.loads(raw, object_pairs_hook=_unique, parse_int=_short, parse_float=_finite)
+        if schema is not None:
+            del document["schema"]
+        _compare(document, msgspec.to_builtins(value, str_keys=True))
+    except RecursionError:
+        problem = "it is nested too deeply"
+    except (ValueError, msgspec.MsgspecError) as error:
+        problem = str(error).replace(" - at `$.", " at `").replace(" - at `$[", " at `[")
+    else:
+        return value
+    raise InputError(f"{printable(file, 200)} is not {what} ({printable(problem, 200)}); {advice}.")
+
+
+def dump_json(value: "DataclassInstance", schema: str | None = None, indent: int | None = 1) -> str:
+    """Return a dataclass as the JSON text that `parse_json` turns into an equal one.
+
+    Fields that are declared as floats are written as such, whatever they hold: the text is the
+    same after it was read and written again.
+
+    Raises
+    ------
+    InputError
+        If the value breaks its own declaration, for instance because a number is NaN.
+    """
+    try:
+        checked = msgspec.convert(_plain(asdict(value)), type(value), strict=True)
+        document = cast("dict[str, Any]", _plain(asdict(checked)))
+        head = {} if schema is None else {"schema": schema}
+        return json.dumps(head | document, indent=indent, allow_nan=False) + "\n"
+    except (ValueError, TypeError, msgspec.MsgspecError) as error:
+        problem = printable(str(error).replace(" - at `$.", " at `"), 200)
+        raise InputError(
+            f"A {type(value).__name__} cannot be written ({problem}); correct that value."
+        ) from None
+
+
+def _plain(value: object) -> object:
+    """Return tuples as lists and numbers of subclasses (NumPy's) as Python's, all the way down."""
+    match value:
+        case dict():
+            return {key: _plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case float():
+            return float(value)
+    return value
+
+
+def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"it repeats the key {key!a}")
+        found[key] = value
+    return found
+
+
+def _short(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"it has a number of more than {MAX_DIGITS} digits")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in {float("inf"), float("-inf")}:
+        raise ValueError(f"the number {text} is too large")
+    return value
+
+
+def _compare(document: object, value: object, path: str = "", depth: int = 0) -> None:
+    """Refuse keys of `document` that did not become part of `value`, and deep nesting."""
+    if depth > MAX_DEPTH:
+        _refuse(f"it is nested more than {MAX_DEPTH} deep", path)
+    match document, value:
+        case dict(), dict():
+            for key, item in document.items():
+                if key not in value:
+                    _refuse(f"the key {key!a} is unknown", path)
+                _compare(item, value[key], f"{path}.{key}", depth + 1)
+        case list(), list() | tuple():
+            for index, (item, part) in enumerate(zip(document, value, strict=True)):
+                _compare(item, part, f"{path}[{index}]", depth + 1)
+
+
+def _refuse(problem: str, path: str) -> NoReturn:
+    raise ValueError(f"{problem} at `{path.removeprefix('.')}`" if path else problem)
