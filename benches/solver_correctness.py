@@ -104,7 +104,7 @@ def against_enumeration(seed):
         inside &= plans[at] <= budgets.get(name, np.iinfo(np.int64).max)
     problem = Problem(cost, loss, size, edges)
     found = solve(problem, **budgets)
-    verdict = check(problem, found.certificate)
+    verdict = check(problem, found.certificate, **budgets)
     wrong = list(verdict.failures)
     if not inside.any():
         if found.status != "infeasible":
@@ -138,7 +138,10 @@ def against_highs(seed, cap):
     kind, case = large(seed)
     problem = Problem(case.cost, case.loss, case.size, case.edges)
     found = solve(problem, max_loss=case.max_loss, max_size=case.max_size)
-    wrong = list(check(problem, found.certificate, replay=False).failures)
+    verdict = check(problem, found.certificate, case.max_loss, case.max_size, replay=False)
+    wrong = []
+    if found.choices and (verdict.values != found.certificate.values or verdict.bound > found.cost):
+        wrong.append(f"the checker finds {verdict.values} and the bound {verdict.bound}")
     proved, x = run_highspy(case, cap)
     if found.status == "infeasible":
         if x is not None:

@@ -70,11 +70,11 @@ def test_infeasible_names_the_nearest_feasible_value():
     problem = Problem([[1, 2], [1, 2]], [[5, 3], [5, 3]], [[1, 9], [1, 9]])
     found = solve(problem, max_loss=5)
     assert (found.status, found.choices, found.nearest) == ("infeasible", (), ("loss", 6))
-    assert check(problem, found.certificate).ok
+    assert check(problem, found.certificate, 5).ok
     assert solve(problem, max_loss=6).status == "optimal"
     both = solve(problem, max_loss=8, max_size=9)
     assert both.nearest == ("size", 10)
-    assert check(problem, both.certificate).ok
+    assert check(problem, both.certificate, 8, 9).ok
     assert solve(problem, max_loss=8, max_size=10).choices in {(0, 1), (1, 0)}
 
 
@@ -116,7 +116,7 @@ def test_heuristics_lie_between_the_optimum_and_the_best_uniform_plan(method, gr
     assert exact.cost <= found.cost <= best
     assert found.bound <= exact.cost
     assert found.gap == (found.cost - found.bound) / found.cost
-    assert check(problem, found.certificate).ok
+    assert check(problem, found.certificate, budget).ok
 
 
 def hard():

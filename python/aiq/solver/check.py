@@ -1,12 +1,29 @@
-"""An independent checker of certificates, in plain Python integers."""
+"""An independent checker of certificates, in plain Python integers.
 
-from collections.abc import Iterator
+It shares no code with the solver: what the solver computes in Rust is computed here once more.
+"""
+
 from dataclasses import dataclass
 
+from aiq.errors import InputError
 from aiq.solver.certificate import Certificate, Proof
 from aiq.solver.congruence import Congruence, usable
-from aiq.solver.problem import Problem
-from aiq.solver.relaxation import EVERYTHING, Domain, Point, Relaxation, Tables, add, dot
+from aiq.solver.labels import least_objective
+from aiq.solver.problem import Number, Problem
+from aiq.solver.relaxation import (
+    EVERYTHING,
+    UNLIMITED,
+    Effort,
+    Relaxation,
+    Tables,
+    TooMuchError,
+    dot,
+)
+from aiq.solver.solve import fixed_limits
+from aiq.solver.wellformed import MEASURES, malformed
+
+MAX_WORK = 50_000_000
+"""Table entries and sums that are looked at by default: about a minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,13 +33,14 @@ class Check:
     Attributes
     ----------
     ok
-        Whether every claim of the certificate that was checked holds.
+        Whether every claim of the certificate is proved.
     failures
-        One sentence for every claim that does not.
+        One sentence for every claim that is not.
     values
         Recomputed cost, loss and size of the plan; None without a plan.
     bound
-        Lower bound on the objective that the checker proved; None if the search claimed none.
+        Lower bound on the objective that the checker proved, at most the claimed one; None if
+        nothing was claimed or the certificate is malformed. ``2**62`` says that there is no plan.
     """
 
     ok: bool
@@ -31,67 +49,133 @@ class Check:
     bound: int | None
 
 
-def check(problem: Problem, certificate: Certificate, replay: bool = True) -> Check:
+def check(
+    problem: Problem,
+    certificate: Certificate,
+    max_loss: Number | None = None,
+    max_size: Number | None = None,
+    minimize: str = "cost",
+    *,
+    max_cost: Number | None = None,
+    replay: bool = True,
+    max_work: int = MAX_WORK,
+) -> Check:
     """Verify a certificate without the solver: feasibility, objective, and lower bound.
 
-    Bounds are recomputed by a dynamic program per subproblem. Subproblems that the solver closed
-    by enumeration are enumerated again, unless `replay` is false: then only their Lagrangian bound
-    is verified, and `bound` may be smaller than claimed without that being a failure.
+    The question is the caller's: problem, budgets and objective as they were given to `solve`. A
+    certificate that answers another one is not accepted. Bounds are recomputed by a dynamic
+    program per subproblem, and subproblems that the solver closed by enumeration are enumerated
+    again.
+
+    A certificate proves what its status says: ``optimal`` that no plan within the budgets is
+    better, ``infeasible`` that there is none. The others prove their plan, if there is one, and
+    their bound, if there is one.
 
     Parameters
     ----------
     problem
         The tables the certificate speaks of.
     certificate
-        From a solution of that problem.
+        From a solution of that problem, or from a stranger.
+    max_loss, max_size, max_cost, minimize
+        As given to `solve`.
     replay
-        Whether to enumerate; plain Python, so seconds for a thousand layers.
+        Whether to enumerate; plain Python, so seconds for a thousand layers. Without it, a
+        certificate that rests on an enumeration is not accepted, and `bound` is what the
+        Lagrangian bounds prove alone.
+    max_work
+        Table entries and sums to look at; a proof that needs more is not accepted.
+
+    Raises
+    ------
+    InputError
+        If the problem is no `Problem`, the certificate no `Certificate`, or a budget is bad. What
+        is wrong inside a certificate is a failure instead.
     """
+    if not isinstance(problem, Problem):
+        raise InputError(f"problem is a {type(problem).__name__}; give the aiq.solver.Problem")
+    if type(certificate) is not Certificate:
+        kind = type(certificate).__name__
+        raise InputError(f"certificate is a {kind}; give the certificate of a Solution")
+    if minimize not in MEASURES:
+        raise InputError(f"cannot minimise {minimize!r}; use cost, loss or size")
+    limits = fixed_limits(problem, max_cost, max_loss, max_size)
+    fault = malformed(problem, certificate)
+    if fault is not None:
+        return Check(False, (f"{fault}.",), None, None)
     failures = []
-    tables = Tables(problem, certificate)
-    values = None
-    if certificate.choices:
-        if not tables.is_plan(certificate.choices):
-            return Check(False, ("the plan does not fit the layers",), None, None)
-        values = tables.evaluate(certificate.choices)
-        if values != certificate.values:
-            failures.append(f"the plan measures {values}, not {certificate.values}")
-        for name, value, limit in zip(
-            ("cost", "loss", "size"), values, certificate.limits, strict=True
-        ):
-            if limit is not None and value > limit:
-                failures.append(f"the plan's {name} is {value}, above its budget {limit}")
-        objective = values[tables.objective]
-        if certificate.status == "optimal" and certificate.bound != objective:
-            failures.append(f"optimal, but the bound {certificate.bound} is not {objective}")
-    elif certificate.status == "optimal":
-        failures.append("optimal, but there is no plan")
-    claim = certificate.bound
-    if certificate.status == "infeasible":
-        claim = EVERYTHING
-    if claim is None or not certificate.proof:
+    if certificate.minimize != minimize:
+        failures.append(f"it minimises the {certificate.minimize}, not the {minimize}.")
+    for name, stated, limit in zip(MEASURES, certificate.limits, limits, strict=True):
+        if stated != limit:
+            failures.append(f"its {name} budget is {stated}, not {limit} as asked.")
+    if failures:
+        return Check(False, tuple(failures), None, None)
+    tables = Tables(problem, MEASURES.index(minimize), limits)
+    values = tables.evaluate(certificate.choices) if certificate.choices else None
+    failures = _plan_failures(certificate, values, tables.objective)
+    claim = EVERYTHING if certificate.status == "infeasible" else certificate.bound
+    if claim is None:
+        if certificate.proof:
+            failures.append("it has a proof, but no bound that this could prove.")
         return Check(not failures, tuple(failures), values, None)
-    proved = _verify(tables, certificate.proof, claim, replay)
-    if proved < claim and (replay or certificate.status == "heuristic"):
-        failures.append(f"only {proved} is proved, less than the claimed bound {claim}")
-    return Check(not failures, tuple(failures), values, min(proved, claim))
+    proved = -EVERYTHING
+    try:
+        proved = _verify(tables, certificate.proof, claim, replay, Effort(max_work))
+    except TooMuchError:
+        failures.append(f"the proof needs more than {max_work} steps; allow more with max_work.")
+    if proved < claim:
+        said = "that there is no plan" if claim == EVERYTHING else f"the bound {claim}"
+        failures.append(f"{said} is not proved, only the bound {proved}.")
+    return Check(not failures, tuple(failures), values, proved)
 
 
-def _verify(tables: Tables, proofs: tuple[Proof, ...], claim: int, replay: bool) -> int:
-    """Prove a bound by the branching tree, at most `claim`."""
+def _plan_failures(
+    certificate: Certificate, values: tuple[int, int, int] | None, at: int
+) -> list[str]:
+    """List what is wrong with the plan, and with what the status says of it."""
+    failures: list[str] = []
+    status, bound = certificate.status, certificate.bound
+    if certificate.values != (values or (0, 0, 0)):
+        failures.append(f"the plan measures {values}, not {certificate.values}.")
+    if values is None:
+        if status in {"optimal", "heuristic"}:
+            failures.append(f"{status}, but there is no plan.")
+        if status == "infeasible" and bound is not None:
+            failures.append("infeasible, but there is a bound.")
+        return failures
+    for name, value, limit in zip(MEASURES, values, certificate.limits, strict=True):
+        if limit is not None and value > limit:
+            failures.append(f"the plan's {name} is {value}, above its budget {limit}.")
+    if status == "infeasible":
+        failures.append("infeasible, but there is a plan.")
+    elif status == "optimal" and bound != values[at]:
+        failures.append(f"optimal, but the bound {bound} is not {values[at]}.")
+    elif bound is not None and bound > values[at]:
+        failures.append(f"the bound {bound} is above the plan's {values[at]}.")
+    return failures
+
+
+def _verify(
+    tables: Tables, proofs: tuple[Proof, ...], claim: int, replay: bool, effort: Effort
+) -> int:
+    """Prove a bound by the branching tree, at most `claim`.
+
+    The proofs must be a tree, so that each subproblem is visited at most once.
+    """
+    if not proofs:
+        return -EVERYTHING
     everything = [list(range(tables.count(i))) for i in range(tables.layers)]
-    tables.limits = usable(tables)
-    congruence = Congruence(tables)
+    limits = usable(tables)
+    congruence = Congruence(tables, limits)
     pending = [(0, everything)]
     proved = claim
     while pending:
         at, domain = pending.pop()
         proof = proofs[at]
         weights = tables.pick(proof.weights)
-        if min(weights) < 0:
-            return -EVERYTHING
-        relaxation = Relaxation(tables, domain, weights)
-        slack = relaxation.least - dot(weights[1:], tuple(tables.limits))
+        relaxation = Relaxation(tables, domain, weights, effort)
+        slack = relaxation.least - dot(weights[1:], limits)
         if weights[0] == 0:
             if slack > 0:
                 continue  # no plan of this subproblem is within the budgets
@@ -102,7 +186,7 @@ def _verify(tables: Tables, proofs: tuple[Proof, ...], claim: int, replay: bool)
             continue
         # excess from which on a plan cannot be cheaper than the claim
         below = congruence.down(claim - 1, weights)
-        gap = weights[0] * below - slack + 1 if weights[0] else EVERYTHING**2
+        gap = weights[0] * below - slack + 1 if weights[0] else UNLIMITED
         keep = [
             [x for x in domain[v] if relaxation.marginals[v][x] - relaxation.least < gap]
             for v in range(tables.layers)
@@ -118,69 +202,8 @@ def _verify(tables: Tables, proofs: tuple[Proof, ...], claim: int, replay: bool)
                 if side:
                     pending.append((child, [*keep[:v], side, *keep[v + 1 :]]))
         elif replay and proof.closed == "enumerated":
-            proved = min(proved, _enumerate(tables, keep, weights, claim, below))
+            least = least_objective(tables, keep, (weights, below), limits, effort)
+            proved = proved if least is None else min(proved, least)
         else:
             proved = min(proved, bound)
     return proved
-
-
-def _enumerate(tables: Tables, domain: Domain, weights: Point, claim: int, below: int) -> int:
-    """Find the least objective within the budgets over a domain, at most `claim`.
-
-    Labels (sums of points) run through the elimination like the least sums do; those whose
-    weighted sum cannot belong to a plan that costs at most `below`, with the budgets used up, are
-    dropped, and so are dominated ones.
-    """
-    relaxation = Relaxation(tables, domain, weights)
-    slack = relaxation.least - dot(weights[1:], tuple(tables.limits))
-    gap = weights[0] * below - slack + 1 if weights[0] else EVERYTHING**2
-    labels: list[dict[Point, list[Point]]] = [{} for _ in relaxation.order]
-    roots = []
-    for v in relaxation.order:
-        for s in relaxation.rows(v):
-            found: list[Point] = []
-            for x in domain[v]:
-                partial = [relaxation.own(v, s, x)]
-                base = dot(weights, partial[0])
-                rest = relaxation.joint(v, s, x) - base + relaxation.down[v][s] - relaxation.least
-                for child, key in relaxation.keys(v, s, x):
-                    rest -= relaxation.up[child][key]
-                    joined = [add(p, q) for p in partial for q in labels[child][key]]
-                    partial = _undominated(p for p in joined if dot(weights, p) + rest < gap)
-                found += partial
-            labels[v][s] = _undominated(
-                p for p in found if dot(weights, p) + relaxation.down[v][s] - relaxation.least < gap
-            )
-        for child in relaxation.children[v]:
-            labels[child] = {}
-        if not relaxation.separator[v]:
-            roots.append((relaxation.up[v][()], labels[v][()]))
-
-    # components whose second option is closest to the first go first
-    def leaving(root: tuple[int, list[Point]]) -> int:
-        excess = sorted(dot(weights, p) - root[0] for p in root[1])
-        return excess[1] if len(excess) > 1 else EVERYTHING**2
-
-    states = [tuple(0 for _ in tables.measures)]
-    rest = relaxation.least
-    for least, options in sorted(roots, key=leaving):
-        rest -= least
-        sums = (add(p, q) for p in states for q in options)
-        states = _undominated(p for p in sums if dot(weights, p) + rest - relaxation.least < gap)
-    fits = [p[0] for p in states if all(u <= b for u, b in zip(p[1:], tables.limits, strict=True))]
-    return min([claim, *fits])
-
-
-def _undominated(points: Iterator[Point]) -> list[Point]:
-    """Points that no other is at most as large as, in every coordinate."""
-    kept: list[Point] = []
-    best: dict[int, int] = {}
-    for point in sorted(points, key=lambda p: (p[1:], p[0])):
-        if len(point) < 3:
-            if not kept or point[0] < kept[-1][0]:
-                kept.append(point)
-        elif not any(b <= point[2] and c <= point[0] for b, c in best.items()):
-            best = {b: c for b, c in best.items() if b < point[2] or c < point[0]}
-            best[point[2]] = point[0]
-            kept.append(point)
-    return kept

@@ -14,17 +14,17 @@ from aiq.solver.relaxation import Point, Tables, dot
 _MAX_QUOTIENT = 16
 
 
-def usable(tables: Tables) -> list[int]:
+def usable(tables: Tables) -> Point:
     """Round the limits down to what a plan could use."""
     first, step = [0] * len(tables.measures), [0] * len(tables.measures)
     for points in tables.points():
         for m, values in enumerate(zip(*points, strict=True)):
             first[m] += values[0]
             step[m] = gcd(step[m], *(value - values[0] for value in values))
-    return [
+    return tuple(
         limit - (limit - used) % max(unit, 1)
         for limit, used, unit in zip(tables.limits, first[1:], step[1:], strict=True)
-    ]
+    )
 
 
 class Congruence:
@@ -40,8 +40,8 @@ class Congruence:
         Remainder of the objective of a plan that uses its budgets up.
     """
 
-    def __init__(self, tables: Tables) -> None:
-        self.modulus, self.multipliers, self.residue = 1, (0,) * len(tables.limits), 0
+    def __init__(self, tables: Tables, limits: Point) -> None:
+        self.modulus, self.multipliers, self.residue = 1, (0,) * len(limits), 0
         size = len(tables.measures)
         # row m >= 1 is zero in the budgets before m, row 0 in all budgets
         rows = [[0] * size for _ in range(size)]
@@ -64,9 +64,7 @@ class Congruence:
             multipliers[m] = right // shared * pow(row[m] // shared, -1, period) % period
         if modulus > 1:
             self.modulus, self.multipliers = modulus, tuple(multipliers[1:])
-            used = dot(self.multipliers, tuple(first[1:])) - dot(
-                self.multipliers, tuple(tables.limits)
-            )
+            used = dot(self.multipliers, tuple(first[1:])) - dot(self.multipliers, limits)
             self.residue = (first[0] + used) % modulus
 
     def _step(self, weights: Point) -> int:

@@ -3,12 +3,15 @@
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 from itertools import product
+from math import prod
 
-from aiq.solver.certificate import Certificate
 from aiq.solver.problem import Problem
 
 EVERYTHING = 2**62
 """More than any objective: a bound this high says that there is no plan."""
+
+UNLIMITED = EVERYTHING**4
+"""More than any weighted sum."""
 
 Domain = list[list[int]]
 Point = tuple[int, ...]
@@ -17,12 +20,10 @@ Point = tuple[int, ...]
 class Tables:
     """The objective and the limited measures of a problem, as plain lists."""
 
-    def __init__(self, problem: Problem, certificate: Certificate) -> None:
-        self.objective = ("cost", "loss", "size").index(certificate.minimize)
-        self.measures = [self.objective] + [
-            m for m in range(3) if certificate.limits[m] is not None
-        ]
-        self.limits = [b for b in certificate.limits if b is not None]
+    def __init__(self, problem: Problem, objective: int, limits: tuple[int | None, ...]) -> None:
+        self.objective = objective
+        self.measures = [objective] + [m for m in range(3) if limits[m] is not None]
+        self.limits = tuple(b for b in limits if b is not None)
         self.all_measures = problem.core.tables()
         self.offsets = [0]
         for count in problem.n_choices:
@@ -43,6 +44,7 @@ class Tables:
                 matrix[key] = add(matrix[key], point) if key in matrix else point
             self.neighbours[u].add(v)
             self.neighbours[v].add(u)
+        self.order, self.separator = eliminate(self.neighbours)
 
     def count(self, layer: int) -> int:
         """Count the choices of a layer."""
@@ -98,13 +100,31 @@ def dot(a: Point, b: Point) -> int:
     return sum(x * y for x, y in zip(a, b, strict=True))
 
 
+class TooMuchError(Exception):
+    """A proof needs more steps than the checker may take."""
+
+
+class Effort:
+    """Counts the steps that are left."""
+
+    def __init__(self, steps: int) -> None:
+        self._left = steps
+
+    def spend(self, steps: int) -> None:
+        """Take steps off; called before they are done, so that no proof can take longer."""
+        self._left -= steps
+        if self._left < 0:
+            raise TooMuchError
+
+
 class Relaxation:
     """Least weighted sums over all plans of a domain, by eliminating layer after layer."""
 
-    def __init__(self, tables: Tables, domain: Domain, weights: Point) -> None:
+    def __init__(self, tables: Tables, domain: Domain, weights: Point, effort: Effort) -> None:
         self.tables, self.domain, self.weights = tables, domain, weights
-        self.order, self.separator = eliminate(tables.neighbours)
-        self.position = {v: i for i, v in enumerate(self.order)}
+        self.order, self.separator = tables.order, tables.separator
+        for v in self.order:
+            effort.spend(prod(len(domain[s]) for s in (v, *self.separator[v])))
         self.children: list[list[int]] = [[] for _ in self.order]
         self.up: list[dict[Point, int]] = [{} for _ in self.order]
         self.least = 0
@@ -147,7 +167,7 @@ class Relaxation:
     def _descend(self, v: int) -> None:
         if not self.separator[v]:
             self.down[v][()] = self.least - self.up[v][()]
-        marginals = dict.fromkeys(self.domain[v], EVERYTHING**2)
+        marginals = dict.fromkeys(self.domain[v], UNLIMITED)
         for s in self.rows(v):
             for x in self.domain[v]:
                 total = self.joint(v, s, x) + self.down[v][s]
