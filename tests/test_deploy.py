@@ -21,6 +21,7 @@ class Chosen:
 
     def __init__(self, formats):
         self.formats = formats
+        self.batch_dim = 0
 
 
 @pytest.fixture(scope="module", params=["resnet20"])

@@ -10,7 +10,7 @@ import torch
 
 from aiq import cost, graph, machine, measure, runtimes
 from aiq.formats import REFERENCE
-from aiq.graph.export import Inputs
+from aiq.graph.export import Inputs, call_arguments
 from aiq.hardware import Hardware
 from aiq.measure import Comparison, Interval, Verdict
 from aiq.plan import Plan
@@ -61,7 +61,14 @@ def deploy(
         If the plan names layers that the model lacks, or calibration is needed and not given.
     """
     engine = runtimes.get(runtime)
-    return engine.compile(model, example_inputs, plan.formats, calibration, emulate=emulate)
+    return engine.compile(
+        model,
+        example_inputs,
+        plan.formats,
+        calibration,
+        emulate=emulate,
+        batch_dim=plan.batch_dim,
+    )
 
 
 def export(
@@ -105,7 +112,15 @@ def export(
     """
     file = Path(path)
     engine = runtimes.for_file(file)
-    engine.export(model, file, example_inputs, plan.formats, calibration, emulate=emulate)
+    engine.export(
+        model,
+        file,
+        example_inputs,
+        plan.formats,
+        calibration,
+        emulate=emulate,
+        batch_dim=plan.batch_dim,
+    )
 
 
 def load(path: str | Path) -> Compiled:
@@ -216,7 +231,7 @@ def compare(
     model: torch.nn.Module,
     hw: str | Hardware,
     *,
-    example_inputs: torch.Tensor,
+    example_inputs: Inputs,
     calibration: Iterable[Inputs] = (),
     runtime: str = "inductor",
     min_seconds: float = 5.0,
@@ -243,27 +258,31 @@ def compare(
     engine = runtimes.get(runtime)
     planned = plan.formats
     programs: dict[str, Compiled] = {}
-    compiled = engine.compiler(model, example_inputs, calibration)
+    compiled = engine.compiler(model, example_inputs, calibration, batch_dim=plan.batch_dim)
     for step, (name, formats) in enumerate({FLOAT: {}, PLAN: planned}.items()):
         report("compile", step, 2)
         programs[name] = compiled(formats)
     report("compile", 2, 2)
+    layer_graph = graph.extract(model, example_inputs, plan.batch_dim)
+    args, keywords = call_arguments(example_inputs)
     table = cost.time_table(
-        graph.extract(model, example_inputs),
+        layer_graph,
         tuple(dict.fromkeys([REFERENCE, *planned.values()])),
         hardware,
         runtime,
     )
     timing = measure.compare_timing(
-        {name: partial(program, example_inputs) for name, program in programs.items()},
-        batch=len(example_inputs),
+        {name: partial(program, *args, **keywords) for name, program in programs.items()},
+        batch=layer_graph.batch,
         min_seconds=min_seconds,
         progress=report,
     )
     measured: Mapping[str, float] = {}
     if layers:
         report("profile", 0, 1)
-        measured = engine.layer_seconds(model, example_inputs, planned, calibration)
+        measured = engine.layer_seconds(
+            model, example_inputs, planned, calibration, batch_dim=plan.batch_dim
+        )
         report("profile", 1, 1)
     return PredictedMeasured(
         runtime=runtime,

@@ -13,6 +13,7 @@ from aiq import files
 from aiq.errors import InputError
 from aiq.formats import Format
 from aiq.formats import parse as parse_format
+from aiq.graph import BatchDim
 
 SCHEMA = "aiq/plan/v1"
 MAX_BYTES = 64 * 1024 * 1024
@@ -254,6 +255,12 @@ class Plan:
     def formats(self) -> dict[str, Format]:
         """Layer name -> format: what evaluators and runtimes take."""
         return {layer.name: parse_format(layer.format) for layer in self.layers}
+
+    @property
+    def batch_dim(self) -> BatchDim:
+        """The dimension of the inputs that counts samples; plans of older versions: the first."""
+        found: BatchDim = self.provenance.get("batch_dim", 0)
+        return found
 
     def to_json(self) -> str:
         """Return the plan as JSON text."""

@@ -1,6 +1,7 @@
 """From a model to its layer graph."""
 
+from aiq.graph.batch import BatchDim
 from aiq.graph.layers import Edge, Layer, LayerGraph, Trace, extract, trace
 from aiq.graph.operators import WEIGHTED, Op
 
-__all__ = ["WEIGHTED", "Edge", "Layer", "LayerGraph", "Op", "Trace", "extract", "trace"]
+__all__ = ["WEIGHTED", "BatchDim", "Edge", "Layer", "LayerGraph", "Op", "Trace", "extract", "trace"]

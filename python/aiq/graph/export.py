@@ -22,6 +22,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from aiq.errors import GraphError
+from aiq.graph.batch import BatchDim, batch_dims, batch_size
 from aiq.graph.simplify import attribute, decompositions, simplify
 
 Inputs = torch.Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
@@ -49,7 +50,7 @@ def call_arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return tuple(inputs), {}
 
 
-def export(model: nn.Module, example_inputs: Inputs) -> Exported:
+def export(model: nn.Module, example_inputs: Inputs, batch_dim: BatchDim = 0) -> Exported:
     """Export `model` in evaluation mode; the model itself is left as it was.
 
     Parameters
@@ -57,8 +58,9 @@ def export(model: nn.Module, example_inputs: Inputs) -> Exported:
     model
         Any module ``torch.export`` can capture; it may live on the ``meta`` device.
     example_inputs
-        A tensor, a sequence of positional or a mapping of keyword arguments. The first
-        dimension of the first tensor is the batch.
+        A tensor, a sequence of positional or a mapping of keyword arguments.
+    batch_dim
+        The dimension of the inputs that counts samples, see `aiq.graph.batch.BatchDim`.
 
     Returns
     -------
@@ -69,15 +71,18 @@ def export(model: nn.Module, example_inputs: Inputs) -> Exported:
     ------
     GraphError
         If the model or its inputs are not what they should be, or cannot be exported.
+    InputError
+        If `batch_dim` does not fit the inputs.
     """
     _check_model(model)
     args, kwargs = call_arguments(_checked_inputs(example_inputs))
-    batch = _batch(args, kwargs)
+    dims = batch_dims(batch_dim, example_inputs)
+    batch = batch_size(dims, pytree.tree_leaves((args, kwargs)))
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:
         with _quiet():
-            program, dynamic = _capture(model, args, kwargs, batch)
+            program, dynamic = _capture(model, args, kwargs, batch, dims)
     finally:
         for module, mode in training.items():
             module.training = mode
@@ -118,13 +123,6 @@ def _checked_inputs(inputs: object) -> Inputs:
     )
 
 
-def _batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    first = next(
-        leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)
-    )
-    return int(first.shape[0]) if first.ndim else 1
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep PyTorch's prints, warnings and logs of a failed attempt from the user's screen."""
@@ -144,11 +142,15 @@ def _quiet() -> Iterator[None]:
 
 
 def _capture(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch: int
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    batch: int,
+    dims: list[int | None],
 ) -> tuple[ExportedProgram, bool]:
     """Export with a dynamic batch if the model allows it, else with the example's."""
     try:
-        program = _capture_dynamic(model, args, kwargs, batch)
+        program = _capture_dynamic(model, args, kwargs, batch, dims)
     except Exception:  # noqa: BLE001  (whatever it was, the static export below decides)
         program = None
     if program is not None:
@@ -161,33 +163,36 @@ def _capture(
 
 
 def _capture_dynamic(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch: int
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    batch: int,
+    dims: list[int | None],
 ) -> ExportedProgram | None:
     """Export with a free batch; ``None`` where tracing tied the batch to the example's size."""
     leaves, structure = pytree.tree_flatten((args, kwargs))
-    batched = [
-        index
-        for index, leaf in enumerate(leaves)
-        if isinstance(leaf, torch.Tensor) and leaf.ndim > 0 and leaf.shape[0] == batch
-    ]
     shapes = ShapesCollection()  # type: ignore[no-untyped-call]
-    for index in batched:
-        if batch == 1:  # torch.export takes a size of 1 for a constant, so trace a batch of two
-            leaves[index] = torch.cat([leaves[index]] * 2)
-        shapes[leaves[index]] = {0: Dim.AUTO}
+    for index, dim in enumerate(dims):
+        leaf = leaves[index]
+        if not isinstance(leaf, torch.Tensor) or dim is None or not leaf.ndim:
+            continue
+        if leaf.shape[dim] == batch:
+            if batch == 1:  # torch.export takes a size of 1 for a constant, so trace a batch of two
+                leaves[index] = torch.cat([leaf] * 2, dim)
+            shapes[leaves[index]] = {dim: Dim.AUTO}
     args, kwargs = pytree.tree_unflatten(leaves, structure)
     program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
     return program.run_decompositions(decompositions()) if _batch_symbols(program.graph) else None
 
 
 def _batch_symbols(graph: fx.Graph) -> set[Any]:
-    """Return the symbols in the first dimensions of the inputs."""
+    """Return the symbols in the shapes of the inputs: only the batch was left free."""
     inputs = (node.meta.get("val") for node in graph.find_nodes(op="placeholder"))
     return {
         symbol
         for value in inputs
         if isinstance(value, torch.Tensor) and value.ndim
-        for symbol in free_symbols(value.shape[0])
+        for symbol in free_symbols(value.shape)
     }
 
 

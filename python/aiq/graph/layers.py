@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import fx, nn
 
 from aiq.errors import GraphError
+from aiq.graph.batch import BatchDim
 from aiq.graph.export import Inputs, export
 from aiq.graph.fusion import Group, Grouping
 from aiq.graph.operators import WEIGHTED, Op, argument, elements, flops, is_constant, shapes
@@ -85,7 +86,7 @@ class Edge:
 class LayerGraph:
     """Layers in execution order and the tensors between them (indices into `layers`).
 
-    `batch` is the size of the first dimension of the first example input; counts scale with it.
+    `batch` is the number of samples in the example inputs; counts scale with it.
     """
 
     model: str
@@ -118,14 +119,17 @@ class Trace:
         The layer graph; ``Layer.nodes`` are names of nodes of ``module.graph``.
     dynamic_batch
         Whether `module` takes any batch size, or only that of the example.
+    batch_dim
+        The dimension of the inputs that counts samples.
     """
 
     module: fx.GraphModule
     graph: LayerGraph
     dynamic_batch: bool
+    batch_dim: BatchDim = 0
 
 
-def trace(model: nn.Module, example_inputs: Inputs) -> Trace:
+def trace(model: nn.Module, example_inputs: Inputs, batch_dim: BatchDim = 0) -> Trace:
     """Export `model` and read its layers.
 
     Parameters
@@ -134,8 +138,11 @@ def trace(model: nn.Module, example_inputs: Inputs) -> Trace:
         Any module that ``torch.export`` can capture; it is traced in evaluation mode and left as
         it was. On the ``meta`` device nothing is computed, so it may be larger than memory.
     example_inputs
-        A tensor, a sequence of positional or a mapping of keyword arguments. The first
-        dimension of the first tensor is the batch; counts are for this batch.
+        A tensor, a sequence of positional or a mapping of keyword arguments; counts are for their
+        batch.
+    batch_dim
+        The dimension that counts samples: 1 for sequence-first models such as ``nn.LSTM`` by
+        default. See `aiq.graph.batch.BatchDim` for inputs that differ in it, or have none.
 
     Raises
     ------
@@ -150,7 +157,7 @@ def trace(model: nn.Module, example_inputs: Inputs) -> Trace:
     through them. A copy into another order (``permute`` and ``contiguous``) is a layout layer.
     """
     model = getattr(model, "_orig_mod", model)  # the names of what torch.compile wraps
-    exported = export(model, example_inputs)
+    exported = export(model, example_inputs, batch_dim)
     modules = dict(model.named_modules())
     layers, edges = _read(exported.module, modules)
     graph = LayerGraph(type(modules[""]).__name__, exported.batch, layers, edges)
@@ -159,12 +166,12 @@ def trace(model: nn.Module, example_inputs: Inputs) -> Trace:
             f"{graph.model} has no convolution or linear layer with a weight of its own, so there "
             "is nothing to quantise; pass the module that holds them."
         )
-    return Trace(exported.module, graph, exported.dynamic_batch)
+    return Trace(exported.module, graph, exported.dynamic_batch, batch_dim)
 
 
-def extract(model: nn.Module, example_inputs: Inputs) -> LayerGraph:
+def extract(model: nn.Module, example_inputs: Inputs, batch_dim: BatchDim = 0) -> LayerGraph:
     """Return the layer graph of `model`; see `trace`."""
-    return trace(model, example_inputs).graph
+    return trace(model, example_inputs, batch_dim).graph
 
 
 def _read(

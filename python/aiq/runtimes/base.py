@@ -15,7 +15,7 @@ import torch
 
 from aiq.errors import InputError, RuntimeUnavailableError
 from aiq.formats import REFERENCE, Format, parse
-from aiq.graph import Layer, LayerGraph, Op, Trace, trace
+from aiq.graph import BatchDim, Layer, LayerGraph, Op, Trace, trace
 from aiq.graph.export import Inputs, call_arguments
 from aiq.runtimes.kernels import Kernel, label
 from aiq.runtimes.program import Compiled, Signature, leaves
@@ -158,6 +158,7 @@ class Runtime(ABC):
         *,
         runs: int = 50,
         emulate: bool = False,
+        batch_dim: BatchDim = 0,
     ) -> dict[str, float]:
         """Return the median seconds of each layer, with what is fused into its kernel.
 
@@ -169,7 +170,9 @@ class Runtime(ABC):
         RuntimeUnavailableError
             If the runtime cannot time single layers.
         """
-        job = self._prepare(model, example_inputs, formats, calibration, emulate=emulate)
+        job = self._prepare(
+            model, example_inputs, formats, calibration, emulate=emulate, batch_dim=batch_dim
+        )
         return dict(layer_times(self._profile(job, runs)).layers)
 
     def compile(
@@ -180,6 +183,7 @@ class Runtime(ABC):
         calibration: Iterable[Inputs] = (),
         *,
         emulate: bool = False,
+        batch_dim: BatchDim = 0,
     ) -> Compiled:
         """Compile `model` so that each layer runs in its format.
 
@@ -197,6 +201,8 @@ class Runtime(ABC):
             format quantises.
         emulate
             Allow formats that the runtime can only emulate.
+        batch_dim
+            The dimension of the inputs that counts samples, as for `aiq.graph.trace`.
 
         Raises
         ------
@@ -206,7 +212,10 @@ class Runtime(ABC):
             If `formats` names a layer that the model does not have, or no calibration batch is
             given for a format that needs one.
         """
-        return self.compiler(model, example_inputs, calibration, emulate=emulate)(formats)
+        compiled = self.compiler(
+            model, example_inputs, calibration, emulate=emulate, batch_dim=batch_dim
+        )
+        return compiled(formats)
 
     def compiler(
         self,
@@ -215,13 +224,14 @@ class Runtime(ABC):
         calibration: Iterable[Inputs] = (),
         *,
         emulate: bool = False,
+        batch_dim: BatchDim = 0,
     ) -> Callable[[Mapping[str, Format]], Compiled]:
         """Return what compiles plan after plan of one model, which is exported with the first.
 
         It takes the formats of `compile`, and raises what that raises. `calibration` is read for
         every plan that quantises: a list, not a generator, if there are several.
         """
-        exported = cache(partial(trace, model, example_inputs))
+        exported = cache(partial(trace, model, example_inputs, batch_dim))
 
         def compiled(formats: Mapping[str, Format]) -> Compiled:
             return self._compiled(
@@ -259,9 +269,12 @@ class Runtime(ABC):
         calibration: Iterable[Inputs] = (),
         *,
         emulate: bool = False,
+        batch_dim: BatchDim = 0,
     ) -> None:
         """Write the program to a file that runs without aiq; see `compile` and `load`."""
-        job = self._prepare(model, example_inputs, formats, calibration, emulate=emulate)
+        job = self._prepare(
+            model, example_inputs, formats, calibration, emulate=emulate, batch_dim=batch_dim
+        )
         self._write(job, path)
 
     def load(self, path: Path) -> Compiled:
@@ -285,8 +298,9 @@ class Runtime(ABC):
         calibration: Iterable[Inputs],
         *,
         emulate: bool,
+        batch_dim: BatchDim = 0,
     ) -> Job:
-        traced = trace(model, example_inputs)
+        traced = trace(model, example_inputs, batch_dim)
         return self._job(model, traced, example_inputs, formats, calibration, emulate=emulate)
 
     def _job(

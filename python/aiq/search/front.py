@@ -21,7 +21,7 @@ from aiq.errors import InputError
 from aiq.evaluate import Evaluator
 from aiq.evaluate.metrics import Metric
 from aiq.formats import INTEGER_GRID, PAPER, REFERENCE, Format, parse_all
-from aiq.graph import LayerGraph, Trace
+from aiq.graph import BatchDim, LayerGraph, Trace
 from aiq.graph.export import Inputs
 from aiq.hardware import Hardware
 from aiq.losses import LossTable
@@ -70,6 +70,7 @@ def search(
     data: Iterable[Any] | None = None,
     *,
     example_inputs: Inputs | None = None,
+    batch_dim: BatchDim = 0,
     objective: str = Objective.THROUGHPUT,
     max_drop: float = 0.01,
     confidence: float = 0.95,
@@ -103,6 +104,12 @@ def search(
     example_inputs
         Arguments of one forward call; costs are for their batch size. Default: the inputs of the
         first batch of `data`.
+    batch_dim
+        The dimension of the inputs that counts samples: 1 for sequence-first models, such as
+        ``nn.LSTM`` by default. A tuple or dict like the inputs gives it for each tensor, ``None``
+        for one that all samples share. ``None`` alone: each batch of `data` is one sample and is
+        evaluated whole, for inputs without a batch and for models whose outputs compare the samples
+        of a batch. Targets have their batch in the same dimension, or first.
     objective
         ``throughput`` (least predicted time), ``intensity`` (most FLOPs per byte), both with an
         accuracy loss of at most `max_drop`; or ``weighted``, the paper's: minimise
@@ -196,7 +203,7 @@ def search(
     examples = arguments.example_inputs(batches) if example_inputs is None else example_inputs
     report = progress or (lambda stage, done, total: None)
 
-    trace = _export(model, examples, report)
+    trace = _export(model, examples, batch_dim, report)
     choices = (
         _default_formats(goal, hardware, name, trace.graph)
         if formats is None
@@ -266,7 +273,7 @@ def search(
         seen = arguments.observed(batches, calibration, examples)
         stand = shortlist.Stand(
             runtime=engine.name,
-            compile=engine.compiler(model, examples, seen),
+            compile=engine.compiler(model, examples, seen, batch_dim=batch_dim),
             inputs=examples,
             batch=trace.graph.batch,
             kinds=tuple(str(layer.op) for layer in trace.graph.quantizable),
@@ -297,6 +304,7 @@ def search(
             "max_size": max_size,
             "pin": pins,
             "batch": trace.graph.batch,
+            "batch_dim": batch_dim,
             "runtime": name,
             "sensitivity": None if losses is None else losses.method,
             "measure_top": measure_top,
@@ -369,8 +377,10 @@ def _weight_bits(layers: LayerGraph, columns: Sequence[Format]) -> NDArray[np.in
     )
 
 
-def _export(model: torch.nn.Module, examples: Inputs, report: Progress) -> Trace:
+def _export(
+    model: torch.nn.Module, examples: Inputs, batch_dim: BatchDim, report: Progress
+) -> Trace:
     report("export the model", 0, 1)
-    trace = graph.trace(model, examples)
+    trace = graph.trace(model, examples, batch_dim)
     report("export the model", 1, 1)
     return trace
