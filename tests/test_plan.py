@@ -3,8 +3,11 @@
 import dataclasses
 import json
 
+import hostile
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 import aiq
@@ -25,6 +28,7 @@ def test_round_trip(plan, tmp_path):
     plan.save(path)
     assert aiq.Plan.load(path) == plan
     assert aiq.Plan.from_json(plan.to_json()) == plan
+    assert aiq.Plan.load(path).to_json() == path.read_text()
     assert [p.name for p in path.parent.iterdir()] == ["plan.json"]
 
 
@@ -62,17 +66,63 @@ def test_not_a_plan(text, tmp_path):
         aiq.Plan.load(path)
 
 
+TIMED = {
+    "name": "w8a8", "layers": {"w8a8": 2}, "predicted": 1.0, "seconds": 1.0, "against": "w8a8",
+    "speedup": 1.0, "low": 1.0, "high": 1.0, "verdict": "indistinguishable", "drop_limit": None,
+    "mismatches": 0,
+}  # fmt: skip
+SHORTLIST = {
+    "runtime": "inductor", "batch": 1, "threads": 1, "plans": [TIMED], "best_uniform": "w8a8",
+    "chosen": "w8a8", "noise": 0.0, "confidence": 0.95, "steal": None, "interrupted": False,
+}  # fmt: skip
+
+
 def test_broken_plans(plan):
     row = dataclasses.asdict(plan.layers[0])
-    for changes in (
-        {"schema": "aiq/plan/v9"},
-        {"layers": [row | {"format": "w99"}]},
-        {"layers": [row | {"extra": 1}]},
-        {"surprise": 1},
-        {"proof": None},
+    for changes, words in (
+        ({"schema": "aiq/plan/v9"}, "schema is not aiq/plan/v1"),
+        ({"layers": [row | {"format": "w99"}]}, "Unknown format 'w99'"),
+        ({"layers": [row | {"format": "W8A8\n"}]}, r"layers\[0\].format"),
+        ({"layers": [row | {"format": " w8a8"}]}, "not written as aiq writes it"),
+        ({"layers": [row | {"extra": 1}]}, "'extra' is unknown at `layers\\[0\\]`"),
+        ({"layers": [row | {"flops": -1}]}, r"layers\[0\].flops"),
+        ({"layers": [row | {"flops": 10**400}]}, "layers"),
+        ({"layers": [row | {"flops": True}]}, r"layers\[0\].flops"),
+        ({"layers": [row | {"loss": float("nan")}]}, "invalid character"),
+        ({"layers": [row | {"name": "\x1b[31m"}]}, r"layers\[0\].name"),
+        ({"layers": [row, row]}, "repeats '0'"),
+        ({"surprise": 1}, "'surprise' is unknown"),
+        ({"proof": None}, "at `proof`"),
+        ({"seconds": "1"}, "at `seconds`"),
+        ({"shortlist": SHORTLIST | {"chosen": "w4"}}, "lack the chosen one"),
+        ({"shortlist": SHORTLIST | {"plans": [TIMED, TIMED]}}, "repeat a name"),
+        ({"shortlist": SHORTLIST | {"plans": []}}, "lack the chosen one"),
     ):
-        with pytest.raises(InputError, match="is not a plan"):
+        with pytest.raises(InputError, match=rf"is not a plan \(.*{words}"):
             aiq.Plan.from_json(broken(plan, **changes))
+    twice = plan.to_json().rstrip()[:-1] + ', "layers": []}'
+    with pytest.raises(InputError, match="repeats the key 'layers'"):
+        aiq.Plan.from_json(twice)
+
+
+def test_plans_written_before_there_was_a_shortlist_are_read(plan):
+    document = json.loads(plan.to_json())
+    del document["shortlist"]
+    assert aiq.Plan.from_json(json.dumps(document)) == plan
+
+
+@given(st.data())
+def test_a_hostile_plan_is_refused_or_can_be_used(plan, data):
+    document = json.loads(plan.to_json()) | {"shortlist": SHORTLIST}
+    text = json.dumps(data.draw(hostile.documents(document)))
+    try:
+        found = aiq.Plan.from_json(text)
+    except InputError:
+        return
+    assert str(found)
+    assert set(found.formats) == {layer.name for layer in found.layers}
+    again = found.to_json()
+    assert aiq.Plan.from_json(again).to_json() == again
 
 
 def test_unreadable(tmp_path):

@@ -1,20 +1,26 @@
 """The loss table: predicted accuracy loss of every layer in every format."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from aiq import files
 from aiq.errors import InputError
 from aiq.formats import REFERENCE, Format, parse
+from aiq.typed import Count, Name, NonNegative, Text, dump_json, parse_json, read_json
 
 SCHEMA = "aiq/loss-table/v2"
+_WHAT = "a loss table"
+_ADVICE = "give a file that LossTable.save or `aiq sensitivity --output` wrote"
 
 Array = NDArray[np.float64]
+Drop = Annotated[float, Meta(ge=-1e100, le=1e100)]
+"""Far beyond what any metric says, and sums of it stay finite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +35,13 @@ class Whole:
         What it lost, and the standard error of that.
     """
 
-    formats: Mapping[str, str]
-    drop: float
-    error: float
+    formats: Mapping[Name, Name]
+    drop: Drop
+    error: NonNegative
+
+    def __post_init__(self) -> None:
+        for name in self.formats.values():
+            parse(name)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,14 +123,29 @@ class LossTable:
         return total
 
     def to_json(self) -> str:
-        """Return the table as JSON text."""
-        fields = {name: getattr(self, name) for name in self.__slots__}
-        for name, value in fields.items():
-            if isinstance(value, np.ndarray):
-                fields[name] = value.tolist()
-        fields["formats"] = [f.name for f in self.formats]
-        fields["whole"] = [asdict(whole) for whole in self.whole]
-        return json.dumps({"schema": SCHEMA, **fields}, indent=1, allow_nan=False) + "\n"
+        """Return the table as JSON text.
+
+        Raises
+        ------
+        InputError
+            If a number of the table is not finite.
+        """
+        document = _Document(
+            layers=self.layers,
+            formats=tuple(f.name for f in self.formats),
+            loss=self.loss.tolist(),
+            error=self.error.tolist(),
+            divergence=self.divergence.tolist(),
+            measured=None if self.measured is None else self.measured.tolist(),
+            method=self.method,
+            slope=self.slope,
+            baseline=self.baseline,
+            samples=self.samples,
+            evaluations=self.evaluations,
+            seconds=self.seconds,
+            whole=self.whole,
+        )
+        return dump_json(document, _WHAT, SCHEMA)
 
     @classmethod
     def from_json(cls, text: str, file: str = "the loss table") -> "LossTable":
@@ -131,28 +156,18 @@ class LossTable:
         InputError
             If the text is not a loss table; `file` is what the message calls it.
         """
-        try:
-            fields = json.loads(text)
-            if fields.pop("schema") != SCHEMA:
-                raise ValueError(f"schema is not {SCHEMA}")
-            fields["layers"] = tuple(map(str, fields["layers"]))
-            fields["formats"] = tuple(map(parse, fields["formats"]))
-            fields["whole"] = tuple(Whole(**whole) for whole in fields["whole"])
-            shape = len(fields["layers"]), len(fields["formats"])
-            for name in ("loss", "error", "divergence", "measured"):
-                if fields[name] is not None or name != "measured":
-                    fields[name] = np.array(fields[name], np.float64).reshape(shape)
-                    if not np.isfinite(fields[name]).all():
-                        raise ValueError(f"{name} is not finite")
-            return cls(**fields)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise InputError(
-                f"{file} is not a loss table ({error}); give a file that LossTable.save or "
-                "`aiq sensitivity --output` wrote."
-            ) from None
+        return parse_json(
+            text, _Document, file=file, what=_WHAT, advice=_ADVICE, schema=SCHEMA
+        ).table()
 
     def save(self, path: str | Path) -> None:
-        """Write the table to `path` as JSON, atomically."""
+        """Write the table to `path` as JSON, atomically.
+
+        Raises
+        ------
+        InputError
+            If the file cannot be written.
+        """
         files.write_atomic(path, self.to_json())
 
     @classmethod
@@ -164,10 +179,56 @@ class LossTable:
         InputError
             If the file cannot be read or is not a loss table.
         """
-        try:
-            text = Path(path).read_text("utf-8")
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"{path} cannot be read ({error}); give a loss table's file."
-            ) from None
-        return cls.from_json(text, str(path))
+        return read_json(path, _Document, what=_WHAT, advice=_ADVICE, schema=SCHEMA).table()
+
+
+@dataclass(frozen=True, slots=True)
+class _Document:
+    """A loss table as JSON has it: lists in the place of arrays, names in that of formats."""
+
+    layers: tuple[Name, ...]
+    formats: tuple[Name, ...]
+    loss: list[list[Drop]]
+    error: list[list[NonNegative]]
+    divergence: list[list[float]]
+    measured: list[list[Drop]] | None
+    method: Text
+    slope: float
+    baseline: float | None
+    samples: Count
+    evaluations: Count
+    seconds: NonNegative
+    whole: tuple[Whole, ...]
+
+    def __post_init__(self) -> None:
+        for names in (self.layers, [parse(name) for name in self.formats]):
+            if len({*names}) < len(names):
+                raise InputError("A loss table names each layer and each format once.")
+        for rows in (self.loss, self.error, self.divergence, self.measured):
+            if rows is not None and [len(row) for row in rows] != [len(self.formats)] * len(
+                self.layers
+            ):
+                raise InputError("A loss table has a row for each layer, a column for each format.")
+
+    def table(self) -> LossTable:
+        """Return the table."""
+        shape = len(self.layers), len(self.formats)
+
+        def array(rows: list[list[float]]) -> Array:
+            return np.array(rows, np.float64).reshape(shape)
+
+        return LossTable(
+            layers=self.layers,
+            formats=tuple(map(parse, self.formats)),
+            loss=array(self.loss),
+            error=array(self.error),
+            divergence=array(self.divergence),
+            measured=None if self.measured is None else array(self.measured),
+            method=self.method,
+            slope=self.slope,
+            baseline=self.baseline,
+            samples=self.samples,
+            evaluations=self.evaluations,
+            seconds=self.seconds,
+            whole=self.whole,
+        )

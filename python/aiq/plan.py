@@ -1,9 +1,8 @@
 """A plan: which format every layer gets, what that is predicted to buy, and how sure we are."""
 
 import io
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,21 @@ from aiq.errors import InputError
 from aiq.formats import Format
 from aiq.formats import parse as parse_format
 from aiq.graph import BatchDim
+from aiq.typed import (
+    Count,
+    Name,
+    NonNegative,
+    Positive,
+    Share,
+    Text,
+    dump_json,
+    parse_json,
+    read_json,
+)
 
 SCHEMA = "aiq/plan/v1"
-MAX_BYTES = 64 * 1024 * 1024
+_WHAT = "a plan"
+_ADVICE = "give a file that Plan.save or `aiq search --output` wrote"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +50,19 @@ class PlannedLayer:
         The next cheaper choice and why it was not taken, in words.
     """
 
-    name: str
-    op: str
-    format: str
-    flops: int
-    weight_elements: int
-    share: float
+    name: Name
+    op: Name
+    format: Name
+    flops: Count
+    weight_elements: Count
+    share: NonNegative
     saving: float
     loss: float
-    why: str
+    why: Text
+
+    def __post_init__(self) -> None:
+        if parse_format(self.format).name != self.format:
+            raise InputError(f"The format {self.format!r} is not written as aiq writes it.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +83,11 @@ class Prediction:
         Bytes of all weights in the plan's formats, scales not counted.
     """
 
-    intensity: float
-    bytes: float
-    seconds: float
-    level: str
-    weight_bytes: float
+    intensity: NonNegative
+    bytes: NonNegative
+    seconds: NonNegative
+    level: Name
+    weight_bytes: NonNegative
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +108,9 @@ class Accuracy:
 
     plan: float
     baseline: float
-    samples: int
+    samples: Count
     drop_limit: float
-    confidence: float
+    confidence: Share
 
     @property
     def drop(self) -> float:
@@ -126,13 +141,13 @@ class Proof:
         What the single-layer losses were multiplied by, corrected by measurement.
     """
 
-    status: str
+    status: Name
     value: float
     bound: float | None
     gap: float | None
-    unit: str
-    nodes: int
-    seconds: float
+    unit: Name
+    nodes: Count
+    seconds: NonNegative
     loss_budget: float | None
     loss_factor: float
 
@@ -159,17 +174,17 @@ class TimedPlan:
         Layers that run in another format than planned.
     """
 
-    name: str
-    layers: Mapping[str, int]
-    predicted: float
-    seconds: float
-    against: str
-    speedup: float
-    low: float
-    high: float
-    verdict: str
+    name: Name
+    layers: Mapping[Name, Count]
+    predicted: NonNegative
+    seconds: Positive
+    against: Name
+    speedup: NonNegative
+    low: NonNegative
+    high: NonNegative
+    verdict: Name
     drop_limit: float | None
-    mismatches: int
+    mismatches: Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,16 +206,21 @@ class Shortlist:
         Whether it was ended by Ctrl-C.
     """
 
-    runtime: str
-    batch: int
-    threads: int
+    runtime: Name
+    batch: Count
+    threads: Count
     plans: tuple[TimedPlan, ...]
-    best_uniform: str
-    chosen: str
-    noise: float
-    confidence: float
-    steal: float | None
+    best_uniform: Name
+    chosen: Name
+    noise: NonNegative
+    confidence: Share
+    steal: NonNegative | None
     interrupted: bool
+
+    def __post_init__(self) -> None:
+        names = [plan.name for plan in self.plans]
+        if len({*names}) < len(names) or not {self.best_uniform, self.chosen} <= {*names}:
+            raise InputError("The plans that were timed repeat a name or lack the chosen one.")
 
     def __getitem__(self, name: str) -> TimedPlan:
         """Return the row called `name`."""
@@ -236,20 +256,25 @@ class Plan:
         What was timed to choose the plan, or ``None`` if it was chosen by prediction.
     """
 
-    model: str
-    hardware: str
-    objective: str
-    method: str
+    model: Text
+    hardware: Name
+    objective: Name
+    method: Name
     layers: tuple[PlannedLayer, ...]
     predicted: Prediction
     baseline: Prediction
     predicted_loss: float
     accuracy: Accuracy | None
     proof: Proof
-    evaluations: int
-    seconds: float
+    evaluations: Count
+    seconds: NonNegative
     provenance: Mapping[str, Any]
     shortlist: Shortlist | None = None
+
+    def __post_init__(self) -> None:
+        names = [layer.name for layer in self.layers]
+        if len({*names}) < len(names):
+            raise InputError(f"A plan names each layer once; it repeats {_repeated(names)!r}.")
 
     @property
     def formats(self) -> dict[str, Format]:
@@ -264,7 +289,7 @@ class Plan:
 
     def to_json(self) -> str:
         """Return the plan as JSON text."""
-        return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n"
+        return dump_json(self, _WHAT, SCHEMA)
 
     @classmethod
     def from_json(cls, text: str, file: str = "the plan") -> "Plan":
@@ -275,32 +300,16 @@ class Plan:
         InputError
             If the text is not a plan; `file` is what the message calls it.
         """
-        try:
-            document = json.loads(text)
-            if document.pop("schema") != SCHEMA:
-                raise ValueError(f"schema is not {SCHEMA}")
-            accuracy = document["accuracy"]
-            plan = cls(
-                **document
-                | {
-                    "layers": tuple(PlannedLayer(**layer) for layer in document["layers"]),
-                    "predicted": Prediction(**document["predicted"]),
-                    "baseline": Prediction(**document["baseline"]),
-                    "accuracy": None if accuracy is None else Accuracy(**accuracy),
-                    "proof": Proof(**document["proof"]),
-                    "shortlist": _shortlist(document.get("shortlist")),
-                }
-            )
-            _ = plan.formats  # an unknown format is found here, not on deployment
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise InputError(
-                f"{file} is not a plan ({error}); give a file that Plan.save or "
-                "`aiq search --output` wrote."
-            ) from None
-        return plan
+        return parse_json(text, cls, file=file, what=_WHAT, advice=_ADVICE, schema=SCHEMA)
 
     def save(self, path: str | Path) -> None:
-        """Write the plan to `path` as JSON, atomically."""
+        """Write the plan to `path` as JSON, atomically.
+
+        Raises
+        ------
+        InputError
+            If the file cannot be written.
+        """
         files.write_atomic(path, self.to_json())
 
     @classmethod
@@ -312,15 +321,7 @@ class Plan:
         InputError
             If the file cannot be read or is not a plan.
         """
-        try:
-            with Path(path).open("rb") as stream:
-                raw = stream.read(MAX_BYTES + 1)
-            if len(raw) > MAX_BYTES:
-                raise ValueError(f"larger than {MAX_BYTES} bytes")
-            text = raw.decode("utf-8")
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be read ({error}); give a plan's file.") from None
-        return cls.from_json(text, str(path))
+        return read_json(path, cls, what=_WHAT, advice=_ADVICE, schema=SCHEMA)
 
     def __str__(self) -> str:
         from aiq.report import tables  # noqa: PLC0415 - tables of plans import this module
@@ -332,8 +333,5 @@ class Plan:
         return stream.getvalue().rstrip()
 
 
-def _shortlist(document: dict[str, Any] | None) -> Shortlist | None:
-    if document is None:
-        return None
-    plans = tuple(TimedPlan(**plan) for plan in document["plans"])
-    return Shortlist(**document | {"plans": plans})
+def _repeated(names: list[str]) -> str:
+    return next(name for index, name in enumerate(names) if name in names[:index])

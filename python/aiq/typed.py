@@ -9,9 +9,10 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, cast
 
 import msgspec
+from msgspec import Meta
 
 from aiq import files
 from aiq.errors import InputError, printable
@@ -20,6 +21,17 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = TypeVar("T")
+
+# What would not be seen, or move the cursor or the reading direction, where a text is printed.
+_UNSEEN = r"\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+Text = Annotated[str, Meta(max_length=4000, pattern=rf"^[^{_UNSEEN}]*\Z")]
+"""Text on one line."""
+Name = Annotated[str, Meta(min_length=1, max_length=4000, pattern=rf"^[^{_UNSEEN}]*\Z")]
+"""Text on one line, not empty."""
+Count = Annotated[int, Meta(ge=0, le=2**62)]
+Positive = Annotated[float, Meta(gt=0)]
+NonNegative = Annotated[float, Meta(ge=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
 
 LIMIT = 64 * 2**20
 """Bytes of the largest document that is read unless the caller says otherwise."""
@@ -101,11 +113,13 @@ def parse_json(
     raise InputError(f"{printable(file, 200)} is not {what} ({printable(problem, 200)}); {advice}.")
 
 
-def dump_json(value: "DataclassInstance", schema: str | None = None, indent: int | None = 1) -> str:
+def dump_json(
+    value: "DataclassInstance", what: str, schema: str | None = None, indent: int | None = 1
+) -> str:
     """Return a dataclass as the JSON text that `parse_json` turns into an equal one.
 
     Fields that are declared as floats are written as such, whatever they hold: the text is the
-    same after it was read and written again.
+    same after it was read and written again. `what` is what the message of an error calls it.
 
     Raises
     ------
@@ -120,7 +134,7 @@ def dump_json(value: "DataclassInstance", schema: str | None = None, indent: int
     except (ValueError, TypeError, msgspec.MsgspecError) as error:
         problem = printable(str(error).replace(" - at `$.", " at `"), 200)
         raise InputError(
-            f"A {type(value).__name__} cannot be written ({problem}); correct that value."
+            f"What is to be written is not {what} ({problem}); correct that value."
         ) from None
 
 
