@@ -1,15 +1,27 @@
-"""Files that are either old or new, never half-written, and reads that have a limit."""
+"""Files: written so that they are old or new, never in between, and read up to a limit."""
 
+import errno
+import fcntl
 import os
+import re
 import secrets
 import select
 import stat
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from aiq.errors import InputError, printable
 
 _WAIT_SECONDS = 1.0
-"""How long a pipe may be without a writer before it is called empty."""
+"""How long a pipe may be without anybody at its other end before it is refused."""
+_MOST_LINKS = 40
+_PREFIX = ".aiq-writes-"
+"""Start of the names of temporary files."""
 
 
 def read_text(path: str | Path, limit: int, advice: str) -> str:
@@ -40,7 +52,8 @@ def read_text(path: str | Path, limit: int, advice: str) -> str:
         reason = error.strerror or type(error).__name__
     except ValueError as error:
         reason = str(error)
-    raise InputError(f"{printable(str(path), 200)} cannot be read ({reason}); {advice}.")
+    name = printable(str(path), 200) or "The empty path"
+    raise InputError(f"{name} cannot be read ({reason}); {advice}.")
 
 
 def _read(path: str | Path, limit: int) -> bytes:
@@ -72,8 +85,30 @@ def _first_byte(pipe: int) -> bytes:
     return start
 
 
+def check_target(path: str | Path) -> None:
+    """Raise now if `write_atomic` could not write to `path`, as far as that can be known before.
+
+    To be called before long work whose result will be written. It leaves nothing behind.
+
+    Raises
+    ------
+    InputError
+        If the path is a folder, lies below a file, is not allowed, too long, and so on.
+    """
+    with _explained(path):
+        target = _Target.of(path)
+        if target.replaced:
+            folder = next(p for p in target.path.parents if p.exists())
+            with _temporary(folder, 0o600):
+                pass
+
+
 def write_atomic(path: str | Path, content: str | bytes) -> None:
     """Write `content` to `path` so that a reader, or a crash, sees the old file or the new one.
+
+    Links are followed and stay. The mode of a file that is replaced is kept. Devices, pipes and
+    open descriptors (``/dev/stdout``) are written to. What earlier writes left behind in the folder
+    when they were killed is removed.
 
     Parameters
     ----------
@@ -81,17 +116,152 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
         Destination; its folder is created.
     content
         Text (stored as UTF-8) or bytes.
+
+    Raises
+    ------
+    InputError
+        If it cannot be written.
     """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     raw = content.encode("utf-8") if isinstance(content, str) else content
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("xb") as stream:  # readable by whom the user lets, unlike mkstemp's
+    with _explained(path):
+        target = _Target.of(path)
+        if not target.replaced:
+            with target.stream() as stream:
+                stream.write(raw)
+            return
+        target.path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(target.path.parent)
+        old = target.status
+        mode = 0o666 if old is None else stat.S_IMODE(old.st_mode)
+        with _temporary(target.path.parent, mode & 0o777) as (path_now, stream):
+            if old is not None:
+                with suppress(PermissionError):  # only root may give files away
+                    os.fchown(stream.fileno(), old.st_uid, old.st_gid)
+                os.fchmod(stream.fileno(), mode)
             stream.write(raw)
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+            path_now.replace(target.path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """Where a path leads to.
+
+    Attributes
+    ----------
+    path
+        The path behind all links.
+    status
+        Of what is there; ``None`` if nothing is.
+    descriptor
+        The open descriptor of this process that the path stands for, such as 1 for
+        ``/dev/stdout``.
+    """
+
+    path: Path
+    status: os.stat_result | None = None
+    descriptor: int | None = None
+
+    @classmethod
+    def of(cls, path: str | Path) -> "_Target":
+        """Follow links; raise OSError or ValueError if nothing can be written there."""
+        found = Path(path)
+        for _ in range(_MOST_LINKS):
+            found = Path(os.path.realpath(found.parent)) / found.name
+            if re.fullmatch(rf"/proc/(self|{os.getpid()})/fd/\d+", str(found)):
+                os.fstat(int(found.name))
+                return cls(found, descriptor=int(found.name))
+            if not found.is_symlink():
+                break
+            found = found.parent / found.readlink()
+        try:
+            status = found.stat()
+        except FileNotFoundError:
+            return cls(found)
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        if not os.access(found, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return cls(found, status)
+
+    @property
+    def replaced(self) -> bool:
+        """Whether a new file takes its place; else it is written to."""
+        regular = self.status is None or stat.S_ISREG(self.status.st_mode)
+        return self.descriptor is None and regular
+
+    def stream(self) -> IO[bytes]:
+        """Open a device, a pipe or an open descriptor for writing."""
+        if self.descriptor is not None:
+            sys.stdout.flush()
+            return os.fdopen(os.dup(self.descriptor), "wb")
+        deadline = time.monotonic() + _WAIT_SECONDS
+        while True:
+            try:  # without O_NONBLOCK a pipe that nobody reads would be waited for without end
+                descriptor = os.open(self.path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            except OSError as error:
+                if error.errno != errno.ENXIO or time.monotonic() > deadline:
+                    raise
+                time.sleep(_WAIT_SECONDS / 20)
+            else:
+                os.set_blocking(descriptor, True)
+                return os.fdopen(descriptor, "wb")
+
+
+@contextmanager
+def _explained(path: object) -> Iterator[None]:
+    """Turn what goes wrong with a file into one sentence."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        code = getattr(error, "errno", None)
+        reason = getattr(error, "strerror", None) or str(error)
+        if code == errno.ENXIO:
+            reason = "it is a pipe, and nobody reads from it"
+        full = code in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+        raise InputError(
+            f"{printable(str(path), 200) or 'The empty path'} cannot be written ({reason}); "
+            f"{'free some space or ' if full else ''}name another file."
+        ) from None
+
+
+@contextmanager
+def _temporary(folder: Path, mode: int) -> Iterator[tuple[Path, IO[bytes]]]:
+    """Open a new file that is locked while it is in use, and gone in the end if it is not renamed.
+
+    The name does not depend on the target's, which may be as long as the file system allows.
+    """
+    while True:
+        path = folder / f"{_PREFIX}{secrets.token_hex(8)}"
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        if _lock(descriptor, unsupported=True) and path.exists():
+            break
+        os.close(descriptor)  # a sweep took it for a leftover before it was locked
+    stream = os.fdopen(descriptor, "wb")
+    try:
+        yield path, stream
+    finally:
+        path.unlink(missing_ok=True)
+        stream.close()
+
+
+def _sweep(folder: Path) -> None:
+    """Remove temporary files whose writers were killed: nobody holds their locks."""
+    for path in folder.glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            with os.fdopen(descriptor, "wb"):
+                if _lock(descriptor, unsupported=False):
+                    path.unlink()
+
+
+def _lock(descriptor: int, *, unsupported: bool) -> bool:
+    """Lock a file and say whether it worked; `unsupported` where the file system has no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return unsupported
+    return True
