@@ -7,7 +7,9 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from torch import nn
 
 from aiq.errors import DataError, InputError
 from aiq.evaluate import Evaluator, evaluator
+from aiq.evaluate import journal as journals
 from aiq.evaluate.journal import Journal
 from aiq.formats import parse
 
@@ -201,23 +204,161 @@ def test_arrays_come_back_bit_by_bit(tmp_path):
     assert again.get("other", 1) is None
 
 
-def test_damage_is_named(tmp_path):
-    journal = Journal(tmp_path, "f" * 64)
-    journal.put("plan", 0, np.zeros((3, 5)))
-    journal._connection.execute("UPDATE scores SET data = zeroblob(120)")
-    journal._connection.execute("UPDATE scores SET check_sum = 1")
-    with pytest.raises(DataError, match=r"check sum is wrong.*delete it"):
-        journal.get("plan", 0)
-    journal._connection.execute("UPDATE about SET fingerprint = 'another'")
-    with pytest.raises(DataError, match="another model, data or version"):
-        Journal(tmp_path, "f" * 64)
+FINGERPRINT = "f" * 64
+SCORES = np.arange(15.0).reshape(3, 5)
+
+
+def refusal(function):
+    """Return the message of a refusal, which never says to delete anything."""
+    with pytest.raises(DataError) as error:
+        function()
+    message = str(error.value)
+    assert message.startswith("The journal ")
+    assert message.isprintable()
+    assert "delete" not in message
+    assert "another folder" in message
+    return message
+
+
+def kept(tmp_path, *statements):
+    """Make a journal with a record, change it, and return what an attempt to read it says."""
+    journal = Journal(tmp_path, FINGERPRINT)
+    journal.put("plan", 0, SCORES)
     journal._connection.close()
-    journal.path.write_bytes(b"not a database, but long enough to be looked at" * 100)
-    for leftover in tmp_path.glob("*-wal"):
+    with sqlite3.connect(journal.path) as connection:
+        for statement in statements:
+            connection.execute(statement)
+    connection.close()
+    before = journal.path.read_bytes()
+
+    def use():
+        Journal(tmp_path, FINGERPRINT).get("plan", 0, 5)
+
+    message = refusal(use)
+    assert journal.path.read_bytes() == before, "it is kept as it is"
+    return message
+
+
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        ("UPDATE scores SET data = zeroblob(120)", "not what was written"),
+        ("UPDATE scores SET data = 'text'", "not what was written"),
+        ("UPDATE scores SET data = NULL", "not what was written"),
+        ("UPDATE scores SET data = 7", "not what was written"),
+        ("UPDATE scores SET check_sum = 'x'", "not what was written"),
+        (f"UPDATE scores SET data = x'', check_sum = {zlib.crc32(b'')}", "another size"),
+        (f"UPDATE scores SET data = x'00', check_sum = {zlib.crc32(bytes(1))}", "another size"),
+        (
+            f"UPDATE scores SET data = zeroblob(24), check_sum = {zlib.crc32(bytes(24))}",
+            "another size",
+        ),
+        ("CREATE TABLE more (a)", "other tables"),
+        ("CREATE TRIGGER t AFTER INSERT ON scores BEGIN DELETE FROM scores; END", "other tables"),
+        ("ALTER TABLE scores RENAME COLUMN data TO dates", "no such column"),
+        ("UPDATE about SET fingerprint = 'x'", "another model, data or version"),
+        ("INSERT INTO about VALUES ('x')", "another model, data or version"),
+        ("PRAGMA user_version=2", "newer version of aiq; update aiq"),
+    ],
+)
+def test_damage_is_named_and_kept(tmp_path, statement, words):
+    assert words in kept(tmp_path, statement)
+
+
+def test_what_is_no_database_is_named_and_kept(tmp_path):
+    path = Journal(tmp_path, FINGERPRINT).path
+    text = b"not a database, but long enough to be looked at" * 100
+    for leftover in tmp_path.iterdir():
         leftover.unlink()
-    with pytest.raises(DataError, match=r"cannot be used.*delete it"):
-        Journal(tmp_path, "f" * 64)
+    path.write_bytes(text)
+    assert "is damaged (file is not a database)" in refusal(lambda: Journal(tmp_path, FINGERPRINT))
+    assert path.read_bytes() == text
+    path.unlink()
+    os.mkfifo(path)
+    assert "it is not a file" in refusal(lambda: Journal(tmp_path, FINGERPRINT))
+    path.unlink()
+    path.mkdir()
+    assert "it is not a file" in refusal(lambda: Journal(tmp_path, FINGERPRINT))
+
+
+def test_folders_that_cannot_be_used(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.raises(DataError, match="cannot be used"):
-        Journal(blocked, "f" * 64)
+    assert "Not a directory" in refusal(lambda: Journal(blocked / "x", FINGERPRINT))
+    assert "cannot be used (File exists)" in refusal(lambda: Journal(blocked, FINGERPRINT))
+    assert "null" in refusal(lambda: Journal("a\0b", FINGERPRINT))
+    assert "too long" in refusal(lambda: Journal(tmp_path / ("a" * 300), FINGERPRINT))
+
+
+def test_journals_of_older_versions_are_read(tmp_path):
+    journal = Journal(tmp_path, FINGERPRINT)
+    journal.put("plan", 0, SCORES)
+    journal._connection.execute("PRAGMA user_version=0")
+    assert Journal(tmp_path, FINGERPRINT).get("plan", 0).tolist() == SCORES.tolist()
+
+
+def test_a_lock_is_waited_for_and_is_no_damage(tmp_path, monkeypatch):
+    monkeypatch.setattr(journals, "PATIENCE_SECONDS", 0.2)
+    journal = Journal(tmp_path, FINGERPRINT)
+    other = sqlite3.connect(journal.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    assert "is locked by another process; wait" in refusal(lambda: journal.put("plan", 0, SCORES))
+    assert "is locked by another process; wait" in refusal(lambda: Journal(tmp_path, FINGERPRINT))
+    other.execute("ROLLBACK")
+    journal.put("plan", 0, SCORES)
+
+
+def test_a_journal_that_may_only_be_read_is_no_damage(tmp_path):
+    journal = Journal(tmp_path, FINGERPRINT)
+    journal._connection.execute("PRAGMA query_only=ON")
+    assert "cannot be opened or written by this user" in refusal(
+        lambda: journal.put("plan", 0, SCORES)
+    )
+
+
+def test_a_full_disk_is_no_damage(tmp_path):
+    journal = Journal(tmp_path, FINGERPRINT)
+    pages = journal._connection.execute("PRAGMA page_count").fetchone()[0]
+    journal._connection.execute(f"PRAGMA max_page_count={pages}")
+    assert "has no room to grow; free some space" in refusal(
+        lambda: journal.put("plan", 0, np.zeros((3, 5000)))
+    )
+
+
+def test_threads_and_processes_share_a_journal(tmp_path):
+    """Three processes with four threads each open the same new file at once, write and read."""
+
+    def work(tag):
+        journal = Journal(tmp_path, FINGERPRINT)
+        failed = []
+
+        def write(thread):
+            try:
+                for chunk in range(25):
+                    scores = np.full((3, 4), 100.0 * tag + thread)
+                    journal.put(f"{tag} {thread}", chunk, scores)
+                    journal.put("shared", chunk, SCORES)
+                    assert journal.get(f"{tag} {thread}", chunk, 4).tolist() == scores.tolist()
+                    assert journal.get("shared", chunk, 5).tolist() == SCORES.tolist()
+            except (DataError, AssertionError) as error:
+                failed.append(error)
+
+        threads = [threading.Thread(target=write, args=[number]) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return failed
+
+    children = []
+    for tag in range(3):
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                code = len(work(tag))
+            finally:
+                os._exit(code)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    assert len(records(tmp_path)) == 3 * 4 * 25 + 25

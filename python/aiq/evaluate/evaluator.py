@@ -313,7 +313,9 @@ class Evaluator:
             pass
 
     def _known(self, index: int, plan: Plan) -> Tensor | None:
-        scores = None if self._journal is None else self._journal.get(self._key(plan), index)
+        if self._journal is None:
+            return None
+        scores = self._journal.get(self._key(plan), index, len(self._chunks[index]))
         return None if scores is None else torch.from_numpy(scores.copy())
 
     def _key(self, plan: Plan) -> str:

@@ -1,17 +1,36 @@
 """A journal of evaluations on disk, so that nothing is evaluated twice, whatever interrupts it.
 
 One SQLite file per fingerprint of all that decides a result. SQLite's own journal makes every
-record complete or absent, also after ``kill -9``.
+record complete or absent, also after ``kill -9``. Threads and processes may share a file.
 """
 
 import sqlite3
+import threading
+import time
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aiq.errors import DataError
+from aiq.errors import DataError, printable
+
+VERSION = 1
+"""Of the tables; raised when they change."""
+
+PATIENCE_SECONDS = 60.0
+"""How long another process may lock the file."""
+
+_MOST_BYTES = 2**28
+"""No record of a chunk is larger."""
+
+_ABOUT = "CREATE TABLE IF NOT EXISTS about (fingerprint TEXT UNIQUE)"
+_SCORES = (
+    "CREATE TABLE IF NOT EXISTS scores (plan TEXT, chunk INTEGER, check_sum INTEGER, data BLOB, "
+    "PRIMARY KEY (plan, chunk))"
+)
 
 
 class Journal:
@@ -27,54 +46,148 @@ class Journal:
     Raises
     ------
     DataError
-        If the folder cannot be used, or the file in it is no journal of this fingerprint.
+        If the folder cannot be used, or the file in it is no journal of this fingerprint. The file
+        is left as it is.
     """
 
     def __init__(self, folder: str | Path, fingerprint: str) -> None:
         self.path = Path(folder) / f"evaluations-{fingerprint[:24]}.sqlite"
-        try:
+        self._lock = threading.Lock()
+        with self._explained():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(self.path, timeout=60, isolation_level=None)
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("PRAGMA synchronous=NORMAL")
-            self._connection.execute("CREATE TABLE IF NOT EXISTS about (fingerprint TEXT UNIQUE)")
-            self._connection.execute(
-                "CREATE TABLE IF NOT EXISTS scores (plan TEXT, chunk INTEGER, check_sum INTEGER, "
-                "data BLOB, PRIMARY KEY (plan, chunk))"
+            if self.path.exists() and not self.path.is_file():
+                raise OSError("it is not a file")
+            # The lock lets threads share the connection, of which SQLite itself asks no more.
+            self._connection = sqlite3.connect(
+                self.path, timeout=PATIENCE_SECONDS, isolation_level=None, check_same_thread=False
             )
-            self._connection.execute("INSERT OR IGNORE INTO about VALUES (?)", (fingerprint,))
-            known = self._connection.execute("SELECT fingerprint FROM about").fetchall()
-        except (OSError, sqlite3.Error) as error:
-            raise DataError(f"{self.path} cannot be used ({error}); delete it.") from None
+            self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MOST_BYTES)
+            self._write_ahead()
+            self._connection.execute("PRAGMA synchronous=NORMAL")
+            known = self._prepare(fingerprint)
         if known != [(fingerprint,)]:
             raise DataError(
-                f"{self.path} is of another model, data or version; delete it, or give another "
-                "folder."
+                f"{self._name} is of another model, data or version; give another folder."
             )
 
-    def get(self, plan: str, chunk: int) -> NDArray[np.float64] | None:
-        """Return the record of a plan on a chunk: (3, samples), or ``None`` if there is none."""
-        try:
+    def get(self, plan: str, chunk: int, samples: int | None = None) -> NDArray[np.float64] | None:
+        """Return the record of a plan on a chunk: (3, samples), or ``None`` if there is none.
+
+        Parameters
+        ----------
+        plan, chunk
+            As they were given to `put`.
+        samples
+            How many the record must have; ``None``: any number.
+
+        Raises
+        ------
+        DataError
+            If the file cannot be read, or the record is damaged.
+        """
+        with self._explained(), self._lock:
             row = self._connection.execute(
                 "SELECT check_sum, data FROM scores WHERE plan = ? AND chunk = ?", (plan, chunk)
             ).fetchone()
-        except sqlite3.Error as error:
-            raise DataError(f"{self.path} is damaged ({error}); delete it.") from None
         if row is None:
             return None
-        if zlib.crc32(row[1]) != row[0]:
-            raise DataError(f"{self.path} is damaged (a check sum is wrong); delete it.")
-        return np.frombuffer(row[1], np.float64).reshape(3, -1)
+        check_sum, data = row
+        if not isinstance(data, bytes) or zlib.crc32(data) != check_sum:
+            raise self._damaged("a record is not what was written")
+        found, rest = divmod(len(data), 3 * 8)
+        if not found or rest or found != (samples or found):
+            raise self._damaged("a record has another size than its samples")
+        return np.frombuffer(data, np.float64).reshape(3, found)
 
     def put(self, plan: str, chunk: int, scores: NDArray[np.float64]) -> None:
-        """Store the record of a plan on a chunk."""
+        """Store the record of a plan on a chunk.
+
+        Raises
+        ------
+        DataError
+            If the file cannot be written.
+        """
         data = np.ascontiguousarray(scores, np.float64).tobytes()
-        try:
+        with self._explained(), self._lock:
             self._connection.execute(
                 "INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?)",
                 (plan, chunk, zlib.crc32(data), data),
             )
-        except sqlite3.Error as error:
+
+    def _write_ahead(self) -> None:
+        """Let readers and a writer work at once; SQLite does not wait here if it is locked."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode=WAL")
+            except sqlite3.OperationalError as error:
+                if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+            else:
+                return
+
+    def _prepare(self, fingerprint: str) -> list[tuple[str]]:
+        """Create what is missing, and return the fingerprints in the file."""
+        run = self._connection.execute
+        (version,) = run("PRAGMA user_version").fetchone()
+        if version > VERSION:
             raise DataError(
-                f"{self.path} cannot be written ({error}); free some space or give another folder."
+                f"{self._name} was written by a newer version of aiq; update aiq, or give another "
+                "folder."
+            )
+        with self._connection:  # one transaction: other processes see all of it or nothing
+            run("BEGIN IMMEDIATE")
+            run(_ABOUT)
+            run(_SCORES)
+            names = run("SELECT type, name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")
+            if set(names.fetchall()) != {("table", "about"), ("table", "scores")}:
+                raise self._damaged("it has other tables")
+            run("INSERT INTO about SELECT ? WHERE NOT EXISTS (SELECT * FROM about)", (fingerprint,))
+            run(f"PRAGMA user_version={VERSION}")
+            return run("SELECT fingerprint FROM about").fetchall()
+
+    @property
+    def _name(self) -> str:
+        return f"The journal {printable(str(self.path), 300)}"
+
+    def _damaged(self, reason: str) -> DataError:
+        return DataError(
+            f"{self._name} is damaged ({reason}); move it to another place, or give another "
+            "folder, and its evaluations are repeated."
+        )
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn what goes wrong into one sentence; nothing that is only unreadable is damaged."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            problem = _PROBLEMS.get(_code(error))
+            if problem is None:
+                raise self._damaged(str(error)) from None
+            raise DataError(f"{self._name} {problem}, or give another folder.") from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise DataError(
+                f"{self._name} cannot be used ({reason}); give another folder."
             ) from None
+
+
+def _code(error: sqlite3.Error) -> int:
+    """Return SQLite's primary result code; what the module itself raises has none."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+
+
+_NOT_ALLOWED = "cannot be opened or written by this user; ask for the right to"
+_PROBLEMS = {
+    sqlite3.SQLITE_BUSY: "is locked by another process; wait until that is done",
+    sqlite3.SQLITE_LOCKED: "is locked by another process; wait until that is done",
+    sqlite3.SQLITE_PERM: _NOT_ALLOWED,
+    sqlite3.SQLITE_READONLY: _NOT_ALLOWED,
+    sqlite3.SQLITE_CANTOPEN: _NOT_ALLOWED,
+    sqlite3.SQLITE_AUTH: _NOT_ALLOWED,
+    sqlite3.SQLITE_FULL: "has no room to grow; free some space",
+    sqlite3.SQLITE_IOERR: "cannot be read or written, since the disk fails; check the disk",
+    sqlite3.SQLITE_NOMEM: "does not fit into memory; free some",
+}
