@@ -2,11 +2,15 @@
 
 import itertools
 import json
+import math
 from dataclasses import replace
 
+import hostile
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from aiq import _core, calibrate, machine, runtimes
@@ -314,22 +318,55 @@ def cut(name):
     return graph, planned
 
 
+ROOFS = {"threads": 2, "peaks": {"fp32": 10.0}, "kib": [8.0], "gbps": [100.0]}
+
+
 def test_samples_survive_and_only_for_what_they_hold(tmp_path, samples):
     path = tmp_path / "samples.json"
-    store = Store(path, {"threads": 2, "versions": ("a", "b")})
+    signature = {"threads": 2, "versions": ("a", "b")}
+    store = Store(path, signature)
     store.add(samples[:1])
-    store.set("roofs", {"x": 1})
-    again = Store(path, {"threads": 2, "versions": ("a", "b")})
+    store.set("roofs", ROOFS)
+    again = Store(path, signature)
     assert again.samples == {samples[0].name: samples[0]}
-    assert again.values == {"roofs": {"x": 1}}
-    with pytest.raises(InputError, match="another threads; delete it"):
-        Store(path, {"threads": 1, "versions": ("a", "b")})
+    assert again.values == {"roofs": ROOFS}
+    before = path.read_bytes()
+    again.add([])
+    assert path.read_bytes() == before, "the same to the byte"
+    with pytest.raises(InputError, match="another threads; name another file"):
+        Store(path, signature | {"threads": 1})
+    with pytest.raises(InputError, match="has no noise of its times yet"):
+        _ = again.noise
     path.write_text(path.read_text()[:-20])
-    with pytest.raises(InputError, match="does not hold samples"):
-        Store(path, {"threads": 2})
+    with pytest.raises(InputError, match="is not a file of a calibration's samples"):
+        Store(path, signature)
     path.write_text('{"schema": "other"}')
     with pytest.raises(InputError, match="schema"):
-        Store(path, {"threads": 2})
+        Store(path, signature)
+    with pytest.raises(InputError, match=r"cannot be written .*name another file"):
+        Store(path / "below", signature)
+
+
+@settings(max_examples=30)  # each writes several files
+@given(data=st.data())
+def test_a_hostile_store_is_refused_or_can_be_used(samples, data, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "hostile.json"
+    path.unlink(missing_ok=True)
+    store = Store(path, {"threads": 2})
+    for key, value in (("roofs", ROOFS), ("noise", {"0": 0.1}), ("steal", 0.0)):
+        store.set(key, value)
+    store.add(samples[:2])
+    document = data.draw(hostile.documents(json.loads(path.read_text())))
+    path.write_text(json.dumps(document))
+    try:
+        again = Store(path, {"threads": 2})
+    except InputError:
+        return
+    again.add(samples[:3])
+    for found in again.samples.values():
+        assert math.isfinite(found.seconds)
+        assert 0 < found.anchor < math.inf
+    assert Store(path, {"threads": 2}).samples == again.samples
 
 
 def test_of_several_passes_the_mean_counts(tmp_path):

@@ -111,7 +111,7 @@ def test_plans_written_before_there_was_a_shortlist_are_read(plan):
     assert aiq.Plan.from_json(json.dumps(document)) == plan
 
 
-@given(st.data())
+@given(data=st.data())
 def test_a_hostile_plan_is_refused_or_can_be_used(plan, data):
     document = json.loads(plan.to_json()) | {"shortlist": SHORTLIST}
     text = json.dumps(data.draw(hostile.documents(document)))

@@ -3,18 +3,21 @@
 import hashlib
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict, cast
 
 import platformdirs
+from msgspec import Meta
 
 from aiq import files
 from aiq.cost.pieces import Piece
 from aiq.errors import InputError
+from aiq.typed import Count, Name, NonNegative, Positive, dump_json, read_json
 
 SCHEMA = "aiq/calibration/v9"  # raised, too, where programs or times would not compare
+_WHAT = "a file of a calibration's samples"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +41,48 @@ class Sample:
         How often it was timed; `seconds` and `anchor` are geometric means.
     """
 
-    name: str
-    seconds: float
+    name: Name
+    seconds: NonNegative
     pieces: tuple[Piece, ...]
-    anchor: float = 1.0
+    anchor: Positive = 1.0
     is_whole: bool = True
-    passes: int = 1
+    passes: Annotated[int, Meta(ge=1, le=2**31)] = 1
 
     @property
     def program(self) -> str:
         """Name of the program."""
         return self.name.partition("#")[0]
+
+
+class Roofs(TypedDict):
+    """Peaks by dtype and bandwidths by working set, as they were measured."""
+
+    threads: Count
+    peaks: dict[Name, Positive]
+    kib: list[Positive]
+    gbps: list[Positive]
+    parallel_efficiency: NotRequired[dict[Name, Positive]]
+
+
+class Values(TypedDict, total=False):
+    """What else a calibration keeps: roofs, noise of each bundle of programs, time stolen."""
+
+    roofs: Roofs
+    noise: dict[Name, NonNegative]
+    steal: NonNegative
+
+
+@dataclass(frozen=True, slots=True)
+class _Document:
+    """What is in a file."""
+
+    signature: Mapping[str, Any]
+    values: Values = field(default_factory=Values)
+    samples: tuple[Sample, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len({sample.name for sample in self.samples}) < len(self.samples):
+            raise InputError("Each sample has a name of its own.")
 
 
 class Store:
@@ -65,21 +99,32 @@ class Store:
     Raises
     ------
     InputError
-        If the file is not one of this class, or its signature differs.
+        If the file is not one of this class, its signature differs, or it could not be written.
     """
 
     def __init__(self, path: str | Path | None, signature: Mapping[str, Any]) -> None:
         self._path = None if path is None else Path(path)
         self._signature = json.loads(json.dumps(signature))
-        self.values: dict[str, Any] = {}
+        self.values: Values = {}
         self.samples: dict[str, Sample] = {}
-        if self._path is not None and self._path.exists():
-            self._read(self._path)
+        if self._path is not None:
+            files.check_target(self._path)
+            if self._path.exists():
+                self._read(self._path)
 
     @property
     def noise(self) -> float:
-        """Relative difference between times that is none: the median over those found so far."""
-        return float(median(self.values["noise"].values()))
+        """Relative difference between times that is none: the median over those found so far.
+
+        Raises
+        ------
+        InputError
+            If nothing was timed yet.
+        """
+        found = self.values.get("noise")
+        if not found:
+            raise InputError("The calibration has no noise of its times yet; measure first.")
+        return float(median(found.values()))
 
     def add(self, samples: Collection[Sample]) -> None:
         """Keep samples, on disk too; of one taken before, the mean with what it was."""
@@ -89,50 +134,30 @@ class Store:
         self._write()
 
     def set(self, key: str, value: Any) -> None:  # noqa: ANN401 - JSON
-        """Keep another result of the calibration, on disk too."""
-        self.values[key] = value
+        """Keep another result of the calibration, one of `Values`, on disk too."""
+        self.values = cast("Values", {**self.values, key: value})
         self._write()
 
     def _read(self, path: Path) -> None:
-        try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-            if document["schema"] != SCHEMA:
-                raise ValueError(f"schema is not {SCHEMA}")
-            signature, values = document["signature"], dict(document["values"])
-            samples = [
-                Sample(
-                    entry["name"],
-                    float(entry["seconds"]),
-                    tuple(map(_piece, entry["pieces"])),
-                    float(entry["anchor"]),
-                    bool(entry["is_whole"]),
-                    int(entry["passes"]),
-                )
-                for entry in document["samples"]
+        advice = "name another file, or move this one away"
+        document = read_json(path, _Document, what=_WHAT, advice=advice, schema=SCHEMA)
+        if document.signature != self._signature:
+            differs = [
+                key
+                for key in self._signature
+                if document.signature.get(key) != self._signature[key]
             ]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(
-                f"{path} does not hold samples of a calibration ({error}); delete it, or name "
-                "another file."
-            ) from None
-        if signature != self._signature:
-            differs = [key for key in self._signature if signature.get(key) != self._signature[key]]
-            raise InputError(
-                f"{path} holds samples of another {' and '.join(differs) or 'calibration'}; delete "
-                "it, or name another file."
+                f"{path} holds samples of another {' and '.join(differs) or 'calibration'}; "
+                f"{advice}."
             )
-        self.values, self.samples = values, {sample.name: sample for sample in samples}
+        self.values = document.values
+        self.samples = {sample.name: sample for sample in document.samples}
 
     def _write(self) -> None:
-        if self._path is None:
-            return
-        document = {
-            "schema": SCHEMA,
-            "signature": self._signature,
-            "values": self.values,
-            "samples": [asdict(sample) for sample in self.samples.values()],
-        }
-        files.write_atomic(self._path, json.dumps(document) + "\n")
+        if self._path is not None:
+            document = _Document(self._signature, self.values, tuple(self.samples.values()))
+            files.write_atomic(self._path, dump_json(document, _WHAT, SCHEMA, indent=None))
 
 
 def _mean(before: Sample, now: Sample) -> Sample:
@@ -143,20 +168,6 @@ def _mean(before: Sample, now: Sample) -> Sample:
         seconds=before.seconds ** (1 - share) * now.seconds**share,
         anchor=before.anchor ** (1 - share) * now.anchor**share,
         passes=before.passes + 1,
-    )
-
-
-def _piece(entry: Mapping[str, Any]) -> Piece:
-    return Piece(
-        kernel=str(entry["kernel"]),
-        work=tuple(entry["work"]),
-        storage=tuple(entry["storage"]),
-        resident=float(entry["resident"]),
-        layers=tuple(entry["layers"]),
-        formats=tuple(entry["formats"]),
-        starts=bool(entry["starts"]),
-        share=float(entry["share"]),
-        shape=tuple(entry["shape"]),
     )
 
 

@@ -25,6 +25,7 @@ from aiq.cost import rows
 from aiq.cost.shape import features
 from aiq.formats import BF16, FP32, INTEGERS, DType, Format, Kind
 from aiq.graph import Edge, Layer, LayerGraph, Op
+from aiq.typed import Count, Name, NonNegative
 
 _BITS = {"fp32": 32, "bf16": 16, "int8": 8}
 _COMPUTE: Mapping[str, DType] = {"fp32": FP32, "bf16": BF16, "int8": INTEGERS[8]}
@@ -84,14 +85,14 @@ class Piece:
         `aiq.cost.shape.FEATURES` of a layer with weights.
     """
 
-    kernel: str
+    kernel: Name
     work: rows.Work
     storage: rows.Storage
-    resident: float
-    layers: tuple[int, ...]
-    formats: tuple[int, ...]
+    resident: NonNegative
+    layers: tuple[Count, ...]
+    formats: tuple[Count, ...]
     starts: bool = True
-    share: float = 1.0
+    share: NonNegative = 1.0
     shape: tuple[float, ...] = ()
 
 

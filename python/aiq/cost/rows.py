@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from aiq.formats import DType, Format
 from aiq.graph import WEIGHTED, Layer, Op
 from aiq.hardware import Hardware
+from aiq.typed import Count
 
-Work = tuple[int, int, int, int, int, int, int, bool]
-Storage = tuple[int, int, int, bool, int]
+Work = tuple[Count, Count, Count, Count, Count, Count, Count, bool]
+Storage = tuple[Count, Count, Count, bool, Count]
 Machine = tuple[list[float], list[tuple[float, float]]]
 
 
