@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import aiq
 from aiq import calibrate, hardware
 from aiq.cli import app
+from aiq.errors import InputError
 from aiq.losses import LossTable
 
 runner = CliRunner()
@@ -127,6 +128,49 @@ def test_graph(here):
     assert document["batch"] == 3
     assert [layer["name"] for layer in document["layers"]] == ["0", "2"]
     assert "linear" in run("graph", "mymodel:net", "--input", "3x16").stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["search", "mymodel:loaded", "--input", "1x16"],
+        ["sensitivity", "mymodel:loaded", "--input", "1x16"],
+        ["calibrate", "--quick"],
+    ],
+)
+def test_outputs_are_checked_before_the_work(here, arguments, monkeypatch):
+    def loaded(*given, **named):
+        pytest.fail("the work began")
+
+    monkeypatch.setattr("aiq.cli.search.load_model", loaded)
+    monkeypatch.setattr("aiq.cli.model.load_model", loaded)
+    monkeypatch.setattr(calibrate, "quick", loaded)
+    (here / "file").write_text("")
+    (here / "folder.yaml").mkdir()
+    for output in ("folder.yaml", "file/below.yaml", "/proc/none/x.yaml"):
+        with pytest.raises(InputError, match=r"cannot be written .*; name another file\."):
+            run(*arguments, "-o", output)
+    assert not (here / "file").read_text()
+
+
+def test_a_plan_that_cannot_be_saved_is_printed(here):
+    arguments = ["search", "mymodel:net", "--input", "1x16", "--json", "-o", "/dev/full"]
+    found = runner.invoke(app, arguments)
+    assert aiq.Plan.from_json(found.stdout).formats
+    assert isinstance(found.exception, InputError)
+    assert "No space left on device" in str(found.exception)
+
+
+def test_a_plan_that_cannot_be_printed_is_saved(here, monkeypatch):
+    def broken(*given, **named):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("aiq.cli.search.out.print", broken)
+    arguments = ["search", "mymodel:net", "--input", "1x16", "-o", "plan [red].json"]
+    found = runner.invoke(app, arguments)
+    assert isinstance(found.exception, BrokenPipeError) or found.exit_code
+    assert aiq.Plan.load(here / "plan [red].json").formats
+    assert "saved plan [red].json" in found.stderr
 
 
 def test_search(here):

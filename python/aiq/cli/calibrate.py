@@ -9,8 +9,9 @@ import typer
 
 from aiq import calibrate as calibration
 from aiq import hardware, machine
-from aiq.cli.common import JsonOption, err, out, print_json, progress_bars
+from aiq.cli.common import JsonOption, deliver, out, print_json, progress_bars
 from aiq.errors import InputError
+from aiq.files import check_target
 from aiq.hardware import Hardware, Pair
 from aiq.report import profiles as tables
 
@@ -44,6 +45,7 @@ def calibrate(
     if output is None:
         raise InputError("There is no file to write; name one with --output NAME.yaml.")
     name = hardware.name_of(output)  # a wrong name would be a pity after minutes of measuring
+    check_target(output)
     with progress_bars() as progress:
         if quick:
             with machine.threads(threads):
@@ -56,12 +58,14 @@ def calibrate(
             profile = measure(first)
             for other in others:
                 profile = measure(other, add_to=profile)
-    profile.save(output)
-    err.print(f"saved {output}", markup=False)
-    if json_:
-        print_json(hardware.to_document(profile))
-    else:
-        out.print(tables.profile(profile))
+
+    def show() -> None:
+        if json_:
+            print_json(hardware.to_document(profile))
+        else:
+            out.print(tables.profile(profile))
+
+    deliver(show, profile.save, output)
 
 
 def _compare(profile: Hardware, json_: bool) -> None:

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -63,3 +64,16 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
 def print_json(document: Any) -> None:  # noqa: ANN401 - whatever json takes
     """Write `document` to stdout as JSON, without colours or wrapping."""
     sys.stdout.write(json.dumps(document, indent=1) + "\n")
+
+
+def deliver(show: Callable[[], None], save: Callable[[Path], None], output: Path | None) -> None:
+    """Show a result and save it to `output`, if that is given; if one fails, still do the other.
+
+    `output` should have passed `aiq.files.check_target` before the result was computed.
+    """
+    try:
+        show()
+    finally:
+        if output is not None:
+            save(output)
+            err.print(f"saved {output}", markup=False, highlight=False)

@@ -13,12 +13,13 @@ from aiq.cli.common import (
     InputOption,
     JsonOption,
     ModelArgument,
-    err,
+    deliver,
     out,
     print_json,
     progress_bars,
 )
 from aiq.evaluate import Evaluator
+from aiq.files import check_target
 from aiq.report import tables
 from aiq.spec import load_data, load_model
 
@@ -44,14 +45,17 @@ def sensitivity(
     json_: JsonOption = False,
 ) -> None:
     """Measure how much accuracy each layer loses, alone, in each format."""
+    if output is not None:
+        check_target(output)
     loaded = load_model(model, shape)
     with progress_bars() as progress:
         evaluator = Evaluator(loaded.module, load_data(data), progress=progress)
         losses = sensitivities.measure(evaluator, formats, progress=progress)
-    if output is not None:
-        losses.save(output)
-        err.print(f"saved {output}")
-    if json_:
-        sys.stdout.write(losses.to_json())
-    else:
-        out.print(tables.losses(losses))
+
+    def show() -> None:
+        if json_:
+            sys.stdout.write(losses.to_json())
+        else:
+            out.print(tables.losses(losses))
+
+    deliver(show, losses.save, output)

@@ -12,11 +12,12 @@ from aiq.cli.common import (
     InputOption,
     JsonOption,
     ModelArgument,
-    err,
+    deliver,
     out,
     print_json,
     progress_bars,
 )
+from aiq.files import check_target
 from aiq.report import tables
 from aiq.search import search as run_search
 from aiq.spec import load_data, load_model, parse_pins
@@ -72,6 +73,8 @@ def search(
     json_: JsonOption = False,
 ) -> None:
     """Choose a format for every layer of a model."""
+    if output is not None:
+        check_target(output)
     loaded = load_model(model, shape)
     with progress_bars() as progress:
         plan = run_search(
@@ -91,10 +94,11 @@ def search(
             measure_top=measure_top,
             progress=progress,
         )
-    if output is not None:
-        plan.save(output)
-        err.print(f"saved {output}")
-    if json_:
-        sys.stdout.write(plan.to_json())
-    else:
-        out.print(tables.plan(plan))
+
+    def show() -> None:
+        if json_:
+            sys.stdout.write(plan.to_json())
+        else:
+            out.print(tables.plan(plan))
+
+    deliver(show, plan.save, output)
