@@ -19,6 +19,7 @@ from aiq.errors import InputError, printable
 
 _WAIT_SECONDS = 1.0
 """How long a pipe may be without anybody at its other end before it is refused."""
+_LOCK_SECONDS = 60.0
 _MOST_LINKS = 40
 _PREFIX = ".aiq-writes-"
 """Start of the names of temporary files."""
@@ -95,7 +96,7 @@ def check_target(path: str | Path) -> None:
     InputError
         If the path is a folder, lies below a file, is not allowed, too long, and so on.
     """
-    with _explained(path):
+    with explained(path):
         target = _Target.of(path)
         if target.replaced:
             folder = next(p for p in target.path.parents if p.exists())
@@ -123,7 +124,7 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
         If it cannot be written.
     """
     raw = content.encode("utf-8") if isinstance(content, str) else content
-    with _explained(path):
+    with explained(path):
         target = _Target.of(path)
         if not target.replaced:
             with target.stream() as stream:
@@ -142,6 +143,54 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
             path_now.replace(target.path)
+
+
+@contextmanager
+def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
+    """Keep other threads and processes that call this out of a folder, which is created.
+
+    Parameters
+    ----------
+    folder
+        The folder. Where its file system has no locks, nobody is kept out.
+    shared
+        Let others in that share too: readers.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be opened, or somebody else keeps it for a minute.
+    """
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with explained(folder):
+            deadline = time.monotonic() + _LOCK_SECONDS
+            while not _lock(descriptor, unsupported=True, shared=shared):
+                if time.monotonic() > deadline:
+                    raise BlockingIOError(errno.EAGAIN, "another process keeps it locked")
+                time.sleep(0.01)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def explained(path: object) -> Iterator[None]:
+    """Turn what goes wrong with a file into one sentence."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        code = getattr(error, "errno", None)
+        reason = getattr(error, "strerror", None) or str(error)
+        if code == errno.ENXIO:
+            reason = "it is a pipe, and nobody reads from it"
+        full = code in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+        raise InputError(
+            f"{printable(str(path), 200) or 'The empty path'} cannot be written ({reason}); "
+            f"{'free some space or ' if full else ''}name another file."
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,23 +259,6 @@ class _Target:
 
 
 @contextmanager
-def _explained(path: object) -> Iterator[None]:
-    """Turn what goes wrong with a file into one sentence."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        code = getattr(error, "errno", None)
-        reason = getattr(error, "strerror", None) or str(error)
-        if code == errno.ENXIO:
-            reason = "it is a pipe, and nobody reads from it"
-        full = code in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-        raise InputError(
-            f"{printable(str(path), 200) or 'The empty path'} cannot be written ({reason}); "
-            f"{'free some space or ' if full else ''}name another file."
-        ) from None
-
-
-@contextmanager
 def _temporary(folder: Path, mode: int) -> Iterator[tuple[Path, IO[bytes]]]:
     """Open a new file that is locked while it is in use, and gone in the end if it is not renamed.
 
@@ -256,10 +288,10 @@ def _sweep(folder: Path) -> None:
                     path.unlink()
 
 
-def _lock(descriptor: int, *, unsupported: bool) -> bool:
+def _lock(descriptor: int, *, unsupported: bool, shared: bool = False) -> bool:
     """Lock a file and say whether it worked; `unsupported` where the file system has no locks."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:

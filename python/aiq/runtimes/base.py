@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 
 from aiq.errors import InputError, RuntimeUnavailableError
+from aiq.files import check_target
 from aiq.formats import REFERENCE, Format, parse
 from aiq.graph import BatchDim, Layer, LayerGraph, Op, Trace, trace
 from aiq.graph.export import Inputs, call_arguments
@@ -272,10 +273,16 @@ class Runtime(ABC):
         batch_dim: BatchDim = 0,
     ) -> None:
         """Write the program to a file that runs without aiq; see `compile` and `load`."""
+        for target in self._targets(path):
+            check_target(target)
         job = self._prepare(
             model, example_inputs, formats, calibration, emulate=emulate, batch_dim=batch_dim
         )
         self._write(job, path)
+
+    def _targets(self, path: Path) -> tuple[Path, ...]:
+        """Return the files that `export` writes."""
+        return (path,)
 
     def load(self, path: Path) -> Compiled:
         """Return the program that `export` wrote.

@@ -9,10 +9,9 @@ import openvino
 import torch
 
 from aiq.errors import InputError
-from aiq.files import write_atomic
 from aiq.formats import BF16, Format
 from aiq.graph import Op
-from aiq.runtimes import instructions, onnx_edit
+from aiq.runtimes import instructions, onnx_edit, openvino_files
 from aiq.runtimes.base import Job, Profile, Program, Support
 from aiq.runtimes.kernels import Kernel, assign
 from aiq.runtimes.onnx_based import PACKED, OnnxBased
@@ -70,16 +69,21 @@ class OpenVino(OnnxBased):
     def _open(self, model: bytes, labels: Mapping[str, Sequence[str]]) -> Program:
         return _load(openvino.Core().read_model(model), labels)
 
+    def _targets(self, path: Path) -> tuple[Path, ...]:
+        return path, path.with_suffix(".bin")
+
     def _write(self, job: Job, path: Path) -> None:
         """Write the network, and its weights in a file with the suffix ``.bin`` beside it."""
         proto, labels = self._convert(job)
         model = openvino.Core().read_model(proto.SerializeToString())
-        model.set_rt_info(job.signature.to_json(labels=labels), METADATA)
+        weights = openvino_files.fingerprint(model)
+        model.set_rt_info(job.signature.to_json(labels=labels, weights=weights), METADATA)
         with tempfile.TemporaryDirectory() as folder:
-            openvino.save_model(model, Path(folder) / "model.xml", compress_to_fp16=False)
-            for suffix in (".bin", ".xml"):
-                content = (Path(folder) / f"model{suffix}").read_bytes()
-                write_atomic(path.with_suffix(suffix), content)
+            file = Path(folder) / "model.xml"
+            openvino.save_model(model, file, compress_to_fp16=False)
+            openvino_files.write_pair(
+                path, file.read_bytes(), file.with_suffix(".bin").read_bytes()
+            )
 
     def _time(
         self,
@@ -98,7 +102,7 @@ class OpenVino(OnnxBased):
 
     def _read(self, path: Path) -> tuple[Signature, Program]:
         try:
-            model = openvino.Core().read_model(path)
+            model = openvino_files.read_pair(path)
         except RuntimeError:
             raise InputError(
                 f"{path} is no OpenVINO model, or lacks {path.with_suffix('.bin').name} beside it; "
@@ -106,6 +110,11 @@ class OpenVino(OnnxBased):
             ) from None
         text = model.get_rt_info(METADATA).astype(str) if model.has_rt_info(METADATA) else None
         signature, document = Signature.from_json(text, path)
+        weights = openvino_files.fingerprint(model)
+        if document.get("weights", weights) != weights:  # older files have none
+            raise InputError(
+                f"{path} and the weights beside it are not of one export; export the plan again."
+            )
         return signature, _load(model, document["labels"])
 
 

@@ -1,0 +1,78 @@
+"""OpenVINO's two files, the network (``.xml``) and its weights (``.bin``), replaced as one.
+
+No file system replaces two files at once. So the weights of the old network stay where they are in
+the ``.bin`` until the old ``.xml`` is gone: whoever reads the ``.xml`` and then the ``.bin``, with
+aiq or without, and whenever the writer is killed, has weights that belong to the network.
+"""
+
+import hashlib
+import re
+from pathlib import Path
+
+import openvino
+
+from aiq.files import explained, locked, write_atomic
+
+_ALIGNMENT = 64
+"""Bytes to which OpenVINO aligns weights that it maps into memory."""
+
+_OFFSET = re.compile(rb'(<data [^>]*?\boffset=")(\d+)(")')
+
+
+def write_pair(path: Path, network: bytes, weights: bytes) -> None:
+    """Write a network to `path` and its weights beside it, over an older pair if there is one.
+
+    Parameters
+    ----------
+    path
+        The ``.xml`` file.
+    network, weights
+        What ``openvino.save_model`` wrote into the two files.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be written; then the older pair, or the new one, can still be read.
+    """
+    beside = path.with_suffix(".bin")
+    with locked(path.parent), explained(path):
+        if path.is_file() and not beside.is_file():
+            path.resolve().unlink()  # a network without its weights must not get these
+        old = beside.read_bytes() if path.is_file() else b""
+        if old and old != weights:
+            start = -(-max(len(old), len(weights)) // _ALIGNMENT) * _ALIGNMENT
+            write_atomic(beside, old.ljust(start, b"\0") + weights)
+            write_atomic(path, _moved(network, start))
+            write_atomic(beside, weights.ljust(start, b"\0") + weights)
+            write_atomic(path, network)
+            write_atomic(beside, weights)
+        else:
+            write_atomic(beside, weights)
+            write_atomic(path, network)
+
+
+def read_pair(path: Path) -> openvino.Model:
+    """Return the network in the file `path` with the weights beside it, while nobody writes them.
+
+    Raises
+    ------
+    RuntimeError
+        As OpenVINO says if there is no network in the file.
+    """
+    with locked(path.parent, shared=True):
+        return openvino.Core().read_model(path)
+
+
+def fingerprint(model: openvino.Model) -> str:
+    """Return a hash of all constants of a network, the same before it is saved and after."""
+    found = []
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "Constant":
+            head = f"{node.get_element_type()} {tuple(node.shape)} ".encode()
+            found.append(hashlib.sha256(head + node.data.tobytes()).digest())
+    return hashlib.sha256(b"".join(sorted(found))).hexdigest()
+
+
+def _moved(network: bytes, start: int) -> bytes:
+    """Return a network whose weights begin `start` bytes later in their file."""
+    return _OFFSET.sub(lambda m: m[1] + b"%d" % (int(m[2]) + start) + m[3], network)
