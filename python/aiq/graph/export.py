@@ -5,24 +5,22 @@
 PyTorch into one sentence each.
 """
 
-import contextlib
-import io
-import logging
-import re
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, free_symbols
-from torch.nn.parameter import is_lazy
+from torch.fx.experimental.symbolic_shapes import free_symbols
 from torch.utils import _pytree as pytree
 
 from aiq.errors import GraphError
+from aiq.exporting import exporting
 from aiq.graph.batch import BatchDim, batch_dims, batch_size
+from aiq.graph.explain import explained
+from aiq.graph.model import check_model, in_evaluation_mode
+from aiq.graph.mutation import forget_writes
 from aiq.graph.simplify import attribute, decompositions, simplify
 
 Inputs = torch.Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
@@ -34,11 +32,24 @@ SHAPES = "shapes"
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A functional graph module, the batch size of its example, whether that size is free."""
+    """A functional graph module, and what is known of it.
+
+    Attributes
+    ----------
+    module
+        Writes into nothing.
+    batch
+        Batch size of the example.
+    dynamic_batch
+        Whether that size is free.
+    writes_inputs
+        Whether the model itself writes into the tensors that it is given.
+    """
 
     module: fx.GraphModule
     batch: int
     dynamic_batch: bool
+    writes_inputs: bool
 
 
 def call_arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -74,42 +85,16 @@ def export(model: nn.Module, example_inputs: Inputs, batch_dim: BatchDim = 0) ->
     InputError
         If `batch_dim` does not fit the inputs.
     """
-    _check_model(model)
+    check_model(model)
     args, kwargs = call_arguments(_checked_inputs(example_inputs))
     dims = batch_dims(batch_dim, example_inputs)
     batch = batch_size(dims, pytree.tree_leaves((args, kwargs)))
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with _quiet():
-            program, dynamic = _capture(model, args, kwargs, batch, dims)
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-    module = simplify(program.module(check_guards=False))
+    with exporting(), in_evaluation_mode(model) as own:
+        program, dynamic = _capture(own, args, kwargs, batch, dims)
+        written = forget_writes(program, type(model).__name__)
+        module = simplify(program.module(check_guards=False))
     _record_shapes(module, batch)
-    return Exported(module, batch, dynamic)
-
-
-def _check_model(model: object) -> None:
-    if not isinstance(model, nn.Module):
-        raise GraphError(
-            f"The model is a {type(model).__name__}; pass a torch.nn.Module instance "
-            "(a class or a function has to be called or wrapped first)."
-        )
-    for name, parameter in model.named_parameters():
-        if is_lazy(parameter):
-            raise GraphError(
-                f"Parameter {name!r} has no shape yet; run the model once on an example first."
-            )
-        if not parameter.is_meta and not torch.isfinite(parameter).all():
-            raise GraphError(
-                f"Parameter {name!r} holds NaN or infinite values; "
-                "load a sound checkpoint or train again with a smaller learning rate."
-            )
-    for name, buffer in model.named_buffers():  # infinite is fine: attention masks hold -inf
-        if not buffer.is_meta and torch.isnan(buffer).any():
-            raise GraphError(f"Buffer {name!r} holds NaN values; load a sound checkpoint.")
+    return Exported(module, batch, dynamic, written)
 
 
 def _checked_inputs(inputs: object) -> Inputs:
@@ -121,24 +106,6 @@ def _checked_inputs(inputs: object) -> Inputs:
         f"The example inputs are {type(inputs).__name__} without a tensor; pass a tensor, "
         "a tuple of positional or a dict of keyword arguments, such as torch.randn(1, 3, 32, 32)."
     )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep PyTorch's prints, warnings and logs of a failed attempt from the user's screen."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-            torch.no_grad(),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
 
 
 def _capture(
@@ -159,7 +126,7 @@ def _capture(
         program = torch.export.export(model, args, kwargs, strict=False)
         return program.run_decompositions(decompositions()), False
     except Exception as error:
-        raise _explained(error, model, args, kwargs) from error
+        raise explained(error, model, args, kwargs) from error
 
 
 def _capture_dynamic(
@@ -194,39 +161,6 @@ def _batch_symbols(graph: fx.Graph) -> set[Any]:
         if isinstance(value, torch.Tensor) and value.ndim
         for symbol in free_symbols(value.shape)
     }
-
-
-def _explained(
-    error: Exception, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> GraphError:
-    """Tell the model's own failure on these inputs from what only the export cannot do."""
-    try:
-        model(*args, **kwargs)
-    except Exception as own:  # noqa: BLE001  (a model may raise anything)
-        return GraphError(
-            f"The model fails on the example inputs: {_first_sentence(own)} "
-            "Pass inputs of the shapes and dtypes that the model expects."
-        )
-    where = re.search(r'File "([^"]+)", line (\d+), in (\w+)\n\s*(.+)', str(error))
-    place = f" at `{where[4].strip()}` (line {where[2]} of {where[1]})" if where else ""
-    if isinstance(error, GuardOnDataDependentSymNode):
-        return GraphError(
-            f"The model cannot be exported: its control flow depends on the values of a tensor"
-            f"{place}. Write the branch with torch.cond or torch.where, or pass the submodule "
-            "without it."
-        )
-    return GraphError(
-        f"The model cannot be exported{place}: {_first_sentence(error)} Rewrite that part with "
-        "PyTorch operators, or pass the submodule without it."
-    )
-
-
-def _first_sentence(error: Exception, limit: int = 200) -> str:
-    line = next((part.strip() for part in str(error).splitlines() if part.strip()), "")
-    line = line or type(error).__name__
-    if len(line) > limit:
-        line = line[:limit].rsplit(" ", 1)[0] + " ..."
-    return line if line.endswith((".", "...", "!", "?")) else line + "."
 
 
 def _record_shapes(module: fx.GraphModule, batch: int) -> None:

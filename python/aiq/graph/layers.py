@@ -121,12 +121,15 @@ class Trace:
         Whether `module` takes any batch size, or only that of the example.
     batch_dim
         The dimension of the inputs that counts samples.
+    writes_inputs
+        Whether the model writes into the tensors that it is given; `module` does not.
     """
 
     module: fx.GraphModule
     graph: LayerGraph
     dynamic_batch: bool
     batch_dim: BatchDim = 0
+    writes_inputs: bool = False
 
 
 def trace(model: nn.Module, example_inputs: Inputs, batch_dim: BatchDim = 0) -> Trace:
@@ -166,7 +169,7 @@ def trace(model: nn.Module, example_inputs: Inputs, batch_dim: BatchDim = 0) -> 
             f"{graph.model} has no convolution or linear layer with a weight of its own, so there "
             "is nothing to quantise; pass the module that holds them."
         )
-    return Trace(exported.module, graph, exported.dynamic_batch, batch_dim)
+    return Trace(exported.module, graph, exported.dynamic_batch, batch_dim, exported.writes_inputs)
 
 
 def extract(model: nn.Module, example_inputs: Inputs, batch_dim: BatchDim = 0) -> LayerGraph:

@@ -96,6 +96,8 @@ class Job:
         The model's graph with the formats written into it.
     signature
         What the program takes and returns.
+    writes_inputs
+        Whether `model` writes into its inputs, as no program does.
     """
 
     model: torch.nn.Module
@@ -105,6 +107,7 @@ class Job:
     formats: Mapping[str, Format]
     rewritten: Rewritten
     signature: Signature
+    writes_inputs: bool
 
 
 class Runtime(ABC):
@@ -331,7 +334,16 @@ class Runtime(ABC):
             keywords=tuple(call_arguments(example_inputs)[1]),
             returns=rewritten.returns,
         )
-        return Job(model, example_inputs, inputs, traced.graph, resolved, rewritten, signature)
+        return Job(
+            model,
+            example_inputs,
+            inputs,
+            traced.graph,
+            resolved,
+            rewritten,
+            signature,
+            traced.writes_inputs,
+        )
 
     def _resolve(
         self, graph: LayerGraph, formats: Mapping[str, Format], *, emulate: bool

@@ -32,10 +32,10 @@ class Eager(Runtime):
         return Support.NATIVE if fmt.name in _NATIVE else Support.NONE
 
     def _build(self, job: Job) -> Program:
-        """Return the module itself, or its graph with casts."""
+        """Return the module itself, or its graph: with casts, or where it writes into inputs."""
         heads = job.rewritten.heads
         kernels = {name: Kernel(n, job.formats[name].name, ()) for n, name in heads.items()}
-        if any(fmt.name != "fp32" for fmt in job.formats.values()):
+        if job.writes_inputs or any(fmt.name != "fp32" for fmt in job.formats.values()):
             return job.rewritten.module, kernels
         module = copy.deepcopy(job.model).eval()
         structure = pytree.tree_structure(call_arguments(job.example_inputs))

@@ -2,7 +2,6 @@
 
 import io
 import tempfile
-import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from torchao.quantization.pt2e.quantizer import (
 )
 
 from aiq.errors import InputError, RuntimeUnavailableError
+from aiq.exporting import exporting
 from aiq.files import write_atomic
 from aiq.formats import BF16, Format
 from aiq.graph import Op
@@ -149,8 +149,7 @@ def _options(census: Census) -> dict[str, Any]:
 @contextmanager
 def _compiling() -> Iterator[None]:
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "To copy construct from a tensor")
+        with exporting():
             yield
     except (CppCompileError, InvalidCxxCompiler) as error:
         raise RuntimeUnavailableError(

@@ -1,17 +1,14 @@
 """A rewritten graph as an ONNX model, whose nodes are called like the layers they compute."""
 
 import ast
-import io
-import logging
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
 from typing import NamedTuple
 
 import onnx
 import torch
 from onnx.utils import Extractor
 
+from aiq.exporting import exporting
 from aiq.graph.simplify import name_of
 from aiq.runtimes.kernels import LABEL
 from aiq.runtimes.rewrite import Rewritten
@@ -46,7 +43,7 @@ def to_onnx(
     opset
         Version of the ONNX operators.
     """
-    with torch.no_grad(), _quiet():
+    with exporting():
         program = torch.export.export(rewritten.module, example_inputs, strict=False)
         exported = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False)
     assert exported is not None
@@ -90,15 +87,3 @@ def _labels(model: onnx.ModelProto, layers: set[str]) -> dict[str, tuple[str, ..
             mine = tuple(sorted(heard, key=lambda layer: -order[layer]))
         labels.update(dict.fromkeys((node.name, *node.output), mine))
     return labels
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)

@@ -1,0 +1,84 @@
+"""One export at a time, in silence: what PyTorch's exporters and compilers change is process-wide.
+
+Other threads keep what is theirs meanwhile: their warnings and logs pass, and nothing that they
+print goes elsewhere.
+"""
+
+import logging
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, cast
+from unittest.mock import patch
+
+import torch
+import torch.export._trace
+
+_LOCK = threading.RLock()
+_SILENT = threading.local()
+
+
+@contextmanager
+def exporting() -> Iterator[None]:
+    """Let this thread alone export or compile, without gradients, warnings or logs.
+
+    Every ``torch.export``, ``torch.onnx.export`` and compilation of the package runs in here: two
+    at once would see each other's patches of ``torch.nn.Module``.
+    """
+    with _LOCK, _silence(), torch.inference_mode(mode=False), torch.no_grad():
+        yield
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Drop the warnings, the logs and the partial graphs that PyTorch writes in this thread."""
+    if getattr(_SILENT, "here", False):
+        yield
+        return
+    handlers = _handlers()
+    # A filter's pattern is anything with `match`: this one matches by the thread, not the text.
+    ignore: Any = ("ignore", _ThisThread(), Warning, None, 0)
+    filters = cast(list[Any], warnings.filters)
+    _SILENT.here = True
+    try:
+        with patch.object(torch.export._trace, "print", _print, create=True):
+            for handler in handlers:  # lists are replaced, as other threads may be reading them
+                handler.filters = [*handler.filters, _speaks]
+            filters.insert(0, ignore)
+            yield
+    finally:
+        _SILENT.here = False
+        with suppress(ValueError):  # another thread may have reset its filters
+            filters.remove(ignore)
+        for handler in handlers:
+            handler.filters = [entry for entry in handler.filters if entry is not _speaks]
+
+
+class _ThisThread:
+    """A warning's pattern that matches in the silent thread."""
+
+    def match(self, text: str) -> bool:
+        """Return whether the warning is to be ignored."""
+        del text
+        return not _speaks()
+
+
+def _speaks(record: logging.LogRecord | None = None) -> bool:
+    """Whether what this thread logs or warns of is to be seen."""
+    del record
+    return not getattr(_SILENT, "here", False)
+
+
+def _print(*values: object, **options: Any) -> None:  # noqa: ANN401 - as print's
+    """Print unless this thread is silent: torch.export prints the graph that it failed on."""
+    if _speaks():
+        print(*values, **options)
+
+
+def _handlers() -> list[logging.Handler]:
+    """Return every handler that a record may come to."""
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    found = [h for logger in loggers if isinstance(logger, logging.Logger) for h in logger.handlers]
+    last = [] if logging.lastResort is None else [logging.lastResort]
+    return list(dict.fromkeys([*found, *last]))

@@ -1,0 +1,94 @@
+"""What can be traced, and a copy of it that a trace may change: the user's modules stay theirs."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.parameter import is_lazy
+from torch.utils import _pytree as pytree
+
+from aiq.errors import GraphError
+
+_OTHER_FLOATS = {torch.float16, torch.bfloat16, torch.float64}
+
+
+def check_model(model: object) -> None:
+    """Raise `GraphError` if `model` is no module, or its weights are not what they should be."""
+    if not isinstance(model, nn.Module):
+        raise GraphError(
+            f"The model is a {type(model).__name__}; pass a torch.nn.Module instance "
+            "(a class or a function has to be called or wrapped first)."
+        )
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            place = f"Module {name!r}" if name else "The model"
+            raise GraphError(
+                f"{place} is a TorchScript module, which cannot be traced; pass the "
+                "torch.nn.Module that it was made from."
+            )
+    for name, parameter in model.named_parameters():
+        _check_parameter(name, parameter)
+    for name, buffer in model.named_buffers():  # infinite is fine: attention masks hold -inf
+        if not buffer.is_meta and buffer.is_floating_point() and torch.isnan(buffer).any():
+            raise GraphError(f"Buffer {name!r} holds NaN values; load a sound checkpoint.")
+
+
+def _check_parameter(name: str, parameter: Tensor) -> None:
+    if is_lazy(parameter):
+        raise GraphError(
+            f"Parameter {name!r} has no shape yet; run the model once on an example first."
+        )
+    if parameter.dtype in _OTHER_FLOATS:
+        raise GraphError(
+            f"Parameter {name!r} is {str(parameter.dtype).removeprefix('torch.')}, and formats are "
+            "chosen for a float32 network; pass model.float() and float32 inputs."
+        )
+    if not parameter.is_meta and not torch.isfinite(parameter).all():
+        raise GraphError(
+            f"Parameter {name!r} holds NaN or infinite values; "
+            "load a sound checkpoint or train again with a smaller learning rate."
+        )
+
+
+@contextmanager
+def in_evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
+    """Hand out what computes as `model` does in evaluation mode, with the same tensors.
+
+    It is a copy, so that other threads can go on with the model. A module that cannot be copied
+    is handed out itself, and afterwards is as it was: modes, hooks, parameters and attributes.
+    """
+    shared = {
+        id(leaf): leaf
+        for module in model.modules()
+        for leaf in pytree.tree_leaves(vars(module))
+        if isinstance(leaf, Tensor)
+    }
+    try:
+        own = copy.deepcopy(model, shared)
+    except Exception:  # noqa: BLE001  (a model may hold a lock, a file, a socket)
+        own = model
+    before = {module: _attributes(module) for module in model.modules()} if own is model else {}
+    try:
+        _evaluate(own)
+        yield own
+    finally:
+        for module, attributes in before.items():
+            vars(module).clear()
+            vars(module).update(attributes)
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    """Return the attributes of `module`, its dictionaries of parameters and hooks copied."""
+    own = {**vars(module)}
+    return {k: copy.copy(v) if isinstance(v, (dict, list, set)) else v for k, v in own.items()}
+
+
+def _evaluate(model: nn.Module) -> None:
+    try:
+        model.eval()
+    except NotImplementedError:
+        if not isinstance(model, fx.GraphModule):  # what torch.export made is in the mode it is in
+            raise
