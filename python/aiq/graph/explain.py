@@ -1,6 +1,11 @@
 """Why a model cannot be traced, in one sentence, and what to do about it."""
 
+import contextlib
+import copy
+import os
 import re
+import traceback
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,11 +13,15 @@ from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
 
+import aiq
 from aiq.errors import GraphError
 
 _UNKNOWN_TYPE = re.compile(r"Found <class '([^']+)'> in (input|output), which is not a known type")
 _WRITTEN = re.compile(r"Constant (\S+) is mutated in the forward method")
 _LINE = re.compile(r'File "([^"]+)", line (\d+), in (\w+)\n\s*(.+)')
+_TORCH, _AIQ = (f"{Path(file).parent}{os.sep}" for file in (torch.__file__, aiq.__file__))
+_CONTEXTLIB = contextlib.__file__
+"""Files that are no part of a model."""
 
 
 def explained(
@@ -28,6 +37,8 @@ def explained(
     args, kwargs = pytree.tree_map(
         lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, (args, kwargs)
     )
+    with contextlib.suppress(Exception):  # what cannot be copied may change its plain tensors
+        model = copy.deepcopy(model, {id(p): p for p in model.parameters()})
     try:
         torch.func.functional_call(model, buffers, args, kwargs)
     except Exception as own:  # noqa: BLE001  (a model may raise anything)
@@ -49,8 +60,7 @@ def explained(
             f"{name} writes into its tensor {found[1]!r}; a compiled program keeps no state: pass "
             "it in as an input and return it."
         )
-    where = _LINE.search(str(error))
-    place = f" at `{where[4].strip()}` (line {where[2]} of {where[1]})" if where else ""
+    place = _place(error)
     if isinstance(error, GuardOnDataDependentSymNode):
         return GraphError(
             f"The model cannot be exported: its control flow depends on the values of a tensor"
@@ -61,6 +71,15 @@ def explained(
         f"The model cannot be exported{place}: {_first_sentence(error)} Rewrite that part with "
         "PyTorch operators, or pass the submodule without it."
     )
+
+
+def _place(error: Exception) -> str:
+    """Return which line of the model an export failed at, as far as that is known."""
+    if where := _LINE.search(str(error)):
+        return f" at `{where[4].strip()}` (line {where[2]} of {where[1]})"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not f.filename.startswith((_TORCH, _AIQ, _CONTEXTLIB, "<"))]
+    return f" at `{own[-1].line}` (line {own[-1].lineno} of {own[-1].filename})" if own else ""
 
 
 def _first_sentence(error: Exception, limit: int = 200) -> str:

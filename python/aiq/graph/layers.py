@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 
 from aiq.errors import GraphError
 from aiq.graph.batch import BatchDim
@@ -169,12 +170,27 @@ def trace(model: nn.Module, example_inputs: Inputs, batch_dim: BatchDim = 0) -> 
             f"{graph.model} has no convolution or linear layer with a weight of its own, so there "
             "is nothing to quantise; pass the module that holds them."
         )
+    _check_dtypes(exported.module, graph)
     return Trace(exported.module, graph, exported.dynamic_batch, batch_dim, exported.writes_inputs)
 
 
 def extract(model: nn.Module, example_inputs: Inputs, batch_dim: BatchDim = 0) -> LayerGraph:
     """Return the layer graph of `model`; see `trace`."""
     return trace(model, example_inputs, batch_dim).graph
+
+
+def _check_dtypes(module: fx.GraphModule, graph: LayerGraph) -> None:
+    """Raise `GraphError` if a layer whose format is a decision does not compute in float32."""
+    nodes = {node.name: node for node in module.graph.nodes}
+    for layer in graph.quantizable:
+        for node in (nodes[layer.nodes[0]], *nodes[layer.nodes[0]].all_input_nodes):
+            value = node.meta.get("val")
+            if isinstance(value, Tensor) and value.dtype != torch.float32:
+                dtype = str(value.dtype).removeprefix("torch.")
+                raise GraphError(
+                    f"Layer {layer.name!r} computes in {dtype}, and formats are chosen for a "
+                    "float32 network; pass model.float() and float32 inputs, without autocast."
+                )
 
 
 def _read(

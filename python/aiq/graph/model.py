@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
@@ -45,6 +45,11 @@ def _check_parameter(name: str, parameter: Tensor) -> None:
         raise GraphError(
             f"Parameter {name!r} is {str(parameter.dtype).removeprefix('torch.')}, and formats are "
             "chosen for a float32 network; pass model.float() and float32 inputs."
+        )
+    if type(parameter.data) is not Tensor:
+        raise GraphError(
+            f"Parameter {name!r} is stored as {type(parameter.data).__name__}, and formats are "
+            "chosen for a float32 network; pass the model as it was before it was quantised."
         )
     if not parameter.is_meta and not torch.isfinite(parameter).all():
         raise GraphError(
@@ -90,5 +95,5 @@ def _evaluate(model: nn.Module) -> None:
     try:
         model.eval()
     except NotImplementedError:
-        if not isinstance(model, fx.GraphModule):  # what torch.export made is in the mode it is in
-            raise
+        for module in model.modules():  # what torch.export made stays in the mode that it is in
+            module.training = False
