@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import resource
 
@@ -318,6 +319,24 @@ def test_unreadable_files(tmp_path):
         source = path if str(path).endswith(".yaml") else tmp_path.rename(f"{tmp_path}.yaml")
         with pytest.raises(HardwareError, match="cannot be read"):
             Hardware.load(source)
+
+
+def test_a_pipe_that_nobody_writes_to_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "fifo.yaml")
+    with pytest.raises(HardwareError, match="nobody writes to it"):
+        Hardware.load(tmp_path / "fifo.yaml")
+
+
+def test_what_prints_badly_is_refused():
+    for text in (
+        MACHINE.replace("A machine", "A \u202emachine"),
+        MACHINE.replace("A machine", "A\u200bmachine"),
+        MACHINE.replace("      bf16: {support", '      "bf16\\n": {support'),
+        MACHINE.replace("runs_as: fp32", 'runs_as: "fp32\\n"', 1),
+    ):
+        assert text != MACHINE
+        refusal(text)
+    assert type(hardware.parse(MACHINE.replace("threads: 2", "threads: 2.0"), "x").threads) is int
 
 
 def test_files_that_are_no_profiles(tmp_path):

@@ -31,7 +31,7 @@ def read_text(path: str | Path, limit: int, advice: str) -> str:
     Parameters
     ----------
     path
-        A regular file, or a pipe, of UTF-8 text. A pipe is read until its writer closes it.
+        A file of UTF-8 text. A pipe is read until its writer closes it.
     limit
         Most bytes; a larger file is refused before it is read.
     advice
@@ -40,7 +40,7 @@ def read_text(path: str | Path, limit: int, advice: str) -> str:
     Raises
     ------
     InputError
-        If it is something else, is larger, or cannot be read.
+        If it is a folder or a pipe without a writer, is larger, or cannot be read.
     """
     try:
         raw = _read(path, limit)
@@ -63,15 +63,11 @@ def _read(path: str | Path, limit: int) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as stream:
         status = os.fstat(descriptor)
-        if stat.S_ISREG(status.st_mode):
-            if status.st_size > limit:
-                raise ValueError(f"it is larger than {limit} bytes")
-            return stream.read(limit + 1)
-        if not stat.S_ISFIFO(status.st_mode):
-            raise ValueError("it is a folder or a device, not a file")
-        start = _first_byte(descriptor)
+        if stat.S_ISREG(status.st_mode) and status.st_size > limit:
+            raise ValueError(f"it is larger than {limit} bytes")
+        start = _first_byte(descriptor) if stat.S_ISFIFO(status.st_mode) else b""
         os.set_blocking(descriptor, True)
-        return start + stream.read(limit)
+        return start + stream.read(limit + 1 - len(start))
 
 
 def _first_byte(pipe: int) -> bytes:

@@ -55,7 +55,7 @@ def read_json(
     Parameters
     ----------
     path
-        The file. At most `limit` bytes are read, and only from a regular file or a pipe.
+        The file.
     kind
         Type of the value.
     what, advice

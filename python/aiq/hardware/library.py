@@ -7,7 +7,8 @@ from pathlib import Path
 
 import platformdirs
 
-from aiq.errors import HardwareError
+from aiq import files
+from aiq.errors import HardwareError, InputError
 
 MAX_BYTES = 256 * 1024
 """A larger file is not a profile."""
@@ -74,20 +75,8 @@ def read(path: Path) -> str:
     HardwareError
         If the file cannot be read, is too large, or is not text.
     """
+    advice = "give the path of a profile, or a name that `aiq profiles` lists"
     try:
-        with path.open("rb") as stream:
-            raw = stream.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
-        reason = getattr(error, "strerror", None) or error
-        raise HardwareError(
-            f"{path}: cannot be read ({reason}); give the path of a profile, or a name that "
-            "`aiq profiles` lists."
-        ) from None
-    if len(raw) > MAX_BYTES:
-        raise HardwareError(
-            f"{path}: is larger than {MAX_BYTES // 1024} KiB; no profile needs that."
-        )
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        raise HardwareError(f"{path}: is not UTF-8 text; save the profile as UTF-8.") from None
+        return files.read_text(path, MAX_BYTES, advice)
+    except InputError as error:
+        raise HardwareError(str(error)) from None

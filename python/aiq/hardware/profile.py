@@ -195,7 +195,7 @@ def parse(text: str, file: str) -> Hardware:
     return Hardware(
         name=document["name"],
         description=document["description"],
-        threads=document["threads"],
+        threads=int(document["threads"]),  # YAML has whole numbers with a fraction too: 2.0
         peak_gflops=MappingProxyType({d: float(p["peak_gflops"]) for d, p in compute.items()}),
         memory=tuple(MemoryLevel(**_floats(level)) for level in document["memory"]),
         provenance=MappingProxyType(document["provenance"]),
