@@ -69,7 +69,7 @@ def test_what_was_written_is_read_and_written_again_to_the_same_bytes():
         ('{"leaves": [{"name": "a", "size": 1e999}], "more": {}}', "at `leaves[0].size`"),
         ('{"leaves": [], "more": {"a": 1, "a": 2}}', "repeats the key 'a'"),
         ('{"leaves": [], "more": {"a": -Infinity}}', "invalid character"),
-        ('{"leaves": [], "more": {"a": %s}}' % ("9" * 30), "more than 20 digits"),
+        ('{"leaves": [], "more": {"a": %s}}' % ("9" * 101), "more than 100 digits"),
         ('{"leaves": [], "more": {"a": %s}}' % ("9" * 9000), "out of range"),
         ('{"leaves": [], "more": {"a": "\\ud800"}}', "truncated"),
         ('{"leaves": [], "more": {"a": "\ud800"}}', "surrogates not allowed"),
@@ -97,6 +97,9 @@ def test_a_value_that_could_not_be_read_is_not_written():
             dump_json(bad, "a leaf")
     with pytest.raises(InputError, match="is not a tree"):
         dump_json(Tree((), {"a": object()}), "a tree")
+    for more in ({"a": float("nan")}, {"a": [10**200]}, {"a": "\ud800"}):
+        with pytest.raises(InputError, match="is not a tree"):
+            dump_json(Tree((), more), "a tree")
 
 
 JSON = st.recursive(

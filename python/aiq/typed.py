@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -37,8 +37,8 @@ LIMIT = 64 * 2**20
 """Bytes of the largest document that is read unless the caller says otherwise."""
 MAX_DEPTH = 64
 """Deeper nesting is refused."""
-MAX_DIGITS = 20
-"""Longer whole numbers are refused: each one here fits 64 bits."""
+MAX_DIGITS = 100
+"""Longer whole numbers are refused; those with a declared meaning have closer limits."""
 
 
 def read_json(
@@ -107,7 +107,7 @@ def parse_json(
     except RecursionError:
         problem = "it is nested too deeply"
     except (ValueError, msgspec.MsgspecError) as error:
-        problem = str(error).replace(" - at `$.", " at `").replace(" - at `$[", " at `[")
+        problem = _located(error)
     else:
         return value
     raise InputError(f"{printable(file, 200)} is not {what} ({printable(problem, 200)}); {advice}.")
@@ -126,28 +126,24 @@ def dump_json(
     InputError
         If the value breaks its own declaration, for instance because a number is NaN.
     """
+    head = {} if schema is None else {"schema": schema}
     try:
-        checked = msgspec.convert(_plain(asdict(value)), type(value), strict=True)
-        document = cast("dict[str, Any]", _plain(asdict(checked)))
-        head = {} if schema is None else {"schema": schema}
-        return json.dumps(head | document, indent=indent, allow_nan=False) + "\n"
+        raw = json.dumps(asdict(value), allow_nan=False)
+        json.loads(raw, parse_int=_short)
+        checked = msgspec.json.decode(raw, type=type(value))
+        return json.dumps(head | asdict(checked), indent=indent, allow_nan=False) + "\n"
+    except RecursionError:
+        problem = "it is nested too deeply"
     except (ValueError, TypeError, msgspec.MsgspecError) as error:
-        problem = printable(str(error).replace(" - at `$.", " at `"), 200)
-        raise InputError(
-            f"What is to be written is not {what} ({problem}); correct that value."
-        ) from None
+        problem = _located(error)
+    raise InputError(
+        f"What is to be written is not {what} ({printable(problem, 200)}); correct that value."
+    )
 
 
-def _plain(value: object) -> object:
-    """Return tuples as lists and numbers of subclasses (NumPy's) as Python's, all the way down."""
-    match value:
-        case dict():
-            return {key: _plain(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_plain(item) for item in value]
-        case float():
-            return float(value)
-    return value
+def _located(error: Exception) -> str:
+    """Return what an error says, with the place in the document as a person would write it."""
+    return str(error).replace(" - at `$.", " at `").replace(" - at `$[", " at `[")
 
 
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
