@@ -33,6 +33,10 @@ class RuntimeUnavailableError(AiqError):
     """A runtime is not installed, or cannot run what was asked of it."""
 
 
+class VerificationError(RuntimeUnavailableError):
+    """A compiled program does not compute what the graph that it was made from computes."""
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C during a search; `solution` holds the best plan so far, with its bound."""
 

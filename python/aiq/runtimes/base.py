@@ -1,6 +1,7 @@
 """What a runtime is: it compiles a model in the formats asked for and says what really runs."""
 
 import math
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +15,16 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 
 from aiq.errors import InputError, RuntimeUnavailableError
-from aiq.files import check_target
+from aiq.files import check_target, write_atomic
 from aiq.formats import REFERENCE, Format, parse
 from aiq.graph import BatchDim, Layer, LayerGraph, Op, Trace, trace
 from aiq.graph.export import Inputs, call_arguments
+from aiq.runtimes.door import door
+from aiq.runtimes.explicit import write_out
 from aiq.runtimes.kernels import Kernel, label
 from aiq.runtimes.program import Compiled, Signature, leaves
 from aiq.runtimes.rewrite import Rewritten, Target, rewrite
+from aiq.runtimes.verification import Reference, snapshot
 
 Program = tuple[Callable[..., Iterable[torch.Tensor]], Mapping[str, Kernel]]
 """What runs, from tensors to tensors, and the kernel of each layer in it."""
@@ -98,6 +102,8 @@ class Job:
         What the program takes and returns.
     writes_inputs
         Whether `model` writes into its inputs, as no program does.
+    reference
+        What the program has to compute.
     """
 
     model: torch.nn.Module
@@ -108,6 +114,7 @@ class Job:
     rewritten: Rewritten
     signature: Signature
     writes_inputs: bool
+    reference: Reference
 
 
 class Runtime(ABC):
@@ -134,11 +141,15 @@ class Runtime(ABC):
         """Return the compiled program."""
 
     def _write(self, job: Job, path: Path) -> None:
-        """Write the program, and its signature under `METADATA`, to a file."""
+        """Write the program, and its signature under `METADATA`, to a file in a new folder."""
         raise self._has_no_files()
 
     def _read(self, path: Path) -> tuple[Signature, Program]:
         """Return what `_write` wrote."""
+        raise self._has_no_files()
+
+    def _opened(self, path: Path) -> Callable[..., Iterable[torch.Tensor]]:
+        """Return the program in a file as a user opens it without aiq; see `aiq.export`."""
         raise self._has_no_files()
 
     def _has_no_files(self) -> RuntimeUnavailableError:
@@ -177,7 +188,8 @@ class Runtime(ABC):
         job = self._prepare(
             model, example_inputs, formats, calibration, emulate=emulate, batch_dim=batch_dim
         )
-        return dict(layer_times(self._profile(job, runs)).layers)
+        with door(self.name, "time the layers of this network"):
+            return dict(layer_times(self._profile(job, runs)).layers)
 
     def compile(
         self,
@@ -211,7 +223,11 @@ class Runtime(ABC):
         Raises
         ------
         RuntimeUnavailableError
-            If the runtime is not installed, or has no kernel for a format of the plan.
+            If the runtime is not installed, has no kernel for a format of the plan, or cannot
+            compile the network.
+        VerificationError
+            If the program does not compute what the graph computes that it was made from; see
+            `aiq.runtimes.verification`.
         InputError
             If `formats` names a layer that the model does not have, or no calibration batch is
             given for a format that needs one.
@@ -238,14 +254,22 @@ class Runtime(ABC):
         exported = cache(partial(trace, model, example_inputs, batch_dim))
 
         def compiled(formats: Mapping[str, Format]) -> Compiled:
-            return self._compiled(
+            return self._verified(
                 self._job(model, exported(), example_inputs, formats, calibration, emulate=emulate)
             )
 
         return compiled
 
+    def _verified(self, job: Job) -> Compiled:
+        """Return the program of `job`, which was compared with the graph that it is made from."""
+        program = self._compiled(job)
+        with door(self.name, "run this network"):
+            job.reference.check(program.function)
+        return program
+
     def _compiled(self, job: Job) -> Compiled:
-        function, kernels = self._build(job)
+        with door(self.name, "compile this network"):
+            function, kernels = self._build(job)
         return Compiled(self.name, job.signature, kernels, torch.get_num_threads(), function)
 
     def compile_many(
@@ -275,13 +299,29 @@ class Runtime(ABC):
         emulate: bool = False,
         batch_dim: BatchDim = 0,
     ) -> None:
-        """Write the program to a file that runs without aiq; see `compile` and `load`."""
+        """Write the program to a file that runs without aiq; see `compile` and `load`.
+
+        What was written is loaded and verified, as aiq loads it and as others do, before it
+        replaces the file.
+        """
         for target in self._targets(path):
             check_target(target)
         job = self._prepare(
             model, example_inputs, formats, calibration, emulate=emulate, batch_dim=batch_dim
         )
-        self._write(job, path)
+        with tempfile.TemporaryDirectory() as folder:
+            draft = Path(folder) / path.name
+            with door(self.name, "write this network to a file"):
+                self._write(job, draft)
+            with door(self.name, "run this network from a file"):
+                _, (function, _) = self._read(draft)
+                job.reference.check(function, "The file")
+                job.reference.check(self._opened(draft), "The file, opened without aiq,")
+            self._install(draft, path)
+
+    def _install(self, draft: Path, path: Path) -> None:
+        """Put what `_write` wrote to `draft` in the place of what is at `path`."""
+        write_atomic(path, draft.read_bytes())
 
     def _targets(self, path: Path) -> tuple[Path, ...]:
         """Return the files that `export` writes."""
@@ -325,7 +365,10 @@ class Runtime(ABC):
     ) -> Job:
         inputs = leaves(example_inputs)
         resolved = self._resolve(traced.graph, formats, emulate=emulate)
-        rewritten = rewrite(traced, example_inputs, resolved, calibration, self.target)
+        quantizes = any(fmt.quantizes_weights for fmt in resolved.values())
+        batches = _batches(calibration) if quantizes else []
+        rewritten = rewrite(traced, example_inputs, resolved, batches, self.target)
+        write_out(rewritten.module)
         label(rewritten.module.graph, rewritten.heads)
         signature = Signature(
             asked={name: fmt.name for name, fmt in resolved.items()},
@@ -333,6 +376,14 @@ class Runtime(ABC):
             dtypes=tuple(str(x.dtype) for x in inputs),
             keywords=tuple(call_arguments(example_inputs)[1]),
             returns=rewritten.returns,
+        )
+        reference = Reference(
+            self.name,
+            resolved,
+            frozenset(self.target.packed),
+            next(filter(partial(_alike, inputs), map(leaves, batches)), inputs),
+            snapshot(rewritten.module),
+            traced.module,
         )
         return Job(
             model,
@@ -343,6 +394,7 @@ class Runtime(ABC):
             rewritten,
             signature,
             traced.writes_inputs,
+            reference,
         )
 
     def _resolve(
@@ -373,6 +425,20 @@ class Runtime(ABC):
                     "machine and can only emulate it; choose another format, or allow emulation."
                 )
         return resolved
+
+
+def _batches(calibration: Iterable[Inputs]) -> list[Inputs]:
+    if isinstance(calibration, torch.Tensor) or not isinstance(calibration, Iterable):
+        raise InputError(
+            f"The calibration data is a {type(calibration).__name__}; pass a list of batches of "
+            "inputs, each like the example inputs."
+        )
+    return list(calibration)
+
+
+def _alike(inputs: tuple[torch.Tensor, ...], others: tuple[torch.Tensor, ...]) -> bool:
+    """Whether a program for `inputs` takes `others` too."""
+    return [(x.shape, x.dtype) for x in inputs] == [(x.shape, x.dtype) for x in others]
 
 
 def layer_times(profile: Profile) -> LayerTimes:

@@ -3,7 +3,7 @@
 import io
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -110,7 +110,7 @@ class Inductor(Runtime):
             content = Path(package).read_bytes()
         kernels = assign(census.kernels)
         text = job.signature.to_json(kernels=kernels, threads=torch.get_num_threads())
-        write_atomic(path, _with_signature(content, text))
+        path.write_bytes(_with_signature(content, text))
 
     def _read(self, path: Path) -> tuple[Signature, Program]:
         signature, document = Signature.from_json(_signature(path), path)
@@ -123,6 +123,9 @@ class Inductor(Runtime):
         package = aoti_load_package(str(path))
         kernels = {name: Kernel(*kernel) for name, kernel in document["kernels"].items()}
         return signature, (package, kernels)
+
+    def _opened(self, path: Path) -> Callable[..., Iterable[torch.Tensor]]:
+        return aoti_load_package(str(path))
 
 
 def _compile(job: Job) -> tuple[Callable[..., Any], Census]:

@@ -211,8 +211,9 @@ def keep_pools(model: onnx.ModelProto) -> None:
         if len(value.type.tensor_type.shape.dim) > 1
     }
     for node in graph.node:
-        pool = writers.get(node.input[0]) if node.op_type == "QuantizeLinear" else None
-        count = channels.get(node.input[0])
+        if node.op_type != "QuantizeLinear":
+            continue
+        pool, count = writers.get(node.input[0]), channels.get(node.input[0])
         if pool is None or pool.op_type != "MaxPool" or not count:
             continue
         if _is_quantized(pool.input[0], writers):

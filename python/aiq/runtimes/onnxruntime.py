@@ -3,7 +3,8 @@
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from numpy.typing import NDArray
 
 from aiq import machine
 from aiq.errors import InputError
-from aiq.files import write_atomic
 from aiq.formats import FP32, Format
 from aiq.graph import Op
 from aiq.runtimes import instructions, onnx_edit
@@ -74,7 +74,7 @@ class OnnxRuntime(OnnxBased):
     def _write(self, job: Job, path: Path) -> None:
         model, labels = self._convert(job)
         model.metadata_props.add(key=METADATA, value=job.signature.to_json(labels=labels))
-        write_atomic(path, model.SerializeToString())
+        path.write_bytes(model.SerializeToString())
 
     def _time(
         self,
@@ -104,15 +104,20 @@ class OnnxRuntime(OnnxBased):
         signature, document = Signature.from_json(found.get(METADATA), path)
         return signature, _load(str(path), document["labels"])
 
+    def _opened(self, path: Path) -> Callable[..., Iterable[torch.Tensor]]:
+        session = onnxruntime.InferenceSession(str(path), disabled_optimizers=_DISABLED)
+        return partial(_outputs, session)
+
 
 def _load(model: bytes | str, labels: Mapping[str, Sequence[str]]) -> Program:
     """Return the program of a model (its bytes, or its path)."""
     session, kernels = _session(model, labels)
 
-    def run(*inputs: torch.Tensor) -> list[torch.Tensor]:
-        return [torch.from_numpy(value) for value in _run(session, inputs)]
+    return partial(_outputs, session), kernels
 
-    return run, kernels
+
+def _outputs(session: onnxruntime.InferenceSession, *inputs: torch.Tensor) -> list[torch.Tensor]:
+    return [torch.from_numpy(value) for value in _run(session, inputs)]
 
 
 def _session(

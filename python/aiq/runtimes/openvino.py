@@ -1,7 +1,6 @@
 """OpenVINO's CPU plugin: int8, bfloat16 and float32 side by side in one network."""
 
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import torch
 from aiq.errors import InputError
 from aiq.formats import BF16, Format
 from aiq.graph import Op
-from aiq.runtimes import instructions, onnx_edit, openvino_files
+from aiq.runtimes import instructions, onnx_edit, openvino_edit, openvino_files
 from aiq.runtimes.base import Job, Profile, Program, Support
 from aiq.runtimes.kernels import Kernel, assign
 from aiq.runtimes.onnx_based import PACKED, OnnxBased
@@ -64,6 +63,7 @@ class OpenVino(OnnxBased):
         converted = to_onnx(job.rewritten, job.inputs, OPSET)
         packed = {n: f for n, f in job.formats.items() if f.name in PACKED}
         onnx_edit.block(converted.proto, packed)
+        openvino_edit.keep_products_apart(converted.proto)
         return converted
 
     def _open(self, model: bytes, labels: Mapping[str, Sequence[str]]) -> Program:
@@ -78,12 +78,11 @@ class OpenVino(OnnxBased):
         model = openvino.Core().read_model(proto.SerializeToString())
         weights = openvino_files.fingerprint(model)
         model.set_rt_info(job.signature.to_json(labels=labels, weights=weights), METADATA)
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "model.xml"
-            openvino.save_model(model, file, compress_to_fp16=False)
-            openvino_files.write_pair(
-                path, file.read_bytes(), file.with_suffix(".bin").read_bytes()
-            )
+        openvino.save_model(model, path, compress_to_fp16=False)
+
+    def _install(self, draft: Path, path: Path) -> None:
+        weights = draft.with_suffix(".bin").read_bytes()
+        openvino_files.write_pair(path, draft.read_bytes(), weights)
 
     def _time(
         self,
@@ -116,6 +115,16 @@ class OpenVino(OnnxBased):
                 f"{path} and the weights beside it are not of one export; export the plan again."
             )
         return signature, _load(model, document["labels"])
+
+    def _opened(self, path: Path) -> Callable[..., Iterable[torch.Tensor]]:
+        settings = {"INFERENCE_PRECISION_HINT": "f32"}
+        program = openvino.Core().compile_model(path, "CPU", settings)
+
+        def run(*inputs: torch.Tensor) -> list[torch.Tensor]:
+            results = program([x.contiguous().numpy() for x in inputs])
+            return [torch.from_numpy(value.copy()) for value in results.to_tuple()]
+
+        return run
 
 
 @cache

@@ -1,0 +1,77 @@
+"""Operators that some compilers lack, written as ones that all of them have."""
+
+import sys
+from typing import Any
+
+import torch
+from torch import fx
+
+from aiq.graph.operators import argument
+from aiq.graph.simplify import attribute, name_of
+
+aten = torch.ops.aten
+
+_SLICE = aten.slice.Tensor
+
+_CONVOLUTIONS: dict[Any, Any] = {
+    aten.conv1d.padding: aten.conv1d.default,
+    aten.conv2d.padding: aten.conv2d.default,
+    aten.conv3d.padding: aten.conv3d.default,
+}
+
+
+def write_out(module: fx.GraphModule) -> None:
+    """Replace paddings that are words by numbers, and circular padding by slices.
+
+    Inductor's int8 convolutions read no ``padding='valid'``, and OpenVINO pads no image with its
+    other side. A ``padding='same'`` that is wider on one side stays: no number says that.
+    """
+    for node in list(module.graph.nodes):
+        if node.target in _CONVOLUTIONS:
+            _convolution(module, node)
+        elif node.op == "call_function" and name_of(node) == "pad":
+            _circular(module, node)
+    module.graph.lint()
+    module.recompile()
+
+
+def _convolution(module: fx.GraphModule, node: fx.Node) -> None:
+    """Write the padding of a convolution as numbers."""
+    kernel = _kernel(module, argument(node, "weight"))
+    ones = [1] * len(kernel)
+    stride, dilation = argument(node, "stride", ones), argument(node, "dilation", ones)
+    is_same = argument(node, "padding", "valid") == "same"
+    totals = [d * (k - 1) if is_same else 0 for d, k in zip(dilation, kernel, strict=True)]
+    if any(total % 2 for total in totals):
+        return
+    operands = (argument(node, name) for name in ("input", "weight", "bias"))
+    padding = [total // 2 for total in totals]
+    options = (stride, padding, dilation, argument(node, "groups", 1))
+    node.args, node.kwargs = (*operands, *options), {}
+    node.target = _CONVOLUTIONS[node.target]
+
+
+def _kernel(module: fx.GraphModule, weight: fx.Node) -> tuple[int, ...]:
+    """Return the size of the filters, whatever is done to the stored weights before."""
+    while weight.op != "get_attr":
+        weight = weight.all_input_nodes[0]
+    return tuple(attribute(module, str(weight.target)).shape[2:])
+
+
+def _circular(module: fx.GraphModule, node: fx.Node) -> None:
+    """Write circular padding as slices of the opposite sides."""
+    source, widths = argument(node, "self"), list(argument(node, "pad"))
+    if argument(node, "mode") != "circular" or min(widths) < 0:
+        return
+    graph = module.graph
+    with graph.inserting_before(node):
+        for index, (before, after) in enumerate(zip(widths[::2], widths[1::2], strict=True)):
+            axis, parts = -1 - index, [source]
+            if before:
+                parts.insert(0, graph.call_function(_SLICE, (source, axis, -before, sys.maxsize)))
+            if after:
+                parts.append(graph.call_function(_SLICE, (source, axis, 0, after)))
+            if len(parts) > 1:
+                source = graph.call_function(aten.cat.default, (parts, axis))
+    node.replace_all_uses_with(source)
+    graph.erase_node(node)
