@@ -63,6 +63,8 @@ def one_thread():
 class Chosen:
     """What `export` reads of a plan."""
 
+    batch_dim = 0
+
     def __init__(self, formats):
         self.formats = {layer: parse(name) for layer, name in formats.items()}
 

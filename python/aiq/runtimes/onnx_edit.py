@@ -130,7 +130,7 @@ def _prune(graph: onnx.GraphProto) -> None:
     """Remove the nodes and constants that nothing reads."""
     results = {value.name for value in graph.output}
     while True:
-        used = results | {name for node in graph.node for name in node.input}
+        used = results | set(_read(graph))
         dead = [node for node in graph.node if not used & set(node.output)]
         if not dead:
             break
@@ -138,6 +138,16 @@ def _prune(graph: onnx.GraphProto) -> None:
             graph.node.remove(node)
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
         graph.initializer.remove(tensor)
+
+
+def _read(graph: onnx.GraphProto) -> Iterator[str]:
+    """Yield the names that nodes of a graph read, those in branches and loops too."""
+    for node in graph.node:
+        yield from node.input
+        for part in node.attribute:
+            for inner in (part.g, *part.graphs):
+                yield from _read(inner)
+                yield from (value.name for value in inner.output)
 
 
 def quantize_biases(model: onnx.ModelProto) -> None:

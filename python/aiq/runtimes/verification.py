@@ -28,12 +28,13 @@ those that rounding changes.
 """
 
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from aiq.errors import VerificationError
 from aiq.formats import BF16, Format
@@ -93,7 +94,7 @@ class Reference:
     rewritten: fx.GraphModule
     exact: fx.GraphModule
 
-    def check(self, program: Callable[..., Iterable[Any]], what: str = "The program") -> None:
+    def check(self, program: Callable[..., Iterable[Tensor]], what: str = "The program") -> None:
         """Run `program` once and compare what it returns.
 
         Parameters
@@ -111,13 +112,11 @@ class Reference:
         with torch.no_grad():
             found = list(program(*self.inputs))
             expected = self._run(self.rewritten)
-            if len(found) != len(expected) or any(
-                _shape(x) != _shape(y) for x, y in zip(found, expected, strict=True)
-            ):
+            if _shapes(found) != _shapes(expected):
                 raise VerificationError(
-                    f"{what} that {self.runtime} made ({self._formats()}) returns "
-                    f"{_say(found)} where the graph that it was made from returns "
-                    f"{_say(expected)}; choose other formats or another runtime."
+                    f"{what} that {self.runtime} made ({self._formats()}) returns tensors of "
+                    f"{_shapes(found)}, and the graph that it was made from {_shapes(expected)}; "
+                    "choose other formats or another runtime."
                 )
             worst = self._worst(found, expected)
         if worst.found > worst.allowed:
@@ -127,7 +126,7 @@ class Reference:
                 f"rounding explains {worst.allowed:.2g}; choose other formats or another runtime."
             )
 
-    def _worst(self, found: Sequence[Any], expected: Sequence[Any]) -> Distance:
+    def _worst(self, found: Sequence[Tensor], expected: Sequence[Tensor]) -> Distance:
         """Return the distance of the output that exceeds its limit most."""
         rounding, least = self._rounding(), _CANCELLED * max(map(_norm, self.inputs), default=0.0)
         near = [
@@ -144,7 +143,7 @@ class Reference:
         judged = [Distance(one.found, limit) for one, limit in zip(near, limits, strict=True)]
         return max(judged, key=lambda one: one.found / one.allowed)
 
-    def _run(self, module: fx.GraphModule) -> list[Any]:
+    def _run(self, module: fx.GraphModule) -> list[Tensor]:
         return _Operators(module).results(self.inputs)
 
     def _rounding(self) -> float:
@@ -171,10 +170,10 @@ def snapshot(module: fx.GraphModule) -> fx.GraphModule:
 class _Operators(fx.Interpreter):
     """Runs a graph one operator at a time, in float32 without any compiler."""
 
-    def results(self, inputs: Sequence[Tensor]) -> list[Any]:
-        """Return what the graph returns for the tensors of a call, as a flat list."""
+    def results(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Return the tensors that the graph returns for those of a call."""
         values = self.run(*inputs, enable_io_processing=False)
-        return list(values) if isinstance(values, (tuple, list)) else [values]
+        return [value for value in pytree.tree_leaves(values) if isinstance(value, Tensor)]
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:  # noqa: ANN401
         """Run one operator; a view of memory in another order becomes a copy."""
@@ -200,17 +199,11 @@ class _Noisy(_Operators):
         return value * (1 + size * noise).to(value.dtype)
 
 
-def _shape(value: object) -> object:
-    return tuple(value.shape) if isinstance(value, Tensor) else None
-
-
-def _distance(value: object, reference: object, least: float) -> float:
+def _distance(value: Tensor, reference: Tensor, least: float) -> float:
     """Return the norm of the difference, relative to that of `reference` or to `least`.
 
     Infinite where only one of the two is finite. Of integers, the share above a half that differs.
     """
-    if not isinstance(value, Tensor) or not isinstance(reference, Tensor):
-        return 0.0  # a constant of the program
     if not (reference.is_floating_point() or reference.is_complex()):
         changed = (value != reference).double().mean() if reference.numel() else 0.0
         return max(0.0, float(changed) - 0.5)
@@ -232,8 +225,5 @@ def _parts(value: Tensor) -> Tensor:
     return (torch.view_as_real(value.resolve_conj()) if value.is_complex() else value).double()
 
 
-def _say(values: Iterable[object]) -> str:
-    def one(value: object) -> Iterator[str]:
-        yield "x".join(map(str, value.shape)) or "()" if isinstance(value, Tensor) else "no tensor"
-
-    return "(" + ", ".join(text for value in values for text in one(value)) + ")"
+def _shapes(values: Iterable[Tensor]) -> str:
+    return ", ".join("x".join(map(str, value.shape)) or "()" for value in values) or "nothing"
