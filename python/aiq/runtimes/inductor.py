@@ -21,7 +21,6 @@ from torchao.quantization.pt2e.quantizer import (
 
 from aiq.errors import InputError, RuntimeUnavailableError
 from aiq.exporting import exporting
-from aiq.files import write_atomic
 from aiq.formats import BF16, Format
 from aiq.graph import Op
 from aiq.runtimes import instructions, weight_only
