@@ -347,6 +347,19 @@ def test_samples_survive_and_only_for_what_they_hold(tmp_path, samples):
         Store(path / "below", signature)
 
 
+def test_two_calibrations_at_once_keep_the_samples_of_both(tmp_path, samples):
+    path = tmp_path / "samples.json"
+    one, two = Store(path, {}), Store(path, {})
+    one.add(samples[:2])
+    one.set("noise", {"0": 0.1})
+    two.add(samples[2:4])
+    two.set("noise", {"1": 0.3})
+    one.add(samples[4:5])
+    found = Store(path, {})
+    assert found.samples == {sample.name: sample for sample in samples[:5]}
+    assert found.noise == pytest.approx(0.2)
+
+
 @settings(max_examples=30)  # each writes several files
 @given(data=st.data())
 def test_a_hostile_store_is_refused_or_can_be_used(samples, data, tmp_path_factory):

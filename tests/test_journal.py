@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import nn
 
+import aiq
 from aiq.errors import DataError, InputError
 from aiq.evaluate import Evaluator, evaluator
 from aiq.evaluate import journal as journals
@@ -288,6 +289,20 @@ def test_folders_that_cannot_be_used(tmp_path):
     assert "cannot be used (File exists)" in refusal(lambda: Journal(blocked, FINGERPRINT))
     assert "null" in refusal(lambda: Journal("a\0b", FINGERPRINT))
     assert "too long" in refusal(lambda: Journal(tmp_path / ("a" * 300), FINGERPRINT))
+
+
+def test_the_folder_is_checked_before_the_work(net, tmp_path, monkeypatch):
+    def began(*given, **named):
+        pytest.fail("the work began")
+
+    monkeypatch.setattr(aiq.graph, "trace", began)
+    monkeypatch.setattr(evaluator, "gather", began)
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below", "/proc/none"):
+        with pytest.raises(DataError, match=r"journal is of no use: .*cannot be"):
+            Evaluator(net, [(X, Y)], cache=folder)
+        with pytest.raises(DataError, match=r"journal is of no use: .*cannot be"):
+            aiq.search(net, "xeon_2vcpu", [(X, Y)], cache_dir=folder)
 
 
 def test_journals_of_older_versions_are_read(tmp_path):

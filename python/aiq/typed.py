@@ -6,6 +6,7 @@ repeated keys, NaN and infinities, numbers and nesting without measure, and text
 """
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -143,7 +144,8 @@ def dump_json(
 
 def _located(error: Exception) -> str:
     """Return what an error says, with the place in the document as a person would write it."""
-    return str(error).replace(" - at `$.", " at `").replace(" - at `$[", " at `[")
+    text = re.sub(r"[.]? - at `\$[.]?", " at `", str(error))
+    return text.removesuffix(".")
 
 
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:

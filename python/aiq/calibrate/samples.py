@@ -139,6 +139,7 @@ class Store:
         self._write()
 
     def _read(self, path: Path) -> None:
+        """Take over what is in the file and not here."""
         advice = "name another file, or move this one away"
         document = read_json(path, _Document, what=_WHAT, advice=advice, schema=SCHEMA)
         if document.signature != self._signature:
@@ -151,11 +152,18 @@ class Store:
                 f"{path} holds samples of another {' and '.join(differs) or 'calibration'}; "
                 f"{advice}."
             )
-        self.values = document.values
-        self.samples = {sample.name: sample for sample in document.samples}
+        noise = {**document.values.get("noise", {}), **self.values.get("noise", {})}
+        self.values = {**document.values, **self.values}
+        if noise:
+            self.values["noise"] = noise
+        self.samples = {sample.name: sample for sample in document.samples} | self.samples
 
     def _write(self) -> None:
-        if self._path is not None:
+        if self._path is None:
+            return
+        with files.locked(self._path.parent):
+            if self._path.exists():  # another calibration may have added to it meanwhile
+                self._read(self._path)
             document = _Document(self._signature, self.values, tuple(self.samples.values()))
             files.write_atomic(self._path, dump_json(document, _WHAT, SCHEMA, indent=None))
 

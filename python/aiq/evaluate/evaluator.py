@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from aiq.errors import InputError
-from aiq.evaluate import metrics
+from aiq.evaluate import journal, metrics
 from aiq.evaluate.journal import Journal
 from aiq.evaluate.metrics import Metric
 from aiq.evaluate.runner import Plan, Runner
@@ -166,6 +166,8 @@ class Evaluator:
         progress: Progress | None = None,
     ) -> None:
         metrics.check(metric)
+        if cache is not None:
+            journal.check_folder(cache)
         self.metric = metric
         self._progress = progress or (lambda stage, done, total: None)
         samples = gather(data, labelled=metric != "cosine")

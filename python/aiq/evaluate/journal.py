@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from aiq.errors import DataError, printable
+from aiq.errors import DataError, InputError, printable
+from aiq.files import check_target
 
 VERSION = 1
 """Of the tables; raised when they change."""
@@ -31,6 +32,20 @@ _SCORES = (
     "CREATE TABLE IF NOT EXISTS scores (plan TEXT, chunk INTEGER, check_sum INTEGER, data BLOB, "
     "PRIMARY KEY (plan, chunk))"
 )
+
+
+def check_folder(folder: str | Path) -> None:
+    """Raise now if no journal could be kept in a folder: before the work, not after it.
+
+    Raises
+    ------
+    DataError
+        If nothing can be written there.
+    """
+    try:
+        check_target(Path(folder) / "evaluations.sqlite")
+    except (InputError, TypeError) as error:
+        raise DataError(f"The folder of the journal is of no use: {error}") from None
 
 
 class Journal:

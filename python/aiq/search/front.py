@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from aiq import cost, graph, machine, runtimes
 from aiq import sensitivity as sensitivity_stage
 from aiq.errors import InputError
-from aiq.evaluate import Evaluator
+from aiq.evaluate import Evaluator, journal
 from aiq.evaluate.metrics import Metric
 from aiq.formats import INTEGER_GRID, PAPER, REFERENCE, Format, parse_all
 from aiq.graph import BatchDim, LayerGraph, Trace
@@ -196,6 +196,8 @@ def search(
     engine = None
     if measure_top and runtime is not None:
         engine = runtimes.get(runtime) if isinstance(runtime, str) else runtime
+    if cache_dir is not None:
+        journal.check_folder(cache_dir)
     pins = dict(pin or {})
     hardware = Hardware.load(hw)
     batches = None if data is None else arguments.reiterable(data)
