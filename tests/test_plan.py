@@ -105,6 +105,11 @@ def test_broken_plans(plan):
         aiq.Plan.from_json(twice)
 
 
+def test_a_plan_of_layers_without_work_can_be_shown(plan):
+    nothing = json.loads(plan.to_json())["baseline"] | {"intensity": 0}
+    assert "1.00x" in str(aiq.Plan.from_json(broken(plan, baseline=nothing)))
+
+
 def test_plans_written_before_there_was_a_shortlist_are_read(plan):
     document = json.loads(plan.to_json())
     del document["shortlist"]

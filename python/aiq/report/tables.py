@@ -125,7 +125,7 @@ def shortlist(found: Shortlist) -> RenderableType:
 def summary(plan: Plan) -> str:
     """Return a plan in a few lines of prose."""
     now, before, proof = plan.predicted, plan.baseline, plan.proof
-    intensity = now.intensity / before.intensity
+    intensity = now.intensity / before.intensity if before.intensity else 1.0
     bound = ">= " if now.level == "roofline" else ""
     lines = [
         f"{plan.model} on {plan.hardware}: {plan.objective}, {plan.method}",
