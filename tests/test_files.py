@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from aiq.errors import InputError
-from aiq.files import check_target, write_atomic
+from aiq.files import check_target, is_file, write_atomic
 
 
 def refusal(function, *arguments):
@@ -205,3 +205,10 @@ def test_writers_do_not_sweep_each_other(tmp_path):
         thread.join()
     assert not failed
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {x: f"{x} 99" for x in "abc"}
+
+
+def test_paths_that_no_file_system_takes_are_no_files(tmp_path):
+    (tmp_path / "a").write_text("")
+    assert is_file(tmp_path / "a")
+    for path in (tmp_path, tmp_path / "b", tmp_path / "a" / "b", tmp_path / ("a" * 300), "a\0b"):
+        assert not is_file(Path(path))

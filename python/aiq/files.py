@@ -57,6 +57,14 @@ def read_text(path: str | Path, limit: int, advice: str) -> str:
     raise InputError(f"{name} cannot be read ({reason}); {advice}.")
 
 
+def is_file(path: Path) -> bool:
+    """Return whether there is a regular file, also for paths that no file system takes."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def _read(path: str | Path, limit: int) -> bytes:
     """Return the bytes of a file, at most one more than `limit`."""
     # Without O_NONBLOCK a pipe that nobody writes to would be waited for without end.

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 
-from aiq.errors import InputError, RuntimeUnavailableError
+from aiq.errors import InputError, RuntimeUnavailableError, printable
 from aiq.files import check_target, write_atomic
 from aiq.formats import REFERENCE, Format, parse
 from aiq.graph import BatchDim, Layer, LayerGraph, Op, Trace, trace
@@ -335,8 +335,10 @@ class Runtime(ABC):
         InputError
             If the file cannot be read, or was not written by `export`.
         """
-        if not path.is_file():
-            raise InputError(f"There is no file {path}; give one that aiq.export wrote.")
+        if not is_file(path):
+            raise InputError(
+                f"There is no file {printable(str(path), 200)}; give one that aiq.export wrote."
+            )
         signature, (function, kernels) = self._read(path)
         return Compiled(self.name, signature, kernels, torch.get_num_threads(), function)
 
