@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 
 from aiq.errors import InputError, RuntimeUnavailableError, printable
-from aiq.files import check_target, write_atomic
+from aiq.files import check_target, is_file, write_atomic
 from aiq.formats import REFERENCE, Format, parse
 from aiq.graph import BatchDim, Layer, LayerGraph, Op, Trace, trace
 from aiq.graph.export import Inputs, call_arguments
