@@ -19,18 +19,20 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from aiq.errors import InputError
-from aiq.evaluate import journal, metrics
+from aiq.evaluate import independence, journal, metrics
+from aiq.evaluate.gather import gather
 from aiq.evaluate.journal import Journal
 from aiq.evaluate.metrics import Metric
 from aiq.evaluate.runner import Plan, Runner
-from aiq.evaluate.samples import Samples, gather
+from aiq.evaluate.samples import Samples
 from aiq.evaluate.workers import Elsewhere, Here, Scores, Task, Workers
 from aiq.fingerprint import Fingerprint
 from aiq.formats import REFERENCE
-from aiq.graph import Trace, trace
+from aiq.graph import BatchDim, Trace, trace
 from aiq.graph.export import Inputs
 from aiq.progress import Progress
 from aiq.quantize.fold import fold
+from aiq.quantize.program import Program
 from aiq.quantize.simulate import Formats, Simulator
 from aiq.quantize.statistics import observe
 
@@ -114,6 +116,10 @@ class Evaluator:
     calibration
         Batches of ``(inputs, targets)``, or of inputs, on which activations are observed. Default:
         the first 512 samples of `data`.
+    batch_dim
+        The dimension of the inputs that counts samples, see `aiq.graph.trace`; a trace has its own.
+        ``None``: each batch of `data` is one sample, evaluated whole. Samples of which every target
+        is ignored (-100) are left out.
     metric
         ``top1``, ``perplexity``, ``cosine``, or a function of what the model returns and the
         targets that returns a score per sample, more being better. ``cosine`` needs no targets.
@@ -157,6 +163,7 @@ class Evaluator:
         data: Iterable[Any],
         *,
         calibration: Iterable[Any] | None = None,
+        batch_dim: BatchDim = 0,
         metric: str | Metric = "top1",
         observer: str = "mse",
         weight_bits: int = 8,
@@ -170,20 +177,26 @@ class Evaluator:
             journal.check_folder(cache)
         self.metric = metric
         self._progress = progress or (lambda stage, done, total: None)
-        samples = gather(data, labelled=metric != "cosine")
+        dims = model.batch_dim if isinstance(model, Trace) else batch_dim
+        samples = gather(data, labelled=metric != "cosine", batch_dim=dims)
+        samples = samples.counted() if isinstance(metric, str) else samples
         if isinstance(model, nn.Module):
-            model = trace(model, samples.part(0, 2).inputs)
+            model = trace(model, samples.part(0, 1 if samples.whole else 2).filled(None), dims)
         self.trace = fold(model)
+        program = Program(self.trace)
         self._batch = batch = None if self.trace.dynamic_batch else self.trace.graph.batch
-        size = batch or _chunk_size(self.trace, memory)
+        size = 1 if samples.whole else batch or _chunk_size(self.trace, memory)
         # In random order every chunk is a fair sample, even of data sorted by class.
         self._order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))
         self._chunks = samples.at(self._order).chunks(size)
-        seen = samples if calibration is None else gather(calibration, labelled=False)
-        seen = seen.part(0, CALIBRATION_SAMPLES) if calibration is None else seen
+        seen = samples.part(0, CALIBRATION_SAMPLES)
+        if calibration is not None:
+            seen = gather(calibration, labelled=False, batch_dim=dims, reads=program.reads)
         with torch.inference_mode():
+            output_dim = independence.output_dim(program, samples, batch)
             statistics = observe(self.trace, (chunk.filled(batch) for chunk in seen.chunks(size)))
-        self.runner = Runner(Simulator(self.trace, statistics, observer), metric, batch)
+        simulator = Simulator(self.trace, statistics, observer)
+        self.runner = Runner(simulator, metric, batch, output_dim)
         self.layers = self.runner.layers
         self._weight_bits = weight_bits
         self._workers: Workers = (
@@ -349,6 +362,8 @@ class Evaluator:
         hashed.add("metric", metric if isinstance(metric, str) else _identity(metric))
         for name, leaf in enumerate(pytree.tree_leaves((samples.inputs, samples.targets))):
             hashed.add(f"data {name}", leaf)
+        if samples.dims != (0,) * len(samples.dims):
+            hashed.add("batch_dim", (samples.dims, samples.target_dim))
         self.runner.simulator.fingerprint(hashed)
         return hashed.hexdigest()
 

@@ -10,14 +10,15 @@ from torch.nn.functional import cosine_similarity
 from torch.utils import _pytree as pytree
 
 from aiq.errors import DataError, InputError
+from aiq.evaluate.samples import IGNORED
 
 Metric = Callable[[Any, Tensor], Tensor]
 """Maps what the model returns and the targets to one score per sample, more being better."""
 
 NAMES = ("top1", "perplexity", "cosine")
 
-IGNORED = -100
-"""Target of a position that does not count, as in ``torch.nn.CrossEntropyLoss``."""
+FLAT = 1e-12
+"""Share of its power below which the spread of an output is rounding."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,6 +69,7 @@ def evaluate(
     output: Any,  # noqa: ANN401
     targets: Tensor | None,
     reference: Reference | None,
+    dim: int | None = 0,
 ) -> tuple[Scores, Reference]:
     """Return the scores of N samples, and what the float32 network says of them.
 
@@ -83,13 +85,16 @@ def evaluate(
         Of the samples; ``None`` for ``cosine``.
     reference
         ``None``: the output is the float32 network's itself.
+    dim
+        The dimension of the main output that counts samples; ``None``: the output is one sample's.
 
     Raises
     ------
     DataError
         If outputs, targets and metric do not fit together.
     """
-    logits = main_output(output)
+    main = main_output(output)
+    logits = main[None] if dim is None else main.movedim(dim, 0)
     axis = None if targets is None else class_axis(logits, targets)
     exact = logits if reference is None else reference.output
     if axis is None:
@@ -99,8 +104,7 @@ def evaluate(
         assert targets is not None
         cross_entropy, divergence = _from_classes(logits, exact, targets, axis)
     if metric == "cosine":
-        ours, theirs = (t.double().reshape(len(t), -1) for t in (logits, exact))
-        score = cosine_similarity(ours, theirs)
+        score = _cosine(logits, exact)
     elif metric == "perplexity":
         score = -_needs_classes(cross_entropy, axis, logits, targets)
     elif metric == "top1":
@@ -134,8 +138,8 @@ def _from_classes(
 ) -> tuple[Tensor, Tensor]:
     """Return cross-entropy and Kullback-Leibler divergence, mean over a sample's positions."""
     classes = logits.shape[axis]
-    counted = targets != IGNORED
-    low, high = int(targets[counted].min()), int(targets[counted].max())
+    counted = targets[targets != IGNORED]
+    low, high = (int(counted.min()), int(counted.max())) if len(counted) else (0, 0)
     if low < 0 or high >= classes:
         raise DataError(
             f"Targets range from {low} to {high} but the model has {classes} classes; give class "
@@ -155,11 +159,29 @@ def _mean_over_positions(values: Tensor, targets: Tensor) -> Tensor:
     return (values.flatten(1) * counted).sum(1) / counted.sum(1).clamp(min=1)
 
 
+def _cosine(output: Tensor, exact: Tensor) -> Tensor:
+    """Return the cosine of each sample's output and the exact one; of two zeros it is 1."""
+    a, b = (_scaled(t.double().reshape(len(t), -1)) for t in (output, exact))
+    zero = (a == 0).all(1) & (b == 0).all(1)
+    return torch.where(zero, 1.0, cosine_similarity(a, b))
+
+
+def _scaled(rows: Tensor) -> Tensor:
+    """Return each row over its largest value: squares of tiny or huge numbers stay numbers."""
+    largest = rows.abs().amax(1, keepdim=True)
+    return rows / torch.where(largest > 0, largest, 1.0)
+
+
 def _relative_error(output: Tensor, exact: Tensor) -> Tensor:
-    """Return the power of the difference over the power of the exact output, per sample."""
+    """Return the power of the difference over the power of the exact output, per sample.
+
+    Power is that of deviations from the sample's mean, or where there are none, of the values.
+    """
     a, b = (t.double().reshape(len(t), -1) for t in (output, exact))
-    power = (b - b.mean(1, keepdim=True)).square().sum(1)
-    return (a - b).square().sum(1) / power.clamp(min=torch.finfo(torch.float32).tiny)
+    centred = (b - b.mean(1, keepdim=True)).square().sum(1)
+    plain, error = b.square().sum(1), (a - b).square().sum(1)
+    power = torch.where(centred > FLAT * plain, centred, plain)
+    return torch.where(power > 0, error / power, (error > 0).double())
 
 
 def _needs_classes(

@@ -51,14 +51,23 @@ class Runner:
         Of the scores.
     batch
         Samples that the network takes at a time; ``None``: any number.
+    output_dim
+        The dimension of its main output that counts samples; ``None``: one call is one sample.
     """
 
-    def __init__(self, simulator: Simulator, metric: str | Metric, batch: int | None) -> None:
+    def __init__(
+        self,
+        simulator: Simulator,
+        metric: str | Metric,
+        batch: int | None,
+        output_dim: int | None = 0,
+    ) -> None:
         self.simulator = simulator
         self.layers = tuple(layer.name for layer in simulator.layers)
         self._starts = tuple(map(simulator.start_of, self.layers))
         self._metric = metric
         self._batch = batch
+        self.output_dim = output_dim
 
     @torch.inference_mode()
     def run(
@@ -93,13 +102,32 @@ class Runner:
         output = pytree.tree_map(lambda leaf: self._cut(leaf, len(chunk)), output)
         if not metrics.main_output(output).isfinite().all():
             raise DataError(self._unsound(chunk, formats))
-        scores, reference = metrics.evaluate(self._metric, output, chunk.targets, reference)
+        scores, reference = metrics.evaluate(
+            self._in_order_of(chunk), output, chunk.targets, reference, self.output_dim
+        )
         stacked = torch.stack([scores.score, scores.divergence, scores.cross_entropy])
         return stacked, Path(plan, states), reference
 
     def _cut(self, leaf: Any, count: int) -> Any:  # noqa: ANN401
-        filled = self._batch is not None and isinstance(leaf, Tensor) and leaf.ndim > 0
-        return leaf[:count] if filled and len(leaf) == self._batch else leaf
+        dim, batch = self.output_dim, self._batch
+        filled = batch is not None and isinstance(leaf, Tensor) and dim is not None
+        if not filled or leaf.ndim <= dim or leaf.shape[dim] != batch:
+            return leaf
+        return leaf.narrow(dim, 0, count)
+
+    def _in_order_of(self, chunk: Samples) -> str | Metric:
+        """Return the metric; the caller's own is shown targets with the dimensions of the data."""
+        own = self._metric
+        if isinstance(own, str):
+            return own
+
+        def metric(output: Any, _: Tensor) -> Tensor:  # noqa: ANN401
+            targets = chunk.given_targets
+            assert targets is not None, "gathered with labels"
+            score = torch.as_tensor(own(output, targets))
+            return score.reshape(1) if chunk.whole and score.numel() == 1 else score
+
+        return metric
 
     def _unsound(self, chunk: Samples, formats: dict[str, Format]) -> str:
         """Say which layer first writes NaN or infinity on a chunk."""

@@ -75,6 +75,46 @@ def _step(
     return Step(name, function, args, kwargs, dead)
 
 
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """Shape and dtype of an input of the export; ``None`` is the size of a batch that is free."""
+
+    shape: tuple[int | None, ...]
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, value: object) -> "_Expected | None":
+        """Return what is expected where the export had `value`."""
+        if not isinstance(value, Tensor):
+            return None
+        sizes: list[int | torch.SymInt] = list(value.shape)
+        fixed = (size if isinstance(size, int) else None for size in sizes)
+        return cls(tuple(fixed), value.dtype)
+
+    def check(self, leaf: object) -> None:
+        """Raise `DataError` unless `leaf` fits: sizes are written into the graph."""
+        if not isinstance(leaf, Tensor):
+            raise DataError(
+                f"An input is a {type(leaf).__name__} where the example inputs have a tensor; give "
+                "inputs like the example inputs."
+            )
+        sizes = zip(self.shape, leaf.shape, strict=False)
+        if len(self.shape) != leaf.ndim or any(a not in (None, b) for a, b in sizes):
+            expected = "x".join("N" if size is None else str(size) for size in self.shape)
+            raise DataError(
+                f"An input has the shape {'x'.join(map(str, leaf.shape)) or '()'} and the model "
+                f"was exported for {expected or '()'}; give inputs like the example inputs."
+            )
+        integers = not any(
+            d.is_floating_point or d.is_complex or d == torch.bool for d in (self.dtype, leaf.dtype)
+        )
+        if leaf.dtype != self.dtype and not integers:
+            raise DataError(
+                f"An input is {leaf.dtype} and the model was exported for {self.dtype}; convert "
+                "it, or give inputs like the example inputs."
+            )
+
+
 class Program:
     """The steps of a trace.
 
@@ -111,7 +151,9 @@ class Program:
             for n, function in calls
         )
         self.position = {step.name: i for i, step in enumerate(self.steps)}
-        self._placeholders = [n.name for n in graph.find_nodes(op="placeholder")]
+        self._placeholders = {
+            n.name: _Expected.of(n.meta.get("val")) for n in graph.find_nodes(op="placeholder")
+        }
         (output,) = graph.find_nodes(op="output")
         self._results = _refs(output.args[0])
         self._structure = getattr(graph._codegen, "pytree_info").out_spec  # noqa: B009  (untyped)
@@ -125,10 +167,18 @@ class Program:
                 f"The inputs hold {len(leaves)} tensors and the model reads "
                 f"{len(self._placeholders)}; give inputs like the example inputs."
             )
+        for leaf, expected in zip(leaves, self._placeholders.values(), strict=True):
+            if expected is not None:
+                expected.check(leaf)
         return {
             name: _channels_last(leaf)
             for name, leaf in zip(self._placeholders, leaves, strict=True)
         }
+
+    @property
+    def reads(self) -> int:
+        """Number of inputs of a call."""
+        return len(self._placeholders)
 
     def call(self, step: Step, values: Values, altered: Mapping[str, Any]) -> Any:  # noqa: ANN401
         """Return the value of `step`, reading `altered` in place of what the graph says."""

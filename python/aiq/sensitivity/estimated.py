@@ -156,6 +156,7 @@ def _setting(
 ) -> Setting:
     if isinstance(source, Evaluator):
         simulator, batches = source.runner.simulator, source.inputs(SAMPLES)
+        output_dim = source.runner.output_dim
         classes = bool(np.isfinite(source.baseline.cross_entropy))
     else:
         if example_inputs is None:
@@ -163,6 +164,7 @@ def _setting(
         folded = fold(source)
         simulator, classes = Simulator(folded, observe(folded, [example_inputs])), True
         batches = [example_inputs]
+        output_dim = _output_dim(source)
     rounding = tuple(f for f in columns if f != REFERENCE)
     done, total = 0, len(batches) * len(layers) * len(rounding)
 
@@ -172,7 +174,26 @@ def _setting(
         if progress is not None:
             progress(f"sensitivity: {method}", min(done, total), total)
 
-    return Setting(simulator, tuple(batches), layers, rounding, classes, seed, step)
+    batch_dim = (source.trace if isinstance(source, Evaluator) else source).batch_dim
+    return Setting(
+        simulator,
+        tuple(batches),
+        layers,
+        rounding,
+        classes,
+        seed,
+        step,
+        batch_dim,
+        output_dim,
+    )
+
+
+def _output_dim(trace: Trace) -> int | None:
+    """Return the dimension of the output that counts samples, as far as nothing has to be run.
+
+    What is wrong here shows only in how large estimates without data are, which is a guess anyway.
+    """
+    return 0 if trace.batch_dim is not None else None
 
 
 def _summary(

@@ -20,7 +20,7 @@ def harm(setting: Setting) -> Tensor:
     gradients: dict[str, Tensor] = {}
 
     def differentiate(batch: Inputs) -> None:
-        graph = Graph(simulator, batch, node_of.values())
+        graph = Graph(simulator, batch, node_of.values(), output_dim=setting.output_dim)
         found = torch.autograd.grad(
             graph.log_likelihood(setting.classes, generator),
             list(graph.activations.values()),

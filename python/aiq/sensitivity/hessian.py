@@ -13,7 +13,7 @@ from torch import Tensor
 from aiq.formats import FP32
 from aiq.graph.export import Inputs
 from aiq.sensitivity.likelihood import Graph
-from aiq.sensitivity.setting import Setting, alone, samples, writes, written
+from aiq.sensitivity.setting import Setting, alone, writes, written
 
 PROBES = 8
 """Random signs for each batch; each takes about as long as eight runs of the network."""
@@ -52,9 +52,9 @@ def _curvature(setting: Setting, batch: Inputs, generator: torch.Generator) -> T
 
     Of the mean loss of a sample for weights; of a sample's own loss for what it writes.
     """
-    simulator, count = setting.simulator, samples(batch)
+    simulator, count = setting.simulator, setting.samples(batch)
     nodes = [writes(simulator, name) for name in setting.layers]
-    graph = Graph(simulator, batch, nodes, setting.layers)
+    graph = Graph(simulator, batch, nodes, setting.layers, setting.output_dim)
     loss = -graph.log_likelihood(setting.classes, generator)
     groups = (
         [graph.weights[name] for name in setting.layers],

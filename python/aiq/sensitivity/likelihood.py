@@ -13,7 +13,7 @@ from torch import Tensor
 from aiq.evaluate.metrics import main_output
 from aiq.graph.export import Inputs
 from aiq.quantize.simulate import Simulator
-from aiq.sensitivity.setting import class_axis
+from aiq.sensitivity.setting import class_axis, samples_first
 
 
 class Graph:
@@ -29,17 +29,24 @@ class Graph:
         Activations to differentiate by.
     weights
         Layers whose weights to differentiate by.
+    output_dim
+        The dimension of the output that counts samples; ``None``: one call is one sample.
 
     Attributes
     ----------
     activations, weights
         Node name or layer name -> tensor.
     logits
-        The network's output.
+        The network's output, samples first.
     """
 
     def __init__(
-        self, simulator: Simulator, batch: Inputs, nodes: Iterable[str], weights: Iterable[str] = ()
+        self,
+        simulator: Simulator,
+        batch: Inputs,
+        nodes: Iterable[str],
+        weights: Iterable[str] = (),
+        output_dim: int | None = 0,
     ) -> None:
         program, wanted = simulator.program, frozenset(nodes)
         self.activations: dict[str, Tensor] = {}
@@ -60,7 +67,7 @@ class Graph:
                 values[step.name] = self._leaf(step.name, value) if step.name in wanted else value
                 for name in step.dead:
                     del values[name]
-            self.logits = main_output(program.finish(values))
+            self.logits = samples_first(main_output(program.finish(values)), output_dim)
 
     def _leaf(self, name: str, value: Tensor) -> Tensor:
         """Keep a value to differentiate by; what does not depend on such a value becomes one."""
@@ -79,10 +86,10 @@ class Graph:
         logits = self.logits
         axis = class_axis(logits)
         if not classes:
-            centred = logits.detach() - logits.detach().mean(-1, keepdim=True)
-            power = centred.square().sum() / len(logits)
+            exact = logits.detach().double()
+            power = (exact - exact.mean(-1, keepdim=True)).square().sum() / len(logits)
             direction = torch.randn(logits.shape, generator=generator)
-            projected: Tensor = (logits * direction).sum() * (2 / power) ** 0.5
+            projected: Tensor = (logits * (direction * (2 / power) ** 0.5)).sum()
             return projected
         log_p = logits.movedim(axis, -1).flatten(0, -2).log_softmax(-1)
         drawn = torch.multinomial(log_p.detach().exp(), 1, generator=generator)

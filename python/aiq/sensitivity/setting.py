@@ -9,6 +9,7 @@ from torch.utils import _pytree as pytree
 
 from aiq.evaluate.metrics import main_output
 from aiq.formats import Format
+from aiq.graph.batch import BatchDim, batch_dims, batch_size
 from aiq.graph.export import Inputs
 from aiq.quantize.simulate import Formats, Simulator, State
 
@@ -33,6 +34,10 @@ class Setting:
         Of random draws.
     step
         To be called once for each batch, layer and format.
+    batch_dim
+        The dimension of the inputs that counts samples.
+    output_dim
+        The dimension of the network's output that does; ``None``: one call is one sample.
     """
 
     simulator: Simulator
@@ -42,6 +47,12 @@ class Setting:
     classes: bool
     seed: int
     step: Callable[[], None]
+    batch_dim: BatchDim = 0
+    output_dim: int | None = 0
+
+    def samples(self, batch: Inputs) -> int:
+        """Return how many samples a batch has."""
+        return batch_size(batch_dims(self.batch_dim, batch), pytree.tree_leaves(batch))
 
 
 Way = Callable[[Setting], Tensor]
@@ -95,29 +106,35 @@ def alone(
         Shown each batch before it runs.
     """
     simulator, shape = setting.simulator, (len(setting.layers), len(setting.formats))
+
+    def seen(tensor: Tensor) -> Tensor:
+        return samples_first(tensor, setting.output_dim) if look is output else tensor
+
     found = []
     for batch in setting.batches:
         prepare(batch)
-        count = samples(batch)
+        count = setting.samples(batch)
         scores = torch.zeros(count, *shape, dtype=torch.float64)
         with torch.inference_mode():
             state = simulator.start(batch)
             for layer in simulator.layers:
                 i = setting.layers.index(layer.name)
                 state = simulator.advance(state, {}, simulator.start_of(layer.name))
-                exact = look(simulator, state, layer.name, {})
+                exact = seen(look(simulator, state, layer.name, {}))
                 for k, chosen in enumerate(setting.formats):
-                    rounded = look(simulator, state, layer.name, {layer.name: chosen})
-                    harm = judge(rounded, exact, layer.name)
-                    scores[:, i, k] = harm.double().reshape(count, -1).sum(1)
+                    rounded = seen(look(simulator, state, layer.name, {layer.name: chosen}))
+                    harm = judge(rounded, exact, layer.name).double()
+                    # what all samples share is no sample's own: each gets its part of it
+                    own = harm.numel() % count == 0
+                    scores[:, i, k] = harm.reshape(count, -1).sum(1) if own else harm.sum() / count
                     setting.step()
         found.append(scores)
     return torch.cat(found)
 
 
-def samples(batch: Inputs) -> int:
-    """Return how many samples a batch has."""
-    return len(pytree.tree_leaves(batch)[0])
+def samples_first(output: Tensor, dim: int | None) -> Tensor:
+    """Return the network's output with the samples as its first dimension."""
+    return output[None] if dim is None else output.movedim(dim, 0)
 
 
 def relative_error(rounded: Tensor, exact: Tensor) -> Tensor:
@@ -125,8 +142,9 @@ def relative_error(rounded: Tensor, exact: Tensor) -> Tensor:
 
     Power is that of deviations from the mean of the last dimension: logits mean the same shifted.
     """
-    power = (exact - exact.mean(-1, keepdim=True)).double().square().sum() / len(exact)
-    return (rounded - exact).double().square() / power.clamp(min=torch.finfo(torch.float32).tiny)
+    a, b = rounded.double(), exact.double()
+    power = (b - b.mean(-1, keepdim=True)).square().sum() / len(b)
+    return (a - b).square() / power.clamp(min=torch.finfo(torch.float64).tiny)
 
 
 def class_axis(logits: Tensor) -> int:

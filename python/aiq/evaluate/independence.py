@@ -1,0 +1,139 @@
+"""Whether samples can be taken apart: the output of one must not depend on the others.
+
+An evaluation shuffles the samples and cuts them into chunks. For a sequence-first model, such as
+``nn.LSTM`` by default, the first dimension counts time steps, and contrastive logits, (batch,
+batch), compare samples. Both would be judged on something that nobody asked for.
+"""
+
+import torch
+from torch import Tensor
+
+from aiq.errors import AiqError, DataError
+from aiq.evaluate.metrics import main_output
+from aiq.evaluate.samples import Samples
+from aiq.graph.export import Inputs
+from aiq.quantize.program import Program
+
+PROBED = 8
+"""Samples that are run, together and then in another order and in two parts."""
+
+TOLERANCE = 1e-4
+"""Difference of a sample's output, relative to its size, that rounding may explain."""
+
+SPREAD = 1e-2
+"""The same, relative to how much outputs differ from sample to sample."""
+
+SHARE = 0.25
+"""Share of samples that must differ: a near tie in a router may tip over for single ones."""
+
+
+def output_dim(program: Program, samples: Samples, batch: int | None) -> int | None:
+    """Return the dimension of the main output that counts samples; ``None``: a call is a sample.
+
+    Parameters
+    ----------
+    program
+        The float32 network.
+    samples
+        The data, as the caller says that it has to be cut.
+    batch
+        Samples that the network takes at a time; ``None``: any number.
+
+    Raises
+    ------
+    DataError
+        If the output of one sample depends on others, or is random.
+    """
+    if samples.whole:
+        return None
+    count = min(len(samples), PROBED, batch or PROBED)
+    probed = samples.part(0, count)
+
+    def run(part: Samples) -> Tensor:
+        return main_output(_run(program, part.filled(batch)))
+
+    whole = run(probed)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    mixed = (
+        [probed.at(part) for part in order.tensor_split(2)]
+        if count > 1
+        else [
+            probed.at(order.repeat(2))  # one sample alone does not tell which dimension it is
+        ]
+    )
+    try:
+        parts = [run(part) for part in mixed]
+    except AiqError:
+        raise
+    except RuntimeError as error:  # an operator that does not take this part of the batch
+        raise _coupled(samples) from error
+    dim = (
+        _grown((whole, count), (parts[0], len(mixed[0])))
+        if batch is None
+        else _of_size(batch, whole, samples)
+    )
+    if dim is None:
+        raise _coupled(samples)
+    if count == 1:
+        return dim
+    cut = [part.movedim(dim, 0)[: len(taken)] for part, taken in zip(parts, mixed, strict=True)]
+    together = whole.movedim(dim, 0)[:count]
+    if _differ(torch.cat(cut)[order.argsort()], together):
+        if _differ(run(probed).movedim(dim, 0)[:count], together):
+            raise DataError(
+                "The model's output is random: two runs on the same inputs differ. Evaluate it "
+                "without its random part, such as dropout or noise."
+            )
+        raise _coupled(samples)
+    return dim
+
+
+def _grown(one: tuple[Tensor, int], other: tuple[Tensor, int]) -> int | None:
+    """Return the only dimension in which two outputs differ, if it has their samples' sizes."""
+    (a, many), (b, few) = one, other
+    if a.ndim != b.ndim:
+        return None
+    grown = [dim for dim in range(a.ndim) if a.shape[dim] != b.shape[dim]]
+    sized = [dim for dim in grown if (a.shape[dim], b.shape[dim]) == (many, few)]
+    return sized[0] if len(grown) == 1 and sized else None
+
+
+def _of_size(batch: int, output: Tensor, samples: Samples) -> int | None:
+    """Return the dimension of the size of a batch that is fixed, that of the inputs if it may be.
+
+    The output has this size whatever is run, and another dimension may have it by chance.
+    """
+    given = next(dim for dim in samples.dims if dim is not None)
+    found = [dim for dim, size in enumerate(output.shape) if size == batch]
+    return next((dim for dim in (given, 0, *found) if dim in found), None)
+
+
+def _differ(one: Tensor, other: Tensor) -> bool:
+    """Whether the outputs of some samples differ by more than rounding explains."""
+    a, b = (x.double().reshape(len(x), -1) for x in (one, other))
+    if not (a.isfinite().all() and b.isfinite().all()):
+        return False  # whoever evaluates it says which layer is to blame
+    error = (a - b).norm(dim=1)
+    size = torch.maximum(a.norm(dim=1), b.norm(dim=1))
+    spread = (b - b.mean(0)).norm(dim=1).mean()
+    far = (error > TOLERANCE * size) & (error > SPREAD * spread)
+    return bool(far.double().mean() > SHARE)
+
+
+def _run(program: Program, inputs: Inputs) -> object:
+    values = program.start(inputs)
+    for step in program.steps:
+        values[step.name] = program.call(step, values, {})
+        for name in step.dead:
+            del values[name]
+    return program.finish(values)
+
+
+def _coupled(samples: Samples) -> DataError:
+    dim = next(dim for dim in samples.dims if dim is not None)
+    return DataError(
+        f"Dimension {dim} of the inputs does not count samples: what the model returns for one of "
+        "its entries depends on the others. Pass batch_dim, the dimension that does (1 for "
+        "sequence-first models, such as nn.LSTM and nn.Transformer by default), or batch_dim=None "
+        "to evaluate every batch of the data whole, as one sample."
+    )
