@@ -163,9 +163,7 @@ def test_a_dimension_that_counts_no_samples_is_refused(network):
     model = made(network())
     x = torch.randn(8, 3, FEATURES) if network not in (Centred, Pairs) else torch.randn(8, FEATURES)
     y = torch.zeros(8, dtype=torch.long) if x.ndim == 2 else torch.zeros(8, 3, dtype=torch.long)
-    with pytest.raises(
-        DataError, match="Dimension 0 of the inputs does not count"
-    ):
+    with pytest.raises(DataError, match=r"pass batch_dim, the dimension that counts samples"):
         Evaluator(model, [(x, y)])
 
 

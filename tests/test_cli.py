@@ -186,7 +186,7 @@ def test_search(here):
 
 def test_search_with_the_stopwatch(here):
     arguments = ("search", "mymodel:net", "--input", "8x16", "--runtime", "eager")
-    arguments += ("--formats", "fp32,bf16", "--max-drop", "1", "--measure-top", "1", "--json")
+    arguments += ("--formats", "fp32,bf16", "--max-drop", "1.0", "--measure-top", "1", "--json")
     document = json.loads(run(*arguments).stdout)
     assert document["shortlist"]["chosen"] in [p["name"] for p in document["shortlist"]["plans"]]
 

@@ -313,7 +313,7 @@ def test_infinite_activations_name_the_layer():
 
 def test_outputs_without_classes():
     model = nn.Sequential(nn.Linear(3, 4), nn.Flatten(0))
-    with pytest.raises(DataError, match="choose another metric"):
+    with pytest.raises(DataError, match="for 4 samples, which has not one entry for each"):
         Evaluator(model, [(torch.randn(4, 3), torch.zeros(4, dtype=torch.long))])
 
 

@@ -289,7 +289,7 @@ def net():
 def plan():
     data = [(torch.randn(20, 16), torch.arange(20) % 4)]
     return aiq.search(
-        net(), "xeon_2vcpu", data, formats="fp32,bf16", runtime="eager", max_drop=1, measure_top=2
+        net(), "xeon_2vcpu", data, formats="fp32,bf16", runtime="eager", max_drop=1.0, measure_top=2
     )
 
 

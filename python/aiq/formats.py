@@ -175,6 +175,8 @@ def parse_all(names: str | Iterable[str | Format]) -> tuple[Format, ...]:
     FormatError
         If the list is empty or one of the names is unknown.
     """
+    if not isinstance(names, Iterable):
+        raise FormatError(f"The formats are {names!r}; give their names, for example fp32,w8a8.")
     items = names.split(",") if isinstance(names, str) else list(names)
     formats = dict.fromkeys(f if isinstance(f, Format) else parse(f) for f in items)
     if not formats:

@@ -211,7 +211,8 @@ def load(name: str, *, pretrained: bool = True) -> nn.Module:
     """
     if name not in NETWORKS:
         raise InputError(
-            f"There is no built-in network {name!r}; use one of {', '.join(NETWORKS)}."
+            f"There is no built-in network {name!r}; use one of {', '.join(NETWORKS)}, or "
+            "torchvision:NAME, or package.module:callable."
         )
     model = NETWORKS[name]()
     if pretrained:

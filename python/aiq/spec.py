@@ -4,19 +4,24 @@ Naming ``package.module:callable`` imports that module and calls that function: 
 code, run because the user asked for it.
 """
 
+import contextlib
 import importlib
+import math
+import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 
 from aiq import data as datasets
-from aiq import models
-from aiq.errors import InputError
+from aiq import models, userpath
+from aiq.errors import AiqError, InputError
 
 DEFAULT_SHAPE = (1, 3, 224, 224)
 
@@ -32,28 +37,29 @@ class LoadedModel:
 def load_model(spec: str, shape: str | None = None) -> LoadedModel:
     """Return the model that `spec` names and an example input of `shape` (``1x3x224x224``).
 
+    What the user's code prints goes to stderr: stdout is for results.
+
     Raises
     ------
     InputError
-        If the spec names nothing that can be called to give a module, or the shape is not one.
+        If the spec names nothing that can be called to give a module, that raises, or the shape is
+        not one or too large.
     """
+    sizes = None if shape is None else _parse_shape(shape)
+    default = DEFAULT_SHAPE
     if ":" not in spec:
         module: Any = models.load(spec)
         default = (1, 3, datasets.SIDE, datasets.SIDE)
     elif spec.startswith("torchvision:"):
-        name = spec.removeprefix("torchvision:")
-        module = _call("torchvision.models", name, "pip install torchvision")
-        default = DEFAULT_SHAPE
+        module = _called(spec, _torchvision(spec.removeprefix("torchvision:")))
     else:
-        module = _call(*_split(spec))
-        default = DEFAULT_SHAPE
+        named = _user_attribute(spec)
+        module = named if isinstance(named, torch.nn.Module) else _called(spec, named)
     if not isinstance(module, torch.nn.Module):
         raise InputError(
             f"{spec} returned a {type(module).__name__}; name a callable that returns an nn.Module."
         )
-    generator = torch.Generator().manual_seed(0)
-    sizes = default if shape is None else _parse_shape(shape)
-    return LoadedModel(module.eval(), torch.randn(sizes, generator=generator))
+    return LoadedModel(module.eval(), _example(sizes or default))
 
 
 def load_data(spec: str) -> Iterable[Any]:
@@ -62,16 +68,46 @@ def load_data(spec: str) -> Iterable[Any]:
     Raises
     ------
     InputError
-        If the spec names nothing that can be called.
+        If the spec names nothing that can be called, or that raises.
     """
     if spec == "sample":
         return datasets.batches(datasets.sample("val"))
-    batches = _call(*_split(spec))
+    if ":" not in spec:
+        raise InputError(
+            f"There is no data {spec!r}; use sample, or package.module:callable that returns "
+            "batches of (inputs, targets)."
+        )
+    batches = _called(spec, _user_attribute(spec))
     if not isinstance(batches, Iterable):
         raise InputError(
             f"{spec} returned a {type(batches).__name__}; return an iterable of (inputs, targets)."
         )
-    return batches
+    return _Printing(batches)
+
+
+class _Printing:
+    """Batches of the user's; what they print goes to stderr."""
+
+    def __init__(self, batches: Iterable[Any]) -> None:
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[Any]:
+        with _printing():
+            iterator = iter(self._batches)
+        if iterator is self._batches:  # can be read once only, and is needed more often
+            self._batches = list(_until_its_end(iterator))
+            return iter(self._batches)
+        return _until_its_end(iterator)
+
+
+def _until_its_end(iterator: Iterator[Any]) -> Iterator[Any]:
+    end = object()
+    while True:
+        with _printing():
+            batch = next(iterator, end)
+        if batch is end:
+            return
+        yield batch
 
 
 def parse_pins(pins: Sequence[str]) -> dict[str, str]:
@@ -90,22 +126,129 @@ def parse_pins(pins: Sequence[str]) -> dict[str, str]:
 
 
 def _parse_shape(text: str) -> tuple[int, ...]:
-    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", text):
+    if not re.fullmatch(r"[1-9]\d{0,17}(x[1-9]\d{0,17}){0,15}", text, re.ASCII):
         raise InputError(f"--input {text!r} is not a shape; write for example 1x3x224x224.")
-    return tuple(int(size) for size in text.split("x"))
+    sizes = tuple(int(size) for size in text.split("x"))
+    if 4 * math.prod(sizes) > _memory() / 2:
+        raise InputError(
+            f"--input {text} has {math.prod(sizes):,} elements, which do not fit into the memory "
+            "of this machine; give the shape of one batch."
+        )
+    return sizes
 
 
-def _split(spec: str) -> tuple[str, str, str]:
-    module, _, name = spec.partition(":")
-    return module, name, "check the spelling, or run aiq where the module can be imported"
-
-
-def _call(module: str, name: str, hint: str) -> object:
-    folder = str(Path.cwd())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+def _memory() -> float:
+    """Return the bytes of memory that this machine has, as far as it says."""
     try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"{module}:{name} cannot be imported ({error}); {hint}.") from None
-    return function()
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (ValueError, OSError):
+        return math.inf
+
+
+def _example(sizes: tuple[int, ...]) -> torch.Tensor:
+    try:
+        return torch.randn(sizes, generator=torch.Generator().manual_seed(0))
+    except RuntimeError:
+        raise InputError(
+            f"An input of shape {'x'.join(map(str, sizes))} does not fit into memory; give a "
+            "smaller one."
+        ) from None
+
+
+def _torchvision(name: str) -> object:
+    """Return what torchvision calls `name`; the current folder is not looked at."""
+    try:
+        vision = importlib.import_module("torchvision.models")
+    except ImportError as error:
+        raise InputError(
+            f"torchvision:{name} cannot be imported ({error}); pip install torchvision."
+        ) from None
+    known = vision.list_models(module=vision)
+    function = getattr(vision, name, None)
+    if function is None:
+        raise InputError(f"There is no torchvision model {name!r}; {_close(name, known)}")
+    return function
+
+
+def _close(name: str, known: Iterable[str]) -> str:
+    close = get_close_matches(name, list(known), n=1)
+    return (
+        f"did you mean {close[0]!r}?"
+        if close
+        else "choose one that torchvision.models.list_models() lists."
+    )
+
+
+def _user_attribute(spec: str) -> object:
+    """Return what ``package.module:name`` names, from a module of the user's."""
+    path, _, name = spec.partition(":")
+    if not all(part.isidentifier() for part in [*path.split("."), name]):
+        raise InputError(
+            f"{spec!r} is not of the form package.module:callable; write it like that."
+        )
+    userpath.add_current_folder()
+    module = _imported(spec, path)
+    try:
+        return getattr(module, name)
+    except AttributeError:
+        file = getattr(module, "__file__", None)
+        own = Path.cwd() / f"{path.replace('.', '/')}.py"
+        hidden = own.is_file() and (file is None or not own.samefile(file))
+        raise InputError(
+            f"{spec} cannot be imported (there is no {name!r} in {file or path}); "
+            + (
+                f"rename {own.name}, which has the name of an installed module."
+                if hidden
+                else "check the spelling."
+            )
+        ) from None
+
+
+def _imported(spec: str, path: str) -> ModuleType:
+    try:
+        with _printing():
+            return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if not f"{path}.".startswith(f"{missing}."):
+            raise InputError(
+                f"{spec} cannot be imported (it imports {missing!r}, which is not installed); "
+                "install it."
+            ) from error
+        raise InputError(
+            f"{spec} cannot be imported ({error}); check the spelling, or run aiq where the module "
+            "can be imported."
+        ) from None
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{spec} cannot be imported ({_said(error)}); mend the module.") from error
+
+
+def _called(spec: str, function: object) -> object:
+    """Return what the user's function returns."""
+    if not callable(function):
+        raise InputError(
+            f"{spec} is a {type(function).__name__}, which cannot be called; name a function."
+        )
+    try:
+        with _printing():
+            return function()
+    except AiqError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise InputError(
+            f"{spec} failed when it was called without arguments ({_said(error)}); mend it, or "
+            "name another function."
+        ) from error
+
+
+def _said(error: BaseException) -> str:
+    """Return the type and the first line of an exception."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {line[:200].rstrip('.')}" if line else type(error).__name__
+
+
+@contextlib.contextmanager
+def _printing() -> Iterator[None]:
+    """Send what the user's code prints to stderr: stdout is for results."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield

@@ -73,7 +73,10 @@ def output_dim(program: Program, samples: Samples, batch: int | None) -> int | N
         else _of_size(batch, whole, samples)
     )
     if dim is None:
-        raise _coupled(samples)
+        raise DataError(
+            f"The model returns an output of shape {tuple(whole.shape)} for {batch or count} "
+            "samples, which has not one entry for each; " + _advice(samples)
+        )
     if count == 1:
         return dim
     cut = [part.movedim(dim, 0)[: len(taken)] for part, taken in zip(parts, mixed, strict=True)]
@@ -133,7 +136,14 @@ def _coupled(samples: Samples) -> DataError:
     dim = next(dim for dim in samples.dims if dim is not None)
     return DataError(
         f"Dimension {dim} of the inputs does not count samples: what the model returns for one of "
-        "its entries depends on the others. Pass batch_dim, the dimension that does (1 for "
-        "sequence-first models, such as nn.LSTM and nn.Transformer by default), or batch_dim=None "
-        "to evaluate every batch of the data whole, as one sample."
+        "its entries depends on the others; " + _advice(samples)
+    )
+
+
+def _advice(samples: Samples) -> str:
+    other = "1 for sequence-first models, such as nn.LSTM and nn.Transformer by default"
+    named = f" ({other})" if 1 not in samples.dims else ""
+    return (
+        f"pass batch_dim, the dimension that counts samples{named}, or batch_dim=None to evaluate "
+        "every batch of the data whole, as one sample."
     )

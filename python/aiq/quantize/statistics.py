@@ -80,8 +80,19 @@ class Statistics:
         bins = x.mul(BINS / self.limit if self.limit else 0).floor_().add_(BINS)
         bins = bins.clamp_(max=2 * BINS - 1).to(torch.int32).reshape(-1)
         self.counts += torch.bincount(bins, minlength=2 * BINS)
-        self.total = self.total + x.sum(0, dtype=torch.float64)
-        self.batch += len(x)
+        self._add(x.sum(0, dtype=torch.float64), len(x))
+
+    def _add(self, total: Tensor, count: int) -> None:
+        """Add a sum of `count` values to the total.
+
+        The batch may be another dimension than the first, and batches may differ in size: then the
+        mean is over all dimensions but the last, which is what a linear layer makes of it anyway.
+        """
+        if isinstance(self.total, Tensor) and self.total.shape != total.shape:
+            self.total, self.batch = _over_positions(self.total, self.batch)
+            total, count = _over_positions(total, count)
+        self.total = self.total + total
+        self.batch += count
 
     def _cover(self, largest: float) -> None:
         if largest <= self.limit:
@@ -93,6 +104,12 @@ class Statistics:
             self.counts[BINS // 2 : 3 * BINS // 2] = pairs
             self.limit *= 2
         self.limit = limit
+
+
+def _over_positions(total: Tensor, count: int) -> tuple[Tensor, int]:
+    """Return a sum over all dimensions but the last, and how many summands it has."""
+    rows = total.reshape(-1, total.shape[-1])
+    return rows.sum(0), count * len(rows)
 
 
 def observe(trace: Trace, inputs: Iterable[Inputs]) -> dict[str, Statistics]:

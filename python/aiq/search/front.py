@@ -181,14 +181,22 @@ def search(
     started = time.perf_counter()
     goal = arguments.one_of(Objective, "objective", objective)
     how = arguments.one_of(Method, "method", method)
-    arguments.check_fraction("max_drop", max_drop)
-    arguments.check_fraction("lam", lam)
-    if not 0.5 <= confidence < 1:
-        raise InputError(f"confidence is {confidence!r}; give 0.5 to just under 1, as 0.95.")
+    arguments.check(
+        max_drop=max_drop,
+        lam=lam,
+        confidence=confidence,
+        time_limit=time_limit,
+        seed=seed,
+        measure_top=measure_top,
+        max_size=max_size,
+        cache_dir=cache_dir,
+        sensitivity=sensitivity,
+        metric=metric,
+    )
+    name = arguments.runtime_name(runtime)
     if goal is Objective.WEIGHTED and how is Method.EXHAUSTIVE:
         raise InputError("The weighted objective is not enumerated; use method exact, it is exact.")
-    name = runtime if runtime is None or isinstance(runtime, str) else runtime.name
-    if measure_top and (goal is not Objective.THROUGHPUT or name is None or measure_top < 0):
+    if measure_top and (goal is not Objective.THROUGHPUT or name is None):
         raise InputError(
             f"measure_top is {measure_top!r} for objective {goal} and runtime {name}; the "
             "stopwatch needs objective throughput, a runtime, and at least 1 plan."
@@ -198,10 +206,12 @@ def search(
         engine = runtimes.get(runtime) if isinstance(runtime, str) else runtime
     if cache_dir is not None:
         journal.check_folder(cache_dir)
-    pins = dict(pin or {})
+    pins = arguments.pins(pin)
     hardware = Hardware.load(hw)
+    if isinstance(runtime, str):
+        arguments.check_name("runtime", runtime, [*runtimes.names(), *hardware.runtimes])
     batches = None if data is None else arguments.reiterable(data)
-    calibration = None if calibration is None else arguments.reiterable(calibration)
+    calibration = None if calibration is None else arguments.reiterable(calibration, "calibration")
     examples = arguments.example_inputs(batches) if example_inputs is None else example_inputs
     report = progress or (lambda stage, done, total: None)
 
@@ -272,7 +282,7 @@ def search(
         outcome = verify.search_verified(task, scale, report)
     timed = None
     if engine is not None:
-        seen = arguments.observed(batches, calibration, examples)
+        seen = arguments.observed(batches, calibration, examples, batch_dim)
         stand = shortlist.Stand(
             runtime=engine.name,
             compile=engine.compiler(model, examples, seen, batch_dim=batch_dim),
