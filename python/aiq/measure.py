@@ -229,6 +229,8 @@ def compare_timing(
         raise InputError(f"The confidence is {confidence}; it must lie between 0 and 1.")
     if min_rounds < 2 or batch < 1:
         raise InputError("Timing needs at least two rounds and a batch of at least one.")
+    if not 0 <= min_seconds < math.inf:
+        raise InputError(f"The timing is to last {min_seconds} s; give seconds, 0 or more.")
     if max_seconds < min_seconds:
         raise InputError(
             f"The timing is to last at least {min_seconds} s and at most {max_seconds} s; "

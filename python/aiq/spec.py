@@ -21,6 +21,7 @@ import torch
 
 from aiq import data as datasets
 from aiq import models, userpath
+from aiq.data.reading import read
 from aiq.errors import AiqError, InputError
 
 DEFAULT_SHAPE = (1, 3, 224, 224)
@@ -82,7 +83,9 @@ def load_data(spec: str) -> Iterable[Any]:
         raise InputError(
             f"{spec} returned a {type(batches).__name__}; return an iterable of (inputs, targets)."
         )
-    return _Printing(batches)
+    printing = _Printing(batches)
+    # what can be read once only is needed more often
+    return list(read(printing)) if isinstance(batches, Iterator) else printing
 
 
 class _Printing:
@@ -94,9 +97,6 @@ class _Printing:
     def __iter__(self) -> Iterator[Any]:
         with _printing():
             iterator = iter(self._batches)
-        if iterator is self._batches:  # can be read once only, and is needed more often
-            self._batches = list(_until_its_end(iterator))
-            return iter(self._batches)
         return _until_its_end(iterator)
 
 

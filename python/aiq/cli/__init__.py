@@ -1,11 +1,14 @@
 """The command line: ``aiq ...``. Data goes to stdout, messages and progress to stderr."""
 
+import os
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 import typer
 from rich.markup import escape
 
+from aiq import userpath
 from aiq.cli import calibrate, measure, model, profiles, search
 from aiq.cli.common import err
 from aiq.errors import AiqError
@@ -32,12 +35,41 @@ app.add_typer(profiles.app, name="profiles")
 
 def main() -> NoReturn:
     """Run the command line; a caller's mistake is one line on stderr and exit status 2."""
+    userpath.leave_out_current_folder()
     try:
-        app()
+        _run()
     except AiqError as error:
-        err.print("[bold red]error:[/]", escape(str(error)), highlight=False)
+        _say(str(error))
         sys.exit(2)
+    except OSError as error:
+        place = "The output" if error.filename is None else str(error.filename)
+        _say(
+            f"{place} cannot be used ({error.strerror or error}); name another place, or free some "
+            "space."
+        )
+        with suppress(OSError):  # what is still to be written would fail again at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+            raise
+        _say("There is not enough memory; give a smaller --input, or smaller batches of data.")
+        sys.exit(1)
     except KeyboardInterrupt:
         err.print("interrupted")
         sys.exit(130)
     sys.exit(0)
+
+
+def _run() -> None:
+    """Run a command, and write all that it printed: a full disk is an error of this run."""
+    try:
+        app()
+    except SystemExit:
+        sys.stdout.flush()
+        raise
+
+
+def _say(message: str) -> None:
+    with suppress(OSError):
+        err.print("[bold red]error:[/]", escape(message), highlight=False)

@@ -19,6 +19,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from aiq.errors import InputError
+
 out = Console()
 err = Console(stderr=True)
 
@@ -32,6 +34,29 @@ InputOption = Annotated[
     str | None,
     typer.Option(
         "--input", help="Shape of the example input, e.g. 1x3x224x224; default: by model."
+    ),
+]
+
+
+def _batch_dim(text: object) -> int | None:
+    """Return the dimension that `text` names."""
+    if text is None or isinstance(text, int):
+        return text
+    if str(text).strip().lower() == "none":
+        return None
+    if not str(text).isdecimal():
+        raise InputError(f"--batch-dim is {text!r}; give the number of a dimension, or none.")
+    return int(str(text))
+
+
+BatchDimOption = Annotated[
+    int,
+    typer.Option(
+        "--batch-dim",
+        parser=_batch_dim,
+        metavar="DIM",
+        help="The dimension of the inputs that counts samples: 1 for sequence-first models; none "
+        "where one batch is one sample.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]

@@ -11,6 +11,7 @@ import typer
 
 from aiq import graph, machine, runtimes
 from aiq.cli.common import (
+    BatchDimOption,
     HardwareOption,
     InputOption,
     JsonOption,
@@ -19,6 +20,7 @@ from aiq.cli.common import (
     print_json,
     progress_bars,
 )
+from aiq.data.reading import inputs_of, read
 from aiq.deploy import compare as run_comparison
 from aiq.errors import InputError
 from aiq.formats import parse, parse_all
@@ -35,7 +37,7 @@ def compare(
     hw: HardwareOption = "xeon_2vcpu",
     shape: InputOption = None,
     runtime: Annotated[str, typer.Option(help="What executes the plan.")] = "inductor",
-    seconds: Annotated[float, typer.Option(help="Length of the timing.")] = 5.0,
+    seconds: Annotated[float, typer.Option(min=0, help="Length of the timing.")] = 5.0,
     layers: Annotated[bool, typer.Option(help="Layer by layer too.")] = False,
     json_: JsonOption = False,
 ) -> None:
@@ -69,10 +71,11 @@ def measure(
     ] = None,
     runtime: Annotated[str, typer.Option(help="What executes the model.")] = "inductor",
     shape: InputOption = None,
+    batch_dim: BatchDimOption = 0,
     data: Annotated[
         str | None, typer.Option(help="Observe activations on this, as for `aiq search`.")
     ] = None,
-    seconds: Annotated[float, typer.Option(help="Length of the timing.")] = 5.0,
+    seconds: Annotated[float, typer.Option(min=0, help="Length of the timing.")] = 5.0,
     threads: Annotated[int | None, typer.Option(help="Threads; default: all processors.")] = None,
     memory: Annotated[
         bool, typer.Option(help="Compile each once more, in a process of its own: peak memory.")
@@ -83,28 +86,29 @@ def measure(
     loaded = load_model(model, shape)
     inputs = loaded.example_inputs
     calibration = _calibration(inputs, data)
-    layers = [layer.name for layer in graph.extract(loaded.module, inputs).quantizable]
-    choices = {fmt.name: dict.fromkeys(layers, fmt) for fmt in parse_all(formats)}
-    choices |= {path.stem: Plan.load(path).formats for path in _distinct(plan or [], choices)}
     engine = runtimes.get(runtime)
+    layers = graph.extract(loaded.module, inputs, batch_dim)
+    names = [layer.name for layer in layers.quantizable]
+    choices = {fmt.name: dict.fromkeys(names, fmt) for fmt in parse_all(formats)}
+    choices |= {path.stem: Plan.load(path).formats for path in _distinct(plan or [], choices)}
     with progress_bars() as progress, machine.threads(threads) as used:
         programs = {}
-        compiled = engine.compiler(loaded.module, inputs, calibration)
+        compiled = engine.compiler(loaded.module, inputs, calibration, batch_dim=batch_dim)
         for step, (name, chosen) in enumerate(choices.items()):
             progress("compile", step, len(choices))
             programs[name] = compiled(chosen)
         progress("compile", len(choices), len(choices))
         calls = {name: partial(program, inputs) for name, program in programs.items()}
         timing = compare_timing(
-            calls, batch=len(inputs), min_seconds=seconds, threads=used, progress=progress
+            calls, batch=layers.batch, min_seconds=seconds, threads=used, progress=progress
         )
         held: dict[str, int | None] = dict.fromkeys(choices)
         for step, (name, chosen) in enumerate(choices.items() if memory else ()):
             progress("peak memory", step, len(choices))
-            names = {layer: fmt.name for layer, fmt in chosen.items()}
+            planned = {layer: fmt.name for layer, fmt in chosen.items()}
             with _another_process() as process:
                 held[name] = process.submit(
-                    _peak, model, shape, data, runtime, names, used
+                    _peak, model, shape, data, runtime, planned, used, batch_dim
                 ).result()
             progress("peak memory", step + 1, len(choices))
     mismatches = {name: program.mismatches for name, program in programs.items()}
@@ -128,7 +132,7 @@ def _distinct(paths: Iterable[Path], taken: Iterable[str]) -> list[Path]:
 
 
 def _calibration(inputs: Inputs, data: str | None) -> list[Inputs]:
-    return [inputs] if data is None else [batch for batch, _ in load_data(data)]
+    return [inputs] if data is None else [inputs_of(batch) for batch in read(load_data(data))]
 
 
 def _another_process() -> ProcessPoolExecutor:
@@ -143,6 +147,7 @@ def _peak(
     runtime: str,
     formats: Mapping[str, str],
     threads: int,
+    batch_dim: int,
 ) -> int | None:
     """Return the most bytes that a process holds while it runs `model` in `formats`."""
     with machine.threads(threads):
@@ -153,6 +158,7 @@ def _peak(
             inputs,
             {layer: parse(name) for layer, name in formats.items()},
             _calibration(inputs, data),
+            batch_dim=batch_dim,
         )
         del loaded
         return machine.peak_memory(partial(program, inputs))

@@ -10,6 +10,7 @@ import typer
 from aiq import graph as graphs
 from aiq import sensitivity as sensitivities
 from aiq.cli.common import (
+    BatchDimOption,
     InputOption,
     JsonOption,
     ModelArgument,
@@ -24,10 +25,15 @@ from aiq.report import tables
 from aiq.spec import load_data, load_model
 
 
-def graph(model: ModelArgument, shape: InputOption = None, json_: JsonOption = False) -> None:
+def graph(
+    model: ModelArgument,
+    shape: InputOption = None,
+    batch_dim: BatchDimOption = 0,
+    json_: JsonOption = False,
+) -> None:
     """Show the layers of a model: work, sizes, what fuses into what."""
     loaded = load_model(model, shape)
-    result = graphs.extract(loaded.module, loaded.example_inputs)
+    result = graphs.extract(loaded.module, loaded.example_inputs, batch_dim)
     if json_:
         print_json(asdict(result))
     else:
@@ -38,6 +44,7 @@ def sensitivity(
     model: ModelArgument,
     data: Annotated[str, typer.Option(help="As for `aiq search`.")] = "sample",
     shape: InputOption = None,
+    batch_dim: BatchDimOption = 0,
     formats: Annotated[str, typer.Option(help="Formats to measure.")] = "w8,w4,w8a8,w4a4",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Save the loss table as JSON here.")
@@ -49,7 +56,9 @@ def sensitivity(
         check_target(output)
     loaded = load_model(model, shape)
     with progress_bars() as progress:
-        evaluator = Evaluator(loaded.module, load_data(data), progress=progress)
+        evaluator = Evaluator(
+            loaded.module, load_data(data), batch_dim=batch_dim, progress=progress
+        )
         losses = sensitivities.measure(evaluator, formats, progress=progress)
 
     def show() -> None:

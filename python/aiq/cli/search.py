@@ -1,13 +1,15 @@
 """``aiq demo`` and ``aiq search``: a format for every layer."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from aiq import demo as story
 from aiq.cli.common import (
+    BatchDimOption,
     HardwareOption,
     InputOption,
     JsonOption,
@@ -33,6 +35,14 @@ def demo(json_: JsonOption = False) -> None:
         out.print(story.render(result))
 
 
+def _number(text: Any) -> Any:  # noqa: ANN401
+    """Return a number as it is written: 1 is no 1.0; the search says what is wrong with others."""
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text) if isinstance(text, str) else text
+    return text
+
+
 def search(
     model: ModelArgument,
     hw: HardwareOption = "xeon_2vcpu",
@@ -47,7 +57,11 @@ def search(
     objective: Annotated[
         str, typer.Option(help="throughput, intensity, or weighted (the paper's).")
     ] = "throughput",
-    max_drop: Annotated[float, typer.Option(help="Largest accuracy loss, 0.01 = 1 pp.")] = 0.01,
+    batch_dim: BatchDimOption = 0,
+    max_drop: Annotated[
+        float,
+        typer.Option(parser=_number, metavar="FLOAT", help="Largest accuracy loss: 0.01 is 1 pp."),
+    ] = 0.01,
     confidence: Annotated[
         float, typer.Option(help="With which the plan must keep to --max-drop.")
     ] = 0.95,
@@ -82,6 +96,7 @@ def search(
             hw,
             None if data is None else load_data(data),
             example_inputs=loaded.example_inputs,
+            batch_dim=batch_dim,
             objective=objective,
             max_drop=max_drop,
             confidence=confidence,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from aiq.errors import DataError
+from aiq.errors import DataError, InputError
 from aiq.evaluate import metrics
 from aiq.evaluate.metrics import Metric, Reference
 from aiq.evaluate.samples import Samples
@@ -124,7 +124,14 @@ class Runner:
         def metric(output: Any, _: Tensor) -> Tensor:  # noqa: ANN401
             targets = chunk.given_targets
             assert targets is not None, "gathered with labels"
-            score = torch.as_tensor(own(output, targets))
+            try:
+                score = torch.as_tensor(own(output, targets))
+            except Exception as error:  # it is the caller's code and may raise anything
+                said = str(error).strip().split("\n", 1)[0].rstrip(".")
+                raise InputError(
+                    f"The metric raised {type(error).__name__} ({said}); let it take what the "
+                    "model returns and the targets, and return one number for each sample."
+                ) from error
             return score.reshape(1) if chunk.whole and score.numel() == 1 else score
 
         return metric
