@@ -24,6 +24,7 @@ from aiq.quantize.affine import Affine, to_rows
 from aiq.quantize.fold import fold
 from aiq.quantize.simulate import Simulator
 from aiq.quantize.statistics import Statistics, observe, read
+from aiq.runtimes.calibration import calibration_batches
 from aiq.runtimes.narrow import QUANTIZE, keeps_grid, narrow
 from aiq.runtimes.program import leaves
 
@@ -113,7 +114,7 @@ def rewrite(
         if fmt.quantizes_activations
     }
     quantizes = any(fmt.quantizes_weights for _, fmt in chosen)
-    batches = list(calibration) if quantizes else []
+    batches = calibration_batches(calibration, folded) if quantizes else []
     if kernels and not batches:
         raise InputError(
             "Quantised activations need calibration data and none was given; pass batches of "
