@@ -1,6 +1,7 @@
 """Levels 0 and 1: the paper's bytes, and the roofline."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,11 +18,12 @@ def intensity_table(graph: LayerGraph, formats: Sequence[Format]) -> CostTable:
 
     AI of a plan = sum of FLOPs / sum of ``(W b_w + X b_a + Y b_y) / 8`` over these layers, where W
     are weights and biases, X and Y activations read and written, and b the bits of the format
-    (b_y = 32 where Y is a result of the network).
+    (b_y = 32 where Y is a result of the network). A weight that several layers share counts once.
     """
     layers = graph.quantizable
+    once = [replace(x, weight_elements=x.weight_elements - x.repeated_elements) for x in layers]
     cost = _core.intensity_table(
-        [rows.work(x) for x in layers], [rows.storage(f, 0) for f in formats]
+        [rows.work(x) for x in once], [rows.storage(f, 0) for f in formats]
     )
     return CostTable(
         level=Level.INTENSITY,

@@ -1,8 +1,8 @@
 """From an ``nn.Module`` to the layer graph: what is computed, on how much data, in which order."""
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx, nn
@@ -10,9 +10,10 @@ from torch import Tensor, fx, nn
 from aiq.errors import GraphError
 from aiq.graph.batch import BatchDim
 from aiq.graph.export import Inputs, export
+from aiq.graph.flops import flops, is_known
 from aiq.graph.fusion import Group, Grouping
-from aiq.graph.operators import WEIGHTED, Op, argument, elements, flops, is_constant, shapes
-from aiq.graph.simplify import CONSTANT, name_of
+from aiq.graph.operators import WEIGHTED, Op, argument, elements, is_constant, shapes
+from aiq.graph.simplify import CONSTANT, TRAINED, name_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,11 @@ class Layer:
         Names of the fused operators (``batch_norm``, ``relu``, ``add``).
     is_output
         Whether a result of the network is written by this layer (it stays float32).
+    repeated_elements
+        Elements of its weight and bias that an earlier layer reads too: where a module is called
+        again, all of them.
+    is_counted
+        Whether `flops` is all its work; not so for an operator that is not known.
     """
 
     name: str
@@ -61,6 +67,8 @@ class Layer:
     nodes: tuple[str, ...]
     fused: tuple[str, ...]
     is_output: bool
+    repeated_elements: int = 0
+    is_counted: bool = True
 
     @property
     def quantizable(self) -> bool:
@@ -84,21 +92,52 @@ class Edge:
 
 
 @dataclass(frozen=True, slots=True)
+class Undecided:
+    """A parameter that stays as it is, because a layer without a choice of formats reads it.
+
+    Attributes
+    ----------
+    layer, op
+        The first such layer, and its operator class.
+    name
+        Qualified name of the parameter.
+    bytes
+        Its size.
+    dtype
+        Of its elements: ``float32``.
+    """
+
+    layer: str
+    op: Op
+    name: str
+    bytes: int
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
 class LayerGraph:
     """Layers in execution order and the tensors between them (indices into `layers`).
 
-    `batch` is the number of samples in the example inputs; counts scale with it.
+    `batch` is the number of samples in the example inputs; counts scale with it. `undecided` are
+    the parameters that no decision changes, each once; batch norms that fuse into a layer become
+    part of its bias and are not among them.
     """
 
     model: str
     batch: int
     layers: tuple[Layer, ...]
     edges: tuple[Edge, ...]
+    undecided: tuple[Undecided, ...] = ()
 
     @property
     def quantizable(self) -> tuple[Layer, ...]:
         """The layers whose format is a decision, in order."""
         return tuple(layer for layer in self.layers if layer.quantizable)
+
+    @property
+    def uncounted(self) -> tuple[Layer, ...]:
+        """The layers whose work is not known; `flops` lacks it."""
+        return tuple(layer for layer in self.layers if not layer.is_counted)
 
     @property
     def flops(self) -> int:
@@ -164,7 +203,8 @@ def trace(model: nn.Module, example_inputs: Inputs, batch_dim: BatchDim = 0) -> 
     exported = export(model, example_inputs, batch_dim)
     modules = dict(model.named_modules())
     layers, edges = _read(exported.module, modules)
-    graph = LayerGraph(type(modules[""]).__name__, exported.batch, layers, edges)
+    undecided = tuple(_undecided(exported.module, layers))
+    graph = LayerGraph(type(modules[""]).__name__, exported.batch, layers, edges, undecided)
     if not graph.quantizable:
         raise GraphError(
             f"{graph.model} has no convolution or linear layer with a weight of its own, so there "
@@ -201,6 +241,7 @@ def _read(
     written = {grouping.writer(value) for value in output.all_input_nodes}
     names: Counter[str] = Counter()
     index: dict[Group, int] = {}
+    decided: set[str] = set()
     layers = []
     edges = []
     for target, group in enumerate(grouping.groups):
@@ -208,7 +249,13 @@ def _read(
         names[name] += 1
         if names[name] > 1:
             name = f"{name}#{names[name]}"
-        layers.append(_layer(name, group, grouping, is_output=group in written))
+        layer = _layer(name, group, grouping, is_output=group in written)
+        if layer.quantizable:
+            weights = {str(n.target): elements(n) for n in _weights(group.nodes[0])}
+            again = sum(count for target, count in weights.items() if target in decided)
+            layer = replace(layer, repeated_elements=again)
+            decided |= weights.keys()
+        layers.append(layer)
         read: Counter[tuple[int, bool]] = Counter()
         for node in group.nodes:
             for operand in grouping.reads(node):
@@ -230,14 +277,11 @@ def _layer(name: str, group: Group, grouping: Grouping, *, is_output: bool) -> L
     inside = set(group.nodes)
     inputs = grouping.reads(head)
     further = [n for node in fused for n in grouping.reads(node) if n not in inside]
-    statistics = (argument(head, "running_mean"), argument(head, "running_var"))
     return Layer(
         name=name,
         op=group.op,
         flops=sum(map(flops, group.nodes)),
-        weight_elements=sum(
-            elements(n) for n in head.all_input_nodes if is_constant(n) and n not in statistics
-        ),
+        weight_elements=sum(map(elements, _weights(head))),
         input_elements=sum(map(elements, inputs)),
         output_elements=elements(group.nodes[-1]),
         fused_elements=sum(map(elements, further)),
@@ -248,7 +292,37 @@ def _layer(name: str, group: Group, grouping: Grouping, *, is_output: bool) -> L
         nodes=tuple(node.name for node in group.nodes),
         fused=tuple(map(name_of, fused)),
         is_output=is_output,
+        is_counted=all(map(is_known, group.nodes)),
     )
+
+
+def _weights(head: fx.Node) -> list[fx.Node]:
+    """Return the constants that an operator reads, statistics of a batch norm left out."""
+    statistics = (argument(head, "running_mean"), argument(head, "running_var"))
+    return [n for n in head.all_input_nodes if is_constant(n) and n not in statistics]
+
+
+def _undecided(module: fx.GraphModule, layers: Iterable[Layer]) -> Iterator[Undecided]:
+    """Yield the parameters that layers read without a choice of formats, each once."""
+    nodes = {node.name: node for node in module.graph.nodes}
+    seen: set[str] = set()
+    for layer in layers:
+        for name in layer.nodes[1:] if layer.quantizable else layer.nodes:
+            if layer.quantizable and name_of(nodes[name]) == "batch_norm":
+                continue
+            for source in nodes[name].all_input_nodes:
+                value = source.meta.get("val")
+                if source.target in seen or not source.meta.get(TRAINED):
+                    continue
+                if source.op == "get_attr" and isinstance(value, Tensor):
+                    seen.add(str(source.target))
+                    yield Undecided(
+                        layer=layer.name,
+                        op=layer.op,
+                        name=str(source.target),
+                        bytes=value.numel() * value.element_size(),
+                        dtype=str(value.dtype).removeprefix("torch."),
+                    )
 
 
 def _layer_name(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:

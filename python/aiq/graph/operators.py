@@ -1,21 +1,15 @@
-"""What one ATen operator of an exported graph is: its class, its FLOPs, whether it moves data.
-
-FLOPs are 2 per multiply-accumulate of convolutions, matrix products and attention, the count of
-``torch.utils.flop_counter``. Everything else counts 0: its time is the time of its bytes.
-"""
+"""What one ATen operator of an exported graph is: its class, and whether it moves data."""
 
 import math
 import operator
-from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
 import torch
 from torch import fx
 
-from aiq.errors import GraphError
 from aiq.graph.export import SHAPES
-from aiq.graph.simplify import attribute, name_of
+from aiq.graph.simplify import name_of
 
 Shape = tuple[int, ...]
 
@@ -44,7 +38,7 @@ class Op(StrEnum):
 WEIGHTED = frozenset({Op.CONV, Op.POINTWISE, Op.DEPTHWISE, Op.GROUPED, Op.LINEAR})
 """Classes whose weights, and so whose formats, are a decision."""
 
-_CONVOLUTIONS = frozenset(
+CONVOLUTIONS = frozenset(
     {f"conv{n}d" for n in (1, 2, 3)}
     | {"conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution"}
 )
@@ -137,7 +131,7 @@ def is_constant(value: object) -> bool:
 def classify(node: fx.Node) -> Op:
     """Return the operator class of `node`."""
     name = name_of(node)
-    if name in _CONVOLUTIONS:
+    if name in CONVOLUTIONS:
         return _convolution_class(node)
     if name == "linear":
         return Op.LINEAR if is_constant(argument(node, "weight")) else Op.MATMUL
@@ -157,93 +151,3 @@ def _convolution_class(node: fx.Node) -> Op:
     if groups == 1:
         return Op.POINTWISE if math.prod(weight[2:]) == 1 else Op.CONV
     return Op.DEPTHWISE if groups == channels else Op.GROUPED
-
-
-def flops(node: fx.Node) -> int:
-    """Return the floating-point operations of `node`, 2 per multiply-accumulate.
-
-    Raises
-    ------
-    GraphError
-        If the node repeats a graph of its own, as a loop does.
-    """
-    name = name_of(node)
-    if name in _CONVOLUTIONS:
-        return _convolution_flops(node)
-    if name in _FLOPS:
-        return _FLOPS[name](node)
-    if isinstance(node.target, torch._ops.HigherOrderOperator):
-        raise GraphError(
-            f"How often {name} runs the graph inside it is not known, so its cost has no "
-            "prediction; unroll the loop, or pass the submodule it repeats."
-        )
-    return 0
-
-
-def _convolution_flops(node: fx.Node) -> int:
-    # Each weight meets each position of the output; of the input where the convolution is
-    # transposed. Weight dimensions: two of channels, the rest spatial.
-    (weight,) = shapes(argument(node, "weight"))
-    transposed = "transpose" in name_of(node) or bool(argument(node, "transposed", False))
-    (shape,) = shapes(argument(node, "input")) if transposed else shapes(node)
-    spatial = shape[-(len(weight) - 2) :]
-    batch = math.prod(shape[: -(len(weight) - 1)])
-    return 2 * batch * math.prod(spatial) * math.prod(weight)
-
-
-def _linear_flops(node: fx.Node) -> int:
-    ((out_features, in_features),) = shapes(argument(node, "weight"))
-    return 2 * elements(argument(node, "input")) // in_features * in_features * out_features
-
-
-def _product_flops(left: str) -> Callable[[fx.Node], int]:
-    """Return a counter for a product whose left operand's last dimension is summed over."""
-
-    def count(node: fx.Node) -> int:
-        (shape,) = shapes(argument(node, left))
-        return 2 * elements(node) * shape[-1]
-
-    return count
-
-
-def _addbmm_flops(node: fx.Node) -> int:
-    batch, _, inner = shapes(argument(node, "batch1"))[0]
-    return 2 * elements(node) * batch * inner
-
-
-def _attention_flops(node: fx.Node) -> int:
-    query, key, value = (shapes(argument(node, k))[0] for k in ("query", "key", "value"))
-    return 2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
-
-
-def _recurrent_flops(node: fx.Node) -> int:
-    # Each weight matrix (biases are vectors) is applied once per time step and sample.
-    (shape,) = shapes(argument(node, "input"))
-    matrices = [shapes(p)[0] for p in argument(node, "params") if len(shapes(p)[0]) == 2]
-    return 2 * math.prod(shape[:-1]) * sum(math.prod(matrix) for matrix in matrices)
-
-
-def _branch_flops(node: fx.Node) -> int:
-    # torch.cond runs one of two graphs: count the dearer.
-    owner = node.graph.owning_module
-    branches = [n.target for n in node.args[1:3] if isinstance(n, fx.Node)]
-    return max(sum(flops(n) for n in attribute(owner, str(name)).graph.nodes) for name in branches)
-
-
-_FLOPS: dict[str, Callable[[fx.Node], int]] = {
-    "linear": _linear_flops,
-    "mm": _product_flops("self"),
-    "bmm": _product_flops("self"),
-    "matmul": _product_flops("self"),
-    "mv": _product_flops("self"),
-    "dot": _product_flops("self"),
-    "addmm": _product_flops("mat1"),
-    "baddbmm": _product_flops("batch1"),
-    "addbmm": _addbmm_flops,
-    "scaled_dot_product_attention": _attention_flops,
-    "lstm": _recurrent_flops,
-    "gru": _recurrent_flops,
-    "rnn_tanh": _recurrent_flops,
-    "rnn_relu": _recurrent_flops,
-    "cond": _branch_flops,
-}

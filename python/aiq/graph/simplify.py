@@ -12,6 +12,9 @@ aten = torch.ops.aten
 CONSTANT = "constant_"
 """How the names of folded constants begin."""
 
+TRAINED = "trained"
+"""Key of ``node.meta``: whether a constant is a parameter or was computed from one."""
+
 _PRODUCTS = {aten.mm.default, aten.matmul.default, aten.addmm.default}
 _TRANSPOSES = {aten.t.default, aten.transpose.int, aten.permute.default, aten.numpy_T.default}
 
@@ -170,10 +173,12 @@ def _fold_constants(module: fx.GraphModule) -> None:
     for node in graph.nodes:
         if node.op == "get_attr":
             values[node] = attribute(module, node.target)
+            node.meta[TRAINED] = isinstance(values[node], nn.Parameter)
         elif _is_pure(node) and all(operand in values for operand in node.all_input_nodes):
             args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
             with torch.no_grad():
                 values[node] = node.target(*args, **kwargs)
+            node.meta[TRAINED] = any(n.meta[TRAINED] for n in node.all_input_nodes)
     for node, value in values.items():
         used = any(user not in values for user in node.users)
         if node.op == "get_attr" or not used or not isinstance(value, torch.Tensor):

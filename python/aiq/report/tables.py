@@ -1,6 +1,8 @@
 """Tables for people: rich renderables, printed by the command line and by ``print(plan)``."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -12,6 +14,9 @@ from aiq.losses import LossTable
 from aiq.measure import Comparison
 from aiq.plan import Plan, Shortlist
 from aiq.runtimes import Mismatch
+
+SHOWN = 5
+"""Layers that a line names one by one."""
 
 
 def points(fraction: float) -> str:
@@ -46,7 +51,7 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> 
     return result
 
 
-def layers(graph: LayerGraph) -> Table:
+def layers(graph: LayerGraph) -> RenderableType:
     """Return the layer graph, one row a layer."""
     columns = ["<layer", "<op", "FLOPs", "weights", "read", "written", "FLOP/byte", "<fused"]
     rows = (
@@ -62,7 +67,33 @@ def layers(graph: LayerGraph) -> Table:
         )
         for layer in graph.layers
     )
-    return table(f"{graph.model}, batch {graph.batch}", columns, rows)
+    found = table(f"{graph.model}, batch {graph.batch}", columns, rows)
+    notes = not_decided(asdict(parameter) for parameter in graph.undecided) + not_counted(
+        [layer.name for layer in graph.uncounted]
+    )
+    return Group(found, Text("\n".join(notes))) if notes else found
+
+
+def not_decided(undecided: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return a line that says which parameters have no choice of formats, largest first."""
+    sizes: dict[tuple[str, str, str], int] = {}
+    for entry in undecided:
+        key = (entry["layer"], entry["op"], entry["dtype"])
+        sizes[key] = sizes.get(key, 0) + entry["bytes"]
+    largest = sorted(sizes.items(), key=lambda item: -item[1])
+    named = [
+        f"{layer}{'' if op in {'other', layer} else f' ({op})'} {count(size)}B {dtype}"
+        for (layer, op, dtype), size in largest[:SHOWN]
+    ]
+    if len(largest) > SHOWN:
+        rest = sum(size for _, size in largest[SHOWN:])
+        named.append(f"{len(largest) - SHOWN} more with {count(rest)}B")
+    return ["not decided: " + ", ".join(named)] if named else []
+
+
+def not_counted(names: Sequence[str]) -> list[str]:
+    """Return a line that says of which layers the work is not known."""
+    return [f"work not known, and counted as none: {', '.join(names)}"] if names else []
 
 
 def losses(losses: LossTable) -> Table:
@@ -134,6 +165,13 @@ def summary(plan: Plan) -> str:
         f"  weights     {count(before.weight_bytes)}B -> {count(now.weight_bytes)}B",
         f"  time        {bound}{duration(before.seconds)} -> {bound}{duration(now.seconds)} "
         + f"a batch ({now.level})",
+    ]
+    lines += [
+        f"              {line}"
+        for line in (
+            *not_decided(plan.provenance.get("undecided", ())),
+            *not_counted(plan.provenance.get("uncounted", ())),
+        )
     ]
     if plan.accuracy is None:
         lines.append(

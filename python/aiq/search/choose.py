@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from aiq.formats import parse as parse_format
 from aiq.graph import LayerGraph
 from aiq.losses import LossTable, Whole
 from aiq.runtimes import Runtime, Support
+from aiq.search import weights
 
 POINTS = 100.0
 """Percentage points in a fraction: the paper's weighted objective counts losses in points."""
@@ -59,6 +61,11 @@ class Tables:
         Loss per nat of divergence, or ``None`` if losses do not come from divergences.
     whole
         Plans that were measured as a whole when the losses were.
+    shared
+        Position of the first layer with the same weight, for each layer: they are one decision.
+        Empty: each layer is one.
+    fixed_bytes
+        Size of the parameters that no decision changes.
     """
 
     cost: CostTable
@@ -69,12 +76,25 @@ class Tables:
     interactions: tuple[Interaction, ...] = ()
     per_nat: float | None = None
     whole: tuple[Whole, ...] = ()
+    shared: tuple[int, ...] = ()
+    fixed_bytes: int = 0
+
+    @property
+    def owners(self) -> tuple[int, ...]:
+        """Position of the layer that decides for each layer: itself, or the first of its weight."""
+        return self.shared or tuple(range(len(self.allowed)))
+
+    @property
+    def choices(self) -> tuple[tuple[int, ...], ...]:
+        """The columns that each decision chooses from."""
+        return tuple(self.allowed[i] for i in sorted(set(self.owners)))
 
     def formats(self, choices: Sequence[int]) -> dict[str, Format]:
         """Return the plan of a solver's answer, whose choices count among the allowed formats."""
+        chosen = dict(zip(sorted(set(self.owners)), choices, strict=True))
         return {
-            name: self.cost.formats[columns[choice]]
-            for name, columns, choice in zip(self.cost.layers, self.allowed, choices, strict=True)
+            name: self.cost.formats[self.allowed[owner][chosen[owner]]]
+            for name, owner in zip(self.cost.layers, self.owners, strict=True)
         }
 
     def columns(self, formats: Mapping[str, Format]) -> list[int]:
@@ -100,7 +120,8 @@ class Tables:
 
     def size(self, formats: Mapping[str, Format]) -> float:
         """Return the bytes of all weights of a plan."""
-        return sum(int(self.sizes[i, k]) for i, k in enumerate(self.columns(formats))) / 8
+        bits = sum(int(self.sizes[i, k]) for i, k in enumerate(self.columns(formats)))
+        return self.fixed_bytes + bits / 8
 
     def uniform(self) -> dict[str, dict[str, Format]]:
         """Return the plans in which every layer that has a choice gets the same format, by it."""
@@ -136,25 +157,17 @@ class Tables:
         InfeasibleError
             If no plan is within the budgets; the message names the nearest feasible value.
         """
-        problem = solver.Problem(
-            self._allowed(self.cost.cost),
-            self._allowed(self.loss),
-            self._allowed(self.sizes),
-            edges=[
-                *((e.source, e.target, self._allowed_pairs(e, e.cost)) for e in self.cost.edges),
-                *self._loss_edges(),
-            ],
-        )
+        problem = self._problem(self.cost.cost, self.loss, self.sizes, self.cost.edges)
         solution = solver.solve(
             problem,
             max_loss=max_loss,
-            max_size=None if max_size is None else 8 * max_size,
+            max_size=self._bits(max_size),
             method=method,
             time_limit=time_limit,
         )
         if solution.choices:
             return solution
-        raise InfeasibleError(_nearest(solution, max_loss, max_size))
+        raise InfeasibleError(_nearest(solution, max_loss, max_size, self.fixed_bytes))
 
     def best_weighted(
         self,
@@ -171,34 +184,27 @@ class Tables:
         InfeasibleError
             If no plan is within the size budget.
         """
-        problem = solver.Problem(
-            self._allowed(self.intensity.cost),
-            self._allowed(self.loss * (loss_factor * POINTS)),
-            self._allowed(self.sizes),
-            edges=self._loss_edges(loss_factor * POINTS),
-        )
+        factor = loss_factor * POINTS
+        problem = self._problem(self.intensity.cost, self.loss, self.sizes, factor=factor)
         reference = self.intensity.cost[:, self.cost.formats.index(REFERENCE)].sum()
         solution = solver.solve_weighted(
             problem,
             self.intensity.flops,
             lam,
             reference=int(reference),
-            max_size=None if max_size is None else 8 * max_size,
+            max_size=self._bits(max_size),
             time_limit=time_limit,
         )
         if solution.choices:
             return solution
-        least = sum(min(row) for row in self._allowed(self.sizes))
-        raise InfeasibleError(_too_small(max_size, -(-int(least) // 8)))
+        raise InfeasibleError(_too_small(max_size, self._least_size()))
 
     def trade_offs(self, lam: float) -> list[tuple[float, float]]:
         """Return loss, and the objective's part that is no loss, of plans that weights can prefer.
 
         These are the corners of the convex hull of all plans' (bytes, loss), whatever their size.
         """
-        problem = solver.Problem(
-            self._allowed(self.intensity.cost), self._allowed(self.loss), edges=self._loss_edges()
-        )
+        problem = self._problem(self.intensity.cost, self.loss)
         hull = solver.frontier(problem, exact=False)
         reference = self.intensity.cost[:, self.cost.formats.index(REFERENCE)].sum()
         return [
@@ -206,22 +212,60 @@ class Tables:
             for x, c in zip(hull.loss, hull.cost, strict=True)
         ]
 
-    def _allowed(self, table: NDArray[np.int64] | NDArray[np.float64]) -> list[NDArray[np.generic]]:
-        return [row[list(columns)] for row, columns in zip(table, self.allowed, strict=True)]
+    def _bits(self, max_size: int | None) -> int | None:
+        """Return the bits that a size in bytes leaves to the weights with a decision."""
+        if max_size is None:
+            return None
+        if max_size < self.fixed_bytes:
+            raise InfeasibleError(_too_small(max_size, self._least_size()))
+        return 8 * (max_size - self.fixed_bytes)
 
-    def _allowed_pairs(
-        self, pair: EdgeCost | Interaction, table: NDArray[np.generic]
-    ) -> NDArray[np.generic]:
-        return table[np.ix_(self.allowed[pair.source], self.allowed[pair.target])]
+    def _least_size(self) -> int:
+        bits = sum(int(row.min()) for row in self._rows(self.sizes))
+        return self.fixed_bytes - (-bits // 8)
 
-    def _loss_edges(
-        self, factor: float = 1.0
-    ) -> list[tuple[int, int, NDArray[np.int64], NDArray[np.generic]]]:
-        edges = []
-        for x in self.interactions:
-            loss = self._allowed_pairs(x, x.loss * factor)
-            edges.append((x.source, x.target, np.zeros(loss.shape, np.int64), loss))
-        return edges
+    def _problem(
+        self,
+        cost: NDArray[np.int64],
+        loss: NDArray[np.float64],
+        sizes: NDArray[np.int64] | None = None,
+        cost_edges: Sequence[EdgeCost] = (),
+        factor: float = 1.0,
+    ) -> solver.Problem:
+        """Return the problem of all decisions, with losses times `factor`.
+
+        Layers that share a weight are one decision: what they cost and lose adds up, and an edge
+        between them is part of that.
+        """
+        costs, losses = self._rows(cost), self._rows(loss * factor)
+        position = {owner: i for i, owner in enumerate(sorted(set(self.owners)))}
+        edges: list[tuple[Any, ...]] = []
+        pairs: list[EdgeCost | Interaction] = [*cost_edges, *self.interactions]
+        for pair in pairs:
+            ends = self.owners[pair.source], self.owners[pair.target]
+            whole = pair.cost if isinstance(pair, EdgeCost) else pair.loss * factor
+            table = whole[np.ix_(*(self.allowed[end] for end in ends))]
+            source, target = (position[end] for end in ends)
+            if source == target:
+                (costs if isinstance(pair, EdgeCost) else losses)[source] += table.diagonal()
+                continue
+            if source > target:
+                source, target, table = target, source, table.T
+            if isinstance(pair, EdgeCost):
+                edges.append((source, target, table))
+            else:
+                edges.append((source, target, np.zeros(table.shape, np.int64), table))
+        return solver.Problem(
+            costs, losses, None if sizes is None else self._rows(sizes), edges=edges
+        )
+
+    def _rows(self, table: NDArray[Any]) -> list[NDArray[Any]]:
+        """Return the row of each decision, in the columns that it may choose."""
+        rows: dict[int, NDArray[Any]] = {}
+        for row, owner in zip(table, self.owners, strict=True):
+            mine = row[list(self.allowed[owner])]
+            rows[owner] = rows[owner] + mine if owner in rows else mine
+        return [rows[owner] for owner in sorted(rows)]
 
 
 def allowed_formats(
@@ -241,7 +285,8 @@ def allowed_formats(
     choices
         Formats that a layer may have unless it is pinned.
     pin
-        Pattern (as in ``fnmatch``) -> format name; the last match wins.
+        Pattern (as in ``fnmatch``) -> format name; the last match wins. It holds for all layers
+        that share a weight with one that matches.
 
     Raises
     ------
@@ -258,7 +303,8 @@ def allowed_formats(
                 f"(the first is {next(iter(allowed))!r})."
             )
         column = columns.index(parse_format(name))
-        allowed |= dict.fromkeys(matches, (column,))
+        pinned = {layer.weight for layer in graph.quantizable if layer.name in matches}
+        allowed |= {x.name: (column,) for x in graph.quantizable if x.weight in pinned}
     return tuple(allowed.values())
 
 
@@ -285,10 +331,12 @@ def with_kernels(
                 f"Runtime {runtime.name} has no kernel for {layer.op} layer {layer.name!r} in "
                 f"{names}; allow it another format, or choose another runtime."
             )
-    return tuple(rest)
+    return weights.common(graph, rest)
 
 
-def _nearest(solution: solver.Solution, max_loss: float, max_size: int | None) -> str:
+def _nearest(
+    solution: solver.Solution, max_loss: float, max_size: int | None, fixed_bytes: int
+) -> str:
     if solution.nearest is None:
         return (
             f"No plan has a loss of at most {max_loss:.4g} and at most {max_size} bytes of weights "
@@ -296,7 +344,7 @@ def _nearest(solution: solver.Solution, max_loss: float, max_size: int | None) -
         )
     measure, value = solution.nearest
     if measure == "size":
-        return _too_small(max_size, -(-int(value) // 8))
+        return _too_small(max_size, fixed_bytes - (-int(value) // 8))
     return (
         f"No plan has a predicted loss of at most {100 * max_loss:.3g} pp; the nearest feasible "
         f"max_drop is {value:.4g} ({100 * value:.3g} pp), or allow formats with more bits."

@@ -92,7 +92,7 @@ def rows(
                 op=str(layer.op),
                 format=names[k],
                 flops=layer.flops,
-                weight_elements=layer.weight_elements,
+                weight_elements=layer.weight_elements - layer.repeated_elements,
                 share=float(cost[i, reference]) / total,
                 saving=1 - float(cost[i, k]) / max(1.0, float(cost[i, reference])),
                 loss=float(tables.loss[i, k]) if measured else 0.0,

@@ -7,13 +7,13 @@ as a whole -> correct the prediction and search again, until the measured accura
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from aiq import cost, graph, machine, runtimes
 from aiq import sensitivity as sensitivity_stage
@@ -28,7 +28,7 @@ from aiq.losses import LossTable
 from aiq.plan import Plan
 from aiq.progress import Progress
 from aiq.runtimes import Runtime, instructions
-from aiq.search import arguments, choose, describe, shortlist, verify
+from aiq.search import arguments, choose, describe, shortlist, verify, weights
 from aiq.search.choose import Tables
 from aiq.search.scale import Scale
 from aiq.sensitivity import Own
@@ -259,8 +259,10 @@ def search(
             if losses is None
             else choose.loss_matrix(losses, intensity.layers, columns)
         ),
-        sizes=_weight_bits(trace.graph, columns),
+        sizes=weights.bits(trace.graph, columns),
         allowed=allowed,
+        shared=weights.shared(trace.graph),
+        fixed_bytes=sum(parameter.bytes for parameter in trace.graph.undecided),
         per_nat=None if losses is None else losses.per_nat,
         whole=() if losses is None else losses.whole,
     )
@@ -322,6 +324,8 @@ def search(
             "measure_top": measure_top,
             "metric": metric if isinstance(metric, str) else getattr(metric, "__name__", "own"),
             "seed": seed,
+            "undecided": [asdict(parameter) for parameter in trace.graph.undecided],
+            "uncounted": [layer.name for layer in trace.graph.uncounted],
         },
         shortlist=timed,
     )
@@ -379,13 +383,6 @@ def _loss_table(
         examples,
         seed=seed,
         progress=report,
-    )
-
-
-def _weight_bits(layers: LayerGraph, columns: Sequence[Format]) -> NDArray[np.int64]:
-    return np.array(
-        [[layer.weight_elements * f.weight.bits for f in columns] for layer in layers.quantizable],
-        dtype=np.int64,
     )
 
 

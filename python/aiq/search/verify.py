@@ -177,7 +177,7 @@ def _infeasible(task: Task, scale: Scale, tried: Sequence[Outcome]) -> str:
 
 def search_measured(task: Task, scale: Scale, progress: Progress) -> Outcome:
     """Search the paper's way: measure the accuracy of every candidate."""
-    most = sum(len(columns) for columns in task.tables.allowed)
+    most = sum(len(columns) for columns in task.tables.choices)
     done = 0
 
     def loss(formats: Formats) -> float:
@@ -206,8 +206,8 @@ def _walk(task: Task, loss: Callable[[Formats], float]) -> solver.Measured:
         return task.value(formats, loss(formats)) + OVERSIZE * excess
 
     walk = solver.greedy_measured if task.method == "greedy" else solver.coordinate_measured
-    start = [c.index(reference) if reference in c else 0 for c in tables.allowed]
-    found = walk([len(columns) for columns in tables.allowed], value, start)
+    start = [c.index(reference) if reference in c else 0 for c in tables.choices]
+    found = walk([len(columns) for columns in tables.choices], value, start)
     formats = tables.formats(found.choices)
     if math.isinf(found.value) or _too_large(task, formats):
         raise InfeasibleError(
