@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from aiq.errors import GraphError
+import aiq
+from aiq.errors import GraphError, InputError
 from aiq.exporting import exporting
 from aiq.graph import trace
 
@@ -139,3 +140,12 @@ def test_the_first_module_may_work_in_place():
     model = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(8, 4)).eval()
     traced = trace(model, x)
     torch.testing.assert_close(traced.module(x), model(x.clone()))
+
+
+def test_weights_on_the_meta_device_need_a_sensitivity():
+    with torch.device("meta"):
+        model, x = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)), torch.randn(2, 8)
+    with pytest.raises(InputError, match=r"weights are on the meta device.* a function"):
+        aiq.search(model, "xeon_2vcpu", example_inputs=x)
+    plan = aiq.search(model, "xeon_2vcpu", example_inputs=x, sensitivity=lambda n, f: 0.0)
+    assert [layer.name for layer in plan.layers] == ["0", "2"]

@@ -179,3 +179,15 @@ def test_layers_that_share_a_weight_are_one_decision():
         assert sum(layer.weight_elements for layer in plan.layers) == 144
     pinned = search(model, x, formats="fp32,w8a8", pin={"a#2": "w8"})
     assert {layer.format for layer in pinned.layers[:2]} == {"w8"}
+
+
+def test_layers_may_read_what_has_no_batch():
+    def forward(s, x):
+        return s.f(nn.functional.conv2d(x, s.g(x.mean((0, 2, 3))).view(4, 3, 3, 3)))
+
+    model = Lambda(forward, g=nn.Linear(3, 108), f=nn.Conv2d(4, 4, 1))
+    plan = aiq.search(model.eval(), "xeon_2vcpu", example_inputs=torch.randn(2, 3, 16, 16))
+    assert [layer.name for layer in plan.layers] == ["g", "f"]
+    image = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3)).eval()
+    plan = aiq.search(image, "xeon_2vcpu", example_inputs=torch.randn(3, 16, 16))
+    assert len(plan.layers) == 2

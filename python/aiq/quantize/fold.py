@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from torch import Tensor, fx
 
+from aiq.errors import InputError
 from aiq.graph import Layer, Trace
 from aiq.graph.operators import argument
 from aiq.graph.simplify import attribute, name_of
@@ -31,7 +32,17 @@ def fold(trace: Trace) -> Trace:
     Trace
         Its layers no longer cover the folded nodes; their counts stay those of the model. Outputs
         agree to float32 rounding, about 1e-5 of the largest.
+
+    Raises
+    ------
+    InputError
+        If the weights are on the ``meta`` device.
     """
+    if any(value.is_meta for value in trace.module.state_dict().values()):
+        raise InputError(
+            "The weights are on the meta device, which holds no values; load them, or search with "
+            "a sensitivity that needs none: a function or a LossTable."
+        )
     module = fx.GraphModule(trace.module, copy.deepcopy(trace.module.graph))
     nodes = {node.name: node for node in module.graph.nodes}
     layers = tuple(_fold_layer(layer, nodes, module) for layer in trace.graph.layers)

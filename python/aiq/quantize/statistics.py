@@ -138,6 +138,9 @@ def observe(trace: Trace, inputs: Iterable[Inputs]) -> dict[str, Statistics]:
     program = Program(trace)
 
     def update(name: str, value: Tensor) -> None:
+        reader = readers.get(name)
+        if reader is not None and value.ndim < len(reader.weight_shape or ()):
+            value = value[None]  # without a batch: a batch of one
         try:
             statistics[name].update(value)
         except InputError:
