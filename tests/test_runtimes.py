@@ -14,7 +14,7 @@ from aiq.quantize.fold import fold
 from aiq.quantize.simulate import Simulator
 from aiq.quantize.statistics import observe
 from aiq.runtimes import Support, kernels
-from aiq.runtimes.program import leaves
+from aiq.runtimes.arguments import leaves
 from aiq.runtimes.rewrite import Target, rewrite
 
 

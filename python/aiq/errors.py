@@ -49,3 +49,9 @@ def printable(text: str, most: int = 500) -> str:
     """Return text from elsewhere as a message shows it: on one line, at most `most` characters."""
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: most + 1])
     return line if len(line) <= most else line[: most - 3] + "..."
+
+
+def first_line(error: Exception, most: int = 200) -> str:
+    """Return the first line of what an exception says, or its name if it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return printable(lines[0] if lines else type(error).__name__, most).rstrip(".")

@@ -18,12 +18,14 @@ from aiq.errors import InputError, RuntimeUnavailableError, printable
 from aiq.files import check_target, is_file, write_atomic
 from aiq.formats import REFERENCE, Format, parse
 from aiq.graph import BatchDim, Layer, LayerGraph, Op, Trace, trace
-from aiq.graph.export import Inputs, call_arguments
+from aiq.graph.export import Inputs
+from aiq.runtimes.arguments import Arguments, leaves
 from aiq.runtimes.door import door
 from aiq.runtimes.explicit import write_out
 from aiq.runtimes.kernels import Kernel, label
-from aiq.runtimes.program import Compiled, Signature, leaves
+from aiq.runtimes.program import Compiled
 from aiq.runtimes.rewrite import Rewritten, Target, rewrite
+from aiq.runtimes.signature import Signature
 from aiq.runtimes.verification import Reference, snapshot
 
 Program = tuple[Callable[..., Iterable[torch.Tensor]], Mapping[str, Kernel]]
@@ -91,7 +93,7 @@ class Job:
     example_inputs
         As given.
     inputs
-        Their tensors.
+        Their tensors, as the program reads them.
     graph
         The model's layers.
     formats
@@ -121,6 +123,8 @@ class Runtime(ABC):
     """What executes a plan."""
 
     name: ClassVar[str]
+    keeps_layout: ClassVar[bool] = False
+    """Whether its programs read images that are channels-last in memory without a copy."""
 
     @property
     @abstractmethod
@@ -365,7 +369,7 @@ class Runtime(ABC):
         *,
         emulate: bool,
     ) -> Job:
-        inputs = leaves(example_inputs)
+        arguments = Arguments.of(example_inputs, keep_layout=self.keeps_layout)
         resolved = self._resolve(traced.graph, formats, emulate=emulate)
         quantizes = any(fmt.quantizes_weights for fmt in resolved.values())
         batches = _batches(calibration) if quantizes else []
@@ -374,16 +378,16 @@ class Runtime(ABC):
         label(rewritten.module.graph, rewritten.heads)
         signature = Signature(
             asked={name: fmt.name for name, fmt in resolved.items()},
-            shapes=tuple(tuple(x.shape) for x in inputs),
-            dtypes=tuple(str(x.dtype) for x in inputs),
-            keywords=tuple(call_arguments(example_inputs)[1]),
+            arguments=arguments,
             returns=rewritten.returns,
         )
+        inputs = arguments.fit(leaves(example_inputs))
+        alike = filter(partial(_alike, inputs), map(leaves, batches))
         reference = Reference(
             self.name,
             resolved,
             frozenset(self.target.packed),
-            next(filter(partial(_alike, inputs), map(leaves, batches)), inputs),
+            arguments.fit(next(alike, inputs)),
             snapshot(rewritten.module),
             traced.module,
         )

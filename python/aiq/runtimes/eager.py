@@ -8,7 +8,6 @@ from torch.utils import _pytree as pytree
 
 from aiq.formats import Format
 from aiq.graph import Op
-from aiq.graph.export import call_arguments
 from aiq.runtimes.base import Job, Program, Runtime, Support
 from aiq.runtimes.kernels import Kernel
 from aiq.runtimes.rewrite import Target
@@ -20,6 +19,7 @@ class Eager(Runtime):
     """Runs the module as it is, layer by layer: float32 and bfloat16."""
 
     name = "eager"
+    keeps_layout = True
     target = Target()
 
     @property
@@ -36,12 +36,14 @@ class Eager(Runtime):
         heads = job.rewritten.heads
         kernels = {name: Kernel(n, job.formats[name].name, ()) for n, name in heads.items()}
         if job.writes_inputs or any(fmt.name != "fp32" for fmt in job.formats.values()):
-            return job.rewritten.module, kernels
+            return torch.no_grad()(job.rewritten.module), kernels
         module = copy.deepcopy(job.model).eval()
-        structure = pytree.tree_structure(call_arguments(job.example_inputs))
+        arguments = job.signature.arguments.template
 
+        @torch.no_grad()
         def function(*inputs: torch.Tensor) -> Iterable[torch.Tensor]:
-            args, kwargs = pytree.tree_unflatten(inputs, structure)
-            return pytree.tree_leaves(module(*args, **kwargs))
+            args, kwargs = arguments.fill(inputs)
+            results = pytree.tree_leaves(module(*args, **kwargs))
+            return [x for x in results if isinstance(x, torch.Tensor)]
 
         return function, kernels

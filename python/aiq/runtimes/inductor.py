@@ -1,8 +1,6 @@
 """TorchInductor: int8 through torchao's x86 lowering, bfloat16 and float32 through oneDNN."""
 
-import io
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -19,16 +17,16 @@ from torchao.quantization.pt2e.quantizer import (
     x86_inductor_quantizer as _patterns,  # noqa: F401 - importing it registers the int8 lowering
 )
 
-from aiq.errors import InputError, RuntimeUnavailableError
+from aiq.errors import InputError, RuntimeUnavailableError, first_line
 from aiq.exporting import exporting
 from aiq.formats import BF16, Format
 from aiq.graph import Op
-from aiq.runtimes import instructions, weight_only
+from aiq.runtimes import instructions, package, signature, weight_only
 from aiq.runtimes.base import Job, LayerTimes, Part, Profile, Program, Runtime, Support, layer_times
 from aiq.runtimes.inductor_census import Census, time_calls
-from aiq.runtimes.kernels import Kernel, assign
-from aiq.runtimes.program import METADATA, Signature
+from aiq.runtimes.kernels import assign
 from aiq.runtimes.rewrite import Target
+from aiq.runtimes.signature import Signature
 
 _CONVOLUTIONS = {Op.CONV, Op.POINTWISE, Op.DEPTHWISE, Op.GROUPED}
 
@@ -37,6 +35,7 @@ class Inductor(Runtime):
     """``torch.compile``'s compiler, called on the exported graph: no guards, weights frozen."""
 
     name = "inductor"
+    keeps_layout = True
 
     def __init__(self) -> None:
         try:
@@ -75,7 +74,7 @@ class Inductor(Runtime):
 
     def _build(self, job: Job) -> Program:
         program, census = _compile(job)
-        return program, assign(census.kernels)
+        return torch.no_grad()(program), assign(census.kernels)
 
     def compile_many(
         self,
@@ -88,7 +87,7 @@ class Inductor(Runtime):
         for model, x, chosen in zip(models, inputs, formats, strict=True):
             job = self._prepare(model, x, chosen, [x], emulate=False)
             program, census = _compile(job)
-            run = torch.no_grad()(partial(program, x))
+            run = torch.no_grad()(partial(program, *job.inputs))
             found.append(Part(run, job.graph, partial(_layer_times, program, census, job)))
         return found
 
@@ -101,27 +100,32 @@ class Inductor(Runtime):
         census = Census()
         with _compiling(), tempfile.TemporaryDirectory() as folder:
             exported = torch.export.export(job.rewritten.module, job.inputs, strict=False)
-            package = aoti_compile_and_package(
+            written = aoti_compile_and_package(
                 exported,
                 package_path=str(Path(folder) / "program.pt2"),
                 inductor_configs=_options(census),
             )
-            content = Path(package).read_bytes()
+            content = Path(written).read_bytes()
         kernels = assign(census.kernels)
-        text = job.signature.to_json(kernels=kernels, threads=torch.get_num_threads())
-        path.write_bytes(_with_signature(content, text))
+        text = signature.write(job.signature, kernels=kernels, threads=torch.get_num_threads())
+        path.write_bytes(package.with_metadata(content, text))
 
     def _read(self, path: Path) -> tuple[Signature, Program]:
-        signature, document = Signature.from_json(_signature(path), path)
-        if document["threads"] != torch.get_num_threads():
+        found, document = signature.read(package.metadata(path), path)
+        if document.threads != torch.get_num_threads():
             raise InputError(
-                f"{path} was compiled for {document['threads']} threads and "
+                f"{path} was compiled for {document.threads} threads and "
                 f"{torch.get_num_threads()} are in force; call torch.set_num_threads first, or "
                 "export the plan again."
             )
-        package = aoti_load_package(str(path))
-        kernels = {name: Kernel(*kernel) for name, kernel in document["kernels"].items()}
-        return signature, (package, kernels)
+        try:
+            program = aoti_load_package(str(path))
+        except Exception as error:
+            raise InputError(
+                f"PyTorch cannot load {path} ({first_line(error)}); export the plan again with "
+                "this version of PyTorch, on this kind of processor."
+            ) from error
+        return found, (torch.no_grad()(program), document.kernels)
 
     def _opened(self, path: Path) -> Callable[..., Iterable[torch.Tensor]]:
         return aoti_load_package(str(path))
@@ -158,28 +162,6 @@ def _compiling() -> Iterator[None]:
             f"The C++ compiler failed on Inductor's code ({str(error).splitlines()[0]}); "
             "install a recent g++ with the Python headers (`apt install g++ python3-dev`)."
         ) from error
-
-
-_MEMBER = f"extra/{METADATA}.json"
-
-
-def _with_signature(package: bytes, text: str) -> bytes:
-    """Return the archive `package` with one more member."""
-    stream = io.BytesIO(package)
-    with zipfile.ZipFile(stream, "a") as archive:
-        root = archive.namelist()[0].split("/")[0]
-        archive.writestr(f"{root}/{_MEMBER}", text)
-    return stream.getvalue()
-
-
-def _signature(path: Path) -> str | None:
-    """Return the member that `_with_signature` added, if there is one."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.endswith(f"/{_MEMBER}")]
-            return archive.read(names[0]).decode() if names else None
-    except (OSError, zipfile.BadZipFile, UnicodeDecodeError):
-        return None
 
 
 def _has_bfloat16() -> bool:

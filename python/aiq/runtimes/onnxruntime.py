@@ -4,27 +4,25 @@ import json
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import onnx
 import onnxruntime
 import torch
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from numpy.typing import NDArray
+from onnx.external_data_helper import _get_all_tensors, uses_external_data
 
 from aiq import machine
-from aiq.errors import InputError
+from aiq.errors import InputError, first_line
 from aiq.formats import FP32, Format
 from aiq.graph import Op
-from aiq.runtimes import instructions, onnx_edit
+from aiq.runtimes import instructions, onnx_edit, signature
 from aiq.runtimes.base import Job, Profile, Program, Support
 from aiq.runtimes.kernels import Kernel, assign
 from aiq.runtimes.onnx_based import PACKED, OnnxBased
 from aiq.runtimes.onnx_graph import OnnxModel, to_onnx
-from aiq.runtimes.program import METADATA, Signature
 from aiq.runtimes.rewrite import Target
+from aiq.runtimes.signature import METADATA, Signature
 
 OPSET = 21
 """The newest operators whose quantised forms ONNX Runtime fuses."""
@@ -73,7 +71,8 @@ class OnnxRuntime(OnnxBased):
 
     def _write(self, job: Job, path: Path) -> None:
         model, labels = self._convert(job)
-        model.metadata_props.add(key=METADATA, value=job.signature.to_json(labels=labels))
+        text = signature.write(job.signature, labels=labels)
+        model.metadata_props.add(key=METADATA, value=text)
         path.write_bytes(model.SerializeToString())
 
     def _time(
@@ -86,8 +85,9 @@ class OnnxRuntime(OnnxBased):
         with tempfile.TemporaryDirectory() as folder:
             prefix = str(Path(folder) / "profile")
             session, kernels = _session(model, labels, profile=prefix)
+            run = _runner(session)
             for _ in range(runs):
-                _run(session, inputs)
+                run(*inputs)
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         found: dict[str, list[float]] = {}
         for event in events:
@@ -96,32 +96,64 @@ class OnnxRuntime(OnnxBased):
         return kernels, found
 
     def _read(self, path: Path) -> tuple[Signature, Program]:
+        content = _content(path)
         try:
-            model = onnx.load(path)
+            model = onnx.load_from_string(content)
         except DecodeError:
             raise InputError(f"{path} is no ONNX model; give one that aiq.export wrote.") from None
-        found = {item.key: item.value for item in model.metadata_props}
-        signature, document = Signature.from_json(found.get(METADATA), path)
-        return signature, _load(str(path), document["labels"])
+        if any(map(uses_external_data, _get_all_tensors(model))):
+            raise InputError(
+                f"{path} keeps weights in other files, and aiq.export does not; give a file that "
+                "it wrote."
+            )
+        texts = {item.key: item.value for item in model.metadata_props}
+        found, document = signature.read(texts.get(METADATA), path)
+        try:
+            session, kernels = _session(content, document.labels)
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime's share no other base
+            raise InputError(
+                f"ONNX Runtime cannot read {path} ({first_line(error)}); export the plan again."
+            ) from None
+        inputs = [_type(value) for value in model.graph.input]
+        found.check(inputs, len(model.graph.output), path)
+        return found, (_runner(session), kernels)
 
     def _opened(self, path: Path) -> Callable[..., Iterable[torch.Tensor]]:
         session = onnxruntime.InferenceSession(str(path), disabled_optimizers=_DISABLED)
-        return partial(_outputs, session)
+        return _runner(session)
 
 
-def _load(model: bytes | str, labels: Mapping[str, Sequence[str]]) -> Program:
-    """Return the program of a model (its bytes, or its path)."""
+def _content(path: Path) -> bytes:
+    """Return the bytes of a model, if they are not more than a model can have."""
+    if path.stat().st_size > _MOST:
+        raise InputError(f"{path} is larger than an ONNX model can be; give one of at most 2 GiB.")
+    return path.read_bytes()
+
+
+def _type(value: onnx.ValueInfoProto) -> tuple[tuple[int, ...], object]:
+    """Return the shape and the NumPy dtype of a tensor that a model takes."""
+    found = value.type.tensor_type
+    shape = tuple(size.dim_value for size in found.shape.dim)
+    return shape, onnx.helper.tensor_dtype_to_np_dtype(found.elem_type)
+
+
+def _load(model: bytes, labels: Mapping[str, Sequence[str]]) -> Program:
     session, kernels = _session(model, labels)
+    return _runner(session), kernels
 
-    return partial(_outputs, session), kernels
 
+def _runner(session: onnxruntime.InferenceSession) -> Callable[..., list[torch.Tensor]]:
+    names = [value.name for value in session.get_inputs()]
 
-def _outputs(session: onnxruntime.InferenceSession, *inputs: torch.Tensor) -> list[torch.Tensor]:
-    return [torch.from_numpy(value) for value in _run(session, inputs)]
+    def run(*inputs: torch.Tensor) -> list[torch.Tensor]:
+        feed = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
+        return [torch.from_numpy(value) for value in session.run(None, feed)]
+
+    return run
 
 
 def _session(
-    model: bytes | str, labels: Mapping[str, Sequence[str]], profile: str | None = None
+    model: bytes, labels: Mapping[str, Sequence[str]], profile: str | None = None
 ) -> tuple[onnxruntime.InferenceSession, dict[str, Kernel]]:
     """Return a session, and the kernel of each layer; `profile` begins the name of a file."""
     options = onnxruntime.SessionOptions()
@@ -152,14 +184,8 @@ def _session(
     return session, kernels
 
 
-def _run(
-    session: onnxruntime.InferenceSession, inputs: Sequence[torch.Tensor]
-) -> list[NDArray[Any]]:
-    names = [value.name for value in session.get_inputs()]
-    feed = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
-    results: list[NDArray[Any]] = session.run(None, feed)
-    return results
-
+_MOST = 2**31 - 1
+"""Bytes of the largest protocol buffer."""
 
 _TIMED = "_kernel_time"
 """What the profiler appends to the name of a node."""

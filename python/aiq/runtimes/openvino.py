@@ -7,16 +7,16 @@ from pathlib import Path
 import openvino
 import torch
 
-from aiq.errors import InputError
+from aiq.errors import InputError, first_line
 from aiq.formats import BF16, Format
 from aiq.graph import Op
-from aiq.runtimes import instructions, onnx_edit, openvino_edit, openvino_files
+from aiq.runtimes import instructions, onnx_edit, openvino_edit, openvino_files, signature
 from aiq.runtimes.base import Job, Profile, Program, Support
 from aiq.runtimes.kernels import Kernel, assign
 from aiq.runtimes.onnx_based import PACKED, OnnxBased
 from aiq.runtimes.onnx_graph import OnnxModel, to_onnx
-from aiq.runtimes.program import METADATA, Signature
 from aiq.runtimes.rewrite import Target
+from aiq.runtimes.signature import METADATA, Signature
 
 OPSET = 22
 """The first operators of ONNX that compute in bfloat16."""
@@ -77,7 +77,8 @@ class OpenVino(OnnxBased):
         proto, labels = self._convert(job)
         model = openvino.Core().read_model(proto.SerializeToString())
         weights = openvino_files.fingerprint(model)
-        model.set_rt_info(job.signature.to_json(labels=labels, weights=weights), METADATA)
+        text = signature.write(job.signature, labels=labels, weights=weights)
+        model.set_rt_info(text, METADATA)
         openvino.save_model(model, path, compress_to_fp16=False)
 
     def _install(self, draft: Path, path: Path) -> None:
@@ -91,15 +92,21 @@ class OpenVino(OnnxBased):
         inputs: Sequence[torch.Tensor],
         runs: int,
     ) -> Profile:
-        request, kernels = _request(openvino.Core().read_model(model), labels, PERF_COUNT=True)
+        program = _compile(openvino.Core().read_model(model), PERF_COUNT=True)
+        request = program.create_infer_request()
         found: dict[str, list[float]] = {}
         for _ in range(runs):
             _infer(request, inputs)
             for entry in request.profiling_info:
                 found.setdefault(entry.node_name, []).append(entry.real_time.total_seconds())
-        return kernels, found
+        return assign(_kernels(program, labels)), found
 
     def _read(self, path: Path) -> tuple[Signature, Program]:
+        if path.stat().st_size > _MOST:
+            raise InputError(
+                f"{path} has more than {_MOST:,} bytes, and a description of a network is smaller; "
+                "give a file that aiq.export wrote."
+            )
         try:
             model = openvino_files.read_pair(path)
         except RuntimeError:
@@ -107,14 +114,24 @@ class OpenVino(OnnxBased):
                 f"{path} is no OpenVINO model, or lacks {path.with_suffix('.bin').name} beside it; "
                 "give one that aiq.export wrote."
             ) from None
+        if any(x.partial_shape.is_dynamic for x in model.inputs):
+            raise InputError(
+                f"{path} has inputs of no fixed shape; give one that aiq.export wrote."
+            )
         text = model.get_rt_info(METADATA).astype(str) if model.has_rt_info(METADATA) else None
-        signature, document = Signature.from_json(text, path)
-        weights = openvino_files.fingerprint(model)
-        if document.get("weights", weights) != weights:  # older files have none
+        found, document = signature.read(text, path)
+        if document.weights not in {None, openvino_files.fingerprint(model)}:
             raise InputError(
                 f"{path} and the weights beside it are not of one export; export the plan again."
             )
-        return signature, _load(model, document["labels"])
+        inputs = [(tuple(x.shape), x.element_type.to_dtype()) for x in model.inputs]
+        found.check(inputs, len(model.outputs), path)
+        try:
+            return found, _load(model, document.labels)
+        except RuntimeError as error:
+            raise InputError(
+                f"OpenVINO cannot compile {path} ({first_line(error)}); export the plan again."
+            ) from None
 
     def _opened(self, path: Path) -> Callable[..., Iterable[torch.Tensor]]:
         settings = {"INFERENCE_PRECISION_HINT": "f32"}
@@ -127,6 +144,10 @@ class OpenVino(OnnxBased):
         return run
 
 
+_MOST = 2**28
+"""Bytes of the largest description of a network that is read; its weights are in another file."""
+
+
 @cache
 def _has_bfloat16() -> bool:
     capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -134,21 +155,35 @@ def _has_bfloat16() -> bool:
 
 
 def _load(model: openvino.Model, labels: Mapping[str, Sequence[str]]) -> Program:
-    request, kernels = _request(model, labels)
-    count = len(request.model_outputs)
+    program = _compile(model)
+    return _runner(program), assign(_kernels(program, labels))
+
+
+def _runner(program: openvino.CompiledModel) -> Callable[..., list[torch.Tensor]]:
+    """Return what runs `program`, in several threads at once if need be.
+
+    A request holds the tensors of one call, so every call has one to itself: a free one, or a new
+    one where as many calls run as there are requests.
+    """
+    count = len(program.outputs)
+    free = [program.create_infer_request()]
 
     def run(*inputs: torch.Tensor) -> list[torch.Tensor]:
-        _infer(request, inputs)
-        return [
-            torch.from_numpy(request.get_output_tensor(index).data.copy()) for index in range(count)
-        ]
+        try:
+            request = free.pop()
+        except IndexError:
+            request = program.create_infer_request()
+        try:
+            _infer(request, inputs)
+            outputs = [request.get_output_tensor(index).data for index in range(count)]
+            return [torch.from_numpy(output.copy()) for output in outputs]
+        finally:
+            free.append(request)
 
-    return run, kernels
+    return run
 
 
-def _request(
-    model: openvino.Model, labels: Mapping[str, Sequence[str]], **more: object
-) -> tuple[openvino.InferRequest, dict[str, Kernel]]:
+def _compile(model: openvino.Model, **more: object) -> openvino.CompiledModel:
     settings = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "NUM_STREAMS": 1,
@@ -156,13 +191,12 @@ def _request(
         "INFERENCE_PRECISION_HINT": "f32",  # bfloat16 runs where the model says so
         **more,
     }
-    program = openvino.Core().compile_model(model, "CPU", settings)
-    return program.create_infer_request(), assign(_kernels(program, labels))
+    return openvino.Core().compile_model(model, "CPU", settings)
 
 
 def _infer(request: openvino.InferRequest, inputs: Sequence[torch.Tensor]) -> None:
     for index, x in enumerate(inputs):
-        request.set_input_tensor(index, openvino.Tensor(x.contiguous().numpy()))
+        request.set_input_tensor(index, openvino.Tensor(x.numpy(), shared_memory=True))
     request.infer()
 
 

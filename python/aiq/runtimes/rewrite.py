@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx
 from torch.ao.quantization.fx import _decomposed  # noqa: F401 - registers quantized_decomposed
-from torch.utils import _pytree as pytree
 
 from aiq.errors import InputError
 from aiq.formats import BF16, INTEGERS, REFERENCE, Format
@@ -24,9 +23,10 @@ from aiq.quantize.affine import Affine, to_rows
 from aiq.quantize.fold import fold
 from aiq.quantize.simulate import Simulator
 from aiq.quantize.statistics import Statistics, observe, read
+from aiq.runtimes.arguments import leaves
 from aiq.runtimes.calibration import calibration_batches
 from aiq.runtimes.narrow import QUANTIZE, keeps_grid, narrow
-from aiq.runtimes.program import leaves
+from aiq.runtimes.structure import Template, take_values
 
 _DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
 _DEQUANTIZE_WEIGHT = torch.ops.quantized_decomposed.dequantize_per_channel.default
@@ -67,12 +67,12 @@ class Rewritten:
         Name of the graph node that multiplies by a layer's weights -> name of the layer, in the
         order in which they run.
     returns
-        Structure of what the model returns.
+        What the model returns, without its tensors.
     """
 
     module: fx.GraphModule
     heads: Mapping[str, str]
-    returns: pytree.TreeSpec
+    returns: Template
 
 
 def rewrite(
@@ -130,9 +130,7 @@ def rewrite(
     for layer, fmt in chosen:
         writer.rewrite(layer, fmt, kernels.get(layer.nodes[0]))
     module, graph = folded.module, folded.module.graph
-    assert isinstance(graph._codegen, fx.graph._PyTreeCodeGen), "exported graphs have one"
-    returns = graph._codegen.pytree_info.out_spec
-    assert returns is not None
+    returns = take_values(graph, folded.graph.batch)
     graph.set_codegen(fx.graph.CodeGen())
     narrow(
         module,

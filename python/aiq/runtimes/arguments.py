@@ -1,0 +1,225 @@
+"""From the arguments of a call to the tensors that a compiled program reads.
+
+A program reads memory: it was compiled for tensors of one shape, dtype and stride. What lies in
+memory in another way is copied; what is another shape or type is refused with one sentence.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import torch
+from torch.nn.parameter import is_lazy
+from torch.utils import _pytree as pytree
+
+from aiq.errors import InputError
+from aiq.graph.export import Inputs, call_arguments
+from aiq.runtimes.structure import GAP, Template, names
+
+_PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """What a program expects of one tensor.
+
+    Attributes
+    ----------
+    shape
+        Sizes.
+    dtype
+        Of its elements.
+    stride
+        Elements between neighbours, by dimension.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    stride: tuple[int, ...]
+
+    @classmethod
+    def of(cls, x: torch.Tensor, *, keep_layout: bool) -> "TensorSpec":
+        """Return what a program that was compiled for `x` expects.
+
+        Elements that lie side by side: with `keep_layout` in the order in which the dimensions of
+        `x` stand in memory, else row by row.
+        """
+        layout = torch.preserve_format if keep_layout else torch.contiguous_format
+        stride = torch.empty_like(x, device="meta", memory_format=layout).stride()
+        return cls(tuple(x.shape), x.dtype, tuple(stride))
+
+    def fit(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `x`, or a copy of it that lies in memory as expected.
+
+        Raises
+        ------
+        InputError
+            If it is no dense tensor on the CPU of this shape and dtype.
+        """
+        x = plain(x)
+        if x.shape != self.shape:
+            _refuse_shapes([self], [x])
+        if x.dtype is not self.dtype:
+            raise InputError(
+                f"The program was compiled for {self.dtype} and was given {x.dtype}; convert the "
+                "input, or compile it again."
+            )
+        if self._lies_in(x):
+            return x
+        return torch.empty_strided(self.shape, self.stride, dtype=self.dtype).copy_(x)
+
+    def _lies_in(self, x: torch.Tensor) -> bool:
+        """Whether the elements of `x` are where the program looks for them."""
+        if x.stride() == self.stride:
+            return True
+        return not x.numel() or all(
+            size == 1 or found == expected
+            for size, found, expected in zip(x.shape, x.stride(), self.stride, strict=True)
+        )
+
+    def holds(self, x: object) -> bool:
+        """Whether the program can read `x` as it is, without a copy and without a doubt."""
+        return (
+            type(x) is torch.Tensor
+            and x.dtype is self.dtype
+            and x.layout is torch.strided
+            and not x.is_nested  # has no shape to compare
+            and x.shape == self.shape
+            and x.stride() == self.stride
+            and x.is_cpu
+            and not (x.requires_grad or x.is_neg() or x.is_conj())
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """What a program takes.
+
+    Attributes
+    ----------
+    template
+        Structure of ``(args, kwargs)``.
+    specs
+        Of its tensors, in the order in which the program takes them.
+    """
+
+    template: Template
+    specs: tuple[TensorSpec, ...]
+    _flat: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        flat = pytree.tree_structure(((0,) * len(self.specs), {}))
+        object.__setattr__(self, "_flat", self.template.spec == flat)
+
+    @classmethod
+    def of(cls, inputs: Inputs, *, keep_layout: bool) -> "Arguments":
+        """Return what a program that is compiled for example inputs takes."""
+        tensors = leaves(inputs)
+        specs = tuple(TensorSpec.of(x, keep_layout=keep_layout) for x in tensors)
+        return cls(Template.of(call_arguments(inputs)), specs)
+
+    def fit(self, tensors: Iterable[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """Return `tensors` as the program reads them."""
+        return tuple(s.fit(x) for s, x in zip(self.specs, tensors, strict=True))
+
+    def tensors(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Sequence[torch.Tensor]:
+        """Return the tensors of a call as the program reads them.
+
+        Raises
+        ------
+        InputError
+            If the arguments differ from the example's in number, name, structure, shape or dtype.
+        """
+        specs = self.specs
+        if (
+            self._flat and not kwargs and len(args) == len(specs)
+        ):  # the usual call, and the only one in a hurry
+            for x, spec in zip(args, specs, strict=True):
+                if not spec.holds(x):
+                    break
+            else:
+                return args
+        found = self._leaves(args, kwargs)
+        for x in found:
+            if not isinstance(x, torch.Tensor):
+                raise InputError(
+                    f"The program takes tensors and was given a {type(x).__name__}; pass "
+                    "torch.as_tensor of it."
+                )
+            plain(x)
+        if any(x.shape != spec.shape for x, spec in zip(found, specs, strict=True)):
+            _refuse_shapes(specs, found)
+        return self.fit(found)
+
+    def _leaves(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Sequence[Any]:
+        """Return what is given in the places of the tensors."""
+        expected_args, expected_kwargs = self.template.fill([GAP] * self.template.count)
+        if kwargs.keys() != expected_kwargs.keys():
+            raise InputError(
+                f"The program was compiled for the keywords ({names(expected_kwargs)}) and was "
+                f"given ({names(kwargs)}); pass the arguments as in the example inputs."
+            )
+        if len(args) != len(expected_args):
+            raise InputError(
+                f"The program was compiled for {len(expected_args)} positional arguments and was "
+                f"given {len(args)}; pass the arguments as in the example inputs."
+            )
+        try:
+            return self.template.spec.flatten_up_to((args, dict(kwargs)))
+        except ValueError as error:
+            raise InputError(
+                f"The arguments are not nested like the example inputs ({error!s:.200}); pass "
+                "tuples, lists and dicts as there."
+            ) from None
+
+
+def leaves(inputs: Inputs) -> tuple[torch.Tensor, ...]:
+    """Return the tensors of a call in the order in which a program takes them.
+
+    Raises
+    ------
+    InputError
+        If something else than tensors is passed to the model.
+    """
+    found = pytree.tree_leaves(call_arguments(inputs))
+    for value in found:
+        if not isinstance(value, torch.Tensor):
+            raise InputError(
+                f"The example inputs hold a {type(value).__name__}, and a compiled program takes "
+                "tensors only; wrap the model in a module that fixes the other arguments."
+            )
+    return tuple(map(plain, found))
+
+
+def plain(x: torch.Tensor) -> torch.Tensor:
+    """Return `x` as an ordinary tensor, without gradient and with its values in its memory.
+
+    Raises
+    ------
+    InputError
+        If it is not dense, not on the CPU, or a subclass whose values are elsewhere.
+    """
+    if type(x) not in _PLAIN:
+        if is_lazy(x) or type(x).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+            _refuse(f"a {type(x).__name__}", "an ordinary tensor")
+        x = x.as_subclass(torch.Tensor)
+    if x.is_nested or x.layout is not torch.strided:
+        _refuse("a nested tensor" if x.is_nested else f"a tensor of {x.layout}", "a dense one")
+    if not x.is_cpu:
+        _refuse(f"a tensor on {x.device}", "one on the CPU, such as x.cpu()")
+    return x.detach().resolve_conj().resolve_neg()
+
+
+def _refuse(given: str, advice: str) -> NoReturn:
+    raise InputError(f"The program was given {given}, which it cannot read; pass {advice}.")
+
+
+def _refuse_shapes(specs: Iterable[TensorSpec], given: Iterable[torch.Tensor]) -> NoReturn:
+    raise InputError(
+        f"The program was compiled for inputs of shape {_say(x.shape for x in specs)} and was "
+        f"given {_say(x.shape for x in given)}; compile it again for the new shape."
+    )
+
+
+def _say(shapes: Iterable[Iterable[int]]) -> str:
+    return ", ".join("x".join(map(str, shape)) or "()" for shape in shapes) or "nothing"

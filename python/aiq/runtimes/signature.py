@@ -1,0 +1,270 @@
+"""What a program takes, returns and was asked to be, in memory and in the program's file.
+
+A file is read with a schema, and nothing that it names is imported. The first version kept the
+structure of the results as PyTorch prints it; what of that is a tuple, list or dict is still read.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import torch
+from msgspec import Meta
+
+from aiq.errors import InputError, first_line
+from aiq.formats import parse
+from aiq.runtimes.arguments import Arguments, TensorSpec
+from aiq.runtimes.kernels import Kernel
+from aiq.runtimes.structure import GAP, Node, Template
+from aiq.typed import dump_json, parse_json
+
+METADATA = "aiq"
+"""Key under which a file keeps its `Document`."""
+
+LIMIT = 64 * 2**20
+"""Bytes of the largest document."""
+
+_SCHEMA, _OLD_SCHEMA = "aiq/program/v2", "aiq/program/v1"
+_WHAT, _ADVICE = "a program that this version of aiq wrote", "export the plan again"
+_DTYPES = {str(x): x for x in vars(torch).values() if isinstance(x, torch.dtype)}
+
+Size = Annotated[int, Meta(ge=0, le=2**48)]
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a program takes, what it returns, and what it was asked to be.
+
+    Attributes
+    ----------
+    asked
+        Format asked for, by layer.
+    arguments
+        Of a call.
+    returns
+        What the model returns, without its tensors.
+    """
+
+    asked: Mapping[str, str]
+    arguments: Arguments
+    returns: Template
+
+    def check(
+        self, inputs: Sequence[tuple[tuple[int, ...], object]], outputs: int, file: Path
+    ) -> None:
+        """Raise `InputError` if the program in `file` takes or returns something else.
+
+        Parameters
+        ----------
+        inputs
+            Shape and NumPy dtype of each tensor that the program takes.
+        outputs
+            How many tensors it returns.
+        file
+            What the message names.
+        """
+        specs = self.arguments.specs
+        mine = [(x.shape, torch.empty(0, dtype=x.dtype).numpy().dtype) for x in specs]
+        if list(inputs) != mine or outputs != self.returns.count:
+            raise InputError(
+                f"{file} describes other inputs or outputs than its program has; {_ADVICE}."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class InputDocument:
+    """A `TensorSpec`."""
+
+    shape: tuple[Size, ...]
+    dtype: str
+    stride: tuple[Size, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Everything that a file says of its program.
+
+    Attributes
+    ----------
+    formats
+        Format asked for, by layer.
+    arguments, inputs
+        What it takes: the structure of ``(args, kwargs)``, and the tensors in it.
+    returns
+        Structure of the result.
+    labels
+        Of runtimes that read ONNX: name of a value or node -> the layers that it may belong to.
+    kernels, threads
+        Of Inductor: kernel by layer, and the threads that the program was compiled for.
+    weights
+        Of OpenVINO: fingerprint of the weights, which are in another file; ``None`` in older files.
+    """
+
+    formats: dict[str, str]
+    arguments: Node
+    inputs: tuple[InputDocument, ...]
+    returns: Node
+    labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    kernels: dict[str, Kernel] = field(default_factory=dict)
+    threads: Annotated[int, Meta(ge=1)] | None = None
+    weights: str | None = None
+
+    def signature(self) -> Signature:
+        """Return what is said of the call and of the result.
+
+        Raises
+        ------
+        ValueError
+            If the document contradicts itself.
+        """
+        for name in self.formats.values():
+            parse(name)
+        specs = tuple(_spec(x) for x in self.inputs)
+        template = Template.from_node(self.arguments)
+        args, kwargs = template.fill([GAP] * template.count)
+        if template.count != len(specs) or set(template.leaves) - {GAP}:
+            raise ValueError("arguments and inputs differ")
+        if not isinstance(args, tuple) or not isinstance(kwargs, dict):
+            raise ValueError("arguments are not a tuple and a dict")  # noqa: TRY004
+        return Signature(self.formats, Arguments(template, specs), Template.from_node(self.returns))
+
+
+def write(
+    signature: Signature,
+    *,
+    labels: Mapping[str, Sequence[str]] | None = None,
+    kernels: Mapping[str, Kernel] | None = None,
+    threads: int | None = None,
+    weights: str | None = None,
+) -> str:
+    """Return the text that `read` understands; parameters as in `Document`.
+
+    Raises
+    ------
+    InputError
+        If the model takes or returns something that a file cannot describe.
+    """
+    arguments = signature.arguments
+    document = Document(
+        formats=dict(signature.asked),
+        arguments=arguments.template.to_node(),
+        inputs=tuple(InputDocument(x.shape, str(x.dtype), x.stride) for x in arguments.specs),
+        returns=signature.returns.to_node(),
+        labels={name: tuple(layers) for name, layers in (labels or {}).items()},
+        kernels=dict(kernels or {}),
+        threads=threads,
+        weights=weights,
+    )
+    return dump_json(document, "a program", _SCHEMA, indent=None)
+
+
+def read(text: str | bytes | None, file: Path) -> tuple[Signature, Document]:
+    """Return what `write` wrote into `file`.
+
+    Raises
+    ------
+    InputError
+        If it is something else, or was written by a version that cannot be read.
+    """
+    if not text or len(text) > LIMIT:
+        found = f"holds more than {LIMIT} bytes of metadata" if text else "was not written by aiq"
+        raise InputError(f"{file} {found}; give a file that aiq.export wrote.")
+    try:
+        schema = msgspec.json.decode(text, type=_Head).schema
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        schema = ""
+    try:
+        if schema == _OLD_SCHEMA:
+            old = parse_json(
+                text, _Old, file=str(file), what=_WHAT, advice=_ADVICE, schema=_OLD_SCHEMA
+            )
+            document = old.renewed()
+        else:
+            document = parse_json(
+                text, Document, file=str(file), what=_WHAT, advice=_ADVICE, schema=_SCHEMA
+            )
+        return document.signature(), document
+    except (ValueError, TypeError, RuntimeError, msgspec.MsgspecError) as error:
+        if isinstance(error, InputError) and str(file) in str(error):
+            raise
+        raise InputError(f"{file} is not {_WHAT} ({first_line(error)}); {_ADVICE}.") from None
+
+
+def _spec(found: InputDocument) -> TensorSpec:
+    dtype = _DTYPES.get(found.dtype)
+    if dtype is None:
+        raise ValueError(f"there is no dtype {found.dtype:.30}")
+    spec = TensorSpec(found.shape, dtype, found.stride)
+    probe = torch.empty_strided(found.shape, found.stride, dtype=dtype, device="meta")
+    if spec != TensorSpec.of(probe, keep_layout=True):
+        raise ValueError("the elements of an input overlap, or do not lie side by side")
+    return spec
+
+
+class _Head(msgspec.Struct):
+    """All that is read of a document of unknown version."""
+
+    schema: str
+
+
+@dataclass(frozen=True, slots=True)
+class _OldStructure:
+    """A tree of containers, as ``torch.utils._pytree.treespec_dumps`` writes it."""
+
+    type: str | None
+    context: str | None
+    children_spec: tuple["_OldStructure", ...]
+
+    def renewed(self) -> Node:
+        parts = tuple(part.renewed() for part in self.children_spec)
+        match self.type:
+            case None if not parts and self.context is None:
+                return Node("tensor")
+            case "builtins.tuple":
+                return Node("tuple", parts=parts)
+            case "builtins.list":
+                return Node("list", parts=parts)
+            case "builtins.dict" | "collections.OrderedDict":
+                keys = msgspec.json.decode(self.context or "", type=tuple[str | int, ...])
+                return Node("dict", keys=keys, parts=parts)
+        raise ValueError(f"its results are in a {self.type!s:.100}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Old:
+    """Version 1 of `Document`, which knew neither nested arguments nor strides."""
+
+    formats: dict[str, str]
+    shapes: tuple[tuple[Size, ...], ...]
+    dtypes: tuple[str, ...]
+    keywords: tuple[str, ...]
+    returns: str
+    labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    kernels: dict[str, Kernel] = field(default_factory=dict)
+    threads: Annotated[int, Meta(ge=1)] | None = None
+    weights: str | None = None
+
+    def renewed(self) -> Document:
+        gap = Node("tensor")
+        positional = len(self.shapes) - len(self.keywords)
+        if positional < 0:
+            raise ValueError("it has more keywords than inputs")
+        args = Node("tuple", parts=(gap,) * positional)
+        kwargs = Node("dict", keys=self.keywords, parts=(gap,) * len(self.keywords))
+        inputs = tuple(
+            InputDocument(shape, dtype, torch.empty(shape, device="meta").stride())
+            for shape, dtype in zip(self.shapes, self.dtypes, strict=True)
+        )
+        _, structure = msgspec.json.decode(self.returns, type=tuple[int, _OldStructure])
+        return Document(
+            formats=self.formats,
+            arguments=Node("tuple", parts=(args, kwargs)),
+            inputs=inputs,
+            returns=structure.renewed(),
+            labels=self.labels,
+            kernels=self.kernels,
+            threads=self.threads,
+            weights=self.weights,
+        )
