@@ -338,3 +338,32 @@ def test_a_format_without_a_kernel_is_left_out_or_named(monkeypatch):
     assert [row.name for row in plan.shortlist.plans] == ["fp32"]
     with pytest.raises(RuntimeUnavailableError, match="no kernel"):
         aiq.search(net(), "xeon_2vcpu", pin={"0": "bf16"}, **call)
+
+
+class Picky(Machine):
+    """A machine whose compiler takes no plan with a layer in one of some formats."""
+
+    def __init__(self, truth, refuses):
+        super().__init__(truth)
+        self.refuses = refuses
+
+    def compile(self, formats):
+        for name, fmt in formats.items():
+            if fmt.name in self.refuses:
+                raise RuntimeUnavailableError(f"Layer {name} cannot be {fmt}; choose another.")
+        return super().compile(formats)
+
+
+@pytest.mark.parametrize("refuses", [("w8a8",), ("w8a8", "bf16")])
+def test_plans_that_do_not_compile_are_left_out_and_named(refuses):
+    outcome, shortlist = run(Picky(believed(), refuses), task(believed()))
+    left = {"w8a8": "fp32", "bf16": "fp32"} if len(refuses) > 1 else {"w8a8": "bf16"}
+    assert {fmt.name for fmt in outcome.formats.values()} == set(left.values())
+    assert set(refuses) <= shortlist.left_out.keys()
+    assert shortlist.left_out["w8a8"] == "Layer layer0 cannot be w8a8; choose another."
+    assert not shortlist.left_out.keys() & {plan.name for plan in shortlist.plans}
+
+
+def test_a_runtime_that_compiles_no_plan_says_why():
+    with pytest.raises(RuntimeUnavailableError, match="Layer layer0 cannot be fp32"):
+        run(Picky(believed(), ("fp32", "bf16", "w8a8")), task(believed()))

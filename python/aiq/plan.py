@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +204,8 @@ class Shortlist:
         coverage of the intervals, and share of processor time lost to other guests.
     interrupted
         Whether it was ended by Ctrl-C.
+    left_out
+        Plans that the runtime cannot compile, or computes wrongly: name -> reason.
     """
 
     runtime: Name
@@ -216,6 +218,7 @@ class Shortlist:
     confidence: Share
     steal: NonNegative | None
     interrupted: bool
+    left_out: Mapping[Name, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [plan.name for plan in self.plans]

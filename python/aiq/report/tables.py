@@ -150,7 +150,8 @@ def shortlist(found: Shortlist) -> RenderableType:
         notes.append(f"{100 * found.steal:.1f} % of time stolen")
     if found.interrupted:
         notes.append("interrupted")
-    return Group(table("\nTimed in turns", columns, rows), Text(", ".join(notes)))
+    left_out = [Text(f"left out: {name}. {reason}") for name, reason in found.left_out.items()]
+    return Group(table("\nTimed in turns", columns, rows), Text(", ".join(notes)), *left_out)
 
 
 def summary(plan: Plan) -> str:

@@ -213,8 +213,8 @@ def _distance(value: Tensor, reference: Tensor, least: float) -> float:
         return float("inf")
     if not torch.equal(x[~finite].nan_to_num(), y[~finite].nan_to_num()):
         return float("inf")
-    away = _norm((x - y)[finite])
-    return away / max(_norm(y[finite]), least) if away else 0.0
+    away, size = _norm((x - y)[finite]), max(_norm(y[finite]), least)
+    return away / size if size else (float("inf") if away else 0.0)
 
 
 def _norm(value: Tensor) -> float:

@@ -150,7 +150,8 @@ def search(
     measure_top
         Plans that are compiled in `runtime` on this machine and timed in turns with the uniform
         ones, some seconds each; the fastest within the budgets is returned, a uniform one if none
-        is faster beyond the noise. Formats that the runtime has no kernels for are left out. 0:
+        is faster beyond the noise. Formats that the runtime has no kernels for are left out, and so
+        are plans that it cannot compile, which the report names. 0:
         the plan is chosen by prediction. Only for ``throughput``.
     metric
         What accuracy is: ``top1``, ``perplexity``, ``cosine``, or a function of what the model

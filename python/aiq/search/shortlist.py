@@ -3,7 +3,8 @@
 A cost model ranks plans nearly right, and near the optimum "nearly" decides. So the uniform plans
 within the budgets are timed first; then one plan after another, each against the fastest uniform
 one in turns, and each the solver's answer to costs that were corrected by what was timed before
-(`aiq.search.belief`). The winner had luck: a last, longer run tells whether it is faster for good.
+(`aiq.search.belief`). A plan that the runtime cannot compile, or computes wrongly, is left out. The
+winner had luck: a last, longer run tells whether it is faster for good.
 """
 
 import time
@@ -13,6 +14,7 @@ from functools import partial
 
 import numpy as np
 
+from aiq.errors import RuntimeUnavailableError
 from aiq.graph.export import Inputs, call_arguments
 from aiq.measure import Clock, Comparison, Verdict, compare_timing
 from aiq.plan import Shortlist, TimedPlan
@@ -113,6 +115,12 @@ def measured(
     Notes
     -----
     On Ctrl-C the best of what was timed is returned, and the table says that it was interrupted.
+
+    Raises
+    ------
+    RuntimeUnavailableError
+        If the runtime compiles none of the plans to start with: the uniform ones within the
+        budgets and the one that was found.
     """
     session = _Session(task, found, stand, scale, progress)
     interrupted = False
@@ -137,6 +145,7 @@ class _Session:
         self._belief = Belief(task.tables.cost, stand.kinds)
         self._entries: dict[str, _Entry] = {}
         self._uniform: list[str] = []
+        self._left_out: dict[str, tuple[Formats, RuntimeUnavailableError]] = {}
         self._reference = ""
         self._done, self.steps = 0, 1
 
@@ -149,12 +158,15 @@ class _Session:
         }
         plans = plans or {"mixed 0": self._found.formats}
         self.steps = len(plans) + top + 1
-        for name, formats in plans.items():
-            self._compile(name, formats)
-        self._uniform = list(plans)
+        compiled = [name for name, formats in plans.items() if self._compile(name, formats)]
+        if not compiled and self._compile("mixed 0", self._found.formats):
+            compiled = ["mixed 0"]
+        if not compiled:
+            raise next(error for _, error in self._left_out.values())
+        self._uniform = compiled
         timing = self._time(self._uniform, SECONDS)
-        self._reference = min(plans, key=lambda name: timing[name].seconds.value)
-        for name in plans:
+        self._reference = min(compiled, key=lambda name: timing[name].seconds.value)
+        for name in compiled:
             self._learn(name, timing[name].seconds.value)
             self._entries[name].against = self._reference
 
@@ -168,7 +180,8 @@ class _Session:
             if formats is None:
                 break
             name = f"mixed {number}"
-            self._compile(name, formats)
+            if not self._compile(name, formats):
+                continue
             timing = self._time([self._reference, name], SECONDS)
             # The machine may have become slower meanwhile: only the ratio says something.
             self._learn(name, seconds / timing.speedup(name).value)
@@ -219,6 +232,7 @@ class _Session:
             steal=timing.steal,
             threads=timing.threads,
             interrupted=interrupted,
+            left_out={name: str(error) for name, (_, error) in self._left_out.items()},
         )
 
     def _next(self, rng: np.random.Generator) -> Formats | None:
@@ -248,20 +262,27 @@ class _Session:
             for k, f in enumerate(costs.formats)
         }
         least = DIFFERENT * costs.total(formats) * costs.per_unit
+        known = [entry.formats for entry in self._entries.values()]
+        known += [others for others, _ in self._left_out.values()]
         return all(
             sum(
-                max(own[name, f], own[name, entry.formats[name]])
+                max(own[name, f], own[name, others[name]])
                 for name, f in formats.items()
-                if f != entry.formats[name]
+                if f != others[name]
             )
             >= least
-            for entry in self._entries.values()
+            for others in known
         )
 
-    def _compile(self, name: str, formats: Formats) -> None:
+    def _compile(self, name: str, formats: Formats) -> bool:
+        """Compile a plan, or note why that is not possible; return whether it was."""
         self._progress(STAGE, self._done, self.steps)
-        self._entries[name] = _Entry(formats, self._stand.compile(formats))
         self._done += 1
+        try:
+            self._entries[name] = _Entry(formats, self._stand.compile(formats))
+        except RuntimeUnavailableError as error:
+            self._left_out[name] = formats, error
+        return name in self._entries
 
     def _time(self, names: Sequence[str], seconds: float) -> Comparison:
         """Time plans in turns with the first of them, and note the result."""
