@@ -1,0 +1,219 @@
+"""What a runtime computes is compared with the graph that it was given before anyone gets it."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+import aiq
+from aiq import runtimes
+from aiq.errors import InputError, RuntimeUnavailableError, VerificationError
+from aiq.formats import parse
+from aiq.runtimes.door import door
+from aiq.runtimes.eager import Eager
+from aiq.runtimes.verification import Reference
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def formats(model, x, name):
+    return {layer.name: parse(name) for layer in aiq.extract(model, x).quantizable}
+
+
+def mlp(*sizes, bias=False, activation=nn.ReLU):
+    layers = [nn.Linear(a, b, bias=bias) for a, b in pairwise(sizes)]
+    parts = [part for layer in layers for part in (layer, activation())]
+    return nn.Sequential(*parts[:-1]).eval()
+
+
+def away(found, expected):
+    return float((found - expected).norm() / expected.norm())
+
+
+class Broken(Eager):
+    """A runtime that spoils its results."""
+
+    name = "broken"
+
+    def __init__(self, spoil):
+        self.spoil = spoil
+
+    def _build(self, job):
+        function, kernels = super()._build(job)
+        return lambda *inputs: [self.spoil(y) for y in function(*inputs)], kernels
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda y: 1e10 * y,
+        lambda y: y.flip(0),
+        torch.zeros_like,
+        lambda y: 1.01 * y,
+        lambda y: torch.where(y == y.max(), math.nan, y),
+        lambda y: torch.where(y == y.max(), math.inf, y),
+        lambda y: y[:, :1],
+    ],
+)
+def test_a_wrong_program_is_not_handed_out(spoil):
+    model, x = mlp(8, 16, 4), torch.randn(4, 8)
+    with pytest.raises(VerificationError, match=r"broken made \(2 layers in fp32\).*another runt"):
+        Broken(spoil).compile(model, x, {})
+
+
+def test_the_error_names_both_numbers():
+    model, x = mlp(8, 16, 4), torch.randn(4, 8)
+    with pytest.raises(VerificationError, match=r"is 9 of its size away .* explains 0\.0"):
+        Broken(lambda y: 10 * y).compile(model, x, {})
+
+
+class Logistic(nn.Module):
+    """Doubles an error in every step; `factored` rounds in another order."""
+
+    def __init__(self, factored):
+        super().__init__()
+        self.factored = factored
+
+    def forward(self, x):
+        for _ in range(60):
+            x = 3.9 * x * (1 - x) if self.factored else 3.9 * x - 3.9 * x * x
+        return x
+
+
+def reference(model, x):
+    graph = torch.export.export(model, (x,)).module(check_guards=False)
+    return Reference("chaos", {}, frozenset(), (x,), graph, graph)
+
+
+def test_a_network_that_amplifies_rounding_errors_may_differ_by_what_it_makes_of_them():
+    x = torch.rand(64)
+    one, other = Logistic(factored=True), Logistic(factored=False)
+    assert away(other(x), one(x)) > 0.1
+    reference(one, x).check(lambda x: [other(x)])
+    with pytest.raises(VerificationError):
+        reference(one, x).check(lambda x: [100 * other(x)])
+
+
+class Edges(nn.Module):
+    """Returns values that are not finite, a difference that cancels, and indices."""
+
+    def forward(self, x):
+        mean = x.mean(1, keepdim=True)
+        return x.masked_fill(x < 0, -math.inf), x - mean - (x - mean), x.argmax(1), x.log()
+
+
+def test_values_that_are_not_finite_cancelled_differences_and_indices():
+    model, x = Edges(), torch.randn(4, 8)
+    judge = reference(model, x)
+    judge.check(model)
+    masked, zero, index, logs = model(x)
+    judge.check(lambda x: [masked, zero + 1e-7, index, logs])
+    one_flip = index.clone()
+    one_flip[0] = (one_flip[0] + 1) % 8
+    judge.check(lambda x: [masked, zero, one_flip, logs])
+    for wrong in (
+        [masked.nan_to_num(), zero, index, logs],
+        [-masked, zero, index, logs],
+        [masked, zero + 1e-2, index, logs],
+        [masked, zero, (index + 1) % 8, logs],
+        [masked, zero, index, logs.nan_to_num()],
+    ):
+        with pytest.raises(VerificationError):
+            judge.check(lambda x, wrong=wrong: wrong)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Identity, lambda: nn.Softmax(-1)])
+@pytest.mark.parametrize(("rows", "sizes"), [(1, (48, 32, 16)), (4, (64, 64, 64, 4))])
+def test_small_products_in_openvino(rows, sizes, activation, tmp_path):
+    openvino = pytest.importorskip("openvino")
+    model, x = mlp(*sizes, activation=activation), torch.randn(rows, sizes[0])
+    chosen = formats(model, x, "w8a8")
+    engine = runtimes.get("openvino")
+    program = engine.compile(model, x, chosen, [x])
+    expected = model(x).detach()
+    assert away(program(x), expected) < 0.05
+    assert program.mismatches == ()
+    engine.export(model, tmp_path / "m.xml", x, chosen, [x])
+    alone = openvino.Core().compile_model(tmp_path / "m.xml", "CPU")
+    assert away(torch.from_numpy(alone([x.numpy()])[0]), expected) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("inductor", lambda: nn.Conv2d(4, 8, 3, padding="valid", stride=2)),
+        ("inductor", lambda: nn.Conv2d(4, 8, (3, 5), padding="same", dilation=(2, 1))),
+        ("inductor", lambda: nn.Conv1d(12, 8, 3, padding="valid")),
+        ("openvino", lambda: nn.Conv2d(4, 8, 3, padding=1, padding_mode="circular")),
+        ("openvino", lambda: nn.Conv2d(4, 8, 3, padding=(2, 1), padding_mode="circular")),
+        ("openvino", lambda: nn.Conv1d(12, 8, 4, padding="same", padding_mode="circular")),
+    ],
+)
+def test_paddings_that_a_compiler_lacks(name, model):
+    if name not in runtimes.available():
+        pytest.skip(f"{name} is not installed")
+    net = nn.Sequential(model(), nn.ReLU()).eval()
+    x = torch.randn(2, 4, 12, 12) if isinstance(net[0], nn.Conv2d) else torch.randn(2, 12, 12)
+    program = runtimes.get(name).compile(net, x, formats(net, x, "w8a8"), [x])
+    assert away(program(x), net(x).detach()) < 0.05
+
+
+class Branch(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(8, 4), nn.Linear(8, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.c(torch.cond(x.sum() > 0, self.a, self.b, (x,)))
+
+
+class Bag(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bag, self.head = nn.EmbeddingBag(100, 16, mode="sum"), nn.Linear(16, 1)
+
+    def forward(self, index):
+        return self.head(self.bag(index))
+
+
+@pytest.mark.parametrize(
+    ("model", "x"), [(Branch(), torch.randn(2, 8)), (Bag(), torch.randint(0, 100, (4, 3)))]
+)
+def test_branches_and_loops_in_onnx_runtime(model, x):
+    pytest.importorskip("onnxruntime")
+    program = runtimes.get("onnxruntime").compile(model.eval(), x, {})
+    assert away(program(x), model(x).detach()) < 1e-5
+
+
+def foreign():
+    try:
+        raise KeyError("b")
+    except KeyError as error:
+        raise RuntimeError("\x1b[96mstep 3\x1b[0m\n failed") from error
+
+
+def test_exceptions_of_others_become_one_sentence():
+    with (
+        pytest.raises(
+            RuntimeUnavailableError, match=r"^Runtime x cannot y \(KeyError: 'b'\); choo"
+        ),
+        door("x", "y"),
+    ):
+        foreign()
+    with pytest.raises(InputError, match=r"^as it is$"), door("x", "y"):
+        raise InputError("as it is")
+    with pytest.raises(KeyboardInterrupt), door("x", "y"):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("calibration", [5, torch.zeros(2, 8)])
+def test_calibration_that_is_no_list_of_batches(calibration):
+    pytest.importorskip("onnxruntime")
+    model, x = mlp(8, 16, 4), torch.randn(4, 8)
+    with pytest.raises(InputError, match="pass a list of batches"):
+        runtimes.get("onnxruntime").compile(model, x, formats(model, x, "w8a8"), calibration)
