@@ -308,6 +308,15 @@ def test_dilation_pools_unfused_additions_and_views():
     assert (run.integer.run(run.images) - exact).abs().max() <= 0.02 * exact.abs().max()
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+@torch.inference_mode()
+def test_transposed_convolutions(groups):
+    torch.manual_seed(0)
+    transposed = nn.ConvTranspose2d(4, 6, 3, stride=2, output_padding=1, groups=groups, dilation=2)
+    model = nn.Sequential(transposed, nn.ReLU(), nn.Conv2d(6, 2, 1))
+    small(model, torch.randn(4, 4, 5, 5)).check_layers(4)
+
+
 def test_layers_that_are_not_in_integers():
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.randn(5, 4)
@@ -316,9 +325,6 @@ def test_layers_that_are_not_in_integers():
             small(copy.deepcopy(model), x, ["w8a8", name])
     with pytest.raises(InputError, match="Dynamic ranges are not known"):
         small(model, x, observer="dynamic")
-    transposed = nn.Sequential(nn.ConvTranspose2d(2, 3, 2), nn.ReLU(), nn.Conv2d(3, 1, 1))
-    with pytest.raises(InputError, match="'0' is a transposed convolution"):
-        small(transposed, torch.randn(1, 2, 4, 4))
 
 
 def test_operators_without_integers():

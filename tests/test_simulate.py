@@ -330,3 +330,95 @@ def test_runs_can_stop_fork_and_resume(net, x):
         resumed = simulated.finish(simulated.advance(state, fork))
         assert torch.equal(resumed, simulated.run(x, fork))
     assert all(torch.equal(state.values[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+@torch.no_grad()
+def test_grouped_transposed_convolutions_are_those_of_their_groups(dimensions):
+    torch.manual_seed(0)
+    kind = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[dimensions - 1]
+    layer = kind(6, 9, 3, stride=2, padding=1, groups=3)
+    layer.weight *= torch.linspace(0.1, 4, 6).view(-1, 1, *[1] * dimensions)
+    x = torch.randn(2, 6, *[5] * dimensions)
+    whole = simulator(nn.Sequential(layer), x)
+    parts = []
+    for group, read in enumerate(x.split(2, 1)):
+        alone = kind(2, 3, 3, stride=2, padding=1)
+        alone.weight.copy_(layer.weight[2 * group : 2 * group + 2])
+        alone.bias.copy_(layer.bias[3 * group : 3 * group + 3])
+        parts.append(run(simulator(nn.Sequential(alone), read), read, **{"0": "w3"}))
+    assert torch.allclose(run(whole, x, **{"0": "w3"}), torch.cat(parts, 1), rtol=1e-4, atol=1e-5)
+    mean = layer(x).transpose(0, 1).flatten(1).mean(1)  # which corrected biases keep
+    found = run(whole, x, **{"0": "w2"}).transpose(0, 1).flatten(1).mean(1)
+    assert torch.allclose(found, mean, atol=1e-4)
+    integers = run(whole, x, **{"0": "w8a8"})
+    assert (integers - layer(x)).norm() <= 0.02 * layer(x).norm()
+
+
+@pytest.mark.parametrize("correct_bias", [False, True])
+@pytest.mark.parametrize("small", [0.0, 1e-9, 1e-30])
+@torch.no_grad()
+def test_no_bias_leaves_32_bits(small, correct_bias):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 1)).eval()
+    net[0].weight[:3] *= small
+    net[0].bias[:3] = torch.tensor([50.0, -50.0, 0.3])
+    x = torch.rand(8, 3, 6, 6)
+    simulated = simulator(net, x, correct_bias=correct_bias)
+    for weight in (2, 4, 8):
+        key = ("0", INTEGERS[weight], Granularity.CHANNEL, INTEGERS[8])
+        step = simulated.weight_quantizer(*key).scale.double()
+        step *= simulated.activation("input_1", INTEGERS[8]).scale.double()
+        assert (simulated.bias(*key).abs() / step).max() <= 2.0**30 * (1 + 1e-6)
+    assert torch.allclose(run(simulated, x, **{"0": "w8a8"}), net(x), rtol=0.02, atol=0.05)
+
+
+def relative_error(net, x, name):
+    simulated = simulator(net, x)
+    found = simulated.run(x, dict.fromkeys(("0", "2"), parse(name))).double()
+    exact = net.double()(x.double())
+    net.float()
+    return float((found - exact).norm() / exact.norm())
+
+
+@pytest.mark.parametrize("name", ["w8a8", "w8", "w3a5"])
+@torch.no_grad()
+def test_units_do_not_matter(name):
+    """Rounded in meters or in picometers, and near the largest number of float32."""
+
+    def scaled(weights, inputs):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(32, 24), nn.ReLU(), nn.Linear(24, 8)).eval()
+        for parameter, unit in zip(
+            net.parameters(), (weights, weights * inputs, weights, weights**2 * inputs), strict=True
+        ):
+            parameter.mul_(unit)
+        return net, inputs * torch.randn(64, 32)
+
+    expected = relative_error(*scaled(1.0, 1.0), name)
+    for weights, inputs in ((2.0**-20, 1.0), (2.0**-40, 1.0), (1.0, 2.0**-40), (1.0, 2.0**124)):
+        assert relative_error(*scaled(weights, inputs), name) == pytest.approx(expected, rel=1e-3)
+    for weights, inputs in ((1e-6, 1e-12), (1e-12, 1.0), (1.0, 1e-30)):
+        assert relative_error(*scaled(weights, inputs), name) <= 1.2 * expected
+
+
+@pytest.mark.parametrize("largest", [1e-38, 1e-44])
+def test_activations_too_small_for_a_scale_are_refused(largest):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
+    x = largest * torch.ones(5, 4)
+    with pytest.raises(InputError, match="Float32 holds no scale for integers of 8 bits"):
+        run(simulator(net, x), x, **{"0": "w8a8"})
+
+
+@pytest.mark.parametrize("value", [0.0, 5.0, -5.0, 1e-20, 3e38, -3e38])
+@torch.no_grad()
+def test_constant_and_one_sided_activations(value):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
+    net[0].weight *= 0.1
+    for x in (value * torch.ones(5, 4), value * torch.rand(5, 4)):
+        actual = run(simulator(net, x), x, **{"0": "w8a8", "2": "w8a8"})
+        exact = net.double()(x.double())
+        net.float()
+        assert (actual - exact).norm() <= 0.03 * exact.norm()

@@ -15,8 +15,14 @@ from torch import Tensor
 
 from aiq.errors import InputError
 
-SMALLEST_SCALE = torch.finfo(torch.float32).eps
-"""Scale of a row of zeros, as in PyTorch's observers."""
+SMALLEST_SCALE = torch.finfo(torch.float32).tiny
+"""The smallest number whose reciprocal float32 holds."""
+
+SCALE_OF_ZEROS = torch.finfo(torch.float32).eps
+"""Scale of a range that holds nothing but zero, as in PyTorch's observers."""
+
+LARGEST_REAL = torch.finfo(torch.float32).max * (1 - 2.0**-8)
+"""End of the widest range: beyond it, an integer could stand for more than float32 holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +162,14 @@ def from_range(low: Tensor, high: Tensor, scheme: Scheme) -> Affine:
     ``S = (r_max - r_min) / (2^bits - 1)`` and ``Z = q_min - round(r_min / S)``; symmetric,
     ``S = 2 max(|r|) / (2^bits - 1)``: PyTorch's observers to the last bit.
     """
-    low, high = low.clamp(max=0), high.clamp(min=0)
+    low, high = low.clamp(-LARGEST_REAL, 0), high.clamp(0, LARGEST_REAL)
+    half = (scheme.high - scheme.low) / 2
+    # Half of a range is exact, and the whole of one can be more than float32 holds.
+    scale = torch.maximum(-low, high) / half if scheme.symmetric else (high / 2 - low / 2) / half
+    scale = torch.where(low == high, SCALE_OF_ZEROS, scale)
     if scheme.symmetric:
-        return from_scale(torch.maximum(-low, high) / ((scheme.high - scheme.low) / 2), scheme)
-    scale = _allowed((high - low) / float(scheme.high - scheme.low), scheme)
+        return from_scale(scale, scheme)
+    scale = _allowed(scale, scheme)
     zero_point = scheme.low - torch.round(low / scale).int()
     return Affine(scheme, scale, zero_point.clamp(scheme.low, scheme.high))
 

@@ -28,8 +28,10 @@ from aiq.formats import REFERENCE, Format
 from aiq.graph import Layer
 from aiq.graph.export import Inputs
 from aiq.quantize.affine import Affine
+from aiq.quantize.operands import Operands
 from aiq.quantize.program import Step, Values
-from aiq.quantize.simulate import DYNAMIC, Formats, Operands, Simulator
+from aiq.quantize.rounding import DYNAMIC
+from aiq.quantize.simulate import Formats, Simulator
 
 INT32 = torch.iinfo(torch.int32)
 
@@ -244,8 +246,16 @@ class IntegerNetwork:
             result: Tensor = step.function(*args, **kwargs)
             return result
 
+        def transposed(x: Tensor, weight: Tensor) -> Tensor:
+            # PyTorch has no integer kernel; float64 holds these integers and their sums exactly.
+            operands = {names.input: x.double(), names.weight: weight.double(), **rest}
+            args, kwargs = self._program.arguments(step, {}, operands)
+            result: Tensor = step.function(*args, **kwargs)
+            return result.int()
+
         read = self._read(values[names.input], layer.input)
-        return Sums(accumulate(product, read, layer.weight) + layer.bias, layer.scale)
+        multiply = transposed if names.transposed else product
+        return Sums(accumulate(multiply, read, layer.weight) + layer.bias, layer.scale)
 
     def _read(self, value: Any, grid: Affine) -> Codes:  # noqa: ANN401  (Codes, Sums, or Tensor)
         """Return `value` on the grid on which a layer reads it."""
@@ -302,27 +312,16 @@ def _integer_layer(simulator: Simulator, layer: Layer, chosen: Format) -> Intege
             "layer a format such as w8a8."
         )
     names, granularity = simulator.operands[layer.name], chosen.weight_granularity
-    if names.axis:
-        raise InputError(
-            f"Layer {layer.name!r} is a transposed convolution, which PyTorch does not compute in "
-            "integers; leave it out of the model."
-        )
     exact = simulator.program.constants[names.weight]
-    quantizer = simulator.weight_quantizer(layer.name, chosen.weight, granularity)
+    key = (layer.name, chosen.weight, granularity, chosen.activation)
+    quantizer = simulator.weight_quantizer(*key)
     read = simulator.activation(names.input, chosen.activation)
-    bias = torch.zeros(1, dtype=torch.float64)
-    if names.bias is not None:
-        bias = simulator.bias(layer.name, chosen.weight, granularity).double()
-    # Where a bias dwarfs its channel's weights, these get coarser steps so that it fits.
-    excess = bias.abs() / (quantizer.scale.double() * read.scale * 2.0**30)
-    coarser = quantizer.scale * excess.clamp(min=1).log2().ceil().exp2().float()
-    if len(coarser) > len(quantizer.scale):  # one step for all channels
-        coarser = coarser.amax()[None]
-    quantizer = Affine(quantizer.scheme, coarser, quantizer.zero_point)
-    weight = Codes(quantizer.quantize(exact), quantizer)
+    bias = torch.zeros(1) if names.bias is None else simulator.bias(*key)
+    codes = quantizer.quantize(names.by_output(exact))
+    weight = Codes(names.as_stored(codes), quantizer)
     scale = quantizer.scale.double() * read.scale.double()
-    steps = (bias / scale).round()
-    _check_sums(layer.name, weight, read, steps)
+    steps = (bias.double() / scale).round()
+    _check_sums(layer.name, codes, read, steps)
     return IntegerLayer(
         nodes=layer.nodes,
         names=names,
@@ -336,10 +335,10 @@ def _integer_layer(simulator: Simulator, layer: Layer, chosen: Format) -> Intege
     )
 
 
-def _check_sums(layer: str, weight: Codes, read: Affine, bias: Tensor) -> None:
+def _check_sums(layer: str, codes: Tensor, read: Affine, bias: Tensor) -> None:
     """Raise `InputError` unless every sum, in any order, stays within 32 bits."""
     largest = max(-read.scheme.low, read.scheme.high) + int(read.zero_point.abs())
-    channels = weight.codes.flatten(1).long().abs().sum(1)
+    channels = codes.flatten(1).long().abs().sum(1)
     bound = float((channels * largest + bias.abs()).max())
     if bound > INT32.max:
         raise InputError(

@@ -62,7 +62,7 @@ def percentile(statistics: Statistics, bits: int, share: float = 0.9999) -> tupl
 def mse(statistics: Statistics, bits: int) -> tuple[float, float]:
     """Return the range with the least mean squared error of quantisation."""
     present = statistics.counts > 0
-    x, weight = statistics.centers[present], statistics.counts[present].float()
+    x, weight = statistics.centers[present] / statistics.unit, statistics.counts[present].float()
 
     def error(rounded: Tensor, scale: Tensor) -> Tensor:
         return (rounded - x).square_() @ weight
@@ -80,7 +80,8 @@ def entropy(statistics: Statistics, bits: int) -> tuple[float, float]:
     counts = statistics.counts.clone()
     counts[BINS] = 0
     present = counts > 0
-    x, p = statistics.centers[present], counts[present].double() / max(int(counts.sum()), 1)
+    x = statistics.centers[present] / statistics.unit
+    p = counts[present].double() / max(int(counts.sum()), 1)
 
     def error(rounded: Tensor, scale: Tensor) -> Tensor:
         inside = (rounded - x).abs() <= scale[:, None] / 2
@@ -124,12 +125,14 @@ def _search(
 
     The zero point is an integer, so where values pile up at an end (the black of an image) a little
     wider range can hit them exactly. `error` maps the quantised values of `x` under each of several
-    ranges, (ranges, len(x)), and their scales, (ranges,), to (ranges,).
+    ranges, (ranges, len(x)), and their scales, (ranges,), to (ranges,). `x` is in units of
+    ``statistics.unit``, of which no square is too large or too small.
     """
-    scheme = Scheme(bits, symmetric=False, signed=False, axis=0)
+    scheme, unit = Scheme(bits, symmetric=False, signed=False, axis=0), statistics.unit
     low, high = min(statistics.low, 0.0), max(statistics.high, 0.0)
     if low == high or not len(x):
         return low, high
+    low, high = low / unit, high / unit
     middle = int(from_range(torch.tensor([low]), torch.tensor([high]), scheme).zero_point)
     near = range(max(middle - 2, 0), min(middle + 2, scheme.high) + 1)
     zero_points = [middle] if low == 0 or high == 0 else list(near)
@@ -149,7 +152,7 @@ def _search(
     zero_point, scale = least([(z, covering(z) * f) for z in zero_points for f in coarse])
     fine = [covering(zero_point) * 1.5 * (i / CLIPS - 0.5) / CLIPS for i in range(CLIPS + 1)]
     zero_point, scale = least([(zero_point, max(scale + f, scale / 2)) for f in fine])
-    return -zero_point * scale, (scheme.high - zero_point) * scale
+    return -zero_point * scale * unit, (scheme.high - zero_point) * scale * unit
 
 
 def symmetric_mse(weight: Tensor, scheme: Scheme) -> Affine:
@@ -166,13 +169,15 @@ def symmetric_mse(weight: Tensor, scheme: Scheme) -> Affine:
         Symmetric and signed.
     """
     rows = to_rows(weight.float(), scheme)
+    # In units of the largest power of two of a row, no square overflows or vanishes.
+    exponent = torch.frexp(rows.abs().amax(1)).exponent.clamp(min=-126)
+    rows = torch.ldexp(rows, -exponent[:, None])
     if rows.shape[1] > PIECE:
         rows = pad(rows, (0, -rows.shape[1] % PIECE))
     shares = torch.linspace(NARROWEST.get(scheme.bits, 0.8), 1.0, SHARES)
     count = max(1, BLOCK // rows.shape[1])
-    return from_scale(
-        torch.cat([_least(r, shares, scheme) for r in torch.split(rows, count)]), scheme
-    )
+    scale = torch.cat([_least(r, shares, scheme) for r in torch.split(rows, count)])
+    return from_scale(torch.ldexp(scale, exponent), scheme)
 
 
 def _least(rows: Tensor, shares: Tensor, scheme: Scheme) -> Tensor:

@@ -7,7 +7,8 @@ A layer in format f
 * reads activations rounded to ``f.activation``, and writes its tensor, after what fuses into it,
   rounded the same way, unless that is a result of the network;
 * adds and multiplies in float32, with a float32 bias that makes up for the mean error of rounded
-  weights.
+  weights; where weights and activations are integers, the weights of a channel get steps so large
+  that its bias is an integer of 32 bits.
 
 Quantisation is static: each tensor has one scale per number of bits, found by calibration, so
 rounding it twice to the same bits is rounding it once. With the observer ``dynamic``, layers find
@@ -20,47 +21,24 @@ What stands between layers is computed in float32, whatever the formats have the
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from aiq.errors import InputError
 from aiq.fingerprint import Fingerprint
-from aiq.formats import BF16, FP16, FP32, REFERENCE, DType, Format, Granularity, Kind
+from aiq.formats import FP32, REFERENCE, DType, Format, Kind
 from aiq.graph import Layer, Trace
 from aiq.graph.export import Inputs
-from aiq.graph.operators import argument, bounds
-from aiq.quantize.affine import Affine, Scheme, from_range
-from aiq.quantize.fold import output_axis
-from aiq.quantize.observers import OBSERVERS, symmetric_mse
-from aiq.quantize.program import Program, Values
-from aiq.quantize.statistics import Statistics, read
-
-DYNAMIC = "dynamic"
-"""Observer that finds ranges while the network runs: of each image that a convolution reads, of
-each vector (a token) that a linear layer reads."""
+from aiq.quantize.affine import Scheme, from_range
+from aiq.quantize.operands import Operands
+from aiq.quantize.program import Values
+from aiq.quantize.rounding import DYNAMIC, FLOATS, Rounding
+from aiq.quantize.statistics import Statistics
 
 Formats = Mapping[str, Format]
 """Layer name -> format; layers not named stay float32."""
 
-_FLOATS = {BF16: torch.bfloat16, FP16: torch.float16}
-
-
-@dataclass(frozen=True, slots=True)
-class Operands:
-    """What the main operator of a layer reads: names of graph nodes.
-
-    Attributes
-    ----------
-    input, weight, bias
-        Node of each; `bias` is ``None`` without one.
-    axis
-        Dimension of the weight that counts output channels.
-    """
-
-    input: str
-    weight: str
-    bias: str | None
-    axis: int
+_ARITHMETIC = 2
+"""Counts changes of what a run computes: what a journal kept of another arithmetic is not read."""
 
 
 @dataclass(slots=True)
@@ -82,7 +60,7 @@ class State:
     dtypes: dict[str, DType]
 
 
-class Simulator:
+class Simulator(Rounding):
     """A folded trace with the statistics of its activations; runs any assignment of formats.
 
     Parameters
@@ -101,16 +79,10 @@ class Simulator:
 
     Attributes
     ----------
-    program
-        The steps that are run.
     layers
         The layers whose format is a decision, in the order in which they start to run.
     layer_of
         Node name -> name of the layer that covers it, for all layers.
-    operands
-        Layer name -> nodes that its main operator reads.
-    observer
-        As given.
     """
 
     def __init__(
@@ -122,30 +94,16 @@ class Simulator:
         correct_bias: bool = True,
         power_of_two: bool = False,
     ) -> None:
-        self.program = Program(trace)
-        self.observer = observer
-        self._statistics = statistics
-        if observer not in {*OBSERVERS, DYNAMIC}:
-            raise InputError(
-                f"There is no observer {observer!r}; use {', '.join([*OBSERVERS, DYNAMIC])}."
-            )
+        super().__init__(
+            trace, statistics, observer, correct_bias=correct_bias, power_of_two=power_of_two
+        )
         position = self.program.position
-        nodes = {node.name: node for node in trace.module.graph.nodes}
         self.layers = tuple(
             sorted(trace.graph.quantizable, key=lambda layer: position[layer.nodes[0]])
         )
         self.layer_of = {n: layer.name for layer in trace.graph.layers for n in layer.nodes}
-        self._start = {layer.name: position[layer.nodes[0]] for layer in self.layers}
         self._heads = {self._start[layer.name]: layer for layer in self.layers}
         self._tails = {position[layer.nodes[-1]]: layer for layer in self.layers}
-        self.operands = {layer.name: _operands(trace, layer, nodes) for layer in self.layers}
-        self._bounds = {name: found for name, n in nodes.items() if (found := bounds(n))}
-        self._correct_bias = correct_bias
-        self._power_of_two = power_of_two
-        self._quantizers: dict[tuple[str, DType, Granularity], Affine] = {}
-        self._weights: dict[tuple[str, DType, Granularity], Tensor] = {}
-        self._biases: dict[tuple[str, DType, Granularity, DType], Tensor] = {}
-        self._activations: dict[tuple[str, DType], Affine] = {}
 
     def check(self, formats: Formats) -> None:
         """Raise `InputError` if `formats` names a layer that the model does not have."""
@@ -164,6 +122,7 @@ class Simulator:
             hashed.add(name, value if isinstance(value, Tensor) else str(value))
         hashed.add("layers", [(layer.name, layer.nodes, layer.is_output) for layer in self.layers])
         hashed.add("bounds", self._bounds)
+        hashed.add("arithmetic", _ARITHMETIC)
         hashed.add("options", (self.observer, self._correct_bias, self._power_of_two))
         for name, statistics in self._statistics.items():
             hashed.add(name, (statistics.extremes, statistics.limit))
@@ -224,7 +183,8 @@ class Simulator:
         """Return what the layer's main operator reads in place of the float32 operands."""
         chosen = formats.get(layer.name, REFERENCE)
         names, granularity = self.operands[layer.name], chosen.weight_granularity
-        altered = {names.weight: self.weight(layer.name, chosen.weight, granularity)}
+        weight = self.weight(layer.name, chosen.weight, granularity, chosen.activation)
+        altered = {names.weight: weight}
         if names.bias is not None and chosen.quantizes_weights:
             bias = self.bias(layer.name, chosen.weight, granularity, chosen.activation)
             altered[names.bias] = bias
@@ -240,119 +200,12 @@ class Simulator:
     def _is_linear(self, names: Operands) -> bool:
         return bool(self.program.constants[names.weight].ndim == 2)
 
-    def weight_quantizer(
-        self, layer: str, dtype: DType, granularity: Granularity = Granularity.CHANNEL
-    ) -> Affine:
-        """Return the quantiser of the weights of `layer`."""
-        key = (layer, dtype, granularity)
-        if key not in self._quantizers:
-            names = self.operands[layer]
-            axis = None if granularity is Granularity.TENSOR else names.axis
-            scheme = Scheme(
-                dtype.bits,
-                symmetric=True,
-                signed=True,
-                axis=axis,
-                group=granularity.group,
-                power_of_two=self._power_of_two,
-            )
-            self._quantizers[key] = symmetric_mse(self.program.constants[names.weight], scheme)
-        return self._quantizers[key]
-
-    def weight(
-        self, layer: str, dtype: DType, granularity: Granularity = Granularity.CHANNEL
-    ) -> Tensor:
-        """Return the weights of `layer` rounded to `dtype`, as float32."""
-        key = (layer, dtype, granularity)
-        if key not in self._weights:
-            exact = self.program.constants[self.operands[layer].weight]
-            if dtype.kind is Kind.INT:
-                rounded = self.weight_quantizer(*key).fake_quantize(exact)
-            else:
-                rounded = exact if dtype == FP32 else exact.to(_FLOATS[dtype]).float()
-            if rounded.ndim == 4:
-                rounded = rounded.contiguous(memory_format=torch.channels_last)
-            self._weights[key] = rounded
-        return self._weights[key]
-
-    def bias(
-        self,
-        layer: str,
-        dtype: DType,
-        granularity: Granularity = Granularity.CHANNEL,
-        read: DType = FP32,
-    ) -> Tensor:
-        """Return the bias of `layer` for weights rounded to `dtype`: it undoes their mean error.
-
-        ``b - E[(W_rounded - W) x]`` per output channel, the mean taken over the calibration data
-        and all positions (Nagel et al. 2019, arXiv 1906.04721, section 4.2). Without correction,
-        the bias itself. Where weights and what is `read` are integers with steps S_w and S_x, it is
-        a whole number of steps S_w S_x, as it is added to their products (Jacob et al. 2018, arXiv
-        1712.05877, section 2.4).
-
-        Raises
-        ------
-        InputError
-            If the layer has no bias.
-        """
-        names = self.operands[layer]
-        if names.bias is None:
-            raise InputError(f"Layer {layer!r} has no bias; ask only for those that have one.")
-        key = (layer, dtype, granularity, read)
-        if key not in self._biases:
-            bias: Tensor = self.program.constants[names.bias]
-            if self._correct_bias:
-                bias = bias - self._shift(layer, names.bias, dtype, granularity)
-            integers = dtype.kind is Kind.INT and read.kind is Kind.INT
-            if integers and self.observer != DYNAMIC and granularity.group is None:
-                weights = self.weight_quantizer(layer, dtype, granularity).scale
-                step = weights.double() * self.activation(names.input, read).scale.double()
-                bias = ((bias.double() / step).round() * step).float()
-            self._biases[key] = bias
-        return self._biases[key]
-
-    def _shift(self, layer: str, bias: str, dtype: DType, granularity: Granularity) -> Tensor:
-        """Return by how much rounded weights move each output channel, in the mean."""
-        names = self.operands[layer]
-        error = self.weight(layer, dtype, granularity) - self.program.constants[names.weight]
-        altered = {
-            names.weight: error,
-            bias: torch.zeros_like(self.program.constants[bias]),
-            names.input: self._statistics[names.input].mean,
-        }
-        shift: Tensor = self.program.call(self.program.steps[self._start[layer]], {}, altered)
-        channel = 1 if error.ndim > 2 else -1  # a linear layer's channels come last
-        return shift.movedim(channel, 0).flatten(1).mean(1)
-
-    def activation(self, node: str, dtype: DType) -> Affine:
-        """Return the quantiser of the activation that `node` computes."""
-        key = (node, dtype)
-        if key not in self._activations:
-            observer = OBSERVERS[self.observer]
-            low, high = observer(self._statistics[node], dtype.bits)
-            # Within the bounds of a clamp rounding clamps too, and integer kernels need do no more.
-            least, most = self._bounds.get(node, (low, high))
-            low, high = max(low, least), min(high, most)
-            scheme = Scheme(
-                dtype.bits, symmetric=False, signed=False, power_of_two=self._power_of_two
-            )
-            self._activations[key] = from_range(torch.tensor([low]), torch.tensor([high]), scheme)
-        return self._activations[key]
-
     def _round(self, node: str, value: Tensor, dtype: DType) -> Tensor:
         if dtype == FP32:
             return value
         if dtype.kind is Kind.FLOAT:
-            return value.to(_FLOATS[dtype]).float()
+            return value.to(FLOATS[dtype]).float()
         return self.activation(node, dtype).fake_quantize(value)
-
-
-def _operands(trace: Trace, layer: Layer, nodes: Mapping[str, fx.Node]) -> Operands:
-    head = nodes[layer.nodes[0]]
-    weight, bias = argument(head, "weight").name, argument(head, "bias")
-    return Operands(
-        read(trace, layer), weight, None if bias is None else bias.name, output_axis(head)
-    )
 
 
 def _round_rows(value: Tensor, dtype: DType, is_linear: bool) -> Tensor:

@@ -58,6 +58,11 @@ class Statistics:
         return max(high for _, high in self.extremes)
 
     @property
+    def unit(self) -> float:
+        """Half the limit, a power of two of which no multiple by a bin leaves float32; else 1."""
+        return self.limit / 2 or 1.0
+
+    @property
     def centers(self) -> Tensor:
         """The middle of each bin: float32, (2 * BINS,)."""
         return (torch.arange(-BINS, BINS) + 0.5) * (self.limit / BINS)
@@ -77,7 +82,8 @@ class Statistics:
             )
         self.extremes.append((low, high))
         self._cover(max(-low, high))
-        bins = x.mul(BINS / self.limit if self.limit else 0).floor_().add_(BINS)
+        # In two steps, of which float32 holds both factors.
+        bins = x.mul(1 / self.limit if self.limit else 0).mul_(BINS).floor_().add_(BINS)
         bins = bins.clamp_(max=2 * BINS - 1).to(torch.int32).reshape(-1)
         self.counts += torch.bincount(bins, minlength=2 * BINS)
         self._add(x.sum(0, dtype=torch.float64), len(x))
@@ -97,7 +103,7 @@ class Statistics:
     def _cover(self, largest: float) -> None:
         if largest <= self.limit:
             return
-        limit = 2.0 ** math.ceil(math.log2(largest))
+        limit = max(2.0 ** math.ceil(math.log2(largest)), torch.finfo(torch.float32).tiny)
         while 0 < self.limit < limit:
             pairs = self.counts.view(BINS, 2).sum(1)
             self.counts.zero_()

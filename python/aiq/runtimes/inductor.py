@@ -96,7 +96,6 @@ class Inductor(Runtime):
 
     def _write(self, job: Job, path: Path) -> None:
         """Write an AOTInductor package: a library for this processor and number of threads."""
-        weight_only.pack(job.rewritten)
         census = Census()
         with _compiling(), tempfile.TemporaryDirectory() as folder:
             exported = torch.export.export(job.rewritten.module, job.inputs, strict=False)
@@ -132,7 +131,6 @@ class Inductor(Runtime):
 
 
 def _compile(job: Job) -> tuple[Callable[..., Any], Census]:
-    weight_only.pack(job.rewritten)
     census = Census()
     with _compiling():
         program = inductor_compile(job.rewritten.module, list(job.inputs), options=_options(census))

@@ -14,10 +14,9 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
-from aiq.runtimes import weight_only
 from aiq.runtimes.kernels import LABEL, Kernel
 
-_MULTIPLIES = re.compile(r"conv|linear|(^|[._:])(add|b)?mm|pack_mm|matmul")
+_MULTIPLIES = re.compile(r"conv|linear|(^|[._:])(add|b)?mm|matmul")
 
 
 class Operands(NamedTuple):
@@ -50,11 +49,19 @@ class Census(CustomGraphPass):
             weights = [c for c in constants if c.dim() >= 2]
             values = [n.meta.get("val") for n in node.all_input_nodes if n.op != "get_attr"]
             inputs = [value for value in values if isinstance(value, torch.Tensor)]
-            if _MULTIPLIES.search(name) and weights and inputs:
-                labels = node.meta.get("custom", {}).get(LABEL, ())
-                fmt = _format(node, inputs[0].dtype, weights)
-                self.kernels.append(Kernel(name, fmt, labels, node.name))
-                self.operands[node.name] = Operands(inputs[0].numel(), weights[0].numel())
+            if not _MULTIPLIES.search(name):
+                continue
+            stored = _stored(node)
+            if stored is not None:
+                fmt, sizes = stored
+            elif weights and inputs:
+                fmt = _format(inputs[0].dtype, weights)
+                sizes = Operands(inputs[0].numel(), weights[0].numel())
+            else:
+                continue
+            labels = node.meta.get("custom", {}).get(LABEL, ())
+            self.kernels.append(Kernel(name, fmt, labels, node.name))
+            self.operands[node.name] = sizes
 
     def __deepcopy__(self, memo: object) -> "Census":
         return self  # Inductor copies its options, and would fill the copy
@@ -77,14 +84,36 @@ def _constant(node: fx.Node) -> torch.Tensor:
     return value
 
 
-def _format(node: fx.Node, activation: torch.dtype, weights: list[torch.Tensor]) -> str:
+def _format(activation: torch.dtype, weights: list[torch.Tensor]) -> str:
     if activation in {torch.uint8, torch.int8}:
         return "w8a8"
-    if weights[0].dtype is torch.int8:
-        return "w8"
-    if weights[0].dtype is torch.uint8:  # two four-bit codes to a byte
-        return weight_only.format_of(weights[1], int(str(node.args[2])))
     return {torch.float32: "fp32", torch.bfloat16: "bf16"}.get(activation, str(activation))
+
+
+def _stored(node: fx.Node) -> tuple[str, Operands] | None:
+    """Return the format and the operands of a product with integer weights, if `node` is one.
+
+    Those are unpacked before it: ``mm(x, permute(dequantize(codes)))``, with a reshape where groups
+    of weights have scales of their own.
+    """
+    values = [n for n in node.all_input_nodes if n.op != "get_attr"]
+    if len(values) < 2:
+        return None
+    source, weight = values[-2:]
+    unpacked = weight
+    while unpacked.target in _MOVES:
+        unpacked = unpacked.all_input_nodes[0]
+    if unpacked.target is not _DEQUANTIZE:
+        return None
+    codes = _constant(unpacked.all_input_nodes[0])
+    bits = (int(str(unpacked.args[5])) + 1).bit_length()
+    channel, group = weight.meta["val"].shape[-2], codes.shape[1]
+    fmt = f"w{bits}" + (f"g{group}" if group < channel else "")
+    return fmt, Operands(source.meta["val"].numel(), codes.numel())
+
+
+_DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_channel.default
+_MOVES = {torch.ops.aten.permute.default, torch.ops.aten.reshape.default}
 
 
 def time_calls(

@@ -11,9 +11,6 @@ from aiq.runtimes.base import Job, LayerTimes, Part, Profile, Program, Runtime, 
 from aiq.runtimes.bundle import Bundle, joined, split
 from aiq.runtimes.onnx_graph import OnnxModel, parts
 
-PACKED = frozenset(f"w{bits}{group}" for bits in (4, 8) for group in ("", "g32", "g64", "g128"))
-"""Weight-only formats with a kernel for linear layers."""
-
 
 class OnnxBased(Runtime):
     """A runtime whose programs start as an ONNX model."""

@@ -41,10 +41,11 @@ def _weights(
 
 
 def pack(model: onnx.ModelProto, formats: Mapping[str, Format]) -> None:
-    """Replace the products of weight-only layers by ``MatMulNBits``.
+    """Store the weights of weight-only layers as integers that meet float32 activations.
 
-    The kernel rounds the activations to eight bits, each block of weights with a scale of its own,
-    as its float32 variant is slower than a float32 product.
+    Four bits become ``MatMulNBits``, told to round no activations. Its kernel for eight bits is
+    many times slower than a float32 product when it is told so; those weights are unpacked by a
+    cast and a product with their scales, which ONNX Runtime does once, when it opens the model.
 
     Parameters
     ----------
@@ -54,42 +55,68 @@ def pack(model: onnx.ModelProto, formats: Mapping[str, Format]) -> None:
         Format by layer, for those to be packed.
     """
     graph = model.graph
-    for index, node, _, weight in list(_weights(graph, formats)):
-        fmt = formats[node.name]
-        bits, size = fmt.weight.bits, weight.group or _BLOCK
-        rows, columns = weight.codes.shape
-        blocks = -(-columns // size)
-        zero = 1 << (bits - 1)
-        unsigned = np.full((rows, blocks * size), zero, dtype=np.uint8)
-        unsigned[:, :columns] = weight.codes.astype(np.int16) + zero
-        if bits == 4:
-            unsigned = unsigned[:, 0::2] | (unsigned[:, 1::2] << 4)
-        scales = "group_scales" if weight.group else "scales"
-        parts = {
-            "weight": unsigned.reshape(rows, blocks, -1),
-            scales: np.ascontiguousarray(np.broadcast_to(weight.scales, (rows, blocks))),
-        }
-        for part, values in parts.items():
-            graph.initializer.append(numpy_helper.from_array(values, f"{node.name}_{part}"))
-        inputs = [node.input[0], *(f"{node.name}_{part}" for part in parts)]
-        if len(node.input) == 3:  # the bias of a Gemm; zero points and order are left out
-            inputs += ["", "", node.input[2]]
-        replacement = helper.make_node(
-            "MatMulNBits",
-            inputs,
-            node.output,
-            name=node.name,
-            domain="com.microsoft",
-            K=columns,
-            N=rows,
-            bits=bits,
-            block_size=size,
-            accuracy_level=4,
-        )
-        graph.node[index].CopyFrom(replacement)
+    for _, node, _, weight in reversed(list(_weights(graph, formats))):
+        if formats[node.name].weight.bits == 4:
+            _pack_four_bits(graph, node, weight)
+        else:
+            _unpack_eight_bits(graph, node, weight)
     if formats:
         model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     _prune(graph)
+
+
+def _pack_four_bits(graph: onnx.GraphProto, node: onnx.NodeProto, weight: _Weight) -> None:
+    size = weight.group or _BLOCK
+    rows, columns = weight.codes.shape
+    blocks = -(-columns // size)
+    unsigned = np.full((rows, blocks * size), 8, dtype=np.uint8)
+    unsigned[:, :columns] = weight.codes.astype(np.int16) + 8
+    scales = "group_scales" if weight.group else "scales"
+    parts = {
+        "weight": (unsigned[:, 0::2] | (unsigned[:, 1::2] << 4)).reshape(rows, blocks, -1),
+        scales: np.ascontiguousarray(np.broadcast_to(weight.scales, (rows, blocks))),
+    }
+    for part, values in parts.items():
+        graph.initializer.append(numpy_helper.from_array(values, f"{node.name}_{part}"))
+    inputs = [node.input[0], *(f"{node.name}_{part}" for part in parts)]
+    if len(node.input) == 3:  # the bias of a Gemm; zero points and order are left out
+        inputs += ["", "", node.input[2]]
+    replacement = helper.make_node(
+        "MatMulNBits",
+        inputs,
+        node.output,
+        name=node.name,
+        domain="com.microsoft",
+        K=columns,
+        N=rows,
+        bits=4,
+        block_size=size,
+        accuracy_level=_FLOAT32,
+    )
+    node.CopyFrom(replacement)
+
+
+def _unpack_eight_bits(graph: onnx.GraphProto, node: onnx.NodeProto, weight: _Weight) -> None:
+    rows, columns = weight.codes.shape
+    fmt = f"w8g{weight.group}" if weight.group else "w8"
+    codes = weight.codes.astype(np.int8).reshape(rows, weight.scales.shape[1], -1)
+    parts = ("codes", "cast", "steps", "product", "shape", "rows", f"unpacked_{fmt}")
+    names = [f"{node.name}_{part}" for part in parts]
+    steps = np.ascontiguousarray(weight.scales[..., None])
+    shape = np.array([rows, columns], dtype=np.int64)
+    for name, values in ((names[0], codes), (names[2], steps), (names[4], shape)):
+        graph.initializer.append(numpy_helper.from_array(values, name))
+    transposes = any(a.name == "transB" and a.i for a in node.attribute)
+    unpack = [
+        helper.make_node("Cast", [names[0]], [names[1]], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Mul", [names[1], names[2]], [names[3]]),
+        helper.make_node("Reshape", [names[3], names[4]], [names[6] if transposes else names[5]]),
+    ]
+    if not transposes:
+        unpack.append(helper.make_node("Transpose", [names[5]], [names[6]], perm=[1, 0]))
+    node.input[1] = names[6]
+    for made in reversed(unpack):
+        graph.node.insert(0, made)
 
 
 def block(model: onnx.ModelProto, formats: Mapping[str, Format]) -> None:
@@ -124,6 +151,9 @@ def _joined(graph: onnx.GraphProto, dequantize: onnx.NodeProto) -> onnx.NodeProt
 
 
 _BLOCK = 32
+
+_FLOAT32 = 1
+"""Accuracy level of ``MatMulNBits`` that rounds no activation."""
 
 
 def _prune(graph: onnx.GraphProto) -> None:
@@ -172,8 +202,7 @@ def quantize_biases(model: onnx.ModelProto) -> None:
         values = numpy_helper.to_array(bias)
         if step.shape != values.shape:
             continue
-        limits = np.iinfo(np.int32)
-        codes = np.rint(values / step.astype(np.float64)).clip(limits.min, limits.max)
+        codes = np.rint(values / step.astype(np.float64))  # of 32 bits, as the weights' steps are
         names = [f"{product.name}_bias_{part}" for part in ("codes", "scale", "dequantized")]
         graph.initializer.append(numpy_helper.from_array(codes.astype(np.int32), names[0]))
         graph.initializer.append(numpy_helper.from_array(step, names[1]))

@@ -19,10 +19,11 @@ from aiq.graph import Op
 from aiq.runtimes import instructions, onnx_edit, signature
 from aiq.runtimes.base import Job, Profile, Program, Support
 from aiq.runtimes.kernels import Kernel, assign
-from aiq.runtimes.onnx_based import PACKED, OnnxBased
+from aiq.runtimes.onnx_based import OnnxBased
 from aiq.runtimes.onnx_graph import OnnxModel, to_onnx
 from aiq.runtimes.rewrite import Target
 from aiq.runtimes.signature import METADATA, Signature
+from aiq.runtimes.weight_only import FORMATS as PACKED
 
 OPSET = 21
 """The newest operators whose quantised forms ONNX Runtime fuses."""
@@ -206,12 +207,19 @@ def _kernels(optimized: onnx.ModelProto, labels: Mapping[str, Sequence[str]]) ->
     """Return the multiplications of the optimised model."""
     for node in optimized.graph.node:
         if node.op_type in _FORMATS:
-            # The optimiser appends to the names of the nodes, or values, that it replaces.
-            name = node.name if node.name in labels else re.sub(_SUFFIX, "", node.name)
+            # The optimiser adds to the names of the nodes, or values, that it replaces.
+            name = node.name.removeprefix("fused ")
+            name = name if name in labels else re.sub(_SUFFIX, "", name)
             domain = f"{node.domain}." if node.domain else ""
             kind = domain + node.op_type
-            fmt = _FORMATS[node.op_type] or _packed_format(node)
+            fmt = _unpacked_format(node) or _FORMATS[node.op_type] or _packed_format(node)
             yield Kernel(kind, fmt, tuple(labels.get(name, ())), node.name)
+
+
+def _unpacked_format(node: onnx.NodeProto) -> str:
+    """Return the format of the weights, if they were unpacked when the model was opened."""
+    found = [re.search(r"_unpacked_(\w+)$", name) for name in node.input]
+    return next((match[1] for match in found if match), "")
 
 
 def _packed_format(node: onnx.NodeProto) -> str:

@@ -13,10 +13,11 @@ from aiq.graph import Op
 from aiq.runtimes import instructions, onnx_edit, openvino_edit, openvino_files, signature
 from aiq.runtimes.base import Job, Profile, Program, Support
 from aiq.runtimes.kernels import Kernel, assign
-from aiq.runtimes.onnx_based import PACKED, OnnxBased
+from aiq.runtimes.onnx_based import OnnxBased
 from aiq.runtimes.onnx_graph import OnnxModel, to_onnx
 from aiq.runtimes.rewrite import Target
 from aiq.runtimes.signature import METADATA, Signature
+from aiq.runtimes.weight_only import FORMATS as PACKED
 
 OPSET = 22
 """The first operators of ONNX that compute in bfloat16."""
@@ -79,6 +80,7 @@ class OpenVino(OnnxBased):
         weights = openvino_files.fingerprint(model)
         text = signature.write(job.signature, labels=labels, weights=weights)
         model.set_rt_info(text, METADATA)
+        model.set_rt_info("0", ["runtime_options", _ROUNDED_GROUP])  # for those who open it too
         openvino.save_model(model, path, compress_to_fp16=False)
 
     def _install(self, draft: Path, path: Path) -> None:
@@ -146,6 +148,7 @@ class OpenVino(OnnxBased):
 
 _MOST = 2**28
 """Bytes of the largest description of a network that is read; its weights are in another file."""
+_ROUNDED_GROUP = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
 
 
 @cache
@@ -189,6 +192,7 @@ def _compile(model: openvino.Model, **more: object) -> openvino.CompiledModel:
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "f32",  # bfloat16 runs where the model says so
+        _ROUNDED_GROUP: 0,
         **more,
     }
     return openvino.Core().compile_model(model, "CPU", settings)

@@ -5,9 +5,9 @@ is stored in which dtype. Every compiler of `aiq.runtimes` starts from it, so th
 round with the same scales, those that the plan's accuracy was measured with.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import fx
@@ -46,8 +46,9 @@ class Target:
         Names of the operators that integer kernels apply to their result before they round it;
         ``None``: all that fuse into a layer. Before the first other one the result is rounded too.
     packed
-        Weight-only formats in which linear layers keep integer weights, because the compiler has
-        a kernel that reads them; other weight-only layers get their rounded weights as float32.
+        Weight-only formats in which linear layers keep integer weights, because the runtime can
+        store them and multiply by them in float32; other weight-only layers get their rounded
+        weights as float32.
     """
 
     weight_bits: int = 8
@@ -257,12 +258,15 @@ class _Writer:
     def _weights(self, name: str, head: fx.Node, fmt: Format) -> None:
         source = argument(head, "weight")
         exact = attribute(self._module, str(source.target)).detach()
-        affine = self._simulator.weight_quantizer(name, fmt.weight, fmt.weight_granularity)
+        key = (name, fmt.weight, fmt.weight_granularity, fmt.activation)
+        affine = self._simulator.weight_quantizer(*key)
         scheme, graph = affine.scheme, self._module.graph
+        transposed = self._simulator.operands[name].transposed
         tiles = scheme.group is None or exact.shape[1] % scheme.group == 0
         is_packed = fmt.name in self._target.packed and name_of(head) == "linear" and tiles
         with graph.inserting_before(head):
-            if (fmt.quantizes_activations and scheme.axis == 0) or is_packed:
+            rows = scheme.axis == 0 and not transposed
+            if (fmt.quantizes_activations and rows) or is_packed:
                 codes = affine.quantize(exact)
                 if scheme.group is not None:
                     codes = to_rows(codes, scheme)
@@ -281,7 +285,7 @@ class _Writer:
                     arguments = (weight, list(exact.shape))
                     weight = graph.call_function(_RESHAPE, arguments)
             else:
-                rounded = self._simulator.weight(name, fmt.weight, fmt.weight_granularity)
+                rounded = self._simulator.weight(*key)
                 weight = self._constant(head, "rounded", rounded)
         head.replace_input_with(source, weight)
 
@@ -309,42 +313,3 @@ def _saturates(node: fx.Node, affine: Affine) -> bool:
     low, high = (limit / scale + zero_point for limit in limits)
     # Half a step beyond its last code a grid saturates too.
     return low - 0.5 < affine.scheme.low and high + 0.5 > affine.scheme.high
-
-
-class PackedLayer(NamedTuple):
-    """A linear layer that multiplies float activations by integer weights.
-
-    Attributes
-    ----------
-    head
-        Its node.
-    codes, scale
-        int8, (rows, elements that share a scale), and float32, (rows,): a row is an output
-        channel, or a group of its weights.
-    bits
-        Width of the codes.
-    """
-
-    head: fx.Node
-    codes: torch.Tensor
-    scale: torch.Tensor
-    bits: int
-
-
-def packed_layers(rewritten: Rewritten) -> Iterator[PackedLayer]:
-    """Yield the linear layers with integer weights and float activations."""
-    for node in list(rewritten.module.graph.nodes):
-        weight = argument(node, "weight") if node.name in rewritten.heads else None
-        if isinstance(weight, fx.Node) and weight.target is _RESHAPE:
-            weight = weight.all_input_nodes[0]
-        source = argument(node, "input")
-        if (
-            isinstance(weight, fx.Node)
-            and weight.target is _DEQUANTIZE_WEIGHT
-            and source.target is not _DEQUANTIZE
-        ):
-            codes, scale = (
-                attribute(rewritten.module, str(n.target)) for n in weight.all_input_nodes[:2]
-            )
-            high = int(str(weight.args[5]))  # of the codes
-            yield PackedLayer(node, codes, scale, (high + 1).bit_length())

@@ -42,7 +42,10 @@ def _weight_errors(setting: Setting) -> Tensor:
     rows = []
     for layer in setting.layers:
         exact = simulator.program.constants[simulator.operands[layer].weight]
-        rounded = [simulator.weight(layer, f.weight, f.weight_granularity) for f in setting.formats]
+        rounded = [
+            simulator.weight(layer, f.weight, f.weight_granularity, f.activation)
+            for f in setting.formats
+        ]
         rows.append([float((w - exact).double().square().sum()) for w in rounded])
     return torch.tensor(rows, dtype=torch.float64)
 

@@ -1,0 +1,72 @@
+"""What the main operator of a layer reads, and where its weight counts output channels."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, fx
+
+from aiq.graph import Layer, Trace
+from aiq.graph.operators import argument
+from aiq.quantize.fold import output_axis
+from aiq.quantize.statistics import read
+
+
+@dataclass(frozen=True, slots=True)
+class Operands:
+    """What the main operator of a layer reads: names of graph nodes.
+
+    Attributes
+    ----------
+    input, weight, bias
+        Node of each; `bias` is ``None`` without one.
+    transposed
+        Whether the layer is a transposed convolution. The weight of one is stored as (inputs,
+        outputs of a group, taps...), that of every other layer as (outputs, inputs of a group,
+        taps...).
+    groups
+        Groups of channels that do not meet.
+    """
+
+    input: str
+    weight: str
+    bias: str | None
+    transposed: bool
+    groups: int
+
+    def by_output(self, weight: Tensor) -> Tensor:
+        """Return `weight` as (outputs, inputs of a group, taps...).
+
+        The weight of a ``ConvTranspose2d(8, 6, 3, groups=2)``, (8, 3, 3, 3), becomes (6, 4, 3, 3).
+        """
+        if not self.transposed:
+            return weight
+        inputs, outputs, *taps = weight.shape
+        split = weight.reshape(self.groups, inputs // self.groups, outputs, *taps)
+        return split.transpose(1, 2).reshape(self.groups * outputs, -1, *taps)
+
+    def as_stored(self, weight: Tensor) -> Tensor:
+        """Undo `by_output`."""
+        if not self.transposed:
+            return weight
+        outputs, inputs, *taps = weight.shape
+        split = weight.reshape(self.groups, outputs // self.groups, inputs, *taps)
+        return split.transpose(1, 2).reshape(self.groups * inputs, -1, *taps)
+
+
+def operands(trace: Trace) -> dict[str, Operands]:
+    """Return what each layer with a format reads, by its name."""
+    nodes = {node.name: node for node in trace.module.graph.nodes}
+    return {
+        layer.name: _operands(trace, layer, nodes[layer.nodes[0]])
+        for layer in trace.graph.quantizable
+    }
+
+
+def _operands(trace: Trace, layer: Layer, head: fx.Node) -> Operands:
+    bias = argument(head, "bias")
+    return Operands(
+        input=read(trace, layer),
+        weight=argument(head, "weight").name,
+        bias=None if bias is None else bias.name,
+        transposed=bool(output_axis(head)),
+        groups=int(argument(head, "groups", 1)),
+    )

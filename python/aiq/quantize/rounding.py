@@ -1,0 +1,258 @@
+"""What a network's numbers are rounded to: steps of weights, of biases and of activations.
+
+All of it is known before the network runs, from the weights and from the statistics of what passed
+by during calibration.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from aiq.errors import InputError
+from aiq.formats import BF16, FP16, FP32, DType, Granularity, Kind
+from aiq.graph import Trace
+from aiq.graph.operators import bounds
+from aiq.quantize.affine import SMALLEST_SCALE, Affine, Scheme, from_range
+from aiq.quantize.observers import OBSERVERS, symmetric_mse
+from aiq.quantize.operands import operands
+from aiq.quantize.program import Program
+from aiq.quantize.statistics import Statistics
+
+DYNAMIC = "dynamic"
+"""Observer that finds ranges while the network runs: of each image that a convolution reads, of
+each vector (a token) that a linear layer reads."""
+
+FLOATS = {BF16: torch.bfloat16, FP16: torch.float16}
+
+LARGEST_BIAS = 2.0**30
+"""Steps of the largest bias: half of what 32 bits hold, the other half is for the products."""
+
+SMALLEST_PRODUCT = 2.0**-120
+"""The smallest step of products of integers: runtimes compute with it in float32."""
+
+
+class Rounding:
+    """The weights, biases and activations of a folded trace, rounded to any dtype.
+
+    Parameters
+    ----------
+    trace, statistics, observer, correct_bias, power_of_two
+        See `aiq.quantize.simulate.Simulator`.
+
+    Attributes
+    ----------
+    program
+        The steps of the trace.
+    operands
+        Layer name -> nodes that its main operator reads.
+    observer
+        As given.
+    """
+
+    def __init__(
+        self,
+        trace: Trace,
+        statistics: Mapping[str, Statistics],
+        observer: str,
+        *,
+        correct_bias: bool,
+        power_of_two: bool,
+    ) -> None:
+        if observer not in {*OBSERVERS, DYNAMIC}:
+            raise InputError(
+                f"There is no observer {observer!r}; use {', '.join([*OBSERVERS, DYNAMIC])}."
+            )
+        self.program = Program(trace)
+        self.operands = operands(trace)
+        self.observer = observer
+        self._statistics = statistics
+        self._correct_bias = correct_bias
+        self._power_of_two = power_of_two
+        position = self.program.position
+        self._start = {layer.name: position[layer.nodes[0]] for layer in trace.graph.quantizable}
+        found = ((node.name, bounds(node)) for node in trace.module.graph.nodes)
+        self._bounds = {name: limits for name, limits in found if limits}
+        self._quantizers: dict[tuple[str, DType, Granularity, DType], Affine] = {}
+        self._weights: dict[tuple[str, DType, Granularity, DType], Tensor] = {}
+        self._biases: dict[tuple[str, DType, Granularity, DType], Tensor] = {}
+        self._activations: dict[tuple[str, DType], Affine] = {}
+
+    def weight_quantizer(
+        self,
+        layer: str,
+        dtype: DType,
+        granularity: Granularity = Granularity.CHANNEL,
+        read: DType = FP32,
+    ) -> Affine:
+        """Return the quantiser of the weights of `layer`, laid out by `Operands.by_output`.
+
+        Its steps are those of least squared error. Where weights and what is `read` are integers,
+        they are larger if the bias of a channel, in steps of its products, would not fit 32 bits.
+
+        Raises
+        ------
+        InputError
+            If float32 cannot hold steps so small.
+        """
+        if not self._multiplies_integers(dtype, granularity, read):
+            read = FP32  # what is read does not matter
+        key = (layer, dtype, granularity, read)
+        if key not in self._quantizers:
+            names = self.operands[layer]
+            if read != FP32:
+                plain = self.weight_quantizer(layer, dtype, granularity)
+                self._quantizers[key] = self._holding_bias(layer, plain, read)
+                return self._quantizers[key]
+            scheme = Scheme(
+                dtype.bits,
+                symmetric=True,
+                signed=True,
+                axis=None if granularity is Granularity.TENSOR else 0,
+                group=granularity.group,
+                power_of_two=self._power_of_two,
+            )
+            weight = names.by_output(self.program.constants[names.weight])
+            found = symmetric_mse(weight, scheme)
+            if bool(weight.any()):
+                _check_step(float(found.scale.max()), f"the weights of layer {layer!r}", dtype)
+            self._quantizers[key] = found
+        return self._quantizers[key]
+
+    def _multiplies_integers(self, dtype: DType, granularity: Granularity, read: DType) -> bool:
+        """Whether products are whole numbers of steps, to which a bias is added as another."""
+        integers = dtype.kind is Kind.INT and read.kind is Kind.INT
+        return integers and self.observer != DYNAMIC and granularity.group is None
+
+    def _holding_bias(self, layer: str, plain: Affine, read: DType) -> Affine:
+        """Return `plain` with steps so large that they and the bias fit the products.
+
+        The mean error of the weights, which the bias makes up for, grows with their steps, so the
+        two are looked at in turns; it ends where all weights of a channel are rounded to zero.
+        """
+        names = self.operands[layer]
+        step = self.activation(names.input, read).scale.double()
+        exact = self.program.constants[names.weight]
+        if float(plain.scale.max() * step) < SMALLEST_PRODUCT and bool(exact.any()):
+            raise InputError(
+                f"The weights of layer {layer!r}, times what it reads, are too small for integers "
+                "with a scale in float32; scale the model or its inputs, or leave it in fp32."
+            )
+        quantizer = plain
+        while True:
+            bias = torch.zeros(1)
+            if names.bias is not None:
+                rounded = names.as_stored(quantizer.fake_quantize(names.by_output(exact)))
+                bias = self._exact_bias(layer, rounded)
+            least = (bias.double().abs() / LARGEST_BIAS).clamp(min=SMALLEST_PRODUCT) / step
+            excess = least / quantizer.scale
+            if bool((excess <= 1).all()):
+                return quantizer
+            factor = excess.clamp(min=1).log2().ceil().exp2()
+            if len(quantizer.scale) == 1:
+                factor = factor.amax(0, keepdim=True)
+            scale = (quantizer.scale * factor).float()
+            quantizer = Affine(quantizer.scheme, scale, quantizer.zero_point)
+
+    def weight(
+        self,
+        layer: str,
+        dtype: DType,
+        granularity: Granularity = Granularity.CHANNEL,
+        read: DType = FP32,
+    ) -> Tensor:
+        """Return the weights of `layer` rounded to `dtype`, as float32, as they are stored."""
+        if dtype.kind is Kind.INT:
+            quantizer = self.weight_quantizer(layer, dtype, granularity, read)
+            if quantizer is self.weight_quantizer(layer, dtype, granularity):
+                read = FP32  # as most are: kept once
+        else:
+            read = FP32
+        key = (layer, dtype, granularity, read)
+        if key not in self._weights:
+            names = self.operands[layer]
+            exact = self.program.constants[names.weight]
+            if dtype.kind is Kind.INT:
+                rounded = names.as_stored(quantizer.fake_quantize(names.by_output(exact)))
+            else:
+                rounded = exact if dtype == FP32 else exact.to(FLOATS[dtype]).float()
+            if rounded.ndim == 4:
+                rounded = rounded.contiguous(memory_format=torch.channels_last)
+            self._weights[key] = rounded
+        return self._weights[key]
+
+    def bias(
+        self,
+        layer: str,
+        dtype: DType,
+        granularity: Granularity = Granularity.CHANNEL,
+        read: DType = FP32,
+    ) -> Tensor:
+        """Return the bias of `layer` for weights rounded to `dtype`: it undoes their mean error.
+
+        ``b - E[(W_rounded - W) x]`` per output channel, the mean taken over the calibration data
+        and all positions (Nagel et al. 2019, arXiv 1906.04721, section 4.2). Without correction,
+        the bias itself. Where weights and what is `read` are integers with steps S_w and S_x, it is
+        a whole number of steps S_w S_x, as it is added to their products (Jacob et al. 2018, arXiv
+        1712.05877, section 2.4).
+
+        Raises
+        ------
+        InputError
+            If the layer has no bias.
+        """
+        names = self.operands[layer]
+        if names.bias is None:
+            raise InputError(f"Layer {layer!r} has no bias; ask only for those that have one.")
+        key = (layer, dtype, granularity, read)
+        if key not in self._biases:
+            bias = self._exact_bias(layer, self.weight(*key))
+            if self._multiplies_integers(dtype, granularity, read):
+                weights = self.weight_quantizer(*key).scale
+                step = weights.double() * self.activation(names.input, read).scale.double()
+                bias = ((bias.double() / step).round() * step).float()
+            self._biases[key] = bias
+        return self._biases[key]
+
+    def _exact_bias(self, layer: str, rounded: Tensor) -> Tensor:
+        """Return the bias for the weights `rounded`, itself not rounded."""
+        names = self.operands[layer]
+        assert names.bias is not None, "asked for where there is one"
+        bias: Tensor = self.program.constants[names.bias]
+        if not self._correct_bias:
+            return bias
+        altered = {
+            names.weight: rounded - self.program.constants[names.weight],
+            names.bias: torch.zeros_like(bias),
+            names.input: self._statistics[names.input].mean,
+        }
+        shift: Tensor = self.program.call(self.program.steps[self._start[layer]], {}, altered)
+        channel = 1 if rounded.ndim > 2 else -1  # a linear layer's channels come last
+        return bias - shift.movedim(channel, 0).flatten(1).mean(1)
+
+    def activation(self, node: str, dtype: DType) -> Affine:
+        """Return the quantiser of the activation that `node` computes."""
+        key = (node, dtype)
+        if key not in self._activations:
+            observer = OBSERVERS[self.observer]
+            low, high = observer(self._statistics[node], dtype.bits)
+            # Within the bounds of a clamp rounding clamps too, and integer kernels need do no more.
+            least, most = self._bounds.get(node, (low, high))
+            low, high = max(low, least), min(high, most)
+            scheme = Scheme(
+                dtype.bits, symmetric=False, signed=False, power_of_two=self._power_of_two
+            )
+            found = from_range(torch.tensor([low]), torch.tensor([high]), scheme)
+            if low < 0 or high > 0:
+                _check_step(float(found.scale), f"what {node!r} computes", dtype)
+            self._activations[key] = found
+        return self._activations[key]
+
+
+def _check_step(step: float, what: str, dtype: DType) -> None:
+    """Raise `InputError` if numbers other than zero are too small for their integers."""
+    if step <= SMALLEST_SCALE:
+        raise InputError(
+            f"Float32 holds no scale for integers of {dtype.bits} bits so small as {what}; scale "
+            "the model or its inputs, or leave the layer in fp32."
+        )
