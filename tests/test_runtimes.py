@@ -297,6 +297,7 @@ def test_weight_only_linear_layers_round_their_weights_alone(runtime, grouped):
     assert (compiled(x) - expected).norm() <= 1e-5 * expected.norm()
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("suffix", ["onnx", "xml"])
 def test_weight_only_files_round_no_activations_without_aiq(suffix, tmp_path):
     torch.manual_seed(0)
@@ -311,9 +312,11 @@ def test_weight_only_files_round_no_activations_without_aiq(suffix, tmp_path):
     else:
         program = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         found = program(x.numpy())[0]
-    hidden = nn.functional.linear(x.double(), weights(model, x, "0", formats["0"]), model[0].bias)
+    rounded_weights = {layer: weights(model, x, layer, fmt) for layer, fmt in formats.items()}
+    model.double()
+    hidden = nn.functional.linear(x.double(), rounded_weights["0"], model[0].bias)
     expected = nn.functional.linear(
-        hidden.relu(), weights(model, x, "2", formats["2"]), model[2].bias.double()
+        hidden.relu(), rounded_weights["2"], model[2].bias
     )
     error = torch.from_numpy(found) - expected
     assert error.norm() <= 1e-5 * expected.norm()
@@ -321,6 +324,7 @@ def test_weight_only_files_round_no_activations_without_aiq(suffix, tmp_path):
     assert stored < 2.5 * 64 * 64 + 20_000
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("runtime", ["inductor", "onnxruntime", "openvino"])
 def test_biases_of_channels_with_hardly_any_weights_are_kept(runtime):
     torch.manual_seed(0)

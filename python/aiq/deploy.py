@@ -106,7 +106,9 @@ def export(
     * ``onnxruntime.InferenceSession(path, disabled_optimizers=["WeightBiasQuantization"])``. That
       optimiser would round float32 weights between two quantised layers, which no plan asked for.
     * ``openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})``. Without
-      the hint OpenVINO runs float32 layers in bfloat16 where the processor has it.
+      the hint OpenVINO runs float32 layers in bfloat16 where the processor has it. The file itself
+      says that ``DYNAMIC_QUANTIZATION_GROUP_SIZE`` is 0; a program that sets another value lets
+      weight-only layers round what they read to eight bits, which their plan was not judged by.
     * ``torch._inductor.aoti_load_package(path)``. It calls its kernels from C++, which at small
       batches is faster than what `deploy` compiles, and takes longer to compile.
     """
