@@ -315,9 +315,7 @@ def test_weight_only_files_round_no_activations_without_aiq(suffix, tmp_path):
     rounded_weights = {layer: weights(model, x, layer, fmt) for layer, fmt in formats.items()}
     model.double()
     hidden = nn.functional.linear(x.double(), rounded_weights["0"], model[0].bias)
-    expected = nn.functional.linear(
-        hidden.relu(), rounded_weights["2"], model[2].bias
-    )
+    expected = nn.functional.linear(hidden.relu(), rounded_weights["2"], model[2].bias)
     error = torch.from_numpy(found) - expected
     assert error.norm() <= 1e-5 * expected.norm()
     stored = sum(file.stat().st_size for file in tmp_path.glob("model.*"))
