@@ -5,12 +5,16 @@
 //! (Lagrangian relaxation). Any weights give a valid bound, so floats may choose them freely.
 
 use crate::instance::{Instance, Point, Weights, add};
+use crate::monitor::{Monitor, Stopped};
 
 /// Weighted sums stay below two to this power; twice that still fits in `i64`.
 const WEIGHTED_BITS: i32 = 60;
 
 /// Largest absolute value a plan's sum can reach, per coordinate.
-pub(crate) fn totals<const M: usize>(instance: &Instance<M>) -> Point<M> {
+pub(crate) fn totals<const M: usize>(
+    instance: &Instance<M>,
+    monitor: &Monitor<'_>,
+) -> Result<Point<M>, Stopped> {
     let largest = |points: &[Point<M>]| {
         let mut largest = [0; M];
         for point in points {
@@ -22,14 +26,16 @@ pub(crate) fn totals<const M: usize>(instance: &Instance<M>) -> Point<M> {
     };
     let mut total = [0; M];
     for layer in 0..instance.n_layers() {
+        monitor.spend(instance.n_choices(layer))?;
         total = add(total, largest(instance.choices(layer)));
     }
     for edge in &instance.edges {
         let entries =
             instance.n_choices(edge.tail as usize) * instance.n_choices(edge.head as usize);
+        monitor.spend(entries)?;
         total = add(total, largest(&instance.pairs[edge.start..edge.start + entries]));
     }
-    total
+    Ok(total)
 }
 
 /// Integer weights along a direction, as precise as the totals allow.

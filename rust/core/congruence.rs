@@ -9,17 +9,22 @@
 //! where it says that the number of upgraded layers is whole.
 
 use crate::instance::{Instance, Point, Weights, add, sub};
+use crate::monitor::{Monitor, Stopped};
 
 /// Divisors of the modulus that are tried.
 const MAX_QUOTIENT: i64 = 16;
 
 /// The limits, rounded down to what a plan could use.
-pub(crate) fn usable<const M: usize>(instance: &Instance<M>) -> Point<M> {
+pub(crate) fn usable<const M: usize>(
+    instance: &Instance<M>,
+    monitor: &Monitor<'_>,
+) -> Result<Point<M>, Stopped> {
     let mut steps = [0; M];
     for points in instance.tables() {
         if steps[1..].iter().all(|&step| step == 1) {
-            return instance.limits;
+            return Ok(instance.limits);
         }
+        monitor.spend(points.len())?;
         for point in &points[1..] {
             let change = sub(*point, points[0]);
             for m in 1..M {
@@ -33,7 +38,7 @@ pub(crate) fn usable<const M: usize>(instance: &Instance<M>) -> Point<M> {
         let unused = (i128::from(limits[m]) - i128::from(any[m])).rem_euclid(steps[m].max(1));
         limits[m] = i64::try_from(i128::from(limits[m]) - unused).unwrap_or(limits[m]);
     }
-    limits
+    Ok(limits)
 }
 
 /// `point[0] + sum_m multipliers[m] * point[m]` has the same remainder for all plans.
@@ -50,17 +55,18 @@ impl<const M: usize> Congruence<M> {
     pub(crate) const NONE: Self = Self { modulus: 1, residue: 0, multipliers: [0; M] };
 
     /// What holds for every plan of an instance.
-    pub(crate) fn new(instance: &Instance<M>) -> Self {
+    pub(crate) fn new(instance: &Instance<M>, monitor: &Monitor<'_>) -> Result<Self, Stopped> {
         let mut lattice = Lattice { rows: [[0; M]; M] };
         for points in instance.tables() {
+            monitor.spend(points.len())?;
             for point in &points[1..] {
                 let change = sub(*point, points[0]);
                 if lattice.insert(change.map(i128::from)).is_none() || lattice.rows[0][0] == 1 {
-                    return Self::NONE;
+                    return Ok(Self::NONE);
                 }
             }
         }
-        let Some((modulus, multipliers)) = lattice.congruence() else { return Self::NONE };
+        let Some((modulus, multipliers)) = lattice.congruence() else { return Ok(Self::NONE) };
         let weighed = |point: Point<M>| {
             let terms = (1..M).map(|m| i128::from(multipliers[m]) * i128::from(point[m]));
             i128::from(point[0]) + terms.sum::<i128>()
@@ -70,7 +76,7 @@ impl<const M: usize> Congruence<M> {
         let any: i128 = instance.tables().map(|points| weighed(points[0])).sum();
         let residue = any + i128::from(instance.offset) - weighed(limits);
         let residue = i64::try_from(residue.rem_euclid(i128::from(modulus))).unwrap_or(0);
-        Self { modulus, residue, multipliers }
+        Ok(Self { modulus, residue, multipliers })
     }
 
     /// The modulus by which bounds at these weights may be rounded: the greatest divisor with
@@ -176,6 +182,17 @@ fn gcd(a: i128, b: i128) -> i128 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::search::Options;
+
+    fn rounded(instance: &Instance<2>) -> i64 {
+        let monitor = Monitor::new(&Options::default(), &|| false);
+        usable(instance, &monitor).expect("nothing stops it")[1]
+    }
+
+    fn congruence(instance: &Instance<2>) -> Congruence<2> {
+        let monitor = Monitor::new(&Options::default(), &|| false);
+        Congruence::new(instance, &monitor).expect("nothing stops it")
+    }
 
     fn instance(nodes: Vec<Point<2>>, limit: i64) -> Instance<2> {
         Instance {
@@ -192,16 +209,16 @@ mod tests {
     #[test]
     fn budgets_are_rounded_to_whole_steps() {
         let nodes = vec![[9, 5], [5, 11], [1, 29]];
-        assert_eq!(usable(&instance(nodes.clone(), 28))[1], 23);
-        assert_eq!(usable(&instance(nodes.clone(), 29))[1], 29);
-        assert_eq!(usable(&instance(nodes, 3))[1], -1);
-        assert_eq!(usable(&instance(vec![[9, 5], [5, 5]], 28))[1], 28);
+        assert_eq!(rounded(&instance(nodes.clone(), 28)), 23);
+        assert_eq!(rounded(&instance(nodes.clone(), 29)), 29);
+        assert_eq!(rounded(&instance(nodes, 3)), -1);
+        assert_eq!(rounded(&instance(vec![[9, 5], [5, 5]], 28)), 28);
     }
 
     #[test]
     fn strongly_correlated_steps_are_counted() {
         // every step saves what it uses, and ten more
-        let found = Congruence::new(&instance(vec![[100, 0], [83, 7], [70, 10], [39, 31]], 12));
+        let found = congruence(&instance(vec![[100, 0], [83, 7], [70, 10], [39, 31]], 12));
         assert_eq!((found.modulus, found.multipliers), (20, [0, 11]));
         // modulo 10, cost + budget is 0, so that with all 12 used the cost ends in 8
         assert_eq!(found.raise(71, &[1, 1]), 78);
@@ -211,10 +228,10 @@ mod tests {
 
     #[test]
     fn common_divisors_of_the_objective_need_no_budget() {
-        let found = Congruence::new(&instance(vec![[8, 0], [24, 5], [40, 7]], 12));
+        let found = congruence(&instance(vec![[8, 0], [24, 5], [40, 7]], 12));
         assert_eq!((found.modulus, found.multipliers), (48, [0, 16]));
         assert_eq!(found.raise(9, &[1, 0]), 24);
-        let found = Congruence::new(&instance(vec![[8, 0], [23, 5], [40, 7], [41, 9]], 12));
+        let found = congruence(&instance(vec![[8, 0], [23, 5], [40, 7], [41, 9]], 12));
         assert_eq!(found, Congruence::NONE);
     }
 }

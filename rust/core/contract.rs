@@ -7,6 +7,7 @@
 use crate::dominance::{Sweep, keep_undominated};
 use crate::instance::{Instance, Point, Weights, add, dot, sub};
 use crate::messages::{Marginals, Messages, Tree, Walk};
+use crate::monitor::{Monitor, Stopped};
 
 const NONE: u32 = u32::MAX;
 
@@ -55,12 +56,13 @@ pub(crate) fn contract<const M: usize>(
     (messages, marginals): (&Messages, &Marginals),
     gap: i64,
     most: usize,
-    stop: &mut dyn FnMut() -> bool,
-) -> Classes<M> {
+    monitor: &Monitor<'_>,
+) -> Result<Classes<M>, Stopped> {
     let mut found = Classes { list: Vec::new(), exact: true, trace: Vec::new(), most };
     let mut sweep = Sweep::default();
     for &layer in &tree.loose {
         let points = instance.choices(layer as usize);
+        monitor.spend(points.len())?;
         let least = points.iter().map(|p| dot(weights, p)).min().unwrap_or(0);
         let labels = (0u32..).zip(points).map(|(choice, &point)| {
             let excess = dot(weights, &point) - least;
@@ -72,10 +74,6 @@ pub(crate) fn contract<const M: usize>(
     }
     let mut tables: Vec<Vec<Vec<Label<M>>>> = Vec::with_capacity(tree.bags.len());
     for at in 0..tree.bags.len() {
-        if stop() {
-            found.exact = false;
-            return found;
-        }
         let table = found.table(
             instance,
             tree,
@@ -85,7 +83,8 @@ pub(crate) fn contract<const M: usize>(
             at,
             &tables,
             &mut sweep,
-        );
+            monitor,
+        )?;
         for &child in &tree.bags[at].children {
             tables[child as usize] = Vec::new();
         }
@@ -97,7 +96,7 @@ pub(crate) fn contract<const M: usize>(
             tables.push(table);
         }
     }
-    found
+    Ok(found)
 }
 
 impl<const M: usize> Classes<M> {
@@ -140,11 +139,13 @@ impl<const M: usize> Classes<M> {
         at: usize,
         tables: &[Vec<Vec<Label<M>>>],
         sweep: &mut Sweep,
-    ) -> Vec<Vec<Label<M>>> {
+        monitor: &Monitor<'_>,
+    ) -> Result<Vec<Vec<Label<M>>>, Stopped> {
         let bag = &tree.bags[at];
         let columns = instance.n_choices(bag.layer as usize);
         let entries = tree.offsets[at]..tree.offsets[at + 1];
         let mut joint = Vec::new();
+        monitor.spend(columns * entries.len())?;
         tree.joint(instance, weights, at, &messages.up, &mut joint);
         let mut own = vec![[0; M]; joint.len()];
         for row in own.chunks_exact_mut(columns) {
@@ -173,6 +174,7 @@ impl<const M: usize> Classes<M> {
         for (row, entry) in entries.enumerate() {
             let mut labels: Vec<Label<M>> = Vec::new();
             for x in 0..columns {
+                monitor.spend(1)?;
                 let flat = row * columns + x;
                 // the least excess of any plan through this entry
                 let through = joint[flat] + marginals.down[entry] - messages.least;
@@ -190,6 +192,7 @@ impl<const M: usize> Classes<M> {
                 for &(child, position) in &sources[flat] {
                     joined.clear();
                     for label in &partial {
+                        monitor.spend(tables[child][position].len())?;
                         for below in &tables[child][position] {
                             let excess = label.excess + below.excess;
                             if excess + messages.up[entry] - joint[flat] + through < gap {
@@ -218,7 +221,7 @@ impl<const M: usize> Classes<M> {
             self.cap(&mut labels);
             table.push(labels);
         }
-        table
+        Ok(table)
     }
 
     /// Keep the labels of least excess if there are too many.

@@ -12,6 +12,7 @@ use crate::bound::{excess_gap, slack};
 use crate::contract::{Class, Label};
 use crate::dominance::{Sweep, sweep_order};
 use crate::instance::{Instance, Point, Weights, add, dot, sub};
+use crate::monitor::{Monitor, Stopped};
 
 /// Products of floats are trusted to this relative error.
 const ROUNDING: f64 = 1e-14;
@@ -89,7 +90,7 @@ pub(crate) fn run<const M: usize>(
     planes: &[Weights<M>],
     least: i64,
     scope: Scope,
-    stop: &mut dyn FnMut() -> bool,
+    monitor: &Monitor<'_>,
 ) -> Found {
     let slack = slack(instance, weights, least);
     let target = scope.target.saturating_add(instance.offset);
@@ -109,7 +110,7 @@ pub(crate) fn run<const M: usize>(
     };
     core.prepare();
     core.lay_planes(planes);
-    core.run(stop)
+    core.run(monitor)
 }
 
 /// Spreads ties: in index order all early classes might move the budgets the same way.
@@ -222,7 +223,7 @@ impl<const M: usize> Core<'_, M> {
         }
     }
 
-    fn run(mut self, stop: &mut dyn FnMut() -> bool) -> Found {
+    fn run(mut self, monitor: &Monitor<'_>) -> Found {
         let start = self.classes.iter().fold([0; M], |sum, class| add(sum, class.options[0].point));
         let mut current = vec![State { point: start, excess: 0, parent: 0, option: 0 }];
         let mut best = None;
@@ -246,13 +247,13 @@ impl<const M: usize> Core<'_, M> {
                 if label.excess >= self.gap {
                     continue;
                 }
-                if stop() {
-                    exact = false;
-                    break 'classes;
-                }
                 let change = sub(label.point, options[0].point);
                 shifted.clear();
                 for (parent, from) in (0u32..).zip(&current) {
+                    if monitor.spend(1).is_err() {
+                        exact = false;
+                        break 'classes;
+                    }
                     let state = State {
                         point: add(from.point, change),
                         excess: from.excess + label.excess,
@@ -270,7 +271,10 @@ impl<const M: usize> Core<'_, M> {
                 if next.is_empty() {
                     std::mem::swap(&mut next, &mut shifted);
                 } else if !shifted.is_empty() {
-                    merge(&next, &shifted, &mut merged, &mut sweep);
+                    if merge(&next, &shifted, &mut merged, &mut sweep, monitor).is_err() {
+                        exact = false;
+                        break 'classes;
+                    }
                     std::mem::swap(&mut next, &mut merged);
                 }
             }
@@ -366,11 +370,13 @@ fn merge<const M: usize>(
     second: &[State<M>],
     merged: &mut Vec<State<M>>,
     sweep: &mut Sweep,
-) {
+    monitor: &Monitor<'_>,
+) -> Result<(), Stopped> {
     merged.clear();
     sweep.clear();
     let (mut a, mut b) = (0, 0);
     while a < first.len() || b < second.len() {
+        monitor.spend(1)?;
         let from_first = b == second.len()
             || (a < first.len() && sweep_order(&first[a].point, &second[b].point).is_le());
         let state = if from_first {
@@ -384,4 +390,5 @@ fn merge<const M: usize>(
             merged.push(state);
         }
     }
+    Ok(())
 }

@@ -9,6 +9,7 @@ use crate::bound::{lower_bound, quantise, slack};
 use crate::hull::{break_step, hulls};
 use crate::instance::{Instance, Point, Weights, dot};
 use crate::messages::{Messages, Tree};
+use crate::monitor::{Monitor, Stopped};
 use crate::simplex::Basis;
 
 /// Pivots before the best multipliers so far are taken: degenerate problems stop gaining earlier.
@@ -31,41 +32,47 @@ pub(crate) struct Dual<const M: usize> {
     pub(crate) feasible: Option<Candidate<M>>,
 }
 
-struct Search<'a, const M: usize> {
+struct Search<'a, 'b, const M: usize> {
     instance: &'a Instance<M>,
     tree: &'a Tree,
     totals: Point<M>,
+    monitor: &'a Monitor<'b>,
     feasible: Option<Candidate<M>>,
     best: Option<(i64, Weights<M>)>,
 }
 
-/// Maximise the bound, from multipliers that suit a similar instance if there are any; stop early
-/// once it reaches `target`. Separable problems with one budget are solved on their hulls.
+/// Maximise the bound, from multipliers that suit a similar instance if there are any; end early
+/// once it reaches `target`, and with the best so far where the monitor says so. Separable problems with one budget are solved on their hulls.
 pub(crate) fn solve<const M: usize>(
     instance: &Instance<M>,
     tree: &Tree,
     totals: Point<M>,
     near: Option<&Weights<M>>,
     target: i64,
-    stop: &mut dyn FnMut() -> bool,
-) -> Dual<M> {
+    monitor: &Monitor<'_>,
+) -> Result<Dual<M>, Stopped> {
     if M == 2 && instance.edges.is_empty() {
-        return linear(instance, tree, totals);
+        return linear(instance, tree, totals, monitor);
     }
-    let search = Search { instance, tree, totals, feasible: None, best: None };
-    search.decompose(near, target, stop)
+    let search = Search { instance, tree, totals, monitor, feasible: None, best: None };
+    search.decompose(near, target)
 }
 
 /// The linear relaxation: take hull steps by rate until one does not fit; its rate is the price.
-fn linear<const M: usize>(instance: &Instance<M>, tree: &Tree, totals: Point<M>) -> Dual<M> {
-    let (mut plan, least_use, mut steps) = hulls(instance);
+fn linear<const M: usize>(
+    instance: &Instance<M>,
+    tree: &Tree,
+    totals: Point<M>,
+    monitor: &Monitor<'_>,
+) -> Result<Dual<M>, Stopped> {
+    let (mut plan, least_use, mut steps) = hulls(instance, monitor)?;
     let room = instance.limits[1] - least_use[1];
     if room < 0 {
         let mut weights = [0; M];
         weights[1] = 1;
-        return Dual { weights, bound: None, feasible: None };
+        return Ok(Dual { weights, bound: None, feasible: None });
     }
-    let taken = break_step(&mut steps, room);
+    let taken = break_step(&mut steps, room, monitor)?;
     for step in &steps[..taken] {
         let choice = &mut plan[step.layer as usize];
         let used = |c: u16| instance.node(step.layer as usize, usize::from(c))[1];
@@ -78,9 +85,9 @@ fn linear<const M: usize>(instance: &Instance<M>, tree: &Tree, totals: Point<M>)
         Some(step) => ratio(step.saved, step.used, &totals),
         None => quantise(&unit(), &totals),
     };
-    let messages = tree.up(instance, &weights);
+    let messages = tree.up(instance, &weights, monitor)?;
     let bound = lower_bound(instance, &weights, messages.least).unwrap_or(i64::MIN);
-    Dual { weights, bound: Some(bound), feasible: Some(inside) }
+    Ok(Dual { weights, bound: Some(bound), feasible: Some(inside) })
 }
 
 fn unit<const M: usize>() -> [f64; M] {
@@ -112,18 +119,14 @@ fn gcd(mut a: u64, mut b: u64) -> u64 {
     a
 }
 
-impl<const M: usize> Search<'_, M> {
-    fn decompose(
-        mut self,
-        near: Option<&Weights<M>>,
-        target: i64,
-        stop: &mut dyn FnMut() -> bool,
-    ) -> Dual<M> {
+impl<const M: usize> Search<'_, '_, M> {
+    fn decompose(mut self, near: Option<&Weights<M>>, target: i64) -> Result<Dual<M>, Stopped> {
         let start = near.map_or_else(|| quantise(&unit(), &self.totals), |weights| *weights);
-        let first = self.price(&start);
+        let first = self.price(&start)?;
         let mut basis = Basis::new(first, self.instance.limits, self.totals, near);
         for _ in 0..MAX_PIVOTS {
-            if stop() || self.best.is_some_and(|(bound, _)| bound >= target) {
+            if self.monitor.go_on().is_err() || self.best.is_some_and(|(bound, _)| bound >= target)
+            {
                 break;
             }
             let Some(prices) = basis.prices() else {
@@ -134,10 +137,10 @@ impl<const M: usize> Search<'_, M> {
             };
             let weights = exact_weights(&basis, &self.totals)
                 .unwrap_or_else(|| quantise(&prices.direction, &self.totals));
-            let entering = self.price(&weights);
+            let Ok(entering) = self.price(&weights) else { break };
             let value = dot(&weights, &entering);
             if prices.relaxing && slack(self.instance, &weights, value) > 0 {
-                return Dual { weights, bound: None, feasible: None };
+                return Ok(Dual { weights, bound: None, feasible: None });
             }
             let in_basis = basis.plans().map(|point| dot(&weights, point)).min();
             let improves = in_basis.is_none_or(|least| value < least) && basis.enter(entering);
@@ -146,15 +149,18 @@ impl<const M: usize> Search<'_, M> {
             }
         }
         let (bound, weights) = self.best.unwrap_or((i64::MIN, [0; M]));
-        Dual { weights, bound: Some(bound), feasible: self.feasible }
+        Ok(Dual { weights, bound: Some(bound), feasible: self.feasible })
     }
 
     /// The plan of least weighted sum; notes its bound and its feasibility.
-    fn price(&mut self, weights: &Weights<M>) -> Point<M> {
+    fn price(&mut self, weights: &Weights<M>) -> Result<Point<M>, Stopped> {
         let separable = self.tree.bags.is_empty();
-        let messages =
-            if separable { Messages::default() } else { self.tree.up(self.instance, weights) };
-        let plan = self.tree.decode(self.instance, weights, &messages);
+        let messages = if separable {
+            Messages::default()
+        } else {
+            self.tree.up(self.instance, weights, self.monitor)?
+        };
+        let plan = self.tree.decode(self.instance, weights, &messages, self.monitor)?;
         let point = self.instance.evaluate(&plan);
         if let Some(bound) = lower_bound(self.instance, weights, dot(weights, &point))
             && self.best.is_none_or(|(best, _)| bound > best)
@@ -166,7 +172,7 @@ impl<const M: usize> Search<'_, M> {
         {
             self.feasible = Some(Candidate { plan, point });
         }
-        point
+        Ok(point)
     }
 }
 

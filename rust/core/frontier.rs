@@ -12,8 +12,9 @@ use crate::error::Error;
 use crate::hull::{Step, hulls};
 use crate::instance::{Instance, Point, add, dot};
 use crate::messages::Tree;
+use crate::monitor::{Monitor, Stopped};
 use crate::problem::{Measure, Problem};
-use crate::search::check_width;
+use crate::search::{self, Options, check_width};
 
 /// Pareto points `(cost, loss)`: loss ascending, cost strictly descending. `None` if stopped.
 ///
@@ -25,45 +26,67 @@ pub fn frontier(
     max_points: usize,
     stop: &dyn Fn() -> bool,
 ) -> Result<Option<Vec<(i64, i64)>>, Error> {
-    let instance = Instance::new(problem, [Measure::Cost, Measure::Loss], [i64::MAX; 2]);
-    check_width(&instance)?;
-    let too_large = || Error::FrontierTooLarge { max_points };
-    let points = if exact {
-        exact_points(&instance, max_points, stop)
-    } else if instance.edges.is_empty() {
-        Ok(hull_walk(&instance))
-    } else {
-        corners(&instance, max_points, stop)
-    };
-    match points {
-        Err(Halt::TooLarge) => Err(too_large()),
+    let monitor = &Monitor::new(&Options::default(), stop);
+    match points(problem, exact, max_points, monitor) {
+        Err(Halt::TooLarge) => Err(Error::FrontierTooLarge { max_points }),
+        Err(Halt::Error(error)) => Err(error),
         Err(Halt::Stopped) => Ok(None),
-        Ok(points) if points.len() > max_points => Err(too_large()),
         Ok(points) => Ok(Some(points.into_iter().map(|p| (p[0], p[1])).collect())),
     }
 }
 
 /// Why no frontier came out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 enum Halt {
     TooLarge,
     Stopped,
+    Error(Error),
+}
+
+impl From<Stopped> for Halt {
+    fn from(_: Stopped) -> Self {
+        Self::Stopped
+    }
+}
+
+impl From<search::Halt> for Halt {
+    fn from(halt: search::Halt) -> Self {
+        match halt {
+            search::Halt::Stopped => Self::Stopped,
+            search::Halt::Error(error) => Self::Error(error),
+        }
+    }
+}
+
+fn points(
+    problem: &Problem,
+    exact: bool,
+    max_points: usize,
+    monitor: &Monitor<'_>,
+) -> Result<Vec<Point<2>>, Halt> {
+    let measures = [Measure::Cost, Measure::Loss];
+    let instance = Instance::new(problem, measures, [i64::MAX; 2], monitor)?;
+    check_width(&instance, monitor)?;
+    let points = if exact {
+        exact_points(&instance, max_points, monitor)?
+    } else if instance.edges.is_empty() {
+        hull_walk(&instance, monitor)?
+    } else {
+        corners(&instance, max_points, monitor)?
+    };
+    if points.len() > max_points { Err(Halt::TooLarge) } else { Ok(points) }
 }
 
 fn exact_points(
     instance: &Instance<2>,
     max_points: usize,
-    stop: &dyn Fn() -> bool,
+    monitor: &Monitor<'_>,
 ) -> Result<Vec<Point<2>>, Halt> {
-    let tree = Tree::new(instance);
-    let weights = quantise(&[1.0, 1.0], &totals(instance));
-    let up = tree.up(instance, &weights);
-    let down = tree.down(instance, &weights, &up);
-    let classes =
-        contract(instance, &tree, &weights, (&up, &down), i64::MAX, max_points, &mut || stop());
-    if stop() {
-        return Err(Halt::Stopped);
-    }
+    let tree = Tree::new(instance, monitor)?;
+    let weights = quantise(&[1.0, 1.0], &totals(instance, monitor)?);
+    let up = tree.up(instance, &weights, monitor)?;
+    let down = tree.down(instance, &weights, &up, monitor)?;
+    let classes = contract(instance, &tree, &weights, (&up, &down), i64::MAX, max_points, monitor)?;
     if !classes.exact {
         return Err(Halt::TooLarge);
     }
@@ -80,10 +103,7 @@ fn exact_points(
     for list in lists {
         next.clear();
         for &option in &list {
-            if stop() {
-                return Err(Halt::Stopped);
-            }
-            merge_shifted(&next, &current, option, &mut merged);
+            merge_shifted(&next, &current, option, &mut merged, monitor)?;
             std::mem::swap(&mut next, &mut merged);
         }
         if next.len() > max_points {
@@ -100,11 +120,13 @@ fn merge_shifted(
     second: &[Point<2>],
     by: Point<2>,
     merged: &mut Vec<Point<2>>,
-) {
+    monitor: &Monitor<'_>,
+) -> Result<(), Stopped> {
     merged.clear();
     merged.reserve(first.len() + second.len());
     let (mut a, mut b, mut least) = (0, 0, i64::MAX);
     while a < first.len() || b < second.len() {
+        monitor.spend(1)?;
         let shifted = second.get(b).map(|&p| add(p, by));
         let point = match (first.get(a), shifted) {
             (Some(&x), Some(y)) if (x[1], x[0]) > (y[1], y[0]) => {
@@ -126,15 +148,17 @@ fn merge_shifted(
             merged.push(point);
         }
     }
+    Ok(())
 }
 
 /// The supported points of a separable instance.
-fn hull_walk(instance: &Instance<2>) -> Vec<Point<2>> {
-    let (_, mut point, mut steps) = hulls(instance);
+fn hull_walk(instance: &Instance<2>, monitor: &Monitor<'_>) -> Result<Vec<Point<2>>, Stopped> {
+    let (_, mut point, mut steps) = hulls(instance, monitor)?;
     steps.sort_by(|a, b| a.by_rate(b).then(a.layer.cmp(&b.layer)));
     let mut points = vec![point];
     let mut previous: Option<Step> = None;
     for step in steps {
+        monitor.spend(1)?;
         point = add(point, [-step.saved, step.used]);
         // equal rates: the points between are on the hull but not its corners
         if previous.is_some_and(|p| p.by_rate(&step).is_eq()) {
@@ -143,20 +167,20 @@ fn hull_walk(instance: &Instance<2>) -> Vec<Point<2>> {
         points.push(point);
         previous = Some(step);
     }
-    points
+    Ok(points)
 }
 
 /// The supported corners of an instance with edges.
 fn corners(
     instance: &Instance<2>,
     max_points: usize,
-    stop: &dyn Fn() -> bool,
+    monitor: &Monitor<'_>,
 ) -> Result<Vec<Point<2>>, Halt> {
-    let tree = Tree::new(instance);
-    let scale = totals(instance);
-    let least = |weights: &[i64; 2]| {
-        let messages = tree.up(instance, weights);
-        instance.evaluate(&tree.decode(instance, weights, &messages))
+    let tree = Tree::new(instance, monitor)?;
+    let scale = totals(instance, monitor)?;
+    let least = |weights: &[i64; 2]| -> Result<Point<2>, Stopped> {
+        let messages = tree.up(instance, weights, monitor)?;
+        Ok(instance.evaluate(&tree.decode(instance, weights, &messages, monitor)?))
     };
     // a whisker of the other measure breaks ties towards undominated points
     let ends = [[1 << 20, 1], [1, 1 << 20]].map(|d: [i64; 2]| {
@@ -164,12 +188,10 @@ fn corners(
         least(&quantise(&[per_unit(0), per_unit(1)], &scale))
     });
     let [cheap, good] = ends;
+    let (cheap, good) = (cheap?, good?);
     let mut points = vec![good];
     let mut pending = vec![(good, cheap)];
     while let Some((left, right)) = pending.pop() {
-        if stop() {
-            return Err(Halt::Stopped);
-        }
         if points.len() > max_points {
             return Err(Halt::TooLarge);
         }
@@ -178,7 +200,7 @@ fn corners(
             continue;
         }
         let weights = quantise(&[used as f64, saved as f64], &scale);
-        let between = least(&weights);
+        let between = least(&weights)?;
         if dot(&weights, &between) < dot(&weights, &left).min(dot(&weights, &right)) {
             pending.push((between, right));
             pending.push((left, between));

@@ -9,10 +9,14 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use crate::instance::{Pair, index};
+use crate::monitor::{Monitor, Stopped};
 
 /// Above this degree the fill of a layer is estimated, so that one tensor that everybody reads
 /// does not make the ordering quadratic.
 const EXACT_FILL_DEGREE: usize = 24;
+
+/// What a look into a list of neighbours, somewhere in memory, counts for in table entries.
+const LOOKUPS: usize = 16;
 
 /// One step of the elimination.
 #[derive(Debug, Clone)]
@@ -30,15 +34,19 @@ pub(crate) struct Bag {
 }
 
 /// Layers without edges, and bags in the order of elimination: a parent comes after its children.
-pub(crate) fn eliminate(layers: usize, edges: &[Pair]) -> (Vec<u32>, Vec<Bag>) {
+pub(crate) fn eliminate(
+    layers: usize,
+    edges: &[Pair],
+    monitor: &Monitor<'_>,
+) -> Result<(Vec<u32>, Vec<Bag>), Stopped> {
     if edges.is_empty() {
-        return ((0..index(layers)).collect(), Vec::new());
+        return Ok(((0..index(layers)).collect(), Vec::new()));
     }
-    let mut elimination = Elimination::new(layers, edges);
+    let mut elimination = Elimination::new(layers, edges, monitor)?;
     let loose = elimination.loose();
-    elimination.peel();
-    elimination.min_fill();
-    (loose, elimination.into_bags(edges))
+    elimination.peel(monitor)?;
+    elimination.min_fill(monitor)?;
+    Ok((loose, elimination.into_bags(edges, monitor)?))
 }
 
 struct Elimination {
@@ -52,16 +60,19 @@ const WAITING: u32 = u32::MAX;
 const LOOSE: u32 = u32::MAX - 1;
 
 impl Elimination {
-    fn new(layers: usize, edges: &[Pair]) -> Self {
+    fn new(layers: usize, edges: &[Pair], monitor: &Monitor<'_>) -> Result<Self, Stopped> {
         let mut neighbours = vec![Vec::new(); layers];
         for edge in edges {
+            monitor.spend(LOOKUPS)?;
             neighbours[edge.tail as usize].push(edge.head);
             neighbours[edge.head as usize].push(edge.tail);
         }
         for list in &mut neighbours {
+            monitor.spend(list.len())?;
             list.sort_unstable();
         }
-        Self { neighbours, position: vec![WAITING; layers], order: Vec::with_capacity(layers) }
+        let order = Vec::with_capacity(layers);
+        Ok(Self { neighbours, position: vec![WAITING; layers], order })
     }
 
     /// Take out the layers without neighbours.
@@ -76,8 +87,9 @@ impl Elimination {
     }
 
     /// Layers with at most one neighbour never add fill.
-    fn peel(&mut self) {
+    fn peel(&mut self, monitor: &Monitor<'_>) -> Result<(), Stopped> {
         for start in 0..self.neighbours.len() {
+            monitor.spend(LOOKUPS)?;
             let mut layer = start;
             while self.position[layer] == WAITING && self.neighbours[layer].len() <= 1 {
                 self.remove(layer);
@@ -97,9 +109,10 @@ impl Elimination {
                 stack.extend(self.neighbours[layer].iter().map(|&n| n as usize));
             }
         }
+        Ok(())
     }
 
-    fn min_fill(&mut self) {
+    fn min_fill(&mut self, monitor: &Monitor<'_>) -> Result<(), Stopped> {
         let key = |order: &Self, layer: u32| Reverse((order.fill(layer), layer));
         let mut heap: BinaryHeap<_> = (0..index(self.neighbours.len()))
             .filter(|&i| self.position[i as usize] == WAITING)
@@ -110,6 +123,8 @@ impl Elimination {
                 continue;
             }
             let now = self.fill(layer);
+            let degree = now.1;
+            monitor.spend(LOOKUPS * (1 + degree * degree))?;
             if now > fill {
                 heap.push(Reverse((now, layer)));
                 continue;
@@ -125,6 +140,7 @@ impl Elimination {
                 }
             }
         }
+        Ok(())
     }
 
     /// Edges that eliminating the layer would add, and its degree.
@@ -164,7 +180,7 @@ impl Elimination {
         self.neighbours[layer] = around;
     }
 
-    fn into_bags(self, edges: &[Pair]) -> Vec<Bag> {
+    fn into_bags(self, edges: &[Pair], monitor: &Monitor<'_>) -> Result<Vec<Bag>, Stopped> {
         let Self { mut neighbours, position, order } = self;
         let mut bags: Vec<Bag> = order
             .iter()
@@ -175,15 +191,18 @@ impl Elimination {
                 Bag { layer, separator, parent, edges: Vec::new(), children: Vec::new() }
             })
             .collect();
+        monitor.go_on()?;
         for &edge in edges {
+            monitor.spend(LOOKUPS)?;
             let first = position[edge.tail as usize].min(position[edge.head as usize]);
             bags[first as usize].edges.push(edge);
         }
         for bag in 0..bags.len() {
+            monitor.spend(LOOKUPS)?;
             if let Some(parent) = bags[bag].parent {
                 bags[parent as usize].children.push(index(bag));
             }
         }
-        bags
+        Ok(bags)
     }
 }

@@ -7,6 +7,10 @@
 use std::cmp::Ordering;
 
 use crate::instance::{Instance, Point, add, index};
+use crate::monitor::{Monitor, Stopped};
+
+/// What sorting one choice counts for in table entries.
+const SORTING: usize = 4;
 
 /// A step along the hull of one layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,13 +32,17 @@ impl Step {
 }
 
 /// The choice of least budget per layer, the sum of these, and every layer's hull steps in order.
-pub(crate) fn hulls<const M: usize>(instance: &Instance<M>) -> (Vec<u16>, Point<M>, Vec<Step>) {
+pub(crate) fn hulls<const M: usize>(
+    instance: &Instance<M>,
+    monitor: &Monitor<'_>,
+) -> Result<(Vec<u16>, Point<M>, Vec<Step>), Stopped> {
     let mut start = Vec::with_capacity(instance.n_layers());
     let mut total = [0; M];
     let mut steps = Vec::with_capacity(instance.nodes.len());
     let (mut order, mut hull): (Vec<u16>, Vec<u16>) = (Vec::new(), Vec::new());
     for layer in 0..instance.n_layers() {
         let points = instance.choices(layer);
+        monitor.spend(SORTING * points.len())?;
         let at = |choice: u16| points[usize::from(choice)];
         order.clear();
         order.extend(0..u16::try_from(points.len()).unwrap_or(u16::MAX));
@@ -64,7 +72,7 @@ pub(crate) fn hulls<const M: usize>(instance: &Instance<M>) -> (Vec<u16>, Point<
             });
         }
     }
-    (start, total, steps)
+    Ok((start, total, steps))
 }
 
 /// Whether `b` lies on or above the line from `a` to `c`.
@@ -75,7 +83,11 @@ fn above<const M: usize>(a: Point<M>, b: Point<M>, c: Point<M>) -> bool {
 
 /// Order the steps so far that all before the returned position fit into `room`, and the one
 /// there, if any, does not: weighted quickselect, linear time on average.
-pub(crate) fn break_step(steps: &mut [Step], mut room: i64) -> usize {
+pub(crate) fn break_step(
+    steps: &mut [Step],
+    mut room: i64,
+    monitor: &Monitor<'_>,
+) -> Result<usize, Stopped> {
     let (mut low, mut high) = (0, steps.len());
     while low < high {
         let middle = low + (high - low) / 2;
@@ -85,6 +97,7 @@ pub(crate) fn break_step(steps: &mut [Step], mut room: i64) -> usize {
         let (mut better, mut at, mut worse) = (low, low, high);
         let (mut used_better, mut used_equal) = (0, 0);
         while at < worse {
+            monitor.spend(1)?;
             match steps[at].by_rate(&pivot) {
                 Ordering::Less => {
                     used_better += steps[at].used;
@@ -111,11 +124,11 @@ pub(crate) fn break_step(steps: &mut [Step], mut room: i64) -> usize {
                 room -= steps[better].used;
                 better += 1;
             }
-            return better;
+            return Ok(better);
         } else {
             room -= used_better + used_equal;
             low = worse;
         }
     }
-    low
+    Ok(low)
 }

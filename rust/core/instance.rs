@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::congruence::{Congruence, usable};
+use crate::monitor::{Monitor, Stopped};
 use crate::problem::{Edge, Measure, Problem};
 
 /// Objective first, then one coordinate per budget.
@@ -40,8 +41,20 @@ pub(crate) struct Instance<const M: usize> {
 
 impl<const M: usize> Instance<M> {
     /// Pick the coordinates; `measures[0]` is the objective.
-    pub(crate) fn new(problem: &Problem, measures: [Measure; M], limits: Point<M>) -> Self {
-        Self::build(problem, limits, |get| measures.map(get))
+    pub(crate) fn new(
+        problem: &Problem,
+        measures: [Measure; M],
+        limits: Point<M>,
+        monitor: &Monitor<'_>,
+    ) -> Result<Self, Stopped> {
+        let read = |[cost, loss, size]: [&[i64]; 3], at: usize| {
+            measures.map(|m| match m {
+                Measure::Cost => value(cost, at),
+                Measure::Loss => value(loss, at),
+                Measure::Size => value(size, at),
+            })
+        };
+        Self::build(problem, limits, read, monitor)
     }
 
     /// As [`new`](Self::new), but minimise a weighted sum of cost, loss and size.
@@ -50,35 +63,41 @@ impl<const M: usize> Instance<M> {
         weights: [i64; 3],
         measures: [Measure; M],
         limits: Point<M>,
-    ) -> Self {
-        Self::build(problem, limits, |get| {
-            let mut point = measures.map(get);
-            point[0] = Measure::ALL.iter().zip(weights).map(|(&m, w)| w * get(m)).sum();
+        monitor: &Monitor<'_>,
+    ) -> Result<Self, Stopped> {
+        let read = |tables: [&[i64]; 3], at: usize| {
+            let mut point = measures.map(|m| value(tables[m as usize], at));
+            point[0] = weights.iter().zip(tables).map(|(w, table)| w * value(table, at)).sum();
             point
-        })
+        };
+        Self::build(problem, limits, read, monitor)
     }
 
-    /// `point` makes a point from the value of each measure.
+    /// `read` makes a point from one place in the tables of cost, loss and size.
     fn build(
         problem: &Problem,
         limits: Point<M>,
-        point: impl Fn(&dyn Fn(Measure) -> i64) -> Point<M>,
-    ) -> Self {
+        read: impl Fn([&[i64]; 3], usize) -> Point<M>,
+        monitor: &Monitor<'_>,
+    ) -> Result<Self, Stopped> {
         let offsets = problem.offsets().to_vec();
         let tables = Measure::ALL.map(|m| problem.table(m));
-        let read = |values: [&[i64]; 3], at: usize| {
-            point(&|m: Measure| values[m as usize].get(at).copied().unwrap_or(0))
-        };
-        let nodes = (0..offsets[offsets.len() - 1]).map(|at| read(tables, at)).collect();
+        let mut nodes = Vec::with_capacity(offsets[offsets.len() - 1]);
+        for range in offsets.windows(2) {
+            monitor.spend(range[1] - range[0])?;
+            nodes.extend((range[0]..range[1]).map(|at| read(tables, at)));
+        }
         let mut merged: BTreeMap<(u32, u32), Vec<Point<M>>> = BTreeMap::new();
         let mut edges = Vec::with_capacity(problem.edges().len());
-        let mut pairs = Vec::new();
+        let entries = |e: &Edge| problem.n_choices(e.tail) * problem.n_choices(e.head);
+        let mut pairs = Vec::with_capacity(problem.edges().iter().map(entries).sum());
         let ends = |e: &Edge| (e.tail, e.head);
         let sorted = problem.edges().windows(2).all(|w| ends(&w[0]) < ends(&w[1]))
             && problem.edges().iter().all(|e| e.tail < e.head);
         for edge in problem.edges() {
             let matrices = Measure::ALL.map(|m| edge.values(m));
             let (rows, columns) = (problem.n_choices(edge.tail), problem.n_choices(edge.head));
+            monitor.spend(rows * columns)?;
             if sorted {
                 let (tail, head) = (index(edge.tail), index(edge.head));
                 edges.push(Pair { tail, head, start: pairs.len() });
@@ -98,14 +117,15 @@ impl<const M: usize> Instance<M> {
             }
         }
         for ((tail, head), values) in merged {
+            monitor.spend(values.len())?;
             edges.push(Pair { tail, head, start: pairs.len() });
             pairs.extend(values);
         }
         let congruence = Congruence::NONE;
         let mut instance = Self { offsets, nodes, edges, pairs, limits, offset: 0, congruence };
-        instance.limits = usable(&instance);
-        instance.congruence = Congruence::new(&instance);
-        instance
+        instance.limits = usable(&instance, monitor)?;
+        instance.congruence = Congruence::new(&instance, monitor)?;
+        Ok(instance)
     }
 
     pub(crate) fn n_layers(&self) -> usize {
@@ -152,6 +172,11 @@ impl<const M: usize> Instance<M> {
     pub(crate) fn fits(&self, point: &Point<M>) -> bool {
         (1..M).all(|m| point[m] <= self.limits[m])
     }
+}
+
+/// An empty table is zero everywhere.
+fn value(table: &[i64], at: usize) -> i64 {
+    table.get(at).copied().unwrap_or(0)
 }
 
 /// Layer positions are stored in 32 bits.

@@ -24,6 +24,7 @@
 //! | components to classes; the knapsack over them | `contract`, `core_program` |
 //! | fix, contract, probe, prove: one subproblem | `search::close` |
 //! | branch and bound around all this: what waits, where to split | `search::branch`, `queue`, `split` |
+//! | when to stop | `monitor` |
 //! | what comes out | `solution` |
 //! | all trade-offs; the paper's weighted objective | `frontier`, `weighted` |
 
@@ -41,6 +42,7 @@ mod hardware;
 mod hull;
 mod instance;
 mod messages;
+mod monitor;
 mod problem;
 mod reduce;
 pub mod search;

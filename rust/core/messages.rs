@@ -6,6 +6,7 @@
 
 use crate::graph::{Bag, eliminate};
 use crate::instance::{Instance, Weights, dot};
+use crate::monitor::{Monitor, Stopped};
 
 /// The tree of bags with the shapes of its tables.
 #[derive(Debug, Clone)]
@@ -36,8 +37,11 @@ pub(crate) struct Marginals {
 }
 
 impl Tree {
-    pub(crate) fn new<const M: usize>(instance: &Instance<M>) -> Self {
-        let (loose, bags) = eliminate(instance.n_layers(), &instance.edges);
+    pub(crate) fn new<const M: usize>(
+        instance: &Instance<M>,
+        monitor: &Monitor<'_>,
+    ) -> Result<Self, Stopped> {
+        let (loose, bags) = eliminate(instance.n_layers(), &instance.edges, monitor)?;
         let mut offsets = Vec::with_capacity(bags.len() + 1);
         offsets.push(0);
         for (at, bag) in bags.iter().enumerate() {
@@ -45,7 +49,13 @@ impl Tree {
                 bag.separator.iter().map(|&s| instance.n_choices(s as usize)).product();
             offsets.push(offsets[at] + entries);
         }
-        Self { loose, bags, offsets }
+        Ok(Self { loose, bags, offsets })
+    }
+
+    /// Entries of a bag's table: its separator's choices times its own.
+    fn entries<const M: usize>(&self, instance: &Instance<M>, at: usize) -> usize {
+        let rows = self.offsets[at + 1] - self.offsets[at];
+        rows * instance.n_choices(self.bags[at].layer as usize)
     }
 
     /// Entries of the largest table, without building it.
@@ -62,15 +72,18 @@ impl Tree {
         &self,
         instance: &Instance<M>,
         weights: &Weights<M>,
-    ) -> Messages {
+        monitor: &Monitor<'_>,
+    ) -> Result<Messages, Stopped> {
         let mut up = vec![0; self.offsets[self.bags.len()]];
         let mut least = 0;
         for &layer in &self.loose {
+            monitor.spend(instance.n_choices(layer as usize))?;
             let sums = instance.choices(layer as usize).iter().map(|p| dot(weights, p));
             least += sums.min().unwrap_or(0);
         }
         let mut joint = Vec::new();
         for at in 0..self.bags.len() {
+            monitor.spend(self.entries(instance, at))?;
             let (before, after) = up.split_at_mut(self.offsets[at]);
             self.joint(instance, weights, at, before, &mut joint);
             let columns = instance.n_choices(self.bags[at].layer as usize);
@@ -82,7 +95,7 @@ impl Tree {
                 least += message[0];
             }
         }
-        Messages { least, up }
+        Ok(Messages { least, up })
     }
 
     /// A plan of least weighted sum; of equal choices the first.
@@ -91,15 +104,19 @@ impl Tree {
         instance: &Instance<M>,
         weights: &Weights<M>,
         messages: &Messages,
-    ) -> Vec<u16> {
+        monitor: &Monitor<'_>,
+    ) -> Result<Vec<u16>, Stopped> {
         let mut plan = vec![0; instance.n_layers()];
         for &layer in &self.loose {
+            monitor.spend(instance.n_choices(layer as usize))?;
             plan[layer as usize] =
                 first_least(instance.choices(layer as usize).iter().map(|p| dot(weights, p)));
         }
         let mut row = Vec::new();
         for (at, bag) in self.bags.iter().enumerate().rev() {
             let layer = bag.layer as usize;
+            let looked = 1 + bag.edges.len() + bag.children.len();
+            monitor.spend(instance.n_choices(layer) * looked)?;
             row.clear();
             row.extend(instance.choices(layer).iter().map(|p| dot(weights, p)));
             for &edge in &bag.edges {
@@ -119,7 +136,7 @@ impl Tree {
             }
             plan[layer] = first_least(row.iter().copied());
         }
-        plan
+        Ok(plan)
     }
 
     /// Start and stride, along the layer of bag `at`, of a child's message when all other layers
@@ -149,11 +166,13 @@ impl Tree {
         instance: &Instance<M>,
         weights: &Weights<M>,
         messages: &Messages,
-    ) -> Marginals {
+        monitor: &Monitor<'_>,
+    ) -> Result<Marginals, Stopped> {
         let mut down = vec![0; messages.up.len()];
         let mut marginals = vec![i64::MAX; instance.nodes.len()];
         for &layer in &self.loose {
             let layer = layer as usize;
+            monitor.spend(instance.n_choices(layer))?;
             let least = instance.choices(layer).iter().map(|p| dot(weights, p)).min().unwrap_or(0);
             let range = instance.offsets[layer]..instance.offsets[layer + 1];
             for (marginal, point) in marginals[range].iter_mut().zip(instance.choices(layer)) {
@@ -162,6 +181,7 @@ impl Tree {
         }
         let mut joint = Vec::new();
         for (at, bag) in self.bags.iter().enumerate().rev() {
+            monitor.spend(self.entries(instance, at))?;
             self.joint(instance, weights, at, &messages.up, &mut joint);
             let columns = instance.n_choices(bag.layer as usize);
             // a root's message holds the least sum of its own tree only
@@ -195,7 +215,7 @@ impl Tree {
                 }
             }
         }
-        Marginals { down, choices: marginals }
+        Ok(Marginals { down, choices: marginals })
     }
 
     /// The table of a bag: own values, own edges and the children's messages, over the separator's

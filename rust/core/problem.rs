@@ -54,6 +54,8 @@ pub struct Problem {
     offsets: Vec<usize>,
     tables: [Vec<i64>; 3],
     edges: Vec<Edge>,
+    /// Most that cost, loss and size of a plan can add up to, in absolute value.
+    totals: [i64; 3],
 }
 
 impl Problem {
@@ -91,11 +93,11 @@ impl Problem {
                 return Err(Error::Length { measure, found: table.len(), expected });
             }
         }
-        let problem = Self { offsets, tables, edges };
+        let mut problem = Self { offsets, tables, edges, totals: [0; 3] };
         for (position, edge) in problem.edges.iter().enumerate() {
             problem.check_edge(position, edge)?;
         }
-        problem.check_totals()?;
+        problem.totals = problem.checked_totals()?;
         Ok(problem)
     }
 
@@ -129,22 +131,27 @@ impl Problem {
     }
 
     /// The largest sum a plan can reach in absolute value must stay below the limit.
-    fn check_totals(&self) -> Result<(), Error> {
-        let largest = |values: &[i64]| values.iter().map(|v| v.unsigned_abs()).max().unwrap_or(0);
+    fn checked_totals(&self) -> Result<[i64; 3], Error> {
+        let mut totals = [0; 3];
         for measure in Measure::ALL {
-            let table = &self.tables[measure as usize];
-            let layers: u128 = if table.is_empty() {
-                0
-            } else {
-                self.offsets.windows(2).map(|o| u128::from(largest(&table[o[0]..o[1]]))).sum()
-            };
-            let edges: u128 =
-                self.edges.iter().map(|e| u128::from(largest(e.values(measure)))).sum();
-            if layers + edges >= 1 << TOTAL_BITS {
-                return Err(Error::Overflow { measure, bits: TOTAL_BITS });
-            }
+            let total = i64::try_from(self.sum_of_largest(measure)).ok();
+            totals[measure as usize] = total
+                .filter(|&total| total < 1 << TOTAL_BITS)
+                .ok_or(Error::Overflow { measure, bits: TOTAL_BITS })?;
         }
-        Ok(())
+        Ok(totals)
+    }
+
+    fn sum_of_largest(&self, measure: Measure) -> u128 {
+        let largest = |values: &[i64]| values.iter().map(|v| v.unsigned_abs()).max().unwrap_or(0);
+        let table = &self.tables[measure as usize];
+        let layers: u128 = if table.is_empty() {
+            0
+        } else {
+            self.offsets.windows(2).map(|o| u128::from(largest(&table[o[0]..o[1]]))).sum()
+        };
+        let edges: u128 = self.edges.iter().map(|e| u128::from(largest(e.values(measure)))).sum();
+        layers + edges
     }
 
     /// Number of layers.
@@ -169,6 +176,11 @@ impl Problem {
     #[must_use]
     pub fn table(&self, measure: Measure) -> &[i64] {
         &self.tables[measure as usize]
+    }
+
+    /// Most that a measure of a plan can add up to, in absolute value.
+    pub(crate) fn largest_total(&self, measure: Measure) -> i64 {
+        self.totals[measure as usize]
     }
 
     /// The edges.

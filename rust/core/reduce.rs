@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::instance::{Instance, Pair, add, index};
+use crate::monitor::{Monitor, Stopped};
 
 /// An instance with fewer choices, and where they came from.
 #[derive(Debug, Clone)]
@@ -19,7 +20,11 @@ pub(crate) struct Reduced<const M: usize> {
 
 /// Keep the choices marked in `keep` (flat; at least one per layer). Layers left with one choice
 /// are decided: their values move to the constant and to the neighbours.
-pub(crate) fn restrict<const M: usize>(original: &Instance<M>, keep: &[bool]) -> Reduced<M> {
+pub(crate) fn restrict<const M: usize>(
+    original: &Instance<M>,
+    keep: &[bool],
+    monitor: &Monitor<'_>,
+) -> Result<Reduced<M>, Stopped> {
     const DECIDED: u32 = u32::MAX;
     let mut decided = vec![0; original.n_layers()];
     let mut place = vec![DECIDED; original.n_layers()];
@@ -29,6 +34,7 @@ pub(crate) fn restrict<const M: usize>(original: &Instance<M>, keep: &[bool]) ->
     let mut constant = [0; M];
     for layer in 0..original.n_layers() {
         let range = original.offsets[layer]..original.offsets[layer + 1];
+        monitor.spend(range.len())?;
         let mut kept = (0u16..).zip(&keep[range.clone()]).filter(|(_, k)| **k).map(|(c, _)| c);
         let first = kept.next().unwrap_or(0);
         decided[layer] = first;
@@ -56,6 +62,7 @@ pub(crate) fn restrict<const M: usize>(original: &Instance<M>, keep: &[bool]) ->
     };
     for &edge in &original.edges {
         let (tail, head) = (edge.tail as usize, edge.head as usize);
+        monitor.spend(1)?;
         let at = |a: u16, b: u16| original.pair(edge, usize::from(a), usize::from(b));
         let span =
             |place: u32| instance.offsets[place as usize]..instance.offsets[place as usize + 1];
@@ -78,6 +85,7 @@ pub(crate) fn restrict<const M: usize>(original: &Instance<M>, keep: &[bool]) ->
             (from, to) => {
                 let start = instance.pairs.len();
                 for a in span(from) {
+                    monitor.spend(span(to).len())?;
                     for b in span(to) {
                         instance.pairs.push(at(choices[a], choices[b]));
                     }
@@ -90,20 +98,23 @@ pub(crate) fn restrict<const M: usize>(original: &Instance<M>, keep: &[bool]) ->
     for m in 1..M {
         instance.limits[m] -= constant[m];
     }
-    Reduced { instance: Arc::new(instance), layers, choices, decided }
+    Ok(Reduced { instance: Arc::new(instance), layers, choices, decided })
 }
 
 impl<const M: usize> Reduced<M> {
     /// Everything but the layers without a choice.
-    pub(crate) fn undecided(original: &Arc<Instance<M>>) -> Self {
+    pub(crate) fn undecided(
+        original: &Arc<Instance<M>>,
+        monitor: &Monitor<'_>,
+    ) -> Result<Self, Stopped> {
         let n_choices = (0..original.n_layers()).map(|layer| original.n_choices(layer));
         if n_choices.clone().any(|count| count < 2) {
-            return restrict(original, &vec![true; original.nodes.len()]);
+            return restrict(original, &vec![true; original.nodes.len()], monitor);
         }
         let choices = n_choices.flat_map(|count| (0_u16..).take(count)).collect();
         let layers = (0..index(original.n_layers())).collect();
         let decided = vec![0; original.n_layers()];
-        Self { instance: Arc::clone(original), layers, choices, decided }
+        Ok(Self { instance: Arc::clone(original), layers, choices, decided })
     }
 
     /// The original's plan for a plan of the reduced instance.

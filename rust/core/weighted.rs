@@ -9,11 +9,13 @@
 
 use std::sync::Arc;
 
-use crate::bound::totals;
 use crate::error::Error;
 use crate::instance::Instance;
+use crate::monitor::{Monitor, Stopped};
 use crate::problem::{Measure, Problem};
-use crate::search::{Monitor, Options, branch};
+use crate::search::outcome::Outcome;
+use crate::search::start::simple_plan;
+use crate::search::{Options, branch};
 use crate::solution::Status;
 
 /// Linear objectives are scaled so that no sum exceeds two to this power.
@@ -46,7 +48,7 @@ struct Search<'a, 'b> {
     totals: [f64; 2],
     best: Option<(f64, Vec<u16>, [i64; 3])>,
     steps: u64,
-    monitor: &'a mut Monitor<'b>,
+    monitor: &'a Monitor<'b>,
 }
 
 /// Minimise `-a / cost + b * loss` within `limits` on cost, loss and size.
@@ -78,14 +80,13 @@ pub fn solve_weighted(
         }
         budgets.push((measure, limit.min(1 << crate::problem::TOTAL_BITS)));
     }
-    let scale = totals(&Instance::new(problem, [Measure::Cost, Measure::Loss], [i64::MAX; 2]));
-    let monitor = &mut Monitor::new(options, stop);
+    let monitor = &Monitor::new(options, stop);
     let mut search = Search {
         problem,
         budgets,
         a,
         b,
-        totals: scale.map(|t| t.max(1) as f64),
+        totals: [Measure::Cost, Measure::Loss].map(|m| problem.largest_total(m).max(1) as f64),
         best: None,
         steps: 0,
         monitor,
@@ -105,15 +106,22 @@ impl Search<'_, '_> {
         let Some((_, _, good)) = self.linear(0.0, 1.0 / self.totals[1])? else {
             return Ok(self.finish(f64::NEG_INFINITY));
         };
+        if self.monitor.reason().is_some() {
+            return Ok(self.finish(f64::NEG_INFINITY)); // the two plans may not be the extremes
+        }
         let least_loss = good[1] as f64;
+        let weakest = self.b * least_loss - self.a / cheap[0] as f64;
         let tolerance = TIE * (self.a / cheap[0] as f64 + self.b * self.totals[1]);
         let mut bound = f64::INFINITY;
         let mut pending = vec![(cheap[0], good[0].max(cheap[0]))];
         while let Some((low, high)) = pending.pop() {
             let slope = self.a / (low as f64 * high as f64);
             let Some((weights, least, values)) = self.linear(slope, self.b)? else {
-                return Ok(self.finish(f64::NEG_INFINITY));
+                return Ok(self.finish(weakest));
             };
+            if self.monitor.reason().is_some() {
+                return Ok(self.finish(weakest));
+            }
             let under = |cost: i64| self.bound_at(cost, weights, least);
             let interval =
                 under(low).min(under(high)).max(self.b * least_loss - self.a / low as f64);
@@ -147,8 +155,8 @@ impl Search<'_, '_> {
         let found = self.linear(0.0, 1.0 / self.totals[1])?;
         self.budgets = before;
         Ok(match found {
+            _ if self.monitor.reason().is_some() => f64::NEG_INFINITY,
             Some((_, _, values)) => self.b * values[1] as f64 - self.a / cost as f64,
-            None if self.monitor.reason().is_some() => f64::NEG_INFINITY,
             None => f64::INFINITY,
         })
     }
@@ -187,7 +195,7 @@ impl Search<'_, '_> {
                 self.search(weights, measures, limits)?
             }
         };
-        let Some((plan, bound)) = outcome else { return Ok(None) };
+        let (Some(plan), bound) = outcome else { return Ok(None) };
         let values = self.problem.evaluate(&plan);
         if values[0] > 0 {
             let value = self.b * values[1] as f64 - self.a / values[0] as f64;
@@ -199,20 +207,29 @@ impl Search<'_, '_> {
                 self.best = Some((value, plan, values));
             }
         }
-        Ok(Some((weights, bound, values)))
+        Ok(bound.map(|bound| (weights, bound, values)))
     }
 
-    /// The plan of least weighted sum and the bound proved on that sum.
+    /// The plan of least weighted sum, or the best found, and the bound proved on that sum.
     fn search<const M: usize>(
         &mut self,
         weights: [i64; 2],
         measures: [Measure; M],
         limits: [i64; M],
-    ) -> Result<Option<(Vec<u16>, i64)>, Error> {
+    ) -> Result<(Option<Vec<u16>>, Option<i64>), Error> {
         let weights = [weights[0], weights[1], 0];
-        let instance = Arc::new(Instance::weighted(self.problem, weights, measures, limits));
-        let outcome = branch::search(&instance, self.monitor)?;
-        Ok(outcome.best.map(|best| best.plan).zip(outcome.bound))
+        let point = |values: [i64; 3]| {
+            let mut point = measures.map(|m| values[m as usize]);
+            point[0] = weights.iter().zip(values).map(|(w, v)| w * v).sum();
+            point
+        };
+        let (problem, monitor) = (self.problem, self.monitor);
+        let start = simple_plan(problem, (&measures[1..], &limits), point, monitor);
+        let outcome = match Instance::weighted(problem, weights, measures, limits, monitor) {
+            Ok(instance) => branch::search(&Arc::new(instance), start, monitor)?,
+            Err(Stopped) => Outcome::unknown(start),
+        };
+        Ok((outcome.best.map(|best| best.plan), outcome.bound))
     }
 
     fn finish(&mut self, bound: f64) -> Weighted {

@@ -16,14 +16,14 @@ use crate::dual::{self, Candidate};
 use crate::error::Error;
 use crate::instance::{Instance, Point, Weights};
 use crate::messages::Tree;
+use crate::monitor::{Monitor, Stopped};
 use crate::reduce::{Reduced, restrict};
-use crate::search::check_width;
 use crate::search::close::{Effort, close};
-use crate::search::monitor::Monitor;
 use crate::search::outcome::{Outcome, ProofTree};
 use crate::search::queue::{Node, Queue};
 use crate::search::split::{Excess, ranked};
-use crate::search::start::{Around, best_uniform, fill};
+use crate::search::start::{Around, fill, first_inside};
+use crate::search::{Halt, check_width};
 use crate::solution::{Closed, Status};
 
 /// States of the core program in a subproblem, at first and at most: as subproblems pile up, each
@@ -44,97 +44,140 @@ struct Search<'a, const M: usize> {
     around: Around,
     /// Of the original, see [`totals`].
     totals: Point<M>,
-    outcome: Outcome<M>,
+    outcome: &'a mut Outcome<M>,
     open: Queue<M>,
     /// Only plans below this are looked for.
     ceiling: i64,
 }
 
-/// Bound the root and find a first plan; branch no further.
+/// Bound the root and find a first plan, which may be better than `start`; branch no further.
 pub(crate) fn root<const M: usize>(
     instance: &Arc<Instance<M>>,
-    monitor: &mut Monitor<'_>,
+    start: Option<Candidate<M>>,
+    monitor: &Monitor<'_>,
 ) -> Result<Outcome<M>, Error> {
-    check_width(instance)?;
-    let mut search = Search::new(instance);
-    let found = search.root(monitor);
-    let outcome = &mut search.outcome;
-    outcome.bound = found.as_ref().map(|node| node.bound).or(outcome.bound);
-    Ok(search.outcome)
+    explore(instance, start, monitor, false)
 }
 
-/// The exact search.
+/// The exact search, from a plan within the limits if there is one.
 pub(crate) fn search<const M: usize>(
     instance: &Arc<Instance<M>>,
-    monitor: &mut Monitor<'_>,
+    start: Option<Candidate<M>>,
+    monitor: &Monitor<'_>,
 ) -> Result<Outcome<M>, Error> {
-    check_width(instance)?;
-    let mut search = Search::new(instance);
-    let Some(root) = search.root(monitor) else { return Ok(search.outcome) };
-    let (least, mut step) = (root.bound, 0);
-    if M > 2 {
-        step = first_step(&root);
-        search.raise(least, step);
-    }
-    let mut proved: Option<(i64, ProofTree<M>)> = None;
-    loop {
-        let stopped_at = search.pass(&root, monitor);
-        let Search { outcome, ceiling, .. } = &mut search;
-        if let Some(bound) = stopped_at {
-            outcome.status = monitor.reason().unwrap_or(Status::Interrupted);
-            outcome.bound = Some(bound.min(*ceiling).min(outcome.target()));
-            if let Some((before, proof)) = proved.filter(|p| Some(p.0) > outcome.bound) {
-                (outcome.bound, outcome.proof) = (Some(before), proof);
-            }
-            break;
+    explore(instance, start, monitor, true)
+}
+
+/// Search; where it is stopped, what is known so far.
+fn explore<const M: usize>(
+    instance: &Arc<Instance<M>>,
+    start: Option<Candidate<M>>,
+    monitor: &Monitor<'_>,
+    branch: bool,
+) -> Result<Outcome<M>, Error> {
+    let mut outcome = Outcome::unknown(start);
+    let mut explored = || {
+        check_width(instance, monitor)?;
+        let mut search = Search::new(instance, &mut outcome, monitor)?;
+        if let Some(root) = search.root(monitor)?
+            && branch
+        {
+            search.run(&root, monitor)?;
         }
-        if outcome.target() <= *ceiling {
-            let status = if outcome.best.is_some() { Status::Optimal } else { Status::Infeasible };
-            (outcome.status, outcome.bound) = (status, outcome.best.as_ref().map(|b| b.point[0]));
-            break;
-        }
-        proved = Some((*ceiling, std::mem::take(&mut outcome.proof)));
-        step = step.saturating_mul(2);
-        search.raise(least, step);
+        Ok(())
+    };
+    match explored() {
+        Err(Halt::Error(error)) => Err(error),
+        Err(Halt::Stopped) | Ok(()) => Ok(outcome),
     }
-    Ok(search.outcome)
 }
 
 /// How far above the bound to look first, with several budgets.
-fn first_step<const M: usize>(root: &Node<M>) -> i64 {
+fn first_step<const M: usize>(root: &Node<M>, monitor: &Monitor<'_>) -> Result<i64, Stopped> {
     let instance = &root.reduced.instance;
-    let excess = Excess::new(instance, &root.tree, &root.weights);
+    let excess = Excess::new(instance, &root.tree, &root.weights, monitor)?;
     let mut leaving = excess.leaving(instance);
     let share = leaving.len() / FIRST_SHARE;
     let rank = ranked(&mut leaving, share).unwrap_or(0);
-    1 + rank / root.weights[0].max(1)
+    Ok(1 + rank / root.weights[0].max(1))
 }
 
 impl<'a, const M: usize> Search<'a, M> {
-    fn new(original: &'a Arc<Instance<M>>) -> Self {
-        Self {
+    fn new(
+        original: &'a Arc<Instance<M>>,
+        outcome: &'a mut Outcome<M>,
+        monitor: &Monitor<'_>,
+    ) -> Result<Self, Stopped> {
+        Ok(Self {
             original,
-            around: Around::new(original),
-            totals: totals(original),
-            outcome: Outcome::unknown(),
+            around: Around::new(original, monitor)?,
+            totals: totals(original, monitor)?,
+            outcome,
             open: Queue::new(),
             ceiling: i64::MAX,
-        }
+        })
     }
 
     /// Bound the whole problem and find a first plan. `None` if that settles it.
-    fn root(&mut self, monitor: &mut Monitor<'_>) -> Option<Node<M>> {
-        if let Some(uniform) = best_uniform(self.original) {
-            self.outcome.offer(uniform);
-        }
+    fn root(&mut self, monitor: &Monitor<'_>) -> Result<Option<Node<M>>, Stopped> {
+        self.first_plan(monitor)?;
         self.outcome.proof.push(([0; M], Closed::Open));
-        let root = self.consider(Reduced::undecided(self.original), None, 0, monitor);
-        if root.is_none() {
+        let whole = Reduced::undecided(self.original, monitor)?;
+        let root = self.consider(whole, None, 0, monitor)?;
+        if let Some(root) = &root {
+            self.outcome.bound = Some(root.bound);
+        } else {
             let best = self.outcome.best.as_ref();
             let status = if best.is_some() { Status::Optimal } else { Status::Infeasible };
             (self.outcome.status, self.outcome.bound) = (status, best.map(|b| b.point[0]));
         }
-        root
+        Ok(root)
+    }
+
+    /// A plan to return however soon the search is stopped. The hulls of separable layers give a
+    /// better one as fast.
+    fn first_plan(&mut self, monitor: &Monitor<'_>) -> Result<(), Stopped> {
+        if self.outcome.best.is_none() {
+            let found = first_inside(self.original, &self.around, &self.totals, monitor)?;
+            self.outcome.best = found;
+        }
+        if let Some(best) = &mut self.outcome.best
+            && !(M == 2 && self.original.edges.is_empty())
+        {
+            fill(self.original, &self.around, &self.totals, best, monitor)?;
+        }
+        Ok(())
+    }
+
+    /// Look below one ceiling after another.
+    fn run(&mut self, root: &Node<M>, monitor: &Monitor<'_>) -> Result<(), Stopped> {
+        let (least, mut step) = (root.bound, 0);
+        if M > 2 {
+            step = first_step(root, monitor)?;
+            self.raise(least, step);
+        }
+        let mut proved: Option<(i64, ProofTree<M>)> = None;
+        loop {
+            let stopped_at = self.pass(root, monitor);
+            let ceiling = self.ceiling;
+            let outcome = &mut *self.outcome;
+            if let Some(bound) = stopped_at {
+                outcome.bound = Some(bound.min(ceiling).min(outcome.target()));
+                if let Some((before, proof)) = proved.filter(|p| Some(p.0) > outcome.bound) {
+                    (outcome.bound, outcome.proof) = (Some(before), proof);
+                }
+                return Err(Stopped);
+            }
+            if outcome.target() <= ceiling {
+                let best = outcome.best.as_ref().map(|best| best.point[0]);
+                outcome.status = if best.is_some() { Status::Optimal } else { Status::Infeasible };
+                outcome.bound = best;
+                return Ok(());
+            }
+            proved = Some((ceiling, std::mem::take(&mut outcome.proof)));
+            step = step.saturating_mul(2);
+            self.raise(least, step);
+        }
     }
 
     fn target(&self) -> i64 {
@@ -149,27 +192,34 @@ impl<'a, const M: usize> Search<'a, M> {
     }
 
     /// Look for the best plan below the ceiling; a bound on what is left if stopped.
-    fn pass(&mut self, root: &Node<M>, monitor: &mut Monitor<'_>) -> Option<i64> {
+    fn pass(&mut self, root: &Node<M>, monitor: &Monitor<'_>) -> Option<i64> {
         self.outcome.proof = vec![(root.weights, Closed::Open)];
         self.open = Queue::new();
         let patience = PATIENCE[usize::from(!self.original.edges.is_empty())];
         let mut next = Cow::Borrowed(root);
         for visited in 1_usize.. {
             let bound = next.bound.min(self.open.least());
-            if !monitor.visit() {
+            if monitor.visit().is_err() {
                 return Some(bound);
             }
             if M > 2 && visited >= patience && visited.is_power_of_two() {
                 let (states, most, width) = PATIENT_EFFORT;
                 let effort = Effort { width, memory: (visited * states).min(most) };
-                let left = self.enumerate(root, effort, monitor);
-                if left.is_none() && monitor.reason().is_none() {
-                    self.outcome.proof = vec![(root.weights, Closed::Enumerated)];
-                    return None;
+                match self.enumerate(root, effort, monitor) {
+                    Err(Stopped) => return Some(bound),
+                    Ok(Some(_)) => {}
+                    Ok(None) => {
+                        self.outcome.proof = vec![(root.weights, Closed::Enumerated)];
+                        return None;
+                    }
                 }
             }
-            self.visit(&next, monitor);
-            if monitor.reason().is_some() {
+            let (before, entry) = (self.outcome.proof.len(), self.outcome.proof[next.proof]);
+            let visited = self.visit(&next, monitor);
+            if visited.is_err() || monitor.reason().is_some() {
+                // as if it had not been visited: its parts may be bounded worse than the whole
+                self.outcome.proof.truncate(before);
+                self.outcome.proof[next.proof] = entry;
                 return Some(bound);
             }
             next = Cow::Owned(self.next()?);
@@ -193,26 +243,30 @@ impl<'a, const M: usize> Search<'a, M> {
         &mut self,
         node: &Node<M>,
         effort: Effort,
-        monitor: &mut Monitor<'_>,
-    ) -> Option<Reduced<M>> {
+        monitor: &Monitor<'_>,
+    ) -> Result<Option<Reduced<M>>, Stopped> {
         let Node { reduced, tree, weights, .. } = node;
-        let stop = &mut || monitor.stopped();
-        let found = close(&reduced.instance, tree, weights, self.target(), effort, stop);
+        let found = close(&reduced.instance, tree, weights, self.target(), effort, monitor);
         self.offer(found.plan.map(|plan| reduced.lift(&plan)));
         found.rest
     }
 
     /// Drop the choices that the bound rules out; what is left.
-    fn shrink(&mut self, node: &Node<M>) -> Option<Reduced<M>> {
+    fn shrink(
+        &mut self,
+        node: &Node<M>,
+        monitor: &Monitor<'_>,
+    ) -> Result<Option<Reduced<M>>, Stopped> {
         let Node { reduced, tree, weights, .. } = node;
         let instance = &reduced.instance;
-        let excess = Excess::new(instance, tree, weights);
-        let rest = excess.keep(instance, excess.gap(instance, weights, self.target()));
+        let excess = Excess::new(instance, tree, weights, monitor)?;
+        let gap = excess.gap(instance, weights, self.target());
+        let rest = excess.keep(instance, gap, monitor)?;
         if rest.instance.n_layers() > 0 {
-            return Some(rest);
+            return Ok(Some(rest));
         }
         self.offer(Some(reduced.lift(&rest.lift(&[]))));
-        None
+        Ok(None)
     }
 
     fn offer(&mut self, plan: Option<Vec<u16>>) {
@@ -224,25 +278,22 @@ impl<'a, const M: usize> Search<'a, M> {
     }
 
     /// Close a subproblem, or split it in two.
-    fn visit(&mut self, node: &Node<M>, monitor: &mut Monitor<'_>) {
+    fn visit(&mut self, node: &Node<M>, monitor: &Monitor<'_>) -> Result<(), Stopped> {
         let rest = if M > 2 {
-            self.shrink(node)
+            self.shrink(node, monitor)?
         } else {
-            let effort = effort::<M>(monitor.nodes, node.reduced.instance.edges.is_empty());
-            self.enumerate(node, effort, monitor)
+            let effort = effort::<M>(monitor.nodes(), node.reduced.instance.edges.is_empty());
+            self.enumerate(node, effort, monitor)?
         };
-        if monitor.reason().is_some() {
-            return;
-        }
         let Node { reduced, weights, proof, .. } = node;
         let proof = *proof;
         let Some(rest) = rest else {
             self.outcome.proof[proof].1 = Closed::Enumerated;
-            return;
+            return Ok(());
         };
         let reduced = reduced.then(rest);
         let small = &reduced.instance;
-        let excess = Excess::new(small, &Tree::new(small), weights);
+        let excess = Excess::new(small, &Tree::new(small, monitor)?, weights, monitor)?;
         let (layer, choice) = excess.branching(small, weights);
         let equal = self.outcome.proof.len();
         self.outcome.proof[proof].1 = Closed::Branched {
@@ -258,11 +309,12 @@ impl<'a, const M: usize> Search<'a, M> {
             for flat in small.offsets[layer]..small.offsets[layer + 1] {
                 keep[flat] = (flat == picked) == same;
             }
-            let child = reduced.then(restrict(small, &keep));
-            if let Some(node) = self.consider(child, Some(weights), proof, monitor) {
+            let child = reduced.then(restrict(small, &keep, monitor)?);
+            if let Some(node) = self.consider(child, Some(weights), proof, monitor)? {
                 self.open.push(node);
             }
         }
+        Ok(())
     }
 
     /// Bound a subproblem; `None` if that closes it.
@@ -271,21 +323,21 @@ impl<'a, const M: usize> Search<'a, M> {
         reduced: Reduced<M>,
         near: Option<&Weights<M>>,
         proof: usize,
-        monitor: &mut Monitor<'_>,
-    ) -> Option<Node<M>> {
+        monitor: &Monitor<'_>,
+    ) -> Result<Option<Node<M>>, Stopped> {
         let instance = &reduced.instance;
-        let tree = Tree::new(instance);
+        let tree = Tree::new(instance, monitor)?;
         let target = self.target();
-        let stop = &mut || monitor.stopped();
         let whole = Arc::ptr_eq(instance, self.original);
-        let totals = if whole { self.totals } else { totals(instance) };
-        let dual = dual::solve(instance, &tree, totals, near, target, stop);
+        let totals = if whole { self.totals } else { totals(instance, monitor)? };
+        let dual = dual::solve(instance, &tree, totals, near, target, monitor)?;
         if let Some(found) = dual.feasible
             && found.point[0].saturating_add(instance.offset) < self.outcome.target()
         {
             let plan = reduced.lift(&found.plan);
             let mut candidate = Candidate { point: self.original.evaluate(&plan), plan };
-            fill(self.original, &self.around, &self.totals, &mut candidate);
+            // stopped or not, the plan is one, and the bound is known
+            let _ = fill(self.original, &self.around, &self.totals, &mut candidate, monitor);
             self.outcome.offer(candidate);
         }
         let closed = match dual.bound {
@@ -294,8 +346,8 @@ impl<'a, const M: usize> Search<'a, M> {
             Some(_) => Closed::Open,
         };
         self.outcome.proof[proof] = (dual.weights, closed);
-        let bound = dual.bound.filter(|_| closed == Closed::Open)?;
-        Some(Node { reduced, tree, weights: dual.weights, bound, proof })
+        let open = dual.bound.filter(|_| closed == Closed::Open);
+        Ok(open.map(|bound| Node { reduced, tree, weights: dual.weights, bound, proof }))
     }
 }
 

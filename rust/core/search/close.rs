@@ -12,6 +12,7 @@ use crate::core_program::{Scope, run};
 use crate::dual;
 use crate::instance::{Instance, Point, Weights};
 use crate::messages::Tree;
+use crate::monitor::{Monitor, Stopped};
 use crate::reduce::Reduced;
 use crate::search::split::{Excess, ranked};
 
@@ -42,10 +43,10 @@ pub(crate) struct Effort {
 
 /// What became of the subproblem.
 pub(crate) struct Closing<const M: usize> {
-    /// A plan that beats the target, if one was found.
+    /// A plan that beats the target, if one was found, stopped or not.
     pub(crate) plan: Option<Vec<u16>>,
     /// What is left of the subproblem; `None` if nothing is.
-    pub(crate) rest: Option<Reduced<M>>,
+    pub(crate) rest: Result<Option<Reduced<M>>, Stopped>,
 }
 
 /// Look for plans below `target` (the offset included).
@@ -55,39 +56,52 @@ pub(crate) fn close<const M: usize>(
     weights: &Weights<M>,
     target: i64,
     effort: Effort,
-    stop: &mut dyn FnMut() -> bool,
+    monitor: &Monitor<'_>,
 ) -> Closing<M> {
-    let excess = Excess::new(instance, tree, weights);
+    let mut plan = None;
+    let rest = probe(instance, tree, weights, (target, effort), &mut plan, monitor);
+    Closing { plan, rest }
+}
+
+/// As [`close`]; leaves the plan in `plan`, returns the rest.
+fn probe<const M: usize>(
+    instance: &Instance<M>,
+    tree: &Tree,
+    weights: &Weights<M>,
+    (mut target, effort): (i64, Effort),
+    plan: &mut Option<Vec<u16>>,
+    monitor: &Monitor<'_>,
+) -> Result<Option<Reduced<M>>, Stopped> {
+    let excess = Excess::new(instance, tree, weights, monitor)?;
     let mut leaving = excess.leaving(instance);
     let gap_to = |target: i64| excess.gap(instance, weights, target);
-    let mut target = target;
-    let mut plan = None;
-    let planes = planes(instance, tree, weights, stop);
+    let planes = planes(instance, tree, weights, monitor)?;
     let mut core = FIRST_CORE;
     loop {
         let gap = gap_to(target);
         if gap == 0 {
-            return Closing { plan, rest: None };
+            return Ok(None);
         }
         let cutoff = ranked(&mut leaving, core).map_or(gap, |rank| gap.min(rank.saturating_add(1)));
         let complete = cutoff >= gap;
-        let reduced = excess.keep(instance, cutoff);
+        let reduced = excess.keep(instance, cutoff, monitor)?;
         let width = if complete { effort.width } else { PROBE_WIDTH };
         let (found, exact) =
-            round(&reduced, (weights, &planes), target, Effort { width, ..effort }, stop);
+            round(&reduced, (weights, &planes), target, Effort { width, ..effort }, monitor)?;
         if let Some((objective, found)) = found {
             target = objective;
-            plan = Some(found);
+            *plan = Some(found);
         }
+        monitor.go_on()?;
         let now = gap_to(target);
         if exact && cutoff >= now {
-            return Closing { plan, rest: None };
+            return Ok(None);
         }
         let hopeless = !instance.edges.is_empty() && core >= LAST_PROBE && cutoff < now;
-        if stop() || hopeless || (complete && now > gap / WORTH_REPEATING) {
-            let rest = excess.keep(instance, now);
+        if hopeless || (complete && now > gap / WORTH_REPEATING) {
+            let rest = excess.keep(instance, now, monitor)?;
             let open = rest.instance.n_layers() > 0;
-            return Closing { plan, rest: open.then_some(rest) };
+            return Ok(open.then_some(rest));
         }
         if cutoff < now {
             core *= GROWTH;
@@ -101,26 +115,26 @@ fn planes<const M: usize>(
     instance: &Instance<M>,
     tree: &Tree,
     weights: &Weights<M>,
-    stop: &mut dyn FnMut() -> bool,
-) -> Vec<Weights<M>> {
+    monitor: &Monitor<'_>,
+) -> Result<Vec<Weights<M>>, Stopped> {
     let mut planes = vec![*weights];
     if M < 3 {
-        return planes;
+        return Ok(planes);
     }
-    let totals = totals(instance);
+    let totals = totals(instance, monitor)?;
     let spans = spans(instance);
     for share in PLANE_SHIFTS {
         for signs in 0..9 {
             let mut moved = instance.clone();
             moved.limits[1] += shift(spans[1], share, signs % 3);
             moved.limits[2] += shift(spans[2], share, signs / 3);
-            let found = dual::solve(&moved, tree, totals, Some(weights), i64::MAX, stop);
+            let found = dual::solve(&moved, tree, totals, Some(weights), i64::MAX, monitor)?;
             if found.bound.is_some() && found.weights[0] > 0 && !planes.contains(&found.weights) {
                 planes.push(found.weights);
             }
         }
     }
-    planes
+    Ok(planes)
 }
 
 fn shift(span: i64, share: f64, sign: usize) -> i64 {
@@ -142,6 +156,9 @@ fn spans<const M: usize>(instance: &Instance<M>) -> Point<M> {
     spans
 }
 
+/// A better plan of the original with its objective, and whether nothing was cut off.
+type Round = (Option<(i64, Vec<u16>)>, bool);
+
 /// One run of the core program; returns a better plan of the original with its objective, and
 /// whether nothing was cut off.
 fn round<const M: usize>(
@@ -149,21 +166,21 @@ fn round<const M: usize>(
     (weights, planes): (&Weights<M>, &[Weights<M>]),
     target: i64,
     effort: Effort,
-    stop: &mut dyn FnMut() -> bool,
-) -> (Option<(i64, Vec<u16>)>, bool) {
+    monitor: &Monitor<'_>,
+) -> Result<Round, Stopped> {
     let small = &reduced.instance;
-    let tree = Tree::new(small);
-    let up = tree.up(small, weights);
-    let down = tree.down(small, weights, &up);
+    let tree = Tree::new(small, monitor)?;
+    let up = tree.up(small, weights, monitor)?;
+    let down = tree.down(small, weights, &up, monitor)?;
     let gap = excess_gap(small, weights, target, slack(small, weights, up.least));
-    let mut classes = contract(small, &tree, weights, (&up, &down), gap, LABELS, stop);
+    let mut classes = contract(small, &tree, weights, (&up, &down), gap, LABELS, monitor)?;
     if classes.list.iter().any(|class| class.options.is_empty()) {
-        return (None, classes.exact);
+        return Ok((None, classes.exact));
     }
     classes.centre(&small.limits);
     let own = target.saturating_sub(small.offset);
     let scope = Scope { target: own, width: effort.width, memory: effort.memory };
-    let found = run(small, &classes.list, weights, planes, up.least, scope, stop);
+    let found = run(small, &classes.list, weights, planes, up.least, scope, monitor);
     let plan = found.best.map(|(objective, picks)| {
         let mut plan = vec![0; small.n_layers()];
         for class in 0..classes.list.len() {
@@ -174,5 +191,5 @@ fn round<const M: usize>(
         }
         (objective + small.offset, reduced.lift(&plan))
     });
-    (plan, classes.exact && found.exact)
+    Ok((plan, classes.exact && found.exact))
 }

@@ -3,25 +3,32 @@
 
 use crate::dual::Candidate;
 use crate::instance::{Instance, add};
+use crate::monitor::{Monitor, Stopped};
 use crate::search::start::{Around, others};
 
-pub(crate) fn search<const M: usize>(instance: &Instance<M>, start: Candidate<M>) -> Candidate<M> {
-    let around = Around::new(instance);
-    let Candidate { mut plan, mut point } = start;
+/// Improve the candidate; where it is stopped, as far as it got.
+pub(crate) fn search<const M: usize>(
+    instance: &Instance<M>,
+    candidate: &mut Candidate<M>,
+    monitor: &Monitor<'_>,
+) -> Result<(), Stopped> {
+    let around = Around::new(instance, monitor)?;
+    let Candidate { plan, point } = candidate;
     loop {
         let before = point[0];
         for layer in 0..instance.n_layers() {
-            let best = others(instance, &plan, layer)
-                .map(|choice| (around.change(instance, &plan, layer, choice), choice))
-                .filter(|(change, _)| change[0] < 0 && instance.fits(&add(point, *change)))
+            monitor.spend(around.work(instance, layer))?;
+            let best = others(instance, plan, layer)
+                .map(|choice| (around.change(instance, plan, layer, choice), choice))
+                .filter(|(change, _)| change[0] < 0 && instance.fits(&add(*point, *change)))
                 .min_by_key(|(change, choice)| (change[0], *choice));
             if let Some((change, choice)) = best {
-                point = add(point, change);
+                *point = add(*point, change);
                 plan[layer] = choice;
             }
         }
         if point[0] == before {
-            return Candidate { plan, point };
+            return Ok(());
         }
     }
 }

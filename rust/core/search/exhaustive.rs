@@ -3,29 +3,31 @@
 use crate::dual::Candidate;
 use crate::error::Error;
 use crate::instance::Instance;
-use crate::search::monitor::Monitor;
+use crate::monitor::Monitor;
 use crate::search::outcome::Outcome;
 use crate::solution::{Closed, Status};
 
 const MAX_COMBINATIONS: u128 = 100_000_000;
-const CHECK_EVERY: u64 = 1 << 12;
 
 pub(crate) fn search<const M: usize>(
     instance: &Instance<M>,
-    monitor: &mut Monitor<'_>,
+    start: Option<Candidate<M>>,
+    monitor: &Monitor<'_>,
 ) -> Result<Outcome<M>, Error> {
     let count = |layer| instance.n_choices(layer) as u128;
     let combinations = (0..instance.n_layers()).map(count).fold(1, u128::saturating_mul);
     if combinations > MAX_COMBINATIONS {
         return Err(Error::TooManyCombinations { combinations });
     }
-    let mut outcome = Outcome::unknown();
+    let mut outcome = Outcome::unknown(None);
     let mut plan = vec![0; instance.n_layers()];
-    let mut since_check = 0;
+    let mut seen = 0;
     loop {
-        since_check += 1;
-        if since_check % CHECK_EVERY == 0 && monitor.stopped() {
-            outcome.status = monitor.reason().unwrap_or(Status::Interrupted);
+        seen += 1;
+        if monitor.spend(plan.len() + instance.edges.len()).is_err() {
+            if let Some(plan) = start {
+                outcome.offer(plan);
+            }
             return Ok(outcome);
         }
         let point = instance.evaluate(&plan);
@@ -38,7 +40,7 @@ pub(crate) fn search<const M: usize>(
         plan[layer] += 1;
         plan[layer + 1..].fill(0);
     }
-    monitor.nodes += since_check;
+    monitor.count(seen);
     outcome.bound = outcome.best.as_ref().map(|best| best.point[0]);
     outcome.status = if outcome.best.is_some() { Status::Optimal } else { Status::Infeasible };
     outcome.proof = vec![([0; M], Closed::Enumerated)];

@@ -6,7 +6,11 @@ use std::collections::BinaryHeap;
 use crate::bound::totals;
 use crate::dual::Candidate;
 use crate::instance::{Instance, Point, add};
+use crate::monitor::{Monitor, Stopped};
 use crate::search::start::{Around, others, rating};
+
+/// What taking a change off the heap counts for in table entries.
+const HEAP: usize = 16;
 
 /// A change and the state of its layer when it was rated.
 struct Move<const M: usize> {
@@ -17,36 +21,44 @@ struct Move<const M: usize> {
     change: Point<M>,
 }
 
-pub(crate) fn search<const M: usize>(instance: &Instance<M>, start: Candidate<M>) -> Candidate<M> {
-    let around = Around::new(instance);
-    let scale = totals(instance);
-    let Candidate { mut plan, mut point } = start;
+/// Improve the candidate; where it is stopped, as far as it got.
+pub(crate) fn search<const M: usize>(
+    instance: &Instance<M>,
+    candidate: &mut Candidate<M>,
+    monitor: &Monitor<'_>,
+) -> Result<(), Stopped> {
+    let around = Around::new(instance, monitor)?;
+    let scale = totals(instance, monitor)?;
+    let Candidate { plan, point } = candidate;
     let mut version = vec![0; instance.n_layers()];
     let mut heap = BinaryHeap::new();
     for layer in 0..instance.n_layers() {
-        rate(instance, &around, &plan, layer, 0, &scale, &mut heap);
+        monitor.spend(around.work(instance, layer))?;
+        rate(instance, &around, plan, layer, 0, &scale, &mut heap);
     }
     let mut waiting: Vec<Move<M>> = Vec::new();
     while let Some(best) = heap.pop() {
+        monitor.spend(HEAP)?;
         if best.version != version[best.layer] {
             continue;
         }
-        if !instance.fits(&add(point, best.change)) {
+        if !instance.fits(&add(*point, best.change)) {
             waiting.push(best);
             continue;
         }
-        point = add(point, best.change);
+        *point = add(*point, best.change);
         plan[best.layer] = best.choice;
         let touched = around.neighbours(instance, best.layer).chain([best.layer]);
         for layer in touched {
             version[layer] += 1;
-            rate(instance, &around, &plan, layer, version[layer], &scale, &mut heap);
+            monitor.spend(around.work(instance, layer))?;
+            rate(instance, &around, plan, layer, version[layer], &scale, &mut heap);
         }
         if (1..M).any(|m| best.change[m] < 0) {
             heap.extend(waiting.drain(..)); // there is room again
         }
     }
-    Candidate { plan, point }
+    Ok(())
 }
 
 /// Put the layer's saving changes on the heap.

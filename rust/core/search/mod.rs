@@ -6,22 +6,24 @@ mod coordinate;
 mod exhaustive;
 mod greedy;
 pub mod measured;
-mod monitor;
 pub(crate) mod outcome;
 mod queue;
 mod split;
-mod start;
+pub(crate) mod start;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::dual::Candidate;
 use crate::error::Error;
 use crate::graph::eliminate;
 use crate::instance::Instance;
 use crate::messages::Tree;
+use crate::monitor::{Monitor, Stopped};
 use crate::problem::{Measure, Problem};
 use crate::solution::{Solution, Status};
-pub(crate) use monitor::Monitor;
+use outcome::Outcome;
+use start::simple_plan;
 
 /// Entries of the largest table the dynamic program may need (32 MiB).
 const MAX_TABLE: u128 = 1 << 22;
@@ -100,28 +102,44 @@ pub fn solve(
     if measures.contains(&Measure::Size) && !problem.has_sizes() {
         return Err(Error::NoSizes);
     }
-    let mut monitor = Monitor::new(options, stop);
+    let monitor = &Monitor::new(options, stop);
     match measures.len() {
-        1 => run(problem, [measures[0]], [limits[0]], options.method, &mut monitor),
+        1 => run(problem, [measures[0]], [limits[0]], options.method, monitor),
         2 => run(
             problem,
             [measures[0], measures[1]],
             [limits[0], limits[1]],
             options.method,
-            &mut monitor,
+            monitor,
         ),
         _ => {
             let (m, l) = (&measures, &limits);
-            run(problem, [m[0], m[1], m[2]], [l[0], l[1], l[2]], options.method, &mut monitor)
+            run(problem, [m[0], m[1], m[2]], [l[0], l[1], l[2]], options.method, monitor)
         }
     }
 }
 
+/// Why a search ends before its time.
+#[derive(Debug)]
+pub(crate) enum Halt {
+    Stopped,
+    Error(Error),
+}
+
+impl From<Stopped> for Halt {
+    fn from(_: Stopped) -> Self {
+        Self::Stopped
+    }
+}
+
 /// The dynamic program must fit in memory.
-pub(crate) fn check_width<const M: usize>(instance: &Instance<M>) -> Result<(), Error> {
-    let (_, bags) = eliminate(instance.n_layers(), &instance.edges);
+pub(crate) fn check_width<const M: usize>(
+    instance: &Instance<M>,
+    monitor: &Monitor<'_>,
+) -> Result<(), Halt> {
+    let (_, bags) = eliminate(instance.n_layers(), &instance.edges, monitor)?;
     let entries = Tree::largest_table(instance, &bags);
-    if entries > MAX_TABLE { Err(Error::TooDense { entries }) } else { Ok(()) }
+    if entries > MAX_TABLE { Err(Halt::Error(Error::TooDense { entries })) } else { Ok(()) }
 }
 
 fn run<const M: usize>(
@@ -129,26 +147,46 @@ fn run<const M: usize>(
     measures: [Measure; M],
     limits: [i64; M],
     method: Method,
-    monitor: &mut Monitor<'_>,
+    monitor: &Monitor<'_>,
 ) -> Result<Solution, Error> {
-    let instance = Arc::new(Instance::new(problem, measures, limits));
-    let outcome = match method {
-        Method::Exact => branch::search(&instance, monitor)?,
-        Method::Exhaustive => exhaustive::search(&instance, monitor)?,
-        Method::Greedy | Method::Coordinate => {
-            let root = branch::root(&instance, monitor)?;
-            match (root.best.clone(), method) {
-                (None, _) => branch::search(&instance, monitor)?,
-                (Some(found), Method::Greedy) => root.improved(greedy::search(&instance, found)),
-                (Some(found), _) => root.improved(coordinate::search(&instance, found)),
-            }
-        }
+    let point = |values: [i64; 3]| measures.map(|m| values[m as usize]);
+    let start = simple_plan(problem, (&measures[1..], &limits), point, monitor);
+    let outcome = match Instance::new(problem, measures, limits, monitor) {
+        Ok(instance) => find(&Arc::new(instance), start, method, monitor)?,
+        Err(Stopped) => Outcome::unknown(start),
     };
-    let mut solution = outcome.into_solution(problem, measures, monitor.nodes);
+    let mut solution = outcome.into_solution(problem, measures, monitor);
     if solution.status == Status::Infeasible {
         solution.nearest = nearest(problem, measures, limits, monitor)?;
     }
     Ok(solution)
+}
+
+fn find<const M: usize>(
+    instance: &Arc<Instance<M>>,
+    start: Option<Candidate<M>>,
+    method: Method,
+    monitor: &Monitor<'_>,
+) -> Result<Outcome<M>, Error> {
+    match method {
+        Method::Exact => branch::search(instance, start, monitor),
+        Method::Exhaustive => exhaustive::search(instance, start, monitor),
+        Method::Greedy | Method::Coordinate => {
+            let mut root = branch::root(instance, start, monitor)?;
+            if monitor.reason().is_some() {
+                return Ok(root);
+            }
+            let Some(best) = root.best.as_mut() else {
+                return branch::search(instance, None, monitor);
+            };
+            let walked = match method {
+                Method::Greedy => greedy::search(instance, best, monitor),
+                _ => coordinate::search(instance, best, monitor),
+            };
+            root.status = if walked.is_ok() { Status::Heuristic } else { Status::Interrupted };
+            Ok(root)
+        }
+    }
 }
 
 /// The first budget that cannot be met while the earlier ones are, and the least value it can be
@@ -157,10 +195,13 @@ fn nearest<const M: usize>(
     problem: &Problem,
     measures: [Measure; M],
     limits: [i64; M],
-    monitor: &mut Monitor<'_>,
+    monitor: &Monitor<'_>,
 ) -> Result<Option<(Measure, i64)>, Error> {
     for m in 1..M {
         let alone = run(problem, [measures[m]], [i64::MAX], Method::Exact, monitor)?;
+        if alone.status != Status::Optimal {
+            return Ok(None); // stopped
+        }
         let least = alone.values[measures[m] as usize];
         if least > limits[m] {
             return Ok(Some((measures[m], least)));

@@ -2,9 +2,11 @@
 
 use crate::dual::Candidate;
 use crate::instance::Weights;
+use crate::monitor::Monitor;
 use crate::problem::{Measure, Problem};
 use crate::solution::{Closed, Proof, Solution, Status};
 
+/// While it is `Interrupted`, nothing ended the search yet.
 #[derive(Debug, Clone)]
 pub(crate) struct Outcome<const M: usize> {
     pub(crate) status: Status,
@@ -18,8 +20,9 @@ pub(crate) struct Outcome<const M: usize> {
 pub(crate) type ProofTree<const M: usize> = Vec<(Weights<M>, Closed)>;
 
 impl<const M: usize> Outcome<M> {
-    pub(crate) fn unknown() -> Self {
-        Self { status: Status::Interrupted, best: None, bound: None, proof: Vec::new() }
+    /// Nothing is known but a plan, if there is one.
+    pub(crate) fn unknown(best: Option<Candidate<M>>) -> Self {
+        Self { status: Status::Interrupted, best, bound: None, proof: Vec::new() }
     }
 
     /// Keep the plan if it beats the incumbent; it must be within the limits.
@@ -34,18 +37,11 @@ impl<const M: usize> Outcome<M> {
         self.best.as_ref().map_or(i64::MAX, |best| best.point[0])
     }
 
-    /// The outcome of a heuristic that improved on this one's plan.
-    pub(crate) fn improved(mut self, found: Candidate<M>) -> Self {
-        self.best = Some(found);
-        self.status = Status::Heuristic;
-        self
-    }
-
     pub(crate) fn into_solution(
         self,
         problem: &Problem,
         measures: [Measure; M],
-        nodes: u64,
+        monitor: &Monitor<'_>,
     ) -> Solution {
         let named = |(by_coordinate, closed): (Weights<M>, Closed)| {
             let mut weights = [0; 3];
@@ -54,16 +50,22 @@ impl<const M: usize> Outcome<M> {
             }
             Proof { weights, closed }
         };
+        let status = match self.status {
+            Status::Interrupted => monitor.reason().unwrap_or(Status::Interrupted),
+            status => status,
+        };
+        let says = self.bound.is_some() || status == Status::Infeasible;
+        let proof = if says { self.proof } else { Vec::new() };
         let choices = self.best.map(|best| best.plan);
         let values = choices.as_ref().map_or([0; 3], |plan| problem.evaluate(plan));
         Solution {
-            status: self.status,
+            status,
             choices,
             values,
             bound: self.bound,
-            nodes,
+            nodes: monitor.nodes(),
             nearest: None,
-            proof: self.proof.into_iter().map(named).collect(),
+            proof: proof.into_iter().map(named).collect(),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use crate::bound::{excess_gap, slack};
 use crate::instance::{Instance, Weights, sub};
 use crate::messages::Tree;
+use crate::monitor::{Monitor, Stopped};
 use crate::reduce::{Reduced, restrict};
 
 /// A layer is worth splitting if its best two choices differ by more than this many times what the
@@ -23,13 +24,14 @@ impl Excess {
         instance: &Instance<M>,
         tree: &Tree,
         weights: &Weights<M>,
-    ) -> Self {
-        let messages = tree.up(instance, weights);
-        let mut choices = tree.down(instance, weights, &messages).choices;
+        monitor: &Monitor<'_>,
+    ) -> Result<Self, Stopped> {
+        let messages = tree.up(instance, weights, monitor)?;
+        let mut choices = tree.down(instance, weights, &messages, monitor)?.choices;
         for marginal in &mut choices {
             *marginal -= messages.least;
         }
-        Self { choices, slack: slack(instance, weights, messages.least) }
+        Ok(Self { choices, slack: slack(instance, weights, messages.least) })
     }
 
     /// Excess from which on a plan within the limits cannot beat `target` (the offset included).
@@ -53,9 +55,14 @@ impl Excess {
     }
 
     /// The instance with the choices below `limit`.
-    pub(crate) fn keep<const M: usize>(&self, instance: &Instance<M>, limit: i64) -> Reduced<M> {
+    pub(crate) fn keep<const M: usize>(
+        &self,
+        instance: &Instance<M>,
+        limit: i64,
+        monitor: &Monitor<'_>,
+    ) -> Result<Reduced<M>, Stopped> {
         let keep: Vec<bool> = self.choices.iter().map(|&e| e < limit).collect();
-        restrict(instance, &keep)
+        restrict(instance, &keep, monitor)
     }
 
     /// The layer that says most, and its best choice: its best two choices are nearly tied at

@@ -1,18 +1,98 @@
-//! Where the heuristics start, and the local view they share: what one change of one layer does.
+//! Where all searches start, and the local view they share: what one change of one layer does.
 
 use crate::dual::Candidate;
 use crate::instance::{Instance, Point, add, sub};
+use crate::monitor::{Monitor, Stopped};
+use crate::problem::{Measure, Problem};
 
-/// The cheapest plan within the limits that gives every layer the same choice.
-pub(crate) fn best_uniform<const M: usize>(instance: &Instance<M>) -> Option<Candidate<M>> {
-    let common = (0..instance.n_layers()).map(|i| instance.n_choices(i)).min().unwrap_or(0);
-    let plans = (0..common).filter_map(|choice| {
-        let plan = vec![u16::try_from(choice).ok()?; instance.n_layers()];
-        let point = instance.evaluate(&plan);
-        instance.fits(&point).then_some(Candidate { plan, point })
-    });
-    plans.min_by_key(|candidate| candidate.point[0])
+/// Sweeps over all layers in the search for a first plan within the limits.
+const SWEEPS: usize = 8;
+
+/// The cheapest plan within the limits among those that give every layer the same choice, or the
+/// choice that uses least of a budget. `point` makes a point of the totals of cost, loss and size.
+///
+/// The problem itself is looked at, so that there is a plan to return however little time there is
+/// to prepare for more; one plan is evaluated in any case.
+pub(crate) fn simple_plan<const M: usize>(
+    problem: &Problem,
+    (limited, limits): (&[Measure], &Point<M>),
+    point: impl Fn([i64; 3]) -> Point<M>,
+    monitor: &Monitor<'_>,
+) -> Option<Candidate<M>> {
+    let common = (0..problem.n_layers()).map(|i| problem.n_choices(i)).min().unwrap_or(0);
+    let least = limited.iter().map(|&measure| least_of(problem, measure));
+    let uniform = (0..u16::try_from(common).unwrap_or(u16::MAX))
+        .map(|choice| vec![choice; problem.n_layers()]);
+    let mut best: Option<Candidate<M>> = None;
+    for plan in least.chain(uniform) {
+        let point = point(problem.evaluate(&plan));
+        let fits = (1..M).all(|m| point[m] <= limits[m]);
+        let work = plan.len() + problem.edges().len();
+        if fits && best.as_ref().is_none_or(|b| point[0] < b.point[0]) {
+            best = Some(Candidate { plan, point });
+        }
+        if monitor.spend(work).is_err() {
+            break;
+        }
+    }
+    best
 }
+
+/// Every layer's choice that uses least of a budget; what edges use is not looked at.
+fn least_of(problem: &Problem, measure: Measure) -> Vec<u16> {
+    let table = problem.table(measure);
+    let least = |range: &[usize]| {
+        let choices = (0u16..).zip(table.get(range[0]..range[1]).unwrap_or_default());
+        choices.min_by_key(|(_, value)| **value).map_or(0, |(choice, _)| choice)
+    };
+    problem.offsets().windows(2).map(least).collect()
+}
+
+/// Any plan within the limits: sweep the layers, each to the choice with which the plan is least
+/// far outside, until it is inside. `None` says nothing about whether there is one.
+pub(crate) fn first_inside<const M: usize>(
+    instance: &Instance<M>,
+    around: &Around,
+    scale: &Point<M>,
+    monitor: &Monitor<'_>,
+) -> Result<Option<Candidate<M>>, Stopped> {
+    let outside = |point: &Point<M>| {
+        let over = |m: usize| (point[m] - instance.limits[m]).max(0) as f64;
+        (1..M).map(|m| over(m) / scale[m].max(1) as f64).sum::<f64>()
+    };
+    let mut plan = vec![0; instance.n_layers()];
+    let mut point = instance.evaluate(&plan);
+    for _ in 0..SWEEPS {
+        let before = outside(&point);
+        for layer in 0..instance.n_layers() {
+            monitor.spend(around.work(instance, layer))?;
+            let changed = |choice| add(point, around.change(instance, &plan, layer, choice));
+            let rated = others(instance, &plan, layer).map(|choice| (changed(choice), choice));
+            let key = |p: &Point<M>| (outside(p), p[0]);
+            let best = rated.min_by(|(a, _), (b, _)| {
+                let (a, b) = (key(a), key(b));
+                a.0.total_cmp(&b.0).then(a.1.cmp(&b.1))
+            });
+            if let Some((to, choice)) = best
+                && outside(&to) < outside(&point)
+            {
+                (point, plan[layer]) = (to, choice);
+            }
+        }
+        if instance.fits(&point) {
+            return Ok(Some(Candidate { plan, point }));
+        }
+        if outside(&point) >= before {
+            break;
+        }
+    }
+    Ok(None)
+}
+
+/// What a look at an edge, somewhere in memory, counts for in table entries.
+const EDGE: usize = 8;
+/// Moves that are sorted at a time, between two looks at the clock.
+const SORTED: usize = 1 << 15;
 
 /// Edges by layer, for looking at one layer at a time.
 pub(crate) struct Around {
@@ -20,13 +100,22 @@ pub(crate) struct Around {
 }
 
 impl Around {
-    pub(crate) fn new<const M: usize>(instance: &Instance<M>) -> Self {
+    pub(crate) fn new<const M: usize>(
+        instance: &Instance<M>,
+        monitor: &Monitor<'_>,
+    ) -> Result<Self, Stopped> {
         let mut edges = vec![Vec::new(); instance.n_layers()];
         for (at, edge) in instance.edges.iter().enumerate() {
+            monitor.spend(EDGE)?;
             edges[edge.tail as usize].push(at);
             edges[edge.head as usize].push(at);
         }
-        Self { edges }
+        Ok(Self { edges })
+    }
+
+    /// What trying all choices of a layer counts for in table entries.
+    pub(crate) fn work<const M: usize>(&self, instance: &Instance<M>, layer: usize) -> usize {
+        instance.n_choices(layer) * (1 + EDGE * self.edges[layer].len())
     }
 
     /// The layers that share an edge with `layer`.
@@ -80,10 +169,12 @@ pub(crate) fn fill<const M: usize>(
     around: &Around,
     scale: &Point<M>,
     candidate: &mut Candidate<M>,
-) {
+    monitor: &Monitor<'_>,
+) -> Result<(), Stopped> {
     let Candidate { plan, point } = candidate;
     let mut moves = Vec::new();
     for layer in 0..instance.n_layers() {
+        monitor.spend(around.work(instance, layer))?;
         let now = around.local(instance, plan, layer, plan[layer]);
         let rest = sub(*point, now);
         for choice in others(instance, plan, layer) {
@@ -94,9 +185,17 @@ pub(crate) fn fill<const M: usize>(
             }
         }
     }
-    moves.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
+    let order = |a: &Move<M>, b: &Move<M>| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2)));
+    for piece in moves.chunks_mut(SORTED) {
+        monitor.go_on()?;
+        piece.sort_unstable_by(order);
+    }
+    if moves.len() > SORTED {
+        moves.sort_by(order); // finds the sorted pieces and merges them
+    }
     let mut touched = vec![false; instance.n_layers()];
     for (_, layer, choice, change) in moves {
+        monitor.spend(EDGE)?;
         if touched[layer] || !instance.fits(&add(*point, change)) {
             continue;
         }
@@ -107,7 +206,11 @@ pub(crate) fn fill<const M: usize>(
             touched[neighbour] = true;
         }
     }
+    Ok(())
 }
+
+/// Rating, layer, choice, and what changes.
+type Move<const M: usize> = (f64, usize, u16, Point<M>);
 
 /// Saving per share of the budgets used.
 pub(crate) fn rating<const M: usize>(change: &Point<M>, scale: &Point<M>) -> f64 {
