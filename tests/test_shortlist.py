@@ -21,7 +21,8 @@ from aiq.runtimes import Support
 from aiq.search.belief import Belief
 from aiq.search.choose import Tables
 from aiq.search.shortlist import Stand, measured
-from aiq.search.verify import Task, search_tables
+from aiq.search.task import Task
+from aiq.search.verify import search_tables
 
 FORMATS = parse_all("fp32,bf16,w8a8")
 NAMES = tuple(f"layer{i}" for i in range(7))

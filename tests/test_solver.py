@@ -256,3 +256,67 @@ def test_dense_edges_are_an_error_that_says_so():
     edges = [(u, v, np.ones((4, 4), np.int64)) for u in range(20) for v in range(u)]
     with pytest.raises(InputError, match="too dense"):
         solve(Problem([[1, 2, 3, 4]] * 20, [[4, 3, 2, 1]] * 20, edges=edges), max_loss=50)
+
+
+def dense_chain(layers=60, choices=60):
+    """A chain whose uniform plans all break the budget."""
+    rng = np.random.default_rng(0)
+    edges = [
+        (i, i + 1, rng.integers(0, 10**5, (choices, choices)), rng.integers(0, 99, (choices,) * 2))
+        for i in range(layers - 1)
+    ]
+    tables = rng.integers(1, 10**6, (2, layers, choices))
+    return Problem(*tables, edges=edges), {"max_loss": 10**5 * layers}
+
+
+@pytest.mark.parametrize("method", ["exact", "greedy", "coordinate"])
+@pytest.mark.parametrize("limit", [0, 0.001, 0.003, 0.01, 0.03])
+def test_a_time_limit_with_edges_leaves_a_plan_and_says_what_is_proved(method, limit):
+    problem, budgets = dense_chain()
+    found = solve(problem, **budgets, method=method, time_limit=limit)
+    assert found.status in {"time_limit", "optimal", "heuristic"}
+    assert found.outcome in {"feasible", "optimal"}
+    assert found.nearest is None
+    assert check(problem, found.certificate, **budgets).ok
+
+
+def test_no_plan_within_the_limit_is_not_infeasible():
+    problem, _ = dense_chain()
+    found = solve(problem, max_loss=60 * 10**4, time_limit=0)
+    assert (found.status, found.outcome, found.nearest) == ("time_limit", "unknown", None)
+    assert found.bound is None
+    assert check(problem, found.certificate, max_loss=60 * 10**4).ok
+    assert solve(problem, max_loss=0, time_limit=60).outcome == "infeasible"
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("choices", [2, 90])
+def test_ctrl_c_arrives_soon_in_every_sweep(choices):
+    """The work between two looks at signals is short, as the thread's processor time has it."""
+    layers = 60 if choices > 2 else 100_000
+    problem, budgets = (
+        dense_chain(layers, choices) if choices > 2 else (wide(layers), {"max_loss": 3 * layers})
+    )
+    for wait in (0.0, 0.02, 0.1):
+        started = []
+
+        def interrupt(wait=wait, started=started):
+            time.sleep(wait)
+            started.append(time.process_time())
+            _thread.interrupt_main()
+
+        thread = threading.Thread(target=interrupt)
+        try:
+            thread.start()
+            solve(problem, **budgets)
+            thread.join()
+            time.sleep(0.01)
+        except KeyboardInterrupt:
+            assert time.process_time() - started[0] < 0.1
+        thread.join()
+
+
+def wide(layers):
+    rng = np.random.default_rng(0)
+    edges = [(i, i + 1, rng.integers(0, 9, (2, 2))) for i in range(layers - 1)]
+    return Problem(*rng.integers(1, 9, (2, layers, 2)), edges=edges)

@@ -20,6 +20,7 @@ from aiq.graph import extract
 from aiq.search import interaction, joint, verify
 from aiq.search.choose import Interaction, Tables
 from aiq.search.scale import Scale
+from aiq.search.task import Task
 
 FORMATS = parse_all("fp32,w8a8,w5a5,w4a4,w3a3,w2a2")
 
@@ -75,7 +76,7 @@ def task(tables, **changes):
         "method": "exact",
         "time_limit": None,
     }
-    return verify.Task(**arguments | changes)
+    return Task(**arguments | changes)
 
 
 def quiet(stage, done, total):

@@ -29,6 +29,10 @@ class InfeasibleError(AiqError):
     """No plan meets the budget; the message names the nearest feasible value."""
 
 
+class NoPlanError(AiqError):
+    """A limit ended the search before it found a plan; there may be one, or none."""
+
+
 class RuntimeUnavailableError(AiqError):
     """A runtime is not installed, or cannot run what was asked of it."""
 
@@ -38,11 +42,20 @@ class VerificationError(RuntimeUnavailableError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a search; `solution` holds the best plan so far, with its bound."""
+    """Ctrl-C during long work; the message says what was kept, and how to go on.
 
-    def __init__(self, message: str, solution: object) -> None:
+    Attributes
+    ----------
+    solution
+        Of `aiq.solver`: the best solution so far, with its bound; else ``None``.
+    plan
+        Of `aiq.search`: the best `Plan` so far, or ``None`` if there was none yet. Where nothing
+        was measured of it, its `accuracy` is ``None``. Else ``None``.
+    """
+
+    def __init__(self, message: str, solution: object = None, plan: object = None) -> None:
         super().__init__(message)
-        self.solution = solution
+        self.solution, self.plan = solution, plan
 
 
 def printable(text: str, most: int = 500) -> str:

@@ -15,6 +15,7 @@ from aiq import machine, runtimes
 from aiq.calibrate import chains, programs, roofs
 from aiq.calibrate.fit import ALIKE, PRIOR, Coefficients, Prior, fit
 from aiq.calibrate.samples import Sample, Store, default_path
+from aiq.errors import Interrupted
 from aiq.hardware import Hardware, MemoryLevel
 from aiq.hardware.runtime_profile import Kernel, RuntimeProfile
 from aiq.measure import Call
@@ -97,20 +98,28 @@ def calibrate(
         If the runtime is not installed.
     InputError
         If `samples` holds something else, or samples of another machine.
+    Interrupted
+        On Ctrl-C, a KeyboardInterrupt that says what is kept.
     """
     engine = runtimes.get(runtime)
     report = progress or _silent
     with machine.threads(threads) as used:
         host = machine.describe()
         store = open_store(engine, samples, count)
-        if add_to is None:
-            if "roofs" not in store.values:
-                store.set("roofs", _roofs_by_threads(used, report))
-            hardware = _hardware(store.values["roofs"], host, name)
-        else:
-            hardware = add_to
-        ticks = machine.cpu_ticks()
-        _measure_programs(engine, count, limit, store, report, again=again)
+        try:
+            if add_to is None:
+                if "roofs" not in store.values:
+                    store.set("roofs", _roofs_by_threads(used, report))
+                hardware = _hardware(store.values["roofs"], host, name)
+            else:
+                hardware = add_to
+            ticks = machine.cpu_ticks()
+            _measure_programs(engine, count, limit, store, report, again=again)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"{len(store.samples)} times are kept in {store.path}; the same call goes on "
+                "from there."
+            ) from None
         # Of all calls: the last one may find everything timed.
         stolen = max(
             store.values.get("steal", 0.0), machine.steal(ticks, machine.cpu_ticks()) or 0.0

@@ -113,6 +113,11 @@ class Store:
                 self._read(self._path)
 
     @property
+    def path(self) -> Path | None:
+        """The file; ``None`` keeps samples in memory only."""
+        return self._path
+
+    @property
     def noise(self) -> float:
         """Relative difference between times that is none: the median over those found so far.
 

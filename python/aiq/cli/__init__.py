@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from aiq import userpath
-from aiq.cli import calibrate, measure, model, profiles, search
+from aiq.cli import calibrate, measure, model, profiles, search, signals
 from aiq.cli.common import err
 from aiq.errors import AiqError
 
@@ -29,13 +29,14 @@ for command in (
     measure.measure,
     measure.compare,
 ):
-    app.command()(command)
+    app.command()(signals.guarded(command))
 app.add_typer(profiles.app, name="profiles")
 
 
 def main() -> NoReturn:
     """Run the command line; a caller's mistake is one line on stderr and exit status 2."""
     userpath.leave_out_current_folder()
+    signals.catch()
     try:
         _run()
     except AiqError as error:
@@ -55,9 +56,9 @@ def main() -> NoReturn:
             raise
         _say("There is not enough memory; give a smaller --input, or smaller batches of data.")
         sys.exit(1)
-    except KeyboardInterrupt:
-        err.print("interrupted")
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        signals.tell(stop)
+        sys.exit(signals.EXIT_STATUS)
     sys.exit(0)
 
 

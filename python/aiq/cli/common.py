@@ -2,11 +2,13 @@
 
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import platformdirs
 import typer
 from rich.console import Console
 from rich.progress import (
@@ -63,6 +65,35 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 HardwareOption = Annotated[
     str, typer.Option("--hw", help="A profile's name (see `aiq profiles`) or a .yaml file.")
 ]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache",
+        help="Folder that keeps all evaluations, so that interrupted work goes on where it was; "
+        "default: one in the user's cache folder.",
+    ),
+]
+
+
+def evaluations(folder: Path | None) -> Path | None:
+    """Return where evaluations are kept: `folder`, or one in the user's cache folder.
+
+    ``None``, and a line on stderr, if the user has none that can be written.
+    """
+    if folder is not None:
+        return folder
+    try:
+        folder = platformdirs.user_cache_path("aiq") / "evaluations"
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except (OSError, RuntimeError) as error:
+        err.print(
+            f"No evaluations are kept: the cache folder cannot be written ({error}); "
+            "name another with --cache.",
+            markup=False,
+        )
+        return None
 
 
 @contextmanager

@@ -1,8 +1,10 @@
 """``aiq measure`` and ``aiq compare``: the stopwatch, alone and beside predictions."""
 
 import multiprocessing
-from collections.abc import Iterable, Mapping
+import signal
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -135,9 +137,23 @@ def _calibration(inputs: Inputs, data: str | None) -> list[Inputs]:
     return [inputs] if data is None else [inputs_of(batch) for batch in read(load_data(data))]
 
 
-def _another_process() -> ProcessPoolExecutor:
-    """Return a process that holds nothing yet; a fork would hold what this one does."""
-    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+@contextmanager
+def _another_process() -> Iterator[ProcessPoolExecutor]:
+    """Give a process that holds nothing yet; a fork would hold what this one does.
+
+    Ctrl-C, which a terminal sends to both, ends this one, and this one ends the other.
+    """
+    context = multiprocessing.get_context("spawn")
+    ignored = (signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(
+        1, mp_context=context, initializer=signal.signal, initargs=ignored
+    ) as process:
+        try:
+            yield process
+        except BaseException:
+            for child in multiprocessing.active_children():
+                child.kill()
+            raise
 
 
 def _peak(

@@ -11,14 +11,17 @@ from aiq import graph as graphs
 from aiq import sensitivity as sensitivities
 from aiq.cli.common import (
     BatchDimOption,
+    CacheOption,
     InputOption,
     JsonOption,
     ModelArgument,
     deliver,
+    evaluations,
     out,
     print_json,
     progress_bars,
 )
+from aiq.errors import Interrupted
 from aiq.evaluate import Evaluator
 from aiq.files import check_target
 from aiq.report import tables
@@ -49,17 +52,23 @@ def sensitivity(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Save the loss table as JSON here.")
     ] = None,
+    cache: CacheOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Measure how much accuracy each layer loses, alone, in each format."""
     if output is not None:
         check_target(output)
     loaded = load_model(model, shape)
-    with progress_bars() as progress:
-        evaluator = Evaluator(
-            loaded.module, load_data(data), batch_dim=batch_dim, progress=progress
-        )
-        losses = sensitivities.measure(evaluator, formats, progress=progress)
+    batches, folder = load_data(data), evaluations(cache)
+    try:
+        with progress_bars() as progress:
+            evaluator = Evaluator(
+                loaded.module, batches, batch_dim=batch_dim, cache=folder, progress=progress
+            )
+            losses = sensitivities.measure(evaluator, formats, progress=progress)
+    except KeyboardInterrupt:
+        kept = "nothing is" if folder is None else f"in {folder} all that was evaluated is"
+        raise Interrupted(f"there is no table yet; {kept} kept.") from None
 
     def show() -> None:
         if json_:

@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,16 +11,20 @@ import typer
 from aiq import demo as story
 from aiq.cli.common import (
     BatchDimOption,
+    CacheOption,
     HardwareOption,
     InputOption,
     JsonOption,
     ModelArgument,
     deliver,
+    evaluations,
     out,
     print_json,
     progress_bars,
 )
+from aiq.errors import Interrupted
 from aiq.files import check_target
+from aiq.plan import Plan
 from aiq.report import tables
 from aiq.search import search as run_search
 from aiq.spec import load_data, load_model, parse_pins
@@ -84,36 +89,43 @@ def search(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Save the plan as JSON here.")
     ] = None,
+    cache: CacheOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Choose a format for every layer of a model."""
     if output is not None:
         check_target(output)
     loaded = load_model(model, shape)
-    with progress_bars() as progress:
-        plan = run_search(
-            loaded.module,
-            hw,
-            None if data is None else load_data(data),
-            example_inputs=loaded.example_inputs,
-            batch_dim=batch_dim,
-            objective=objective,
-            max_drop=max_drop,
-            confidence=confidence,
-            lam=lam,
-            formats=formats,
-            runtime=runtime,
-            method=method,
-            pin=parse_pins(pin or []),
-            max_size=max_size,
-            measure_top=measure_top,
-            progress=progress,
-        )
+    try:
+        with progress_bars() as progress:
+            plan = run_search(
+                loaded.module,
+                hw,
+                None if data is None else load_data(data),
+                example_inputs=loaded.example_inputs,
+                batch_dim=batch_dim,
+                objective=objective,
+                max_drop=max_drop,
+                confidence=confidence,
+                lam=lam,
+                formats=formats,
+                runtime=runtime,
+                method=method,
+                pin=parse_pins(pin or []),
+                max_size=max_size,
+                measure_top=measure_top,
+                cache_dir=None if data is None else evaluations(cache),
+                progress=progress,
+            )
+    except Interrupted as stop:
+        if isinstance(stop.plan, Plan):
+            _show(stop.plan, json_)
+        raise
+    deliver(partial(_show, plan, json_), plan.save, output)
 
-    def show() -> None:
-        if json_:
-            sys.stdout.write(plan.to_json())
-        else:
-            out.print(tables.plan(plan))
 
-    deliver(show, plan.save, output)
+def _show(plan: Plan, json_: bool) -> None:
+    if json_:
+        sys.stdout.write(plan.to_json())
+    else:
+        out.print(tables.plan(plan))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from aiq import solver
 from aiq.cost import CostTable, EdgeCost
-from aiq.errors import InfeasibleError, InputError, RuntimeUnavailableError
+from aiq.errors import InfeasibleError, InputError, NoPlanError, RuntimeUnavailableError
 from aiq.formats import REFERENCE, Format
 from aiq.formats import parse as parse_format
 from aiq.graph import LayerGraph
@@ -156,6 +156,8 @@ class Tables:
         ------
         InfeasibleError
             If no plan is within the budgets; the message names the nearest feasible value.
+        NoPlanError
+            If the time limit came before any plan was found.
         """
         problem = self._problem(self.cost.cost, self.loss, self.sizes, self.cost.edges)
         solution = solver.solve(
@@ -167,6 +169,8 @@ class Tables:
         )
         if solution.choices:
             return solution
+        if solution.status != "infeasible":
+            raise NoPlanError(_no_plan(time_limit))
         raise InfeasibleError(_nearest(solution, max_loss, max_size, self.fixed_bytes))
 
     def best_weighted(
@@ -183,6 +187,8 @@ class Tables:
         ------
         InfeasibleError
             If no plan is within the size budget.
+        NoPlanError
+            If the time limit came before any plan was found.
         """
         factor = loss_factor * POINTS
         problem = self._problem(self.intensity.cost, self.loss, self.sizes, factor=factor)
@@ -197,6 +203,8 @@ class Tables:
         )
         if solution.choices:
             return solution
+        if solution.status != "infeasible":
+            raise NoPlanError(_no_plan(time_limit))
         raise InfeasibleError(_too_small(max_size, self._least_size()))
 
     def trade_offs(self, lam: float) -> list[tuple[float, float]]:
@@ -348,6 +356,13 @@ def _nearest(
     return (
         f"No plan has a predicted loss of at most {100 * max_loss:.3g} pp; the nearest feasible "
         f"max_drop is {value:.4g} ({100 * value:.3g} pp), or allow formats with more bits."
+    )
+
+
+def _no_plan(time_limit: float | None) -> str:
+    return (
+        f"No plan was found within time_limit={time_limit} s, and it is not known whether there is "
+        "one; give more time, or larger budgets."
     )
 
 

@@ -9,7 +9,7 @@ from aiq.formats import REFERENCE, Format
 from aiq.graph import LayerGraph
 from aiq.plan import PlannedLayer, Prediction, Proof
 from aiq.search.choose import Tables
-from aiq.search.verify import Outcome
+from aiq.search.task import Outcome
 
 
 def prediction(formats: Mapping[str, Format], tables: Tables, seconds: CostTable) -> Prediction:

@@ -5,10 +5,9 @@ as a whole -> correct the prediction and search again, until the measured accura
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -20,50 +19,32 @@ from aiq import sensitivity as sensitivity_stage
 from aiq.errors import InputError
 from aiq.evaluate import Evaluator, journal
 from aiq.evaluate.metrics import Metric
-from aiq.formats import INTEGER_GRID, PAPER, REFERENCE, Format, parse_all
-from aiq.graph import BatchDim, LayerGraph, Trace
+from aiq.formats import REFERENCE, Format, parse_all
+from aiq.graph import BatchDim, Trace
 from aiq.graph.export import Inputs
 from aiq.hardware import Hardware
 from aiq.losses import LossTable
-from aiq.plan import Plan
+from aiq.plan import Plan, Shortlist
 from aiq.progress import Progress
 from aiq.runtimes import Runtime, instructions
-from aiq.search import arguments, choose, describe, shortlist, verify, weights
+from aiq.search import (
+    arguments,
+    choose,
+    describe,
+    interrupt,
+    shortlist,
+    verify,
+    walk,
+    weights,
+)
 from aiq.search.choose import Tables
+from aiq.search.objective import Method, Objective, default_formats
 from aiq.search.scale import Scale
+from aiq.search.task import Outcome, SearchStoppedError, Task
 from aiq.sensitivity import Own
 
 
-class Objective(StrEnum):
-    """What a plan is chosen for."""
-
-    THROUGHPUT = "throughput"
-    INTENSITY = "intensity"
-    WEIGHTED = "weighted"
-
-    @property
-    def unit(self) -> str:
-        """Unit of the value that is minimised."""
-        return {"throughput": "seconds", "intensity": "bytes", "weighted": "objective"}[self]
-
-
-class Method(StrEnum):
-    """How the search goes."""
-
-    EXACT = "exact"
-    GREEDY = "greedy"
-    COORDINATE = "coordinate"
-    EXHAUSTIVE = "exhaustive"
-
-
-DEFAULT_FORMATS: Mapping[Objective, tuple[Format, ...]] = {
-    Objective.THROUGHPUT: parse_all("fp32,bf16,w8a8,w8a8bf16"),
-    Objective.INTENSITY: INTEGER_GRID,
-    Objective.WEIGHTED: PAPER,
-}
-"""Formats with kernels for speed, every integer width for intensity, the paper's for its own."""
-
-
+@interrupt.tells_what_is_kept
 def search(
     model: torch.nn.Module,
     hw: str | Path | Hardware,
@@ -178,6 +159,11 @@ def search(
         If an argument is not what it should be; the message says what to do.
     InfeasibleError
         If no plan meets the budgets; the message names the nearest feasible value.
+    NoPlanError
+        If `time_limit` came before any plan was found.
+    Interrupted
+        On Ctrl-C, a KeyboardInterrupt: its `plan` is the best so far, or ``None``. What was
+        evaluated is kept in `cache_dir`.
     """
     started = time.perf_counter()
     goal = arguments.one_of(Objective, "objective", objective)
@@ -218,7 +204,7 @@ def search(
 
     trace = _export(model, examples, batch_dim, report)
     choices = (
-        _default_formats(goal, hardware, name, trace.graph)
+        default_formats(goal, hardware, name, trace.graph)
         if formats is None
         else parse_all(formats)
     )
@@ -267,7 +253,7 @@ def search(
         per_nat=None if losses is None else losses.per_nat,
         whole=() if losses is None else losses.whole,
     )
-    task = verify.Task(
+    task = Task(
         tables=tables,
         weighted_by=lam if goal is Objective.WEIGHTED else None,
         max_drop=max_drop,
@@ -277,59 +263,92 @@ def search(
         time_limit=time_limit,
     )
     scale = None if evaluator is None else Scale(evaluator, confidence)
-    if scale is None:
-        outcome = verify.search_tables(task)
-    elif in_loop:
-        outcome = verify.search_measured(task, scale, report)
-    else:
-        outcome = verify.search_verified(task, scale, report)
-    timed = None
-    if engine is not None:
+
+    def plan_of(outcome: Outcome, timed: Shortlist | None) -> Plan:
+        return Plan(
+            model=trace.graph.model,
+            hardware=hardware.name,
+            objective=goal.value,
+            method=f"{how.value}, measuring every candidate" if in_loop else how.value,
+            layers=describe.rows(trace.graph, tables, outcome.formats, measured=not in_loop),
+            predicted=describe.prediction(outcome.formats, tables, seconds),
+            baseline=describe.prediction(
+                dict.fromkeys(intensity.layers, REFERENCE), tables, seconds
+            ),
+            predicted_loss=outcome.predicted_loss,
+            accuracy=outcome.accuracy,
+            proof=describe.proof(outcome, goal.unit, tables),
+            evaluations=0 if evaluator is None else evaluator.evaluations,
+            seconds=time.perf_counter() - started,
+            provenance={
+                "machine": machine.describe(),
+                "formats": [f.name for f in choices],
+                "max_drop": max_drop,
+                "confidence": confidence,
+                "lam": lam if goal is Objective.WEIGHTED else None,
+                "max_size": max_size,
+                "pin": pins,
+                "batch": trace.graph.batch,
+                "batch_dim": batch_dim,
+                "runtime": name,
+                "sensitivity": None if losses is None else losses.method,
+                "measure_top": measure_top,
+                "metric": metric if isinstance(metric, str) else getattr(metric, "__name__", "own"),
+                "seed": seed,
+                "undecided": [asdict(parameter) for parameter in trace.graph.undecided],
+                "uncounted": [layer.name for layer in trace.graph.uncounted],
+            },
+            shortlist=timed,
+        )
+
+    def stand() -> shortlist.Stand:
+        assert engine is not None
         seen = arguments.observed(batches, calibration, examples, batch_dim)
-        stand = shortlist.Stand(
+        return shortlist.Stand(
             runtime=engine.name,
             compile=engine.compiler(model, examples, seen, batch_dim=batch_dim),
             inputs=examples,
             batch=trace.graph.batch,
             kinds=tuple(str(layer.op) for layer in trace.graph.quantizable),
         )
-        outcome, timed = shortlist.measured(
-            task, outcome, stand, scale, top=measure_top, progress=report
-        )
 
-    return Plan(
-        model=trace.graph.model,
-        hardware=hardware.name,
-        objective=goal.value,
-        method=f"{how.value}, measuring every candidate" if in_loop else how.value,
-        layers=describe.rows(trace.graph, tables, outcome.formats, measured=not in_loop),
-        predicted=describe.prediction(outcome.formats, tables, seconds),
-        baseline=describe.prediction(dict.fromkeys(intensity.layers, REFERENCE), tables, seconds),
-        predicted_loss=outcome.predicted_loss,
-        accuracy=outcome.accuracy,
-        proof=describe.proof(outcome, goal.unit, tables),
-        evaluations=0 if evaluator is None else evaluator.evaluations,
-        seconds=time.perf_counter() - started,
-        provenance={
-            "machine": machine.describe(),
-            "formats": [f.name for f in choices],
-            "max_drop": max_drop,
-            "confidence": confidence,
-            "lam": lam if goal is Objective.WEIGHTED else None,
-            "max_size": max_size,
-            "pin": pins,
-            "batch": trace.graph.batch,
-            "batch_dim": batch_dim,
-            "runtime": name,
-            "sensitivity": None if losses is None else losses.method,
-            "measure_top": measure_top,
-            "metric": metric if isinstance(metric, str) else getattr(metric, "__name__", "own"),
-            "seed": seed,
-            "undecided": [asdict(parameter) for parameter in trace.graph.undecided],
-            "uncounted": [layer.name for layer in trace.graph.uncounted],
-        },
-        shortlist=timed,
-    )
+    timing = None if engine is None else (stand, measure_top)
+    outcome, timed, stopped = _find(task, scale, in_loop, timing, report)
+    plan = plan_of(outcome, timed)
+    if stopped:
+        raise interrupt.with_plan(plan, evaluator, cache_dir)
+    return plan
+
+
+def _find(
+    task: Task,
+    scale: Scale | None,
+    in_loop: bool,
+    timing: tuple[Callable[[], shortlist.Stand], int] | None,
+    report: Progress,
+) -> tuple[Outcome, Shortlist | None, bool]:
+    """Return the best plan, what was timed, and whether Ctrl-C came before the end."""
+    outcome, timed, stopped = None, None, False
+    try:
+        if scale is None:
+            outcome = verify.search_tables(task)
+        elif in_loop:
+            outcome = walk.search_measured(task, scale, report)
+        else:
+            outcome = verify.search_verified(task, scale, report)
+        if timing is not None:
+            stand, top = timing
+            outcome, timed = shortlist.measured(
+                task, outcome, stand(), scale, top=top, progress=report
+            )
+            stopped = timed is None or timed.interrupted
+    except KeyboardInterrupt as stop:
+        stopped = True
+        if isinstance(stop, SearchStoppedError):
+            outcome = stop.outcome
+        if outcome is None:
+            raise
+    return outcome, timed, stopped
 
 
 def _kernel_bits(hardware: Hardware, runtime: str | None, *, on_this_machine: bool) -> int:
@@ -340,27 +359,6 @@ def _kernel_bits(hardware: Hardware, runtime: str | None, *, on_this_machine: bo
     measured_here = not machine.differences(hardware.measured_on)
     here = runtime is not None and (on_this_machine or measured_here)
     return instructions.weight_bits() if here else 8
-
-
-def _default_formats(
-    goal: Objective, hardware: Hardware, runtime: str | None, layers: LayerGraph
-) -> tuple[Format, ...]:
-    """Return the usual formats, for speed only those that machine and runtime have.
-
-    Another dtype between layers is left out where it is not predicted to be of use.
-    """
-    usual = DEFAULT_FORMATS[goal]
-    if goal is not Objective.THROUGHPUT:
-        return usual
-    known = hardware.runtimes.get(runtime or "")
-    able = [
-        f
-        for f in usual
-        if f.compute.name in hardware.peak_gflops and (known is None or known.runs(f))
-    ]
-    table = cost.time_table(layers, able, hardware, runtime)
-    total = {f: table.total(dict.fromkeys(table.layers, f)) for f in able}
-    return tuple(f for f in able if f.kernel == f or total[f] < total[f.kernel])
 
 
 def _loss_table(

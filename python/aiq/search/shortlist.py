@@ -22,7 +22,7 @@ from aiq.progress import Progress
 from aiq.runtimes import Compiled
 from aiq.search.belief import Belief
 from aiq.search.scale import Formats, Scale
-from aiq.search.verify import Outcome, Task
+from aiq.search.task import Outcome, Task
 
 STAGE = "compile and time plans"
 SECONDS = 1.0

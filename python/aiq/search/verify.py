@@ -7,22 +7,21 @@ again.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from aiq import solver
-from aiq.errors import InfeasibleError
-from aiq.formats import REFERENCE, Format
-from aiq.plan import Accuracy
+from aiq.errors import InfeasibleError, Interrupted, NoPlanError
 from aiq.progress import Progress
 from aiq.search import interaction, joint
-from aiq.search.choose import POINTS, Tables
+from aiq.search.choose import POINTS
 from aiq.search.joint import Bend
 from aiq.search.scale import Scale
+from aiq.search.task import Formats, Outcome, SearchStoppedError, Task
+from aiq.search.walk import walk
 from aiq.sensitivity.looked import ERROR, divergence
 
-Formats = Mapping[str, Format]
 ROUNDS = 6
 """Most rounds; each is one evaluation of the network on all data."""
 
@@ -38,96 +37,12 @@ SIDES = 3.5
 HOPELESS = 2.0
 """A uniform plan predicted to lose this many times the budget is not measured."""
 
-OVERSIZE = 1e6
-"""Weight of a broken size budget in a measured search: no gain elsewhere makes up for it."""
-
 _STAGE = "measure the plan, search again"
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """What to search for.
-
-    Attributes
-    ----------
-    tables
-        Costs and losses.
-    weighted_by
-        Lambda of the paper's objective, or ``None`` to minimise the cost under `max_drop`.
-    max_drop
-        Largest accuracy loss, as a fraction.
-    confidence
-        With which a measured plan must keep to `max_drop`, 0.5..1.
-    max_size
-        Largest size of all weights in bytes, or ``None``.
-    method
-        Of the solver.
-    time_limit
-        Seconds for one solve, or ``None``.
-    """
-
-    tables: Tables
-    weighted_by: float | None
-    max_drop: float
-    confidence: float
-    max_size: int | None
-    method: str
-    time_limit: float | None
-
-    def value(self, formats: Formats, loss: float, limit: float | None = None) -> float:
-        """Return the objective of a plan that loses `loss`, at most `limit`: smaller is better."""
-        if self.weighted_by is not None:
-            return self.tables.weighted(formats, loss, self.weighted_by)
-        within = (loss if limit is None else limit) <= self.max_drop
-        return self.tables.cost.total(formats) if within else math.inf
-
-    def useful_drop(self, formats: Formats, value: float) -> float:
-        """Return the largest drop with which a plan may be better than one of some value."""
-        if self.weighted_by is None:
-            return self.max_drop
-        if self.weighted_by == 1:
-            return math.inf
-        return (value - self.value(formats, 0.0)) / ((1 - self.weighted_by) * POINTS)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a search found.
-
-    Attributes
-    ----------
-    formats
-        The plan.
-    value
-        Its objective.
-    predicted_loss
-        As the tables, bent to what was measured before, predict it.
-    loss_factor
-        What the predicted losses were multiplied by in the search for the plan.
-    loss_budget
-        Loss by the tables that the solve allowed, or ``None`` without a budget.
-    accuracy
-        Measured, or ``None``.
-    solution
-        The solver's answer, or ``None`` for a walk that proves nothing.
-    bend
-        From losses by the tables to drops.
-    """
-
-    formats: Formats
-    value: float
-    predicted_loss: float
-    loss_factor: float
-    loss_budget: float | None
-    accuracy: Accuracy | None
-    solution: solver.Solution | solver.WeightedSolution | None
-    bend: Bend = Bend()  # noqa: RUF009  (frozen)
 
 
 def search_tables(task: Task) -> Outcome:
     """Search once, on tables alone: there is no data to measure on."""
-    found = _find(task, task.max_drop, 1.0, Bend())
-    return replace(found, value=task.value(found.formats, found.predicted_loss))
+    return _predicted(task, _find(task, task.max_drop, 1.0, Bend()))
 
 
 def search_verified(task: Task, scale: Scale, progress: Progress) -> Outcome:
@@ -141,14 +56,24 @@ def search_verified(task: Task, scale: Scale, progress: Progress) -> Outcome:
     InfeasibleError
         If every plan that was measured loses more than the budget; names the least loss, and how
         many samples would show that a plan holds.
+    SearchStoppedError
+        On Ctrl-C; with the best plan that was measured and holds, or one that only the tables
+        say holds.
     """
     loop = _Loop(task, scale, progress)
+    try:
+        return _verified(task, scale, loop, progress)
+    except KeyboardInterrupt as stop:
+        raise SearchStoppedError(loop.best(stop)) from None
+
+
+def _verified(task: Task, scale: Scale, loop: "_Loop", progress: Progress) -> Outcome:
     (loop.weighted if task.weighted_by is not None else loop.within)()
     best = min(loop.tried, key=lambda outcome: outcome.value)
     for formats in task.tables.uniform().values():
         predicted = loop.bend().predict(loop.task.tables.predicted_loss(formats))
         hopeless = task.weighted_by is None and predicted > HOPELESS * task.max_drop
-        if hopeless or _too_large(task, formats) or task.value(formats, 0.0) >= best.value:
+        if hopeless or task.too_large(formats) or task.value(formats, 0.0) >= best.value:
             continue
         outcome = loop.measure(replace(best, formats=formats, predicted_loss=predicted), best.value)
         best = min(best, outcome, key=lambda outcome: outcome.value)
@@ -175,69 +100,41 @@ def _infeasible(task: Task, scale: Scale, tried: Sequence[Outcome]) -> str:
     )
 
 
-def search_measured(task: Task, scale: Scale, progress: Progress) -> Outcome:
-    """Search the paper's way: measure the accuracy of every candidate."""
-    most = sum(len(columns) for columns in task.tables.choices)
-    done = 0
-
-    def loss(formats: Formats) -> float:
-        nonlocal done
-        done += 1
-        progress("evaluate candidates", done, max(done, most))
-        accuracy = scale.accuracy(formats)
-        return accuracy.drop if task.weighted_by is not None else accuracy.drop_limit
-
-    found = _walk(task, loss)
-    formats = task.tables.formats(found.choices)
-    accuracy = scale.accuracy(formats)
-    return Outcome(formats, found.value, accuracy.drop, 1.0, None, accuracy, None)
-
-
-def _walk(task: Task, loss: Callable[[Formats], float]) -> solver.Measured:
-    """Walk from plan to plan, one layer at a time, with `loss` deciding; start at float32."""
-    tables = task.tables
-    reference = tables.cost.formats.index(REFERENCE)
-
-    def value(choices: Sequence[int]) -> float:
-        formats = tables.formats(choices)
-        excess = 0.0
-        if task.max_size is not None:
-            excess = max(0.0, tables.size(formats) / max(1, task.max_size) - 1)
-        return task.value(formats, loss(formats)) + OVERSIZE * excess
-
-    walk = solver.greedy_measured if task.method == "greedy" else solver.coordinate_measured
-    start = [c.index(reference) if reference in c else 0 for c in tables.choices]
-    found = walk([len(columns) for columns in tables.choices], value, start)
-    formats = tables.formats(found.choices)
-    if math.isinf(found.value) or _too_large(task, formats):
-        raise InfeasibleError(
-            f"The {task.method} search found no plan within the budgets; its last one has "
-            f"{tables.size(formats):.0f} bytes of weights. Use method exact, which finds a plan "
-            "if there is one."
-        )
-    return found
-
-
 def _find(task: Task, loss_budget: float, loss_factor: float, bend: Bend) -> Outcome:
     """Search on the tables; the value of what is found is to be measured."""
-    tables, budget = task.tables, None
-    solution: solver.Solution | solver.WeightedSolution | None = None
-    if task.weighted_by is None:
-        budget = loss_budget
-        solution = tables.within(
-            loss_budget, max_size=task.max_size, method=task.method, time_limit=task.time_limit
-        )
-        choices = solution.choices
-    elif task.method == "exact":
-        solution = tables.best_weighted(
-            task.weighted_by, loss_factor, max_size=task.max_size, time_limit=task.time_limit
-        )
-        choices = solution.choices
-    else:
-        choices = _walk(task, lambda f: loss_factor * tables.predicted_loss(f)).choices
-    formats = tables.formats(choices)
-    predicted = bend.predict(tables.predicted_loss(formats))
-    return Outcome(formats, math.inf, predicted, loss_factor, budget, None, solution, bend)
+    tables, budget = task.tables, None if task.weighted_by is not None else loss_budget
+
+    def outcome(
+        choices: Sequence[int], solution: solver.Solution | solver.WeightedSolution | None
+    ) -> Outcome:
+        formats = tables.formats(choices)
+        predicted = bend.predict(tables.predicted_loss(formats))
+        return Outcome(formats, math.inf, predicted, loss_factor, budget, None, solution, bend)
+
+    try:
+        solution: solver.Solution | solver.WeightedSolution
+        if task.weighted_by is None:
+            solution = tables.within(
+                loss_budget, max_size=task.max_size, method=task.method, time_limit=task.time_limit
+            )
+        elif task.method == "exact":
+            solution = tables.best_weighted(
+                task.weighted_by, loss_factor, max_size=task.max_size, time_limit=task.time_limit
+            )
+        else:
+            found = walk(task, lambda f: loss_factor * tables.predicted_loss(f))
+            return outcome(found.choices, None)
+    except Interrupted as stop:
+        so_far = stop.solution
+        if isinstance(so_far, solver.Solution | solver.WeightedSolution) and so_far.choices:
+            raise SearchStoppedError(_predicted(task, outcome(so_far.choices, so_far))) from None
+        raise
+    return outcome(solution.choices, solution)
+
+
+def _predicted(task: Task, found: Outcome) -> Outcome:
+    """Return an outcome that was not measured with the value that the tables predict."""
+    return replace(found, value=task.value(found.formats, found.predicted_loss))
 
 
 def _factor(task: Task, bend: Bend) -> float:
@@ -254,6 +151,7 @@ class _Loop:
 
     def __init__(self, task: Task, scale: Scale, progress: Progress) -> None:
         self.task, self.tried = task, list[Outcome]()
+        self._found: Outcome | None = None  # by the tables, perhaps not measured yet
         self._last: joint.Point = (0.0, 0.0, 0.0)
         self._scale, self._progress = scale, progress
 
@@ -261,6 +159,16 @@ class _Loop:
         """Return the bend by all that was measured so far."""
         points = [self._point(outcome.formats) for outcome in self.tried]
         return joint.fit(self.task.tables.measured(), points)
+
+    def best(self, stop: KeyboardInterrupt) -> Outcome | None:
+        """Return the best plan that held, or else the last one that the tables say holds."""
+        held = [outcome for outcome in self.tried if math.isfinite(outcome.value)]
+        if held:
+            return min(held, key=lambda outcome: outcome.value)
+        if isinstance(stop, SearchStoppedError):
+            return stop.outcome
+        unmeasured = not self.tried and self._found is not None
+        return _predicted(self.task, self._found) if unmeasured and self._found else None
 
     def look(self, found: Outcome) -> bool:
         """Learn from a look at a plan as a whole, before all samples are spent on the first one."""
@@ -295,7 +203,7 @@ class _Loop:
         task, best = self.task, math.inf
         while len(self.tried) < ROUNDS:
             bend = self.bend()
-            found = _find(self.task, math.inf, _factor(self.task, bend), bend)
+            self._found = found = _find(self.task, math.inf, _factor(self.task, bend), bend)
             expected = task.value(found.formats, found.predicted_loss)
             seen = any(found.formats == outcome.formats for outcome in self.tried)
             if seen or expected >= best - GAIN * abs(best):
@@ -326,7 +234,7 @@ class _Loop:
             found = self._next(target, floor, fails, least)
             if found is not None and self.look(found):
                 # a size budget may leave no plan that loses less: then the first is measured
-                with suppress(InfeasibleError):
+                with suppress(InfeasibleError, NoPlanError):
                     found = self._next(target, floor, fails, least)
             if found is None:
                 break
@@ -365,10 +273,11 @@ class _Loop:
         """Return the best plan of a budget, or ``None`` if there is none or it was measured."""
         try:
             found = _find(self.task, budget, 1.0, bend)
-        except InfeasibleError:
+        except (InfeasibleError, NoPlanError):
             if not self.tried:
                 raise
             return None
+        self._found = found
         return None if any(found.formats == o.formats for o in self.tried) else found
 
     def _gain(self, holds: Outcome, fails: float) -> float:
@@ -383,7 +292,10 @@ class _Loop:
             columns = tables.columns(holds.formats)
             now = sum(int(row[k]) for row, k in zip(costs, columns, strict=True))
             return (now - least) / max(1, now)
-        best = _find(task, fails, 1.0, Bend())
+        try:
+            best = _find(task, fails, 1.0, Bend())
+        except NoPlanError:
+            return 1.0
         return 1 - task.tables.cost.total(best.formats) / holds.value
 
     def _point(self, formats: Formats) -> joint.Point:
@@ -393,7 +305,3 @@ class _Loop:
 
     def _total(self, formats: Formats) -> float:
         return self.task.tables.predicted_loss(formats)
-
-
-def _too_large(task: Task, formats: Formats) -> bool:
-    return task.max_size is not None and task.tables.size(formats) > task.max_size

@@ -25,7 +25,8 @@ class Solution:
     ----------
     status
         ``optimal`` (proved), ``infeasible`` (proved), ``time_limit``, ``node_limit``,
-        ``interrupted``, or ``heuristic``.
+        ``interrupted``, or ``heuristic``. After a limit or an interrupt, `outcome` tells whether
+        a plan was found.
     choices
         One choice per layer; empty if no plan was found.
     cost, loss, size
@@ -55,6 +56,17 @@ class Solution:
     seconds: float
     nearest: tuple[str, Number] | None
     certificate: Certificate
+
+    @property
+    def outcome(self) -> str:
+        """``optimal``, ``feasible`` (a plan, not proved best), ``infeasible``, or ``unknown``.
+
+        The last says that a limit or an interrupt came before any plan was found, and before it
+        was proved that there is none.
+        """
+        if self.status in {"optimal", "infeasible"}:
+            return self.status
+        return "feasible" if self.choices else "unknown"
 
 
 def solve(

@@ -1,0 +1,60 @@
+"""What a plan is chosen for, how the search goes, and the formats that suit each objective."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+from aiq import cost
+from aiq.formats import INTEGER_GRID, PAPER, Format, parse_all
+from aiq.graph import LayerGraph
+from aiq.hardware import Hardware
+
+
+class Objective(StrEnum):
+    """What a plan is chosen for."""
+
+    THROUGHPUT = "throughput"
+    INTENSITY = "intensity"
+    WEIGHTED = "weighted"
+
+    @property
+    def unit(self) -> str:
+        """Unit of the value that is minimised."""
+        return {"throughput": "seconds", "intensity": "bytes", "weighted": "objective"}[self]
+
+
+class Method(StrEnum):
+    """How the search goes."""
+
+    EXACT = "exact"
+    GREEDY = "greedy"
+    COORDINATE = "coordinate"
+    EXHAUSTIVE = "exhaustive"
+
+
+DEFAULT_FORMATS: Mapping[Objective, tuple[Format, ...]] = {
+    Objective.THROUGHPUT: parse_all("fp32,bf16,w8a8,w8a8bf16"),
+    Objective.INTENSITY: INTEGER_GRID,
+    Objective.WEIGHTED: PAPER,
+}
+"""Formats with kernels for speed, every integer width for intensity, the paper's for its own."""
+
+
+def default_formats(
+    goal: Objective, hardware: Hardware, runtime: str | None, layers: LayerGraph
+) -> tuple[Format, ...]:
+    """Return the usual formats, for speed only those that machine and runtime have.
+
+    Another dtype between layers is left out where it is not predicted to be of use.
+    """
+    usual = DEFAULT_FORMATS[goal]
+    if goal is not Objective.THROUGHPUT:
+        return usual
+    known = hardware.runtimes.get(runtime or "")
+    able = [
+        f
+        for f in usual
+        if f.compute.name in hardware.peak_gflops and (known is None or known.runs(f))
+    ]
+    table = cost.time_table(layers, able, hardware, runtime)
+    total = {f: table.total(dict.fromkeys(table.layers, f)) for f in able}
+    return tuple(f for f in able if f.kernel == f or total[f] < total[f.kernel])

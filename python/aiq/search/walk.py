@@ -1,0 +1,72 @@
+"""The paper's searches: walk from plan to plan, one layer at a time, measuring every candidate."""
+
+import math
+from collections.abc import Callable, Sequence
+
+from aiq import solver
+from aiq.errors import InfeasibleError
+from aiq.formats import REFERENCE
+from aiq.progress import Progress
+from aiq.search.scale import Scale
+from aiq.search.task import Formats, Outcome, SearchStoppedError, Task
+
+OVERSIZE = 1e6
+"""Weight of a broken size budget in a measured search: no gain elsewhere makes up for it."""
+
+
+def search_measured(task: Task, scale: Scale, progress: Progress) -> Outcome:
+    """Search the paper's way: measure the accuracy of every candidate.
+
+    Raises
+    ------
+    InfeasibleError
+        If the walk met no plan within the budgets.
+    SearchStoppedError
+        On Ctrl-C; with the best plan that was measured.
+    """
+    most = sum(len(columns) for columns in task.tables.choices)
+    done = 0
+    best: Outcome | None = None
+
+    def loss(formats: Formats) -> float:
+        nonlocal done, best
+        done += 1
+        progress("evaluate candidates", done, max(done, most))
+        accuracy = scale.accuracy(formats)
+        value = task.value(formats, accuracy.drop, accuracy.drop_limit)
+        if not task.too_large(formats) and value < (math.inf if best is None else best.value):
+            best = Outcome(formats, value, accuracy.drop, 1.0, None, accuracy, None)
+        return accuracy.drop if task.weighted_by is not None else accuracy.drop_limit
+
+    try:
+        found = walk(task, loss)
+    except KeyboardInterrupt:
+        raise SearchStoppedError(best) from None
+    formats = task.tables.formats(found.choices)
+    accuracy = scale.accuracy(formats)
+    return Outcome(formats, found.value, accuracy.drop, 1.0, None, accuracy, None)
+
+
+def walk(task: Task, loss: Callable[[Formats], float]) -> solver.Measured:
+    """Walk from plan to plan, one layer at a time, with `loss` deciding; start at float32."""
+    tables = task.tables
+    reference = tables.cost.formats.index(REFERENCE)
+
+    def value(choices: Sequence[int]) -> float:
+        formats = tables.formats(choices)
+        excess = 0.0
+        if task.max_size is not None:
+            excess = max(0.0, tables.size(formats) / max(1, task.max_size) - 1)
+        return task.value(formats, loss(formats)) + OVERSIZE * excess
+
+    search = solver.greedy_measured if task.method == "greedy" else solver.coordinate_measured
+    start = [c.index(reference) if reference in c else 0 for c in tables.choices]
+    found = search([len(columns) for columns in tables.choices], value, start)
+    formats = tables.formats(found.choices)
+    if math.isinf(found.value) or task.too_large(formats):
+        raise InfeasibleError(
+            f"The {task.method} search found no plan within the budgets; its last one has "
+            f"{tables.size(formats):.0f} bytes of weights. Use method exact, which finds a plan "
+            "if there is one."
+        )
+    return found
