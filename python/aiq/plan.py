@@ -4,8 +4,9 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+import msgspec
 from rich.console import Console
 
 from aiq import files
@@ -278,6 +279,11 @@ class Plan:
         names = [layer.name for layer in self.layers]
         if len({*names}) < len(names):
             raise InputError(f"A plan names each layer once; it repeats {_repeated(names)!r}.")
+        for key, kind in _SHOWN.items():
+            try:
+                msgspec.convert(self.provenance.get(key, []), kind)
+            except msgspec.ValidationError as error:
+                raise InputError(f"The provenance's {key}: {error}") from None
 
     @property
     def formats(self) -> dict[str, Format]:
@@ -334,6 +340,19 @@ class Plan:
         stream = console.file
         assert isinstance(stream, io.StringIO)
         return stream.getvalue().rstrip()
+
+
+class _Undecided(TypedDict):
+    """A parameter without a choice of formats."""
+
+    layer: Text
+    op: Text
+    dtype: Text
+    bytes: Count
+
+
+_SHOWN: Mapping[str, Any] = {"undecided": list[_Undecided], "uncounted": list[Text]}
+"""What tables show of a provenance, and its types."""
 
 
 def _repeated(names: list[str]) -> str:
