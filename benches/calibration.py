@@ -89,8 +89,7 @@ def variants(store: Store, counts: Collection[int]) -> Iterator[Variant]:
     usual = median(s.anchor for s in every)
     yield Variant("no anchor", [replace(s, anchor=usual) for s in every])
     for change, prior in (
-        ("no corrections for shape", replace(PRIOR, terms=(NONE, NONE))),
-        ("no products of features", replace(PRIOR, terms=(PRIOR.terms[0], NONE))),
+        ("no corrections for shape", replace(PRIOR, slope=NONE)),
         ("layers count like programs", replace(PRIOR, layer_error=PRIOR.program_error)),
         ("program error 5 %", replace(PRIOR, program_error=0.05)),
         ("shares of the roofs open", replace(PRIOR, coefficients=(1.5, 1.5, 1.5, 1.5))),

@@ -125,7 +125,7 @@ def samples():
 
 
 RANGE = dict.fromkeys(shape.FEATURES, (0.0, 20.0))
-SHAPES = {"conv.fp32": Correction({"rows": 0.2, "taps": -0.15, "rows*rows": 0.05}, RANGE)}
+SHAPES = {"conv.fp32": Correction({"rows": 0.2, "taps": -0.15}, RANGE)}
 
 
 def sample(name, rng):
@@ -133,18 +133,16 @@ def sample(name, rng):
     machine = rows.machine(TOY, DTYPES)
     for key in rng.choice(list(KERNELS), size=rng.integers(1, 8)):
         dtype = ["fp32", "bf16", "int8"].index(key.partition(".")[2] or "fp32")
-        inputs, outputs, channels = (
-            int(10 ** rng.uniform(*span)) for span in [(3, 6), (3, 6), (0, 3)]
-        )
+        inputs, outputs = (int(10 ** rng.uniform(3, 6)) for _ in range(2))
         weights = int(10 ** rng.uniform(2, 6)) if dtype or key[0] in "cl" else 0
         flops = 20 * weights * int(rng.integers(1, 200))
-        work = (flops, weights, 0, inputs, 0, outputs, channels, False)
+        work = rows.Work(flops, weights, inputs=inputs, outputs=outputs)
         bits = 8 if dtype else 32
         form = tuple(rng.uniform(0, 8, len(shape.FEATURES))) if weights else ()
-        storage = (bits, bits, bits, False, dtype)
+        storage = rows.Storage(bits, bits, bits, False, dtype)
         piece = Piece(key, work, storage, 5e6 * rng.random(), (), (), shape=form)
         ((picoseconds, _),) = _core.calibrated_times(
-            [(work, piece.storage, KERNELS[key].row, piece.resident)], machine
+            [rows.Task(work, piece.storage, rows.kernel(KERNELS[key]), piece.resident)], machine
         )
         found.append(piece)
         seconds += picoseconds / 1e12 * shape.factor(SHAPES.get(key), form)
@@ -202,7 +200,14 @@ def test_layers_settle_what_whole_programs_leave_open(samples):
         for index, piece in enumerate(program.pieces):
             if piece.shape:
                 ((picoseconds, _),) = _core.calibrated_times(
-                    [(piece.work, piece.storage, KERNELS[piece.kernel].row, piece.resident)],
+                    [
+                        rows.Task(
+                            piece.work,
+                            piece.storage,
+                            rows.kernel(KERNELS[piece.kernel]),
+                            piece.resident,
+                        )
+                    ],
                     machine,
                 )
                 seconds = picoseconds / 1e12
@@ -547,9 +552,3 @@ def test_an_impossible_profile_is_not_written(tmp_path):
     with pytest.raises(HardwareError, match="compute"):
         replace(TOY, peak_gflops={"fp32": -1.0}).save(path)
     assert not path.exists()
-
-
-def test_rows_of_a_grouped_convolution_are_those_of_one_group():
-    net = torch.nn.Conv2d(16, 32, 3, groups=4)
-    graph = trace(net, torch.zeros(1, 16, 8, 8)).graph
-    assert rows.work(graph.layers[0])[6] == 8

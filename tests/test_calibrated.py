@@ -51,7 +51,7 @@ runtimes:
       wN: {support: dequant, runs_as: fp32}
     kernels:
       conv:
-        fp32: {start_us: 2, compute: 0.5, memory: 0.5, output_ns: 1, channel_multiple: 16}
+        fp32: {start_us: 2, compute: 0.5, memory: 0.5, output_ns: 1}
         bf16: {start_us: 3, compute: 1.0, memory: 1.0, output_ns: 0}
         int8: {start_us: 4, compute: 0.25, memory: 1.0, output_ns: 0}
       layout: {fp32: {start_us: 1, memory: 1, output_ns: 0}}
@@ -135,8 +135,8 @@ def test_two_convolutions_by_hand():
     x, y, z, w0, w1 = 3 * 256, 8 * 256, 4 * 256, 3 * 8 * 9, 8 * 4 * 9
     copy = 1e-6 + 4 * (x + x) / 10e9  # channels last, from the nearest level
     # fp32: channels padded to 16, half of the peak, half of the bandwidth.
-    first = 2e-6 + 2 * w0 * 256 * (16 / 8) / 0.5e9 + 4 * (x + y + w0) / 5e9 + y * 1e-9
-    second = 2e-6 + 2 * w1 * 256 * (16 / 4) / 0.5e9 + 4 * (y + z + w1) / 5e9 + z * 1e-9
+    first = 2e-6 + 2 * w0 * 256 / 0.5e9 + 4 * (x + y + w0) / 5e9 + y * 1e-9
+    second = 2e-6 + 2 * w1 * 256 / 0.5e9 + 4 * (y + z + w1) / 5e9 + z * 1e-9
     assert found.total({}) == pytest.approx(7e-6 + copy + first + second, rel=1e-9)
     # int8: a result of the network stays float32, scales are read, one per channel.
     quantised = 1e-6 + (4 * x + x) / 10e9  # the copy rounds as well
@@ -259,7 +259,7 @@ CORRECTION = """
           memory: 0.5
           output_ns: 1
           correction:
-            terms: {rows: 0.3, "rows*taps": -0.2, outputs_16: 0.5}
+            terms: {rows: 0.3, taps: -0.2, outputs_16: 0.5}
             range: {rows: [0, 7], width: [0, 9], inputs: [0, 9], outputs: [0, 9], groups: [0, 0],
                     taps: [0, 6], stride: [0, 2], inputs_16: [0, 1], outputs_16: [0, 1],
                     inputs_4: [0, 1], outputs_4: [0, 1], padding: [0, 4]}
@@ -268,16 +268,16 @@ CORRECTION = """
 
 def test_the_correction_for_shape_by_hand(tmp_path):
     old = """
-        fp32: {start_us: 2, compute: 0.5, memory: 0.5, output_ns: 1, channel_multiple: 16}
+        fp32: {start_us: 2, compute: 0.5, memory: 0.5, output_ns: 1}
 """
-    plain = hardware.parse(PROFILE.replace(", channel_multiple: 16", ""), "toy.yaml")
-    profile = hardware.parse(PROFILE.replace(old, CORRECTION), "toy.yaml")
+    plain = hardware.parse(PROFILE, "toy.yaml")
+    profile = hardware.parse(PROFILE.replace(old, CORRECTION, 1), "toy.yaml")
     net = nn.Sequential(conv(3, 8), conv(8, 16))
     found, before = table(net, profile=profile), table(net, profile=plain)
     copy = table(net, profile=plain).cost[0, 0] - alone(plain, 3, 8)
     # 256 positions count as 2^7, the most calibrated; 9 taps; 8 channels are no multiple of 16.
     rows, taps = (7 - 9) / 3, (math.log2(9) - 2) / 1.5
-    factors = [math.exp(0.3 * rows - 0.2 * rows * taps + ragged) for ragged in (0.5, 0.0)]
+    factors = [math.exp(0.3 * rows - 0.2 * taps + ragged) for ragged in (0.5, 0.0)]
     expected = [copy + (before.cost[0, 0] - copy) * factors[0], before.cost[1, 0] * factors[1]]
     assert found.cost[:, 0] == pytest.approx(expected, rel=1e-6)
     profile.save(tmp_path / "toy.yaml")
@@ -292,9 +292,9 @@ def test_a_layer_beyond_the_calibrated_work_runs_at_the_speed_of_a_smaller_one()
     ]
     small, large = map(shape.features, layers)
     assert [shape.work(s) for s in (small, large)] == [6 + 9 + 8, 10 + 9 + 8]
-    assert shape.terms(large, limits) != shape.terms(small, limits)
+    assert shape.scaled(large, limits) != shape.scaled(small, limits)
     held = {**limits, shape.WORK: (10.0, 23.0)}
-    assert shape.terms(large, held) == shape.terms(small, held) == shape.terms(small, limits)
+    assert shape.scaled(large, held) == shape.scaled(small, held) == shape.scaled(small, limits)
 
 
 def alone(profile, inputs, outputs):
@@ -346,10 +346,9 @@ def test_a_feature_that_a_profile_does_not_know_says_nothing():
     layer = graph.extract(nn.Sequential(nn.Linear(64, 32), nn.ReLU()), torch.zeros(4, 64))
     form = shape.features(layer.quantizable[0])
     limits = {name: (0.0, 20.0) for name in shape.FEATURES if name != "fused"}
-    said = dict(zip(map("*".join, shape.TERMS), shape.terms(form, limits), strict=True))
-    assert {said[name] for name in said if "fused" in name} == {0.0}
-    known = shape.terms(form, {**limits, "fused": (0.0, 1.0)})
-    assert next(a for a, b in zip(known, said.values(), strict=True) if a != b) == 1.0
+    said = shape.scaled(form, limits)
+    assert said["fused"] == 0
+    assert shape.scaled(form, {**limits, "fused": (0.0, 1.0)}) == {**said, "fused": 1.0}
 
 
 def test_layers_without_weights_follow_the_layer_before_them():

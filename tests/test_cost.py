@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from aiq import _core, graph, models
-from aiq.cost import intensity_table, roofline_table
+from aiq.cost import intensity_table, roofline_table, rows
 from aiq.errors import HardwareError, InputError
 from aiq.formats import PAPER, REFERENCE, parse, parse_all
 from aiq.hardware import Hardware
@@ -100,21 +100,27 @@ sizes = st.integers(0, 2**30)
 
 
 @given(
-    st.tuples(sizes, sizes, sizes, sizes, sizes, sizes, sizes, st.booleans()),
+    st.builds(rows.Work, sizes, sizes, sizes, sizes, sizes, sizes, st.booleans()),
     st.sampled_from(
-        [(32, 32, 32, False, 0), (16, 16, 16, False, 1), (8, 8, 32, True, 2), (2, 3, 3, True, 2)]
+        [
+            rows.Storage(32, 32, 32, False, 0),
+            rows.Storage(16, 16, 16, False, 1),
+            rows.Storage(8, 8, 32, True, 2),
+            rows.Storage(2, 3, 3, True, 2),
+        ]
     ),
     st.floats(1e9, 1e15),
     st.floats(1e8, 1e12),
 )
 def test_roofline_against_exact_fractions(work, storage, peak, bandwidth):
-    flops, weights, scales, inputs, fused, outputs, _, is_output = work
+    flops, weights, scales, inputs, fused, outputs, is_output = work
     weight, activation, result, scaled, compute = storage
     bits = weights * weight + inputs * activation + outputs * (32 if is_output else result)
     ((operator,),) = _core.intensity_table([work], [storage])
     assert operator == bits
     bits += fused * activation + (scales * 32 if scaled else 0)
-    machine = ([peak, 2 * peak, 4 * peak], [(1e9, 2 * bandwidth), (1e12, bandwidth)])
+    levels = [rows.MemoryLevel(1e9, 2 * bandwidth), rows.MemoryLevel(1e12, bandwidth)]
+    machine = rows.Machine([peak, 2 * peak, 4 * peak], levels)
     ((picoseconds,),) = _core.roofline_table([work], [storage], machine)
     exact = max(flops / (peak * 2**compute), bits / 8 / bandwidth) * 1e12
     assert math.isclose(picoseconds, exact, rel_tol=1e-12, abs_tol=1)
@@ -122,10 +128,11 @@ def test_roofline_against_exact_fractions(work, storage, peak, bandwidth):
 
 @pytest.mark.parametrize("peak", [0.0, -1.0, math.nan, math.inf])
 def test_core_refuses_impossible_machines(peak):
-    work, storage = (1, 1, 1, 1, 1, 1, 1, False), (8, 8, 8, True, 0)
+    work, storage = rows.Work(1, 1, 1, 1, 1, 1), rows.Storage(8, 8, 8, True, 0)
+    levels = [rows.MemoryLevel(1e9, 1e9)]
     with pytest.raises(InputError, match="peak of the machine"):
-        _core.roofline_table([work], [storage], ([peak], [(1e9, 1e9)]))
+        _core.roofline_table([work], [storage], rows.Machine([peak], levels))
     with pytest.raises(InputError, match="number of memory levels"):
-        _core.roofline_table([work], [storage], ([1e9], []))
+        _core.roofline_table([work], [storage], rows.Machine([1e9], []))
     with pytest.raises(InputError, match="63 bits"):
-        _core.intensity_table([(1, 2**62, *work[2:])], [storage])
+        _core.intensity_table([work._replace(weights=2**62)], [storage])

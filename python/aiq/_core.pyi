@@ -4,6 +4,8 @@ from typing import TypeAlias, final
 import numpy as np
 import numpy.typing as npt
 
+from aiq.cost.rows import Machine, Storage, Task, Work
+
 __all__ = [
     "Problem",
     "Solution",
@@ -78,21 +80,12 @@ def measure_greedy(
 def measure_coordinate(
     n_choices: list[int], start: list[int], evaluate: Callable[[list[int]], float]
 ) -> _Measured: ...
-
-_Work: TypeAlias = tuple[int, int, int, int, int, int, int, bool]
-_Storage: TypeAlias = tuple[int, int, int, bool, int]
-_Kernel: TypeAlias = tuple[float, float, float, float, int]
-_Machine: TypeAlias = tuple[list[float], list[tuple[float, float]]]
-_Piece: TypeAlias = tuple[_Work, _Storage, _Kernel, float]
-
-def intensity_table(works: list[_Work], storages: list[_Storage]) -> list[list[int]]: ...
+def intensity_table(works: list[Work], storages: list[Storage]) -> list[list[int]]: ...
 def roofline_table(
-    works: list[_Work], storages: list[_Storage], machine: _Machine
+    works: list[Work], storages: list[Storage], machine: Machine
 ) -> list[list[int]]: ...
-def calibrated_loads(
-    pieces: list[_Piece], machine: _Machine
-) -> list[tuple[float, float, float]]: ...
-def calibrated_times(pieces: list[_Piece], machine: _Machine) -> list[tuple[int, int]]: ...
+def calibrated_loads(tasks: list[Task], machine: Machine) -> list[tuple[float, float, float]]: ...
+def calibrated_times(tasks: list[Task], machine: Machine) -> list[tuple[int, int]]: ...
 def frontier(problem: Problem, exact: bool, max_points: int) -> tuple[list[int], list[int]]: ...
 def solve_weighted(
     problem: Problem,

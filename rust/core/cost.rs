@@ -5,9 +5,8 @@
 //! * Level 1, *roofline*: `max(FLOPs / peak(dtype), bytes / bandwidth)`, with the bytes of scales
 //!   and of fused operands. A lower bound on time, so an upper bound on speed.
 //! * Level 2, *calibrated*: the time that a runtime's kernel takes,
-//!   `start + FLOPs / (compute peak) + sum of bytes / (memory bandwidth) + output Y`, with channels
-//!   padded to the kernel's multiple and every tensor in the nearest memory level that holds it.
-//!   Terms add up, as in the ECM model (Stengel et al., ICS 2015): on the kernels measured here a
+//!   `start + FLOPs / (compute peak) + sum of bytes / (memory bandwidth) + output Y`, with every
+//!   tensor in the nearest memory level that holds it. Terms add up, as in the ECM model (Stengel et al., ICS 2015): on the kernels measured here a
 //!   maximum of the terms fits worse.
 
 use crate::error::Error;
@@ -34,8 +33,6 @@ pub struct Work {
     pub fused: u64,
     /// Activations written.
     pub outputs: u64,
-    /// Output channels of one group, which kernels compute side by side; 0 where there are none.
-    pub channels: u64,
     /// Whether it writes a result of the network, which stays float32.
     pub is_output: bool,
 }
@@ -98,7 +95,6 @@ impl Work {
     /// What a kernel has to do, as seconds at the roofs (level 2).
     ///
     /// # Arguments
-    /// * `multiple` - channels that the kernel computes at once.
     /// * `resident` - bytes that stay in memory between two runs of the network: they say from
     ///   which level weights are read.
     ///
@@ -108,7 +104,6 @@ impl Work {
         &self,
         storage: Storage,
         machine: &Hardware,
-        multiple: u64,
         resident: f64,
     ) -> Result<Load, Error> {
         let bytes = |work: Self| Ok(work.traffic_bits(storage)? as f64 / 8.0);
@@ -116,12 +111,10 @@ impl Work {
         let activations = bytes(*self)? - weights;
         let (near, data) = machine.level(activations);
         let (far, store) = machine.level(resident.max(activations + weights));
-        let padded = self.channels.next_multiple_of(multiple.max(1)).max(1) as f64;
-        let padding = if self.channels == 0 { 1.0 } else { padded / self.channels as f64 };
         let data_time = activations / data.bandwidth;
         let store_time = weights / store.bandwidth;
         Ok(Load {
-            compute: self.flops as f64 * padding / machine.peak(storage.compute)?,
+            compute: self.flops as f64 / machine.peak(storage.compute)?,
             memory: data_time + store_time,
             outputs: self.outputs as f64,
             level: if store_time > data_time { far } else { near },
@@ -219,7 +212,6 @@ mod tests {
             inputs: 50,
             fused: 20,
             outputs: 20,
-            channels: 10,
             is_output: false,
         }
     }
@@ -262,16 +254,16 @@ mod tests {
         let levels =
             vec![Level { size: 1000.0, bandwidth: 1e9 }, Level { size: 1e9, bandwidth: 1e8 }];
         let machine = Hardware::new(vec![1e9], levels).expect("valid");
-        let kernel = Kernel { start: 1e-6, compute: 0.5, memory: 0.5, output: 1e-9, multiple: 16 };
+        let kernel = Kernel { start: 1e-6, compute: 0.5, memory: 0.5, output: 1e-9 };
         // Activations (360 bytes) from the near level, weights (400 bytes) from the far one.
-        let load = work().load(FP32, &machine, kernel.multiple, 5000.0).expect("valid");
-        assert!((load.compute - 4000.0 * 1.6 / 1e9).abs() < 1e-15);
+        let load = work().load(FP32, &machine, 5000.0).expect("valid");
+        assert!((load.compute - 4000.0 / 1e9).abs() < 1e-15);
         assert!((load.memory - (360.0 / 1e9 + 400.0 / 1e8)).abs() < 1e-15);
         assert_eq!((load.outputs, load.level), (20.0, 1));
         let time = load.time(kernel);
-        assert_eq!(time.picoseconds(), Ok(1_000_000 + 12_800_000 + 20_000 + 8_720_000));
+        assert_eq!(time.picoseconds(), Ok(1_000_000 + 8_000_000 + 20_000 + 8_720_000));
         // With nothing else to keep, all of it fits the near level.
-        let alone = work().load(FP32, &machine, 1, 0.0).expect("valid");
+        let alone = work().load(FP32, &machine, 0.0).expect("valid");
         assert!((alone.memory - 760.0 / 1e9).abs() < 1e-15);
         assert!((alone.compute - 4000.0 / 1e9).abs() < 1e-15);
     }

@@ -76,8 +76,6 @@ pub struct Kernel {
     pub memory: f64,
     /// Seconds for each element written: rounding, clamping, the ends of inner loops.
     pub output: f64,
-    /// Channels it computes at once: others are padded to a multiple.
-    pub multiple: u64,
 }
 
 impl Kernel {
@@ -95,9 +93,6 @@ impl Kernel {
             if !(value.is_finite() && value >= least) {
                 return Err(Error::Machine { name, value: value.to_string() });
             }
-        }
-        if self.multiple == 0 {
-            return Err(Error::Machine { name: "channel multiple of a kernel", value: "0".into() });
         }
         Ok(self)
     }
@@ -135,12 +130,11 @@ mod tests {
 
     #[test]
     fn impossible_kernels_are_refused() {
-        let kernel = Kernel { start: 0.0, compute: 0.9, memory: 1.0, output: 0.0, multiple: 16 };
+        let kernel = Kernel { start: 0.0, compute: 0.9, memory: 1.0, output: 0.0 };
         assert_eq!(kernel.check(), Ok(kernel));
         assert!(Kernel { start: -1.0, ..kernel }.check().is_err());
         assert!(Kernel { compute: 0.0, ..kernel }.check().is_err());
         assert!(Kernel { memory: f64::NAN, ..kernel }.check().is_err());
         assert!(Kernel { output: f64::INFINITY, ..kernel }.check().is_err());
-        assert!(Kernel { multiple: 0, ..kernel }.check().is_err());
     }
 }

@@ -1,58 +1,98 @@
-//! Cost tables: plain numbers in, plain numbers out.
+//! Cost tables: the named tuples of `aiq.cost.rows` in, plain numbers out.
 
-use aiq_core::{Error, Hardware, Kernel, Level, Load, Storage, Work};
+use aiq_core::{self as core, Error, Hardware, Level, Load};
 use pyo3::prelude::*;
 
 use crate::error::input_error;
 
-/// `(flops, weights, scales, inputs, fused, outputs, channels, is_output)`, the fields of [`Work`].
-type WorkRow = (u64, u64, u64, u64, u64, u64, u64, bool);
-/// `(weight bits, activation bits, output bits, scaled, compute dtype)`, the fields of [`Storage`].
-type StorageRow = (u32, u32, u32, bool, usize);
-/// `(start, compute, memory, output, multiple)`, the fields of [`Kernel`].
-type KernelRow = (f64, f64, f64, f64, u64);
-/// `(peaks, (size, bandwidth) of each level)`, the fields of [`Hardware`].
-type MachineRow = (Vec<f64>, Vec<(f64, f64)>);
+/// What one layer computes and touches.
+#[derive(FromPyObject)]
+pub(crate) struct Work {
+    flops: u64,
+    weights: u64,
+    scales: u64,
+    inputs: u64,
+    fused: u64,
+    outputs: u64,
+    is_output: bool,
+}
+
+/// How a layer is stored and computed.
+#[derive(FromPyObject)]
+pub(crate) struct Storage {
+    weight_bits: u32,
+    activation_bits: u32,
+    output_bits: u32,
+    scaled: bool,
+    compute: usize,
+}
+
+/// What a kernel takes, in seconds and shares of the roofs.
+#[derive(FromPyObject)]
+pub(crate) struct Kernel {
+    start: f64,
+    compute: f64,
+    memory: f64,
+    output: f64,
+}
+
+/// The roofs of a machine.
+#[derive(FromPyObject)]
+pub(crate) struct Machine {
+    peaks: Vec<f64>,
+    levels: Vec<MemoryLevel>,
+}
+
+/// A level of its memory.
+#[derive(FromPyObject)]
+struct MemoryLevel {
+    size: f64,
+    bandwidth: f64,
+}
+
 /// Work, how it is stored, the kernel that does it, and the bytes that stay in memory meanwhile.
-type PieceRow = (WorkRow, StorageRow, KernelRow, f64);
+#[derive(FromPyObject)]
+pub(crate) struct Task {
+    work: Work,
+    storage: Storage,
+    kernel: Kernel,
+    resident: f64,
+}
 
 /// Bits moved by each layer's operator in each format.
 #[pyfunction]
 pub(crate) fn intensity_table(
-    works: Vec<WorkRow>,
-    storages: Vec<StorageRow>,
+    works: Vec<Work>,
+    storages: Vec<Storage>,
 ) -> PyResult<Vec<Vec<i64>>> {
-    table(works, storages, Work::operator_bits)
+    table(works, storages, core::Work::operator_bits)
 }
 
 /// Picoseconds of each layer in each format under the roofline of a machine.
 #[pyfunction]
 pub(crate) fn roofline_table(
-    works: Vec<WorkRow>,
-    storages: Vec<StorageRow>,
-    machine: MachineRow,
+    works: Vec<Work>,
+    storages: Vec<Storage>,
+    machine: Machine,
 ) -> PyResult<Vec<Vec<i64>>> {
-    let machine = hardware(machine)?;
+    let machine = machine.check()?;
     table(works, storages, |work, storage| work.roofline_picoseconds(storage, &machine))
 }
 
 /// Seconds at the roofs of each piece of work: `(compute, memory, outputs)`.
 #[pyfunction]
 pub(crate) fn calibrated_loads(
-    pieces: Vec<PieceRow>,
-    machine: MachineRow,
+    tasks: Vec<Task>,
+    machine: Machine,
 ) -> PyResult<Vec<(f64, f64, f64)>> {
-    each(pieces, machine, |load, _| Ok((load.compute, load.memory, load.outputs)))
+    each(tasks, machine, |load, _| Ok((load.compute, load.memory, load.outputs)))
 }
 
 /// Time of each piece of work: picoseconds, and what most of them are spent on (0 overhead, 1
 /// compute, 2 + l memory level l).
 #[pyfunction]
-pub(crate) fn calibrated_times(
-    pieces: Vec<PieceRow>,
-    machine: MachineRow,
-) -> PyResult<Vec<(i64, usize)>> {
-    each(pieces, machine, |load, kernel| {
+pub(crate) fn calibrated_times(tasks: Vec<Task>, machine: Machine) -> PyResult<Vec<(i64, usize)>> {
+    each(tasks, machine, |load, kernel| {
         let time = load.time(kernel);
         let cause = if time.overhead >= time.compute.max(time.memory) {
             0
@@ -65,46 +105,64 @@ pub(crate) fn calibrated_times(
     })
 }
 
+impl From<Work> for core::Work {
+    fn from(row: Work) -> Self {
+        let Work { flops, weights, scales, inputs, fused, outputs, is_output } = row;
+        Self { flops, weights, scales, inputs, fused, outputs, is_output }
+    }
+}
+
+impl From<Storage> for core::Storage {
+    fn from(row: Storage) -> Self {
+        let Storage { weight_bits, activation_bits, output_bits, scaled, compute } = row;
+        Self { weight_bits, activation_bits, output_bits, scaled, compute }
+    }
+}
+
+impl From<Kernel> for core::Kernel {
+    fn from(row: Kernel) -> Self {
+        let Kernel { start, compute, memory, output } = row;
+        Self { start, compute, memory, output }
+    }
+}
+
+impl Machine {
+    fn check(self) -> PyResult<Hardware> {
+        let level = |MemoryLevel { size, bandwidth }| Level { size, bandwidth };
+        let levels = self.levels.into_iter().map(level).collect();
+        Hardware::new(self.peaks, levels).map_err(input_error)
+    }
+}
+
 fn each<T>(
-    pieces: Vec<PieceRow>,
-    machine: MachineRow,
-    result: impl Fn(Load, Kernel) -> Result<T, Error>,
+    tasks: Vec<Task>,
+    machine: Machine,
+    result: impl Fn(Load, core::Kernel) -> Result<T, Error>,
 ) -> PyResult<Vec<T>> {
-    let machine = hardware(machine)?;
-    pieces
+    let machine = machine.check()?;
+    tasks
         .into_iter()
-        .map(|(work, storage, (start, compute, memory, output, multiple), resident)| {
-            let kernel = Kernel { start, compute, memory, output, multiple }.check()?;
-            let load =
-                self::work(work).load(self::storage(storage), &machine, multiple, resident)?;
+        .map(|Task { work, storage, kernel, resident }| {
+            let kernel = core::Kernel::from(kernel).check()?;
+            let load = core::Work::from(work).load(storage.into(), &machine, resident)?;
             result(load, kernel)
         })
         .collect::<Result<_, _>>()
         .map_err(input_error)
 }
 
-fn hardware((peaks, levels): MachineRow) -> PyResult<Hardware> {
-    let levels = levels.into_iter().map(|(size, bandwidth)| Level { size, bandwidth }).collect();
-    Hardware::new(peaks, levels).map_err(input_error)
-}
-
-fn work((flops, weights, scales, inputs, fused, outputs, channels, is_output): WorkRow) -> Work {
-    Work { flops, weights, scales, inputs, fused, outputs, channels, is_output }
-}
-
-fn storage((weight_bits, activation_bits, output_bits, scaled, compute): StorageRow) -> Storage {
-    Storage { weight_bits, activation_bits, output_bits, scaled, compute }
-}
-
 fn table(
-    works: Vec<WorkRow>,
-    storages: Vec<StorageRow>,
-    cost: impl Fn(&Work, Storage) -> Result<i64, Error>,
+    works: Vec<Work>,
+    storages: Vec<Storage>,
+    cost: impl Fn(&core::Work, core::Storage) -> Result<i64, Error>,
 ) -> PyResult<Vec<Vec<i64>>> {
-    let storages: Vec<Storage> = storages.into_iter().map(storage).collect();
+    let storages: Vec<core::Storage> = storages.into_iter().map(Into::into).collect();
     works
         .into_iter()
-        .map(|row| storages.iter().map(|&storage| cost(&work(row), storage)).collect())
+        .map(|row| {
+            let work = row.into();
+            storages.iter().map(|&storage| cost(&work, storage)).collect()
+        })
         .collect::<Result<_, _>>()
         .map_err(input_error)
 }

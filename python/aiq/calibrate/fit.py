@@ -2,7 +2,7 @@
 
 A program takes the overhead of a run plus, over its pieces, ``loads x coefficients`` of the piece's
 kernel times the correction for the layer's shape. Coefficients are positive, so the unknowns are
-their logarithms and the terms of the corrections. Estimated are the most probable ones: relative
+their logarithms and the slopes of the corrections. Estimated are the most probable ones: relative
 errors with a robust loss, and a prior that pulls every kernel towards a plain one and every
 correction towards none, which settles what the samples leave open. A layer that the runtime's
 profiler timed is a sample too, of one piece and without the overhead of a run; so is all that
@@ -55,14 +55,14 @@ class Prior:
         as open as a start. Few samples are larger than the caches: what a kernel takes per byte
         must not pass for a share of the bandwidth, or it would take several times as long per byte
         beyond them. So that share, and that of the peak, are known best.
-    terms
-        Of the corrections for shapes: terms of one feature and of two.
+    slope
+        Of the corrections for shapes.
     """
 
     program_error: float = 0.15
     layer_error: float = 0.6
     coefficients: tuple[float, float, float, float] = (1.5, 0.7, 0.5, 1.5)
-    terms: tuple[float, float] = (0.3, 0.05)
+    slope: float = 0.3
 
 
 PRIOR = Prior()
@@ -132,7 +132,7 @@ class _Problem:
     """The least-squares problem behind a calibration.
 
     The vector of unknowns: the run's overhead; four coefficients per kernel (logarithms over
-    `_PLAIN`); the terms of the correction of each kernel that computes layers with weights.
+    `_PLAIN`); the slopes of the correction of each kernel that computes layers with weights.
     """
 
     def __init__(
@@ -151,10 +151,12 @@ class _Problem:
         self._group = np.array([position[group(piece.kernel)] for _, piece in placed])
         self._limits = self._ranges([piece.shape for _, piece in placed])
         self._shaped = sorted(self._limits)
-        nothing = [0.0] * len(shape.TERMS)
-        self._terms = np.array(
+        nothing = [0.0] * len(shape.FEATURES)
+        self._features = np.array(
             [
-                shape.terms(piece.shape, self._limits[index]) if piece.shape else nothing
+                list(shape.scaled(piece.shape, self._limits[index]).values())
+                if piece.shape
+                else nothing
                 for index, (_, piece) in zip(self._group, placed, strict=True)
             ]
         )
@@ -162,10 +164,12 @@ class _Problem:
         compute = {dtype.name: index for index, dtype in enumerate(known)}
         loads = _core.calibrated_loads(
             [
-                (
+                rows.Task(
                     piece.work,
-                    (*piece.storage[:4], compute[piece.kernel.partition(".")[2] or "fp32"]),
-                    (0.0, 1.0, 1.0, 0.0, 1),
+                    piece.storage._replace(
+                        compute=compute[piece.kernel.partition(".")[2] or "fp32"]
+                    ),
+                    rows.Kernel(start=0.0, compute=1.0, memory=1.0, output=0.0),
                     piece.resident,
                 )
                 for _, piece in placed
@@ -179,7 +183,7 @@ class _Problem:
             [
                 prior.coefficients[:1],
                 np.tile(prior.coefficients, len(self._groups)),
-                np.tile([prior.terms[len(names) - 1] for names in shape.TERMS], len(self._shaped)),
+                np.full(len(shape.FEATURES) * len(self._shaped), prior.slope),
             ]
         )
 
@@ -228,7 +232,7 @@ class _Problem:
     def predict(self, unknowns: Matrix) -> tuple[Matrix, Matrix]:
         """Return the seconds of every sample, and the derivatives of their logarithms."""
         coefficients, corrections = self._split(unknowns)
-        exponent = (self._terms * corrections[self._group]).sum(axis=1)
+        exponent = (self._features * corrections[self._group]).sum(axis=1)
         factor = np.exp(np.clip(exponent, -_MOST, _MOST))
         parts = self._loads * np.exp(coefficients[self._group]) * factor[:, None]
         whole = parts.sum(axis=1)
@@ -239,8 +243,8 @@ class _Problem:
         slope[:, 0] = run
         for index in range(4):
             np.add.at(slope, (self._row, 1 + 4 * self._group + index), parts[:, index])
-        by_group = np.zeros((groups, count, len(shape.TERMS)))
-        np.add.at(by_group, (self._group, self._row), whole[:, None] * self._terms)
+        by_group = np.zeros((groups, count, len(shape.FEATURES)))
+        np.add.at(by_group, (self._group, self._row), whole[:, None] * self._features)
         slope[:, 1 + 4 * groups :] = np.concatenate(by_group[self._shaped], axis=1)
         return seconds, slope / seconds[:, None]
 
@@ -251,7 +255,7 @@ class _Problem:
         for index, name in enumerate(self._groups):
             correction = None
             if index in self._limits:
-                terms = zip(map("*".join, shape.TERMS), corrections[index], strict=True)
+                terms = zip(shape.FEATURES, corrections[index], strict=True)
                 correction = Correction(
                     MappingProxyType(
                         {key: round(float(v), 4) for key, v in terms if abs(v) > _LEAST}
@@ -264,8 +268,8 @@ class _Problem:
 
     def _split(self, unknowns: Matrix) -> tuple[Matrix, Matrix]:
         groups = len(self._groups)
-        corrections = np.zeros((groups, len(shape.TERMS)))
-        corrections[self._shaped] = unknowns[1 + 4 * groups :].reshape(-1, len(shape.TERMS))
+        corrections = np.zeros((groups, len(shape.FEATURES)))
+        corrections[self._shaped] = unknowns[1 + 4 * groups :].reshape(-1, len(shape.FEATURES))
         return unknowns[1 : 1 + 4 * groups].reshape(groups, 4), corrections
 
 

@@ -16,7 +16,7 @@ from aiq.cost.pieces import Piece
 from aiq.errors import InputError
 from aiq.typed import Count, Name, NonNegative, Positive, dump_json, read_json
 
-SCHEMA = "aiq/calibration/v9"  # raised, too, where programs or times would not compare
+SCHEMA = "aiq/calibration/v10"  # raised, too, where programs or times would not compare
 _WHAT = "a file of a calibration's samples"
 
 

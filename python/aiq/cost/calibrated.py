@@ -46,7 +46,7 @@ def calibrated_table(
     distinct = list(dict.fromkeys(executed))
     parts = pieces(graph, distinct, profile.kernels, profile.fuses)
     times = _core.calibrated_times(
-        [_row(profile, part) for part in parts], rows.machine(hardware, dtypes(distinct))
+        [_task(profile, part) for part in parts], rows.machine(hardware, dtypes(distinct))
     )
     layers = graph.quantizable
     shape = (len(layers), len(distinct))
@@ -89,22 +89,13 @@ def calibrated_table(
     )
 
 
-def _row(
-    profile: RuntimeProfile, part: Piece
-) -> tuple[rows.Work, rows.Storage, tuple[float, float, float, float, int], float]:
+def _task(profile: RuntimeProfile, part: Piece) -> rows.Task:
     op, dot, dtype = part.kernel.partition(".")
     if dot:
         kernel = profile.kernel(op, dtype)
     else:
         source, _, target = op.partition("_to_")
         kernel = profile.boundary(source, target)
-    start, compute, memory, output, multiple = kernel.row
     factor = shape.factor(kernel.correction, part.shape)
-    corrected = (
-        start * factor if part.starts else 0.0,
-        compute / factor,
-        memory / factor,
-        output * factor,
-        multiple,
-    )
-    return part.work, part.storage, corrected, part.resident
+    corrected = rows.kernel(kernel, starts=part.starts, factor=factor)
+    return rows.Task(part.work, part.storage, corrected, part.resident)

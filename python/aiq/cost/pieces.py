@@ -59,8 +59,7 @@ def _reversed(work: rows.Work) -> rows.Work:
 
     It moves as many bytes; what its kernel takes for each element, it takes for those read.
     """
-    flops, weights, scales, inputs, fused, outputs, channels, _ = work
-    return flops, weights, scales, outputs, fused, inputs, channels, False
+    return work._replace(inputs=work.outputs, outputs=work.inputs, is_output=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +193,7 @@ class _Cutter:
         root = self._root[index]
         assert root is not None
         outside = self._outside(index, layer)
-        work = (*rows.work(layer)[:4], 0, *rows.work(layer)[5:])  # what is fused is cut off below
+        work = rows.work(layer)._replace(fused=0)  # what is fused is cut off below
         for k, (fmt, stored) in enumerate(zip(self._formats, self._stored, strict=True)):
             yield Piece(
                 f"{layer.op}.{fmt.compute.name}",
@@ -252,7 +251,7 @@ class _Cutter:
             yield Piece(
                 f"{_kind(layer)}.{computed}",
                 work,
-                (32, bits, bits, False, self._dtypes.index(_COMPUTE[computed])),
+                rows.Storage(32, bits, bits, False, self._dtypes.index(_COMPUTE[computed])),
                 0.0 if k is None else self._resident[k],
                 () if root is None else (root,),
                 () if k is None else (k,),
@@ -267,8 +266,9 @@ class _Cutter:
         layers: tuple[int, ...],
         formats: tuple[int, ...],
     ) -> Piece:
-        work = (0, 0, 0, elements[0], 0, elements[1], 0, False)
-        storage = (32, _BITS[stored], _BITS[stored], False, self._dtypes.index(_COMPUTE[stored]))
+        work = rows.Work(inputs=elements[0], outputs=elements[1])
+        bits, compute = _BITS[stored], self._dtypes.index(_COMPUTE[stored])
+        storage = rows.Storage(32, bits, bits, False, compute)
         return Piece(f"{kernel}.{stored}", work, storage, 0.0, layers, formats)
 
     def conversions(self, edge: Edge, share: float) -> Iterable[Piece]:
@@ -289,8 +289,8 @@ class _Cutter:
             if target == "fp32":
                 yield self._convert(edge.elements, source, target, layers, formats)
             else:
-                work = (0, 0, 0, 2 * edge.elements, 0, edge.elements, 0, False)
-                storage = (32, 32, 32, False, 0)
+                work = rows.Work(inputs=2 * edge.elements, outputs=edge.elements)
+                storage = rows.Storage(32, 32, 32, False, 0)
                 yield Piece("add.fp32", work, storage, 0.0, layers, formats)
 
     def disagreement(self, first: Edge, second: Edge, share: float) -> Iterable[Piece]:
@@ -356,6 +356,6 @@ class _Cutter:
         formats: tuple[int, ...],
         share: float = 1.0,
     ) -> Piece:
-        work = (0, 0, 0, elements, 0, elements, 0, False)
-        storage = (32, _BITS[source], _BITS[target], False, 0)
+        work = rows.Work(inputs=elements, outputs=elements)
+        storage = rows.Storage(32, _BITS[source], _BITS[target], False, 0)
         return Piece(kernel, work, storage, 0.0, layers, formats, share=share)

@@ -1,66 +1,110 @@
-"""Layers, formats and machines as the rows of numbers that the core takes."""
+"""Layers, formats and machines as the named tuples that the core reads."""
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from aiq.formats import DType, Format
-from aiq.graph import WEIGHTED, Layer, Op
+from aiq.graph import Layer
 from aiq.hardware import Hardware
+from aiq.hardware import runtime_profile as profile
 from aiq.typed import Count
 
-Work = tuple[Count, Count, Count, Count, Count, Count, Count, bool]
-Storage = tuple[Count, Count, Count, bool, Count]
-Machine = tuple[list[float], list[tuple[float, float]]]
+
+class Work(NamedTuple):
+    """What one layer computes and touches, whatever its format; all but FLOPs count elements."""
+
+    flops: Count = 0
+    weights: Count = 0
+    scales: Count = 0
+    inputs: Count = 0
+    fused: Count = 0
+    outputs: Count = 0
+    is_output: bool = False
+
+
+class Storage(NamedTuple):
+    """How a layer is stored, and the position of the dtype that it is computed in."""
+
+    weight_bits: Count
+    activation_bits: Count
+    output_bits: Count
+    scaled: bool
+    compute: Count
+
+
+class Kernel(NamedTuple):
+    """What a kernel takes: seconds to start, shares of peak and bandwidth, seconds an output."""
+
+    start: float
+    compute: float
+    memory: float
+    output: float
+
+
+class MemoryLevel(NamedTuple):
+    """Bytes that a level of memory holds, and bytes read from it in a second."""
+
+    size: float
+    bandwidth: float
+
+
+class Machine(NamedTuple):
+    """FLOPs in a second by dtype, and the levels of memory, nearest first."""
+
+    peaks: list[float]
+    levels: list[MemoryLevel]
+
+
+class Task(NamedTuple):
+    """Work, how it is stored, the kernel that does it, and bytes that stay in memory meanwhile."""
+
+    work: Work
+    storage: Storage
+    kernel: Kernel
+    resident: float
 
 
 def work(layer: Layer) -> Work:
-    """Return the fields of the core's `Work`, in order."""
-    scales = layer.weight_shape[0] if layer.weight_shape else 0
-    return (
-        layer.flops,
-        layer.weight_elements,
-        scales,
-        layer.input_elements,
-        layer.fused_elements,
-        layer.output_elements,
-        _channels(layer),
-        layer.is_output,
+    """Return the work of a layer."""
+    return Work(
+        flops=layer.flops,
+        weights=layer.weight_elements,
+        scales=layer.weight_shape[0] if layer.weight_shape else 0,
+        inputs=layer.input_elements,
+        fused=layer.fused_elements,
+        outputs=layer.output_elements,
+        is_output=layer.is_output,
     )
 
 
-def _channels(layer: Layer) -> int:
-    """Return the output channels computed side by side: those of a group, all if depthwise."""
-    if layer.op not in WEIGHTED or not layer.weight_shape:
-        return 0
-    outputs = layer.weight_shape[0]
-    if layer.op is not Op.GROUPED:
-        return outputs
-    channels = layer.input_shapes[0][-len(layer.weight_shape) + 1]
-    return max(1, outputs * layer.weight_shape[1] // channels)
-
-
 def storage(format_: Format, compute: int) -> Storage:
-    """Return the fields of the core's `Storage`, in order."""
-    return (
-        format_.weight.bits,
-        format_.activation.bits,
-        format_.activation.bits,
-        format_.quantizes_weights,
-        compute,
+    """Return how a layer in `format_` is stored; `compute` is the position of its dtype."""
+    bits = format_.activation.bits
+    return Storage(format_.weight.bits, bits, bits, format_.quantizes_weights, compute)
+
+
+def kernel(found: profile.Kernel, *, starts: bool = True, factor: float = 1.0) -> Kernel:
+    """Return what a profile's kernel takes, all of it `factor` times as long."""
+    return Kernel(
+        start=found.start_us * 1e-6 * factor if starts else 0.0,
+        compute=found.compute / factor,
+        memory=found.memory / factor,
+        output=found.output_ns * 1e-9 * factor,
     )
 
 
 def machine(hardware: Hardware, dtypes: Sequence[DType]) -> Machine:
-    """Return the core's `Hardware`: peaks of `dtypes`, then sizes and bandwidths, in SI units.
+    """Return the peaks of `dtypes` and the memory of a profile, in bytes and seconds.
 
     Raises
     ------
     HardwareError
         If the profile lacks a dtype.
     """
-    return (
+    return Machine(
         [hardware.peak(dtype) * 1e9 for dtype in dtypes],
-        [(level.size_kib * 1024, level.read_gbps * 1e9) for level in hardware.memory],
+        [MemoryLevel(m.size_kib * 1024, m.read_gbps * 1e9) for m in hardware.memory],
     )
 
 

@@ -2,8 +2,7 @@
 
 Kernels compute blocks of rows and channels, share them out to threads, and pad what is left over,
 so that the share of the peak they reach hangs on the layer's shape. The factor on a layer's time is
-``exp(sum of coefficient x term)``, where terms are features of the shape and products of two:
-a second-order expansion of the logarithm, fitted by `aiq.calibrate` on random layers.
+``exp(sum of coefficient x feature)``, fitted by `aiq.calibrate` on random layers.
 """
 
 import math
@@ -33,16 +32,6 @@ elements of a filter, positions read per position written; then 1 where the chan
 are no multiple of 16, of 4; log2 of the channels written, padded to 16, over those written; and 1
 where an activation function or an addition is fused into it: not every kernel can, so a runtime may
 take another one (OpenVINO has two for float32 matrices)."""
-
-_CROSSED = ("rows", "width", "inputs", "outputs", "groups", "taps")
-_CROSSED_WITH_FUSED = ("rows", "inputs", "outputs")
-
-TERMS: tuple[tuple[str, ...], ...] = (
-    *((name,) for name in FEATURES),
-    *((a, b) for i, a in enumerate(_CROSSED) for b in _CROSSED[i:]),
-    *((name, "fused") for name in _CROSSED_WITH_FUSED),
-)
-"""Features, and products of two features, that a correction may consist of."""
 
 WORK = "work"
 """In a correction's range: log2 of a layer's multiplications (`work`), beside the features."""
@@ -80,13 +69,7 @@ def work(shape: Sequence[float]) -> float:
     return sum(named[name] for name in _FACTORS)
 
 
-def terms(shape: Sequence[float], limits: Mapping[str, tuple[float, float]]) -> list[float]:
-    """Return the value of each of `TERMS`, with features held within `limits`."""
-    scaled = _scaled(shape, limits)
-    return [math.prod(scaled[name] for name in names) for names in TERMS]
-
-
-def _scaled(shape: Sequence[float], limits: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+def scaled(shape: Sequence[float], limits: Mapping[str, tuple[float, float]]) -> dict[str, float]:
     """Return features by name, held within `limits`, centred and scaled.
 
     A feature that a profile does not know says nothing. Kernels compute blocks of rows: a layer of
@@ -95,21 +78,16 @@ def _scaled(shape: Sequence[float], limits: Mapping[str, tuple[float, float]]) -
     named = dict(zip(FEATURES, shape, strict=True))
     if WORK in limits:
         named["rows"] -= max(0.0, work(shape) - limits[WORK][1])
-    scaled = {}
+    found = {}
     for name, (centre, scale) in FEATURES.items():
         low, high = limits.get(name, (centre, centre))
-        scaled[name] = (min(max(named[name], low), high) - centre) / scale
-    return scaled
+        found[name] = (min(max(named[name], low), high) - centre) / scale
+    return found
 
 
 def factor(correction: Correction | None, shape: Sequence[float]) -> float:
     """Return what a kernel's time is multiplied by for a shape."""
     if correction is None or not shape:
         return 1.0
-    scaled = _scaled(shape, correction.range)
-    return math.exp(
-        sum(
-            coefficient * math.prod(scaled[name] for name in term.split("*"))
-            for term, coefficient in correction.terms.items()
-        )
-    )
+    value = scaled(shape, correction.range)
+    return math.exp(sum(slope * value[name] for name, slope in correction.terms.items()))

@@ -17,13 +17,13 @@ DTYPES = ("fp32", "bf16", "int8")
 class Correction:
     """How the shape of a layer changes the time that its kernel takes.
 
-    The factor is ``exp(sum of coefficient x product of features)``, learned on random chains of
-    layers; features are those of `aiq.cost.shape`.
+    The factor is ``exp(sum of coefficient x feature)``, learned on random chains of layers;
+    features are those of `aiq.cost.shape`.
 
     Attributes
     ----------
     terms
-        One feature, or two joined by ``*`` -> coefficient.
+        Feature -> coefficient.
     range
         Feature, and `aiq.cost.shape.WORK` -> lowest and highest value calibrated. A value outside
         counts as the nearer one; of more work, fewer rows count.
@@ -38,7 +38,7 @@ class Kernel:
     """How long a kernel of one operator class takes in one dtype.
 
     ``start_us + FLOPs / (compute peak) + bytes / (memory bandwidth) + output_ns elements written``,
-    with channels padded to `channel_multiple`, times the correction for the layer's shape.
+    times the correction for the layer's shape.
 
     Attributes
     ----------
@@ -50,8 +50,6 @@ class Kernel:
         Share of a memory level's bandwidth; above 1 where arithmetic hides the reads.
     output_ns
         Nanoseconds for each element written; of poolings, for each read.
-    channel_multiple
-        Output channels (of a group) that are computed at once.
     correction
         What the layer's shape adds to that; ``None``: nothing.
     """
@@ -60,19 +58,7 @@ class Kernel:
     memory: float
     output_ns: float
     compute: float = 1.0
-    channel_multiple: int = 1
     correction: Correction | None = None
-
-    @property
-    def row(self) -> tuple[float, float, float, float, int]:
-        """Start, compute, memory, output, multiple in seconds: the core's `Kernel`."""
-        return (
-            self.start_us * 1e-6,
-            self.compute,
-            self.memory,
-            self.output_ns * 1e-9,
-            self.channel_multiple,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +245,6 @@ def _kernel_document(kernel: Kernel) -> dict[str, Any]:
     document = {
         **_conversion(kernel),
         "compute": kernel.compute,
-        "channel_multiple": kernel.channel_multiple,
     }
     if kernel.correction is not None:
         limits = {name: list(pair) for name, pair in kernel.correction.range.items()}
