@@ -1,0 +1,218 @@
+"""Every network through the whole job in every runtime: trace, search, deploy as w8a8, compare.
+
+    python benches/deployments.py                       # all rows; goes on where it was stopped
+    python benches/deployments.py --only resnet18 bert  # rows whose names contain one of these
+    python benches/deployments.py --again               # rows that were done, too
+
+For each network of `benches/zoo.py` and each runtime: ``aiq.search`` without data among int8 and,
+where the runtime has no integer kernel, float32; then ``aiq.deploy``. A cell is good if
+
+* the formats that run are those of the plan, which were priced;
+* the output differs from float32's by no more than `FACTOR` times what the simulation says of the
+  same plan, and `FLOOR`. Differences are norms, over the norm of the float32 output less its mean.
+
+``benches/results/deployments.json`` is written after every network. Networks have one thread:
+nothing is timed.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import common
+import torch
+import zoo
+from torch.utils import _pytree as pytree
+
+import aiq
+from aiq import sensitivity
+from aiq.errors import AiqError
+from aiq.formats import parse, parse_all
+from aiq.graph import Trace
+from aiq.losses import LossTable
+from aiq.quantize.fold import fold
+from aiq.quantize.simulate import Simulator
+from aiq.quantize.statistics import observe
+from aiq.runtimes import instructions
+
+SEED = 0
+FORMATS = "w8a8"
+FACTOR, FLOOR = 1.5, 0.02
+RUNTIMES = ("inductor", "onnxruntime", "openvino")
+ROWS = 8  # of one process
+
+
+def main() -> None:
+    """Do the rows that are missing, and print the table."""
+    options = arguments()
+    if options.rows:
+        torch.set_num_threads(1)
+        for name in options.rows:
+            print(json.dumps(row(name, options.hw, options.runtime)), flush=True)
+        return
+    done: dict[str, Any] = {} if options.again else common.earlier("deployments").get("rows", {})
+    chosen = [n for n in zoo.NETWORKS if any(part in n for part in options.only)]
+    missing = [
+        n for n in chosen if not {*options.runtime} <= {*done.get(n, {}).get("runtimes", {})}
+    ]
+    for name, found in in_processes(missing, options.hw, options.runtime):
+        earlier = done.get(name, {}).get("runtimes", {})
+        done[name] = {**found, "runtimes": {**earlier, **found["runtimes"]}}
+        common.save("deployments", {"hw": options.hw, "rows": done}, [SEED])
+        print(markdown({name: done[name]}).splitlines()[-1], flush=True)
+    print(markdown({name: done[name] for name in chosen}))
+    print(summary({name: done[name] for name in chosen}))
+
+
+def in_processes(
+    names: Sequence[str], hw: str, engines: Sequence[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield networks and their rows, some made in one process, which then gives its memory back."""
+    left = list(names)
+    while left:
+        some = left[:ROWS]
+        command = [sys.executable, __file__, "--hw", hw, "--runtime", *engines, "--rows", *some]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as worker:
+            assert worker.stdout is not None
+            for line in worker.stdout:
+                if line.startswith("{"):
+                    yield left.pop(0), json.loads(line)
+                    some = some[1:]
+        if some:  # the process died on the first of them
+            failure = f"the process ended with {worker.returncode}"
+            yield left.pop(0), {"runtimes": {r: {"failure": failure} for r in engines}}
+
+
+def row(name: str, hw: str, names: Iterable[str]) -> dict[str, Any]:
+    """Return what became of one network in each of some runtimes."""
+    model, inputs = zoo.build(name, SEED)
+    try:
+        traced = aiq.graph.trace(model, inputs)
+        folded = fold(traced)
+        simulator = Simulator(folded, observe(folded, [inputs]))
+        formats = parse_all(["fp32", FORMATS])
+        losses = sensitivity.estimate(traced, formats, "sqnr", inputs, seed=SEED)
+    except Exception as error:  # noqa: BLE001 - whatever it is stands in the table
+        return {"runtimes": {r: {"failure": said(error)} for r in names}}
+    found = {}
+    for runtime in names:
+        started = time.perf_counter()
+        try:
+            found[runtime] = cell(model, inputs, traced, simulator, losses, hw, runtime)
+        except Exception as error:  # noqa: BLE001 - whatever it is stands in the table
+            found[runtime] = {"failure": said(error)}
+        found[runtime]["seconds"] = round(time.perf_counter() - started, 1)
+        torch.compiler.reset()
+    return {"layers": len(traced.graph.quantizable), "runtimes": found}
+
+
+def cell(
+    model: torch.nn.Module,
+    inputs: zoo.Inputs,
+    traced: Trace,
+    simulator: Simulator,
+    losses: LossTable,
+    hw: str,
+    runtime: str,
+) -> dict[str, Any]:
+    """Return how a network fares in a runtime."""
+    plan = aiq.search(
+        model,
+        hw,
+        example_inputs=inputs,
+        formats=FORMATS,
+        max_drop=1.0,
+        runtime=runtime,
+        sensitivity=losses,
+    )
+    program = aiq.deploy(plan, model, example_inputs=inputs, calibration=[inputs], runtime=runtime)
+    exact = call(model, inputs)
+    bits = instructions.weight_bits()
+    formats = {layer.name: parse(layer.format).held_to(bits) for layer in plan.layers}
+    ops = {layer.name: layer.op for layer in traced.graph.quantizable}
+    return {
+        "int8": sum(layer.format == FORMATS for layer in plan.layers),
+        "mismatches": [f"{m.layer} ({ops[m.layer]}): {m.realised}" for m in program.mismatches],
+        "error": difference(call(program, inputs), exact),
+        "simulated": difference(simulator.run(inputs, formats), exact),
+    }
+
+
+def call(function: Any, inputs: zoo.Inputs) -> object:
+    """Return what a model or a program returns."""
+    with torch.no_grad():
+        return function(**inputs) if isinstance(inputs, dict) else function(*inputs)
+
+
+def difference(found: object, exact: object) -> float:
+    """Return the norm of the difference of all outputs over the norm of what they vary."""
+    one, other = (
+        torch.cat([x.flatten().double() for x in pytree.tree_leaves(value)])
+        for value in (found, exact)
+    )
+    return float((one - other).norm() / (other - other.mean()).norm())
+
+
+def said(error: Exception) -> str:
+    """Return an error as one line: its type too, unless it is a sentence of aiq's."""
+    text = " ".join(str(error).split())[:300]
+    return text if isinstance(error, AiqError) else f"{type(error).__name__}: {text}"
+
+
+def fault(found: Mapping[str, Any]) -> str:
+    """Return what is wrong with a cell, nothing if it is good."""
+    if "failure" in found:
+        return str(found["failure"])
+    if found["mismatches"]:
+        return f"{len(found['mismatches'])} mismatches, {found['mismatches'][0]}"
+    limit = FACTOR * found["simulated"] + FLOOR
+    return "" if found["error"] <= limit else f"error {found['error']:.3f}, limit {limit:.3f}"
+
+
+def markdown(rows: Mapping[str, Any]) -> str:
+    """Return the table: in each runtime int8 layers, difference, what the simulation says of it."""
+    lines = [
+        "| network | layers | " + " | ".join(RUNTIMES) + " |",
+        "| --- " * (2 + len(RUNTIMES)) + "|",
+    ]
+    for name, found in rows.items():
+        cells = [entry(found["runtimes"].get(runtime)) for runtime in RUNTIMES]
+        lines.append(f"| {name} | {found.get('layers', '')} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def entry(found: Mapping[str, Any] | None) -> str:
+    """Return a cell of the table."""
+    if found is None:
+        return ""
+    if fault(found):
+        return f"**{fault(found)}**".replace("|", "/")
+    return f"{found['int8']} int8, {found['error']:.3f} ({found['simulated']:.3f})"
+
+
+def summary(rows: Mapping[str, Any]) -> str:
+    """Return one line: how many cells are good."""
+    cells = [found for row_ in rows.values() for found in row_["runtimes"].values()]
+    good = sum(not fault(found) for found in cells)
+    return f"\n{good} of {len(cells)} deployments of {len(rows)} networks run as priced, and right."
+
+
+def arguments() -> argparse.Namespace:
+    """Return what the command line says."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--only", nargs="+", default=[""], help="parts of names of networks")
+    parser.add_argument("--runtime", nargs="+", choices=RUNTIMES, default=list(RUNTIMES))
+    parser.add_argument("--hw", default="epyc_zen4_2vcpu", help="profile that prices the plans")
+    parser.add_argument("--again", action="store_true", help="do rows that were done")
+    parser.add_argument("--rows", nargs="+", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
