@@ -9,7 +9,9 @@
 """
 
 from collections.abc import Sequence
+from itertools import chain
 
+from aiq import placement
 from aiq.cost.bounds import intensity_table, roofline_table
 from aiq.cost.calibrated import calibrated_table
 from aiq.cost.table import CostTable, EdgeCost, Level
@@ -34,13 +36,21 @@ def time_table(
 ) -> CostTable:
     """Return the best table of seconds that a profile allows.
 
-    Calibrated where the profile has a section for `runtime`, else the roofline.
+    Calibrated where the profile has a section for `runtime`, else the roofline. A layer that
+    `runtime` runs in another format than the one asked for (`aiq.placement`) costs what that takes.
 
     Raises
     ------
     HardwareError
         If the profile lacks something that a format needs; the message names the key to add.
     """
+    realised = [
+        [placement.runs_as(runtime, layer, f) for f in formats] for layer in graph.quantizable
+    ]
+    distinct = list(dict.fromkeys([*formats, *chain.from_iterable(realised)]))
     if runtime is not None and runtime in hardware.runtimes:
-        return calibrated_table(graph, formats, hardware, runtime)
-    return roofline_table(graph, formats, hardware)
+        table = calibrated_table(graph, distinct, hardware, runtime)
+    else:
+        table = roofline_table(graph, distinct, hardware)
+    columns = [[distinct.index(f) for f in row] for row in realised]
+    return table.with_columns(columns, formats)

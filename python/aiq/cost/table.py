@@ -1,7 +1,7 @@
 """A table of costs: what the search minimises, and what a plan is predicted to take."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -100,6 +100,32 @@ class CostTable:
             If a format is not one of the table's.
         """
         return float(self.totals([self._columns(formats)])[0])
+
+    def with_columns(
+        self, columns: Sequence[Sequence[int]], formats: Sequence[Format]
+    ) -> "CostTable":
+        """Return the costs of `formats` where a layer costs what another format would.
+
+        Parameters
+        ----------
+        columns
+            For each layer and each of `formats`, the column of this table that holds its cost.
+        formats
+            The formats of the result.
+        """
+        return replace(
+            self,
+            formats=tuple(formats),
+            cost=np.take_along_axis(self.cost, np.asarray(columns, dtype=np.int64), axis=1),
+            edges=tuple(
+                replace(e, cost=e.cost[np.ix_(columns[e.source], columns[e.target])])
+                for e in self.edges
+            ),
+            causes=tuple(
+                tuple(row[k] for k in taken)
+                for row, taken in zip(self.causes, columns, strict=bool(self.causes))
+            ),
+        )
 
     def totals(self, columns: npt.ArrayLike) -> NDArray[np.float64]:
         """Return what many plans cost, in bytes (``intensity``) or seconds (the others).

@@ -14,7 +14,16 @@ from torch import fx
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from aiq.errors import GraphError
-from aiq.graph.operators import CONVOLUTIONS, Op, argument, classify, elements, is_view, shapes
+from aiq.graph.operators import (
+    CONVOLUTIONS,
+    Op,
+    argument,
+    classify,
+    elements,
+    is_transposed,
+    is_view,
+    shapes,
+)
 from aiq.graph.simplify import attribute, name_of
 
 _DENSE = ("fft", "_fft", "linalg", "_linalg", "cdist", "_cdist", "_trilinear", "cholesky", "lu")
@@ -84,8 +93,7 @@ def _convolution_flops(node: fx.Node) -> int:
     # Each weight meets each position of the output; of the input where the convolution is
     # transposed. Weight dimensions: two of channels, the rest spatial.
     (weight,) = shapes(argument(node, "weight"))
-    transposed = "transpose" in name_of(node) or bool(argument(node, "transposed", False))
-    (shape,) = shapes(argument(node, "input")) if transposed else shapes(node)
+    (shape,) = shapes(argument(node, "input")) if is_transposed(node) else shapes(node)
     spatial = shape[-(len(weight) - 2) :]
     batch = math.prod(shape[: -(len(weight) - 1)])
     return 2 * batch * math.prod(spatial) * math.prod(weight)

@@ -12,7 +12,7 @@ from aiq.graph.batch import BatchDim
 from aiq.graph.export import Inputs, export
 from aiq.graph.flops import flops, is_known
 from aiq.graph.fusion import Group, Grouping
-from aiq.graph.operators import WEIGHTED, Op, argument, elements, is_constant, shapes
+from aiq.graph.operators import WEIGHTED, Op, argument, elements, is_constant, is_transposed, shapes
 from aiq.graph.simplify import CONSTANT, TRAINED, name_of
 
 
@@ -51,6 +51,8 @@ class Layer:
         again, all of them.
     is_counted
         Whether `flops` is all its work; not so for an operator that is not known.
+    transposed
+        Whether it is a transposed convolution.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Layer:
     is_output: bool
     repeated_elements: int = 0
     is_counted: bool = True
+    transposed: bool = False
 
     @property
     def quantizable(self) -> bool:
@@ -293,6 +296,7 @@ def _layer(name: str, group: Group, grouping: Grouping, *, is_output: bool) -> L
         fused=tuple(map(name_of, fused)),
         is_output=is_output,
         is_counted=all(map(is_known, group.nodes)),
+        transposed=is_transposed(head),
     )
 
 

@@ -151,3 +151,8 @@ def _convolution_class(node: fx.Node) -> Op:
     if groups == 1:
         return Op.POINTWISE if math.prod(weight[2:]) == 1 else Op.CONV
     return Op.DEPTHWISE if groups == channels else Op.GROUPED
+
+
+def is_transposed(node: fx.Node) -> bool:
+    """Whether the node is a transposed convolution."""
+    return name_of(node).startswith("conv_transpose") or bool(argument(node, "transposed", False))

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 
+from aiq import placement
 from aiq.errors import InputError, RuntimeUnavailableError, printable
 from aiq.files import check_target, is_file, write_atomic
 from aiq.formats import REFERENCE, Format, parse
@@ -136,8 +137,27 @@ class Runtime(ABC):
     def target(self) -> Target:
         """What its kernels expect of a graph."""
 
+    def support(self, layer: Layer | Op, fmt: Format) -> Support:
+        """Return how a layer is executed in format `fmt` on this machine.
+
+        Parameters
+        ----------
+        layer
+            A layer of a network, or an operator class: any layer of that class that stands where
+            its kernels can work (`aiq.placement` knows the others).
+        fmt
+            What it is asked to run in.
+        """
+        if isinstance(layer, Op):
+            return self._support(layer, fmt)
+        found = self._support(layer.op, _in_channels(fmt, layer))
+        has_kernel = found in {Support.NATIVE, Support.DEQUANT}
+        if has_kernel and placement.runs_as(self.name, layer, fmt) != fmt:
+            return Support.EMULATED
+        return found
+
     @abstractmethod
-    def support(self, op: Op, fmt: Format) -> Support:
+    def _support(self, op: Op, fmt: Format) -> Support:
         """Return how operator `op` is executed in format `fmt` on this machine."""
 
     @abstractmethod
@@ -220,7 +240,8 @@ class Runtime(ABC):
             Batches on which the ranges of quantised activations are observed. Only read where a
             format quantises.
         emulate
-            Allow formats that the runtime can only emulate.
+            Allow formats that the runtime can only emulate. A layer that has no kernel only because
+            of where it stands runs in float32 without it, and is one of `Compiled.mismatches`.
         batch_dim
             The dimension of the inputs that counts samples, as for `aiq.graph.trace`.
 
@@ -419,7 +440,7 @@ class Runtime(ABC):
         }
         for name, fmt in resolved.items():
             op = layers[name].op
-            support = self.support(op, fmt)
+            support = self._support(op, fmt)
             if support is Support.NONE:
                 raise RuntimeUnavailableError(
                     f"Runtime {self.name} cannot run {op} layer {name!r} in {fmt}; choose another "

@@ -27,7 +27,7 @@ class Eager(Runtime):
         """Version of PyTorch."""
         return f"torch-{torch.__version__}"
 
-    def support(self, op: Op, fmt: Format) -> Support:
+    def _support(self, op: Op, fmt: Format) -> Support:
         """Return native for float32 and bfloat16, none for everything else."""
         return Support.NATIVE if fmt.name in _NATIVE else Support.NONE
 

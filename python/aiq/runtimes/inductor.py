@@ -56,7 +56,7 @@ class Inductor(Runtime):
         """What its kernels expect."""
         return Target(weight_bits=instructions.weight_bits(), packed=weight_only.FORMATS)
 
-    def support(self, op: Op, fmt: Format) -> Support:
+    def _support(self, op: Op, fmt: Format) -> Support:
         """Return the kind of support; int8 and bfloat16 are native where the CPU has them."""
         if fmt.name == "fp32":
             return Support.NATIVE

@@ -49,7 +49,7 @@ class OnnxRuntime(OnnxBased):
         """Version of ONNX Runtime."""
         return f"onnxruntime-{onnxruntime.__version__}"
 
-    def support(self, op: Op, fmt: Format) -> Support:
+    def _support(self, op: Op, fmt: Format) -> Support:
         """Return the kind of support; its CPU kernels know no bfloat16 and no float16."""
         if fmt.name == "fp32":
             return Support.NATIVE

@@ -48,7 +48,7 @@ class OpenVino(OnnxBased):
         """Version of OpenVINO."""
         return f"openvino-{openvino.__version__}"
 
-    def support(self, op: Op, fmt: Format) -> Support:
+    def _support(self, op: Op, fmt: Format) -> Support:
         """Return the kind of support; bfloat16 is native where the CPU has it."""
         if fmt.name == "fp32":
             return Support.NATIVE

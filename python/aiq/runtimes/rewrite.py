@@ -286,7 +286,9 @@ class _Writer:
                     weight = graph.call_function(_RESHAPE, arguments)
             else:
                 rounded = self._simulator.weight(*key)
-                weight = self._constant(head, "rounded", rounded)
+                # Weights with channels last have a convolution write its result so, and a view of
+                # that, which the model was exported with, may not exist.
+                weight = self._constant(head, "rounded", rounded.contiguous())
         head.replace_input_with(source, weight)
 
     def _bias(self, name: str, head: fx.Node, fmt: Format) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aiq import solver
+from aiq import placement, solver
 from aiq.cost import CostTable, EdgeCost
 from aiq.errors import InfeasibleError, InputError, NoPlanError, RuntimeUnavailableError
 from aiq.formats import REFERENCE, Format
 from aiq.formats import parse as parse_format
-from aiq.graph import LayerGraph
+from aiq.graph import Layer, LayerGraph
 from aiq.losses import LossTable, Whole
 from aiq.runtimes import Runtime, Support
 from aiq.search import weights
@@ -152,6 +152,8 @@ class Tables:
     ) -> solver.Solution:
         """Return the cheapest plan whose losses add up to at most `max_loss`.
 
+        A loss of 1 is everything: then no plan loses too much, whatever its losses add up to.
+
         Raises
         ------
         InfeasibleError
@@ -162,7 +164,7 @@ class Tables:
         problem = self._problem(self.cost.cost, self.loss, self.sizes, self.cost.edges)
         solution = solver.solve(
             problem,
-            max_loss=max_loss,
+            max_loss=max_loss if max_loss < 1 else max(max_loss, self._most_loss()),
             max_size=self._bits(max_size),
             method=method,
             time_limit=time_limit,
@@ -219,6 +221,11 @@ class Tables:
             (float(x), float(-lam * reference / c))
             for x, c in zip(hull.loss, hull.cost, strict=True)
         ]
+
+    def _most_loss(self) -> float:
+        alone = sum(row.max() for row in self._rows(self.loss))
+        pairs = sum(x.loss.max() for x in self.interactions)
+        return 1.001 * float(alone + max(0.0, pairs))
 
     def _bits(self, max_size: int | None) -> int | None:
         """Return the bits that a size in bytes leaves to the weights with a decision."""
@@ -281,8 +288,11 @@ def allowed_formats(
     columns: Sequence[Format],
     choices: Sequence[Format],
     pin: Mapping[str, str],
+    runtime: str | None = None,
 ) -> tuple[tuple[int, ...], ...]:
     """Return, for each quantizable layer, the columns it may choose from.
+
+    A layer that has no kernel for any of them where it stands is left in float32.
 
     Parameters
     ----------
@@ -295,14 +305,23 @@ def allowed_formats(
     pin
         Pattern (as in ``fnmatch``) -> format name; the last match wins. It holds for all layers
         that share a weight with one that matches.
+    runtime
+        What will run the plan: a layer is not offered what that would run in another format, unless
+        it is pinned to it. ``None``: every layer is offered all.
 
     Raises
     ------
     InputError
         If a pattern matches no layer.
     """
-    free = tuple(columns.index(format_) for format_ in choices)
-    allowed = {layer.name: free for layer in graph.quantizable}
+    sharing: dict[str | None, list[Layer]] = {}
+    for layer in graph.quantizable:
+        sharing.setdefault(layer.weight, []).append(layer)
+    allowed = {}
+    for layer in graph.quantizable:
+        places = sharing[layer.weight]
+        runs = [f for f in choices if all(placement.runs_as(runtime, x, f) == f for x in places)]
+        allowed[layer.name] = tuple(columns.index(f) for f in runs or (REFERENCE,))
     for pattern, name in pin.items():
         matches = [layer for layer in allowed if fnmatchcase(layer, pattern)]
         if not matches:
@@ -332,7 +351,7 @@ def with_kernels(
     able = {Support.NATIVE, Support.DEQUANT}
     rest = []
     for layer, given in zip(graph.quantizable, allowed, strict=True):
-        rest.append(tuple(k for k in given if runtime.support(layer.op, columns[k]) in able))
+        rest.append(tuple(k for k in given if runtime.support(layer, columns[k]) in able))
         if not rest[-1]:
             names = ", ".join(columns[k].name for k in given)
             raise RuntimeUnavailableError(

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-from aiq import solver
+from aiq import placement, solver
 from aiq.cost import CostTable
 from aiq.formats import REFERENCE, Format
 from aiq.graph import LayerGraph
@@ -64,9 +64,17 @@ def proof(outcome: Outcome, unit: str, tables: Tables) -> Proof:
 
 
 def rows(
-    layers: LayerGraph, tables: Tables, formats: Mapping[str, Format], *, measured: bool
+    layers: LayerGraph,
+    tables: Tables,
+    formats: Mapping[str, Format],
+    runtime: str | None = None,
+    *,
+    measured: bool,
 ) -> tuple[PlannedLayer, ...]:
-    """Return what each layer saves and loses, and why nothing cheaper was chosen."""
+    """Return what each layer saves and loses, and why nothing cheaper was chosen.
+
+    `runtime` is what will run the plan: where a layer stands it may have float32 kernels only.
+    """
     cost, names = tables.cost.cost, [f.name for f in tables.cost.formats]
     reference = names.index(REFERENCE.name)
     total = float(cost[:, reference].sum()) + tables.cost.fixed
@@ -74,7 +82,9 @@ def rows(
     for i, (layer, k) in enumerate(zip(layers.quantizable, tables.columns(formats), strict=True)):
         cheaper = [j for j in tables.allowed[i] if cost[i, j] < cost[i, k]]
         if len(tables.allowed[i]) == 1:
-            why = "pinned"
+            others = [f for f in tables.cost.formats if f != REFERENCE]
+            bare = all(placement.runs_as(runtime, layer, f) == REFERENCE for f in others)
+            why = f"{runtime} has only a float32 kernel here" if others and bare else "pinned"
         elif not cheaper:
             why = "is cheapest"
         elif not measured:

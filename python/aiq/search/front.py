@@ -209,7 +209,8 @@ def search(
         else parse_all(formats)
     )
     columns = parse_all([REFERENCE, *choices, *pins.values()])
-    allowed = choose.allowed_formats(trace.graph, columns, choices, pins)
+    runs_in = name if goal is Objective.THROUGHPUT else None
+    allowed = choose.allowed_formats(trace.graph, columns, choices, pins, runs_in)
     if engine is not None:
         allowed = choose.with_kernels(trace.graph, columns, allowed, engine)
     intensity = cost.intensity_table(trace.graph, columns)
@@ -270,7 +271,9 @@ def search(
             hardware=hardware.name,
             objective=goal.value,
             method=f"{how.value}, measuring every candidate" if in_loop else how.value,
-            layers=describe.rows(trace.graph, tables, outcome.formats, measured=not in_loop),
+            layers=describe.rows(
+                trace.graph, tables, outcome.formats, runs_in, measured=not in_loop
+            ),
             predicted=describe.prediction(outcome.formats, tables, seconds),
             baseline=describe.prediction(
                 dict.fromkeys(intensity.layers, REFERENCE), tables, seconds

@@ -1,0 +1,185 @@
+"""Support, cost and the kernel that runs agree on every layer, wherever it stands."""
+
+import pytest
+import torch
+from torch import nn
+
+import aiq
+from aiq import cost, placement, runtimes
+from aiq.formats import REFERENCE, parse
+from aiq.graph import Op
+from aiq.hardware import Hardware
+from aiq.runtimes import Support
+
+W8A8 = parse("w8a8")
+
+
+class Doubled(nn.Module):
+    """What the first convolution writes is a result of the network, and read by the second."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(4, 8, 3), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x):
+        y = torch.relu(self.one(x))
+        return y, self.two(y).mean((2, 3))
+
+
+class Residual(nn.Module):
+    """The addition of the input, a result of the network, is fused into the last convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(4, 8, 3, padding=1), nn.Conv2d(8, 4, 3, padding=1)
+
+    def forward(self, x):
+        return x + self.two(torch.relu(self.one(x)))
+
+
+def ended(*layers):
+    """Return layers and a head of its own, so that no convolution writes a result."""
+    return nn.Sequential(*layers, nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))
+
+
+IMAGES, SIGNALS, VOLUMES = (
+    torch.randn(2, 4, 8, 8),
+    torch.randn(2, 4, 16),
+    torch.randn(2, 4, 6, 6, 6),
+)
+CASES = {
+    "transposed": (ended(nn.ConvTranspose2d(4, 8, 4, 2, 1), nn.ReLU(), nn.Conv2d(8, 4, 3)), IMAGES),
+    "transposed signals": (ended(nn.ConvTranspose1d(4, 8, 4, 2, 1)), SIGNALS),
+    "volumes": (ended(nn.Conv3d(4, 8, 3), nn.ReLU(), nn.Conv3d(8, 4, 3)), VOLUMES),
+    "signals": (ended(nn.Conv1d(4, 8, 3), nn.ReLU(), nn.Conv1d(8, 4, 3)), SIGNALS),
+    "last": (nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)), IMAGES),
+    "last, a clamp": (
+        nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.ReLU6()),
+        IMAGES,
+    ),
+    "last, a view": (
+        nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.Flatten()),
+        IMAGES,
+    ),
+    "last, a mean": (nn.Sequential(nn.Conv2d(4, 8, 3), nn.AdaptiveAvgPool2d(1)), IMAGES),
+    "last, linear": (nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4)), SIGNALS),
+    "doubled": (Doubled(), IMAGES),
+    "residual": (Residual(), IMAGES),
+    "dilated, grouped": (
+        ended(nn.Conv2d(4, 8, 3, dilation=2), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=2)),
+        IMAGES,
+    ),
+    "padded": (
+        ended(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(4, 8, 3, 2, 1, padding_mode="reflect")),
+        IMAGES,
+    ),
+}
+SLOW = {"transposed", "volumes", "last", "signals"}
+"""Cases that TorchInductor compiles, too."""
+
+
+@pytest.mark.parametrize(
+    ("runtime", "case"),
+    [
+        (runtime, case)
+        for runtime in ("onnxruntime", "openvino", "inductor")
+        for case in CASES
+        if runtime != "inductor" or case in SLOW
+    ],
+)
+def test_what_runs_is_what_is_said_and_priced(runtime, case):
+    torch.manual_seed(0)
+    model, x = CASES[case]
+    model = model.eval()
+    model(x)  # makes lazy layers
+    engine, graph = runtimes.get(runtime), aiq.extract(model, x)
+    table = cost.time_table(graph, (REFERENCE, W8A8), Hardware.load("xeon_2vcpu"), runtime)
+    plan = dict.fromkeys(table.layers, W8A8)
+    program = engine.compile(model, x, plan, [x])
+    for i, layer in enumerate(graph.quantizable):
+        is_native = engine.support(layer, W8A8) is Support.NATIVE
+        assert is_native == (program.realised[layer.name] == "w8a8"), layer.name
+        assert is_native == (table.cost[i, 1] < table.cost[i, 0]), layer.name
+    exact = torch.cat([y.flatten() for y in (model(x) if case == "doubled" else [model(x)])])
+    found = torch.cat([y.flatten() for y in (program(x) if case == "doubled" else [program(x)])])
+    assert (found - exact).norm() <= 0.03 * exact.norm()
+
+
+def test_search_leaves_in_float32_what_has_no_integer_kernel():
+    model, x = CASES["last"]
+    plan = aiq.search(
+        model, "xeon_2vcpu", example_inputs=x, formats="w8a8", max_drop=1.0, runtime="onnxruntime"
+    )
+    assert [layer.format for layer in plan.layers] == ["w8a8", "fp32"]
+    assert plan.layers[1].why == "onnxruntime has only a float32 kernel here"
+    program = aiq.deploy(plan, model, example_inputs=x, calibration=[x], runtime="onnxruntime")
+    assert program.mismatches == ()
+
+
+def test_a_pin_is_kept_and_priced_as_what_runs():
+    model, x = CASES["last"]
+    plan = aiq.search(
+        model,
+        "xeon_2vcpu",
+        example_inputs=x,
+        formats="fp32,w8a8",
+        pin={"2": "w8a8"},
+        max_drop=1.0,
+        runtime="onnxruntime",
+    )
+    assert plan.layers[1].format == "w8a8"
+    assert plan.layers[1].saving == 0
+
+
+def test_calibrated_costs_and_those_on_edges_are_of_what_runs():
+    model, x = CASES["last"]
+    hardware = Hardware.load("epyc_zen4_2vcpu")
+    graph = aiq.extract(model, x)
+    table = cost.time_table(graph, (REFERENCE, W8A8), hardware, "onnxruntime")
+    first = {"0": W8A8}
+    assert table.total({"0": W8A8, "2": W8A8}) == table.total(first) != table.total({})
+    other = cost.time_table(graph, (REFERENCE, W8A8), hardware, "openvino")
+    assert other.total({"0": W8A8, "2": W8A8}) != other.total(first)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "shape", "fmt", "runs"),
+    [
+        ("onnxruntime", (8, 96), "w4g64", "fp32"),  # groups that do not fill a channel
+        ("onnxruntime", (8, 48), "w4g64", "w4g64"),  # one group
+        ("openvino", (8, 128), "w4g64", "w4g64"),
+        ("inductor", (16, 128), "w4g64", "w4g64"),
+        ("inductor", (8, 128), "w4g64", "fp32"),  # no tiles
+        ("inductor", (8, 128), "w4", "w8"),
+        ("inductor", (8, 128), "w8", "w8"),
+        ("inductor", (8, 128), "w8g64", "fp32"),
+        ("inductor", (8, 128), "w3", "fp32"),
+        ("inductor", (8, 128), "w4a4", "w4a4"),
+        ("eager", (8, 128), "w4g64", "w4g64"),
+        (None, (8, 128), "w4g64", "w4g64"),
+    ],
+)
+def test_weights_alone(runtime, shape, fmt, runs):
+    (layer,) = aiq.extract(nn.Linear(*reversed(shape)), torch.randn(2, shape[1])).quantizable
+    assert placement.runs_as(runtime, layer, parse(fmt)) == parse(runs)
+
+
+def test_convolutions_have_no_kernels_for_weights_alone():
+    (layer,) = aiq.extract(nn.Conv2d(4, 8, 3), IMAGES).quantizable
+    for runtime in ("inductor", "onnxruntime", "openvino"):
+        assert placement.runs_as(runtime, layer, parse("w8")) == REFERENCE
+        assert runtimes.get(runtime).support(layer, parse("w8")) is Support.EMULATED
+        assert runtimes.get(runtime).support(Op.LINEAR, parse("w8")) is Support.DEQUANT
+
+
+def test_whatever_losses_add_up_to_a_drop_of_everything_is_allowed():
+    model, x = CASES["last, linear"]
+    plan = aiq.search(
+        model,
+        "xeon_2vcpu",
+        example_inputs=x,
+        formats="w8a8",
+        max_drop=1.0,
+        sensitivity=lambda layer, fmt: 0.9,
+    )
+    assert {layer.format for layer in plan.layers} == {"w8a8"}
