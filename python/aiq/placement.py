@@ -1,17 +1,17 @@
 """Which layers a runtime runs in another format than the one asked for, on any machine.
 
 Kernels exist for operators in places. No CPU runtime has an integer kernel for a transposed
-convolution; PyTorch has none for a convolution of volumes; ONNX Runtime's integer convolution
-writes integers, so it cannot write a result of the network. There the runtime multiplies rounded
-operands in float32: the results are those of the format that was asked for, the time is that of the
-format that runs. The cost prices what runs, the search does not offer what does not run, and
-`aiq.runtimes.Runtime.support` says ``emulated``.
+convolution; PyTorch has none for a convolution of volumes and small products of one row; ONNX
+Runtime's integer convolution writes integers, so it cannot write a result of the network. There the
+runtime multiplies rounded operands in float32: the results are those of the format that was asked
+for, the time is that of the format that runs. The cost prices what runs, the search does not offer
+what does not run, and `aiq.runtimes.Runtime.support` says ``emulated``.
 """
 
 import math
 from collections.abc import Callable, Mapping
 
-from aiq.formats import REFERENCE, Format, parse
+from aiq.formats import REFERENCE, Format
 from aiq.graph import Layer, Op
 
 
@@ -23,16 +23,23 @@ def runs_as(runtime: str | None, layer: Layer, fmt: Format) -> Format:
     """
     if runtime is None or runtime not in _INTEGER_KERNEL:
         return fmt
-    if fmt.quantizes_activations:
-        return fmt if _INTEGER_KERNEL[runtime](layer) else REFERENCE
-    if fmt.quantizes_weights:
-        return _weight_only(runtime, layer, fmt)
+    if fmt.quantizes_weights and not _INTEGER_KERNEL[runtime](layer):
+        return REFERENCE
+    if fmt.quantizes_weights and not fmt.quantizes_activations:
+        return _weight_only(layer, fmt)
     return fmt
 
 
 def _inductor(layer: Layer) -> bool:
-    is_volumetric = layer.weight_shape is not None and len(layer.weight_shape) > 4
-    return not layer.transposed and not is_volumetric
+    assert layer.weight_shape is not None
+    if layer.op is not Op.LINEAR:
+        return not layer.transposed and len(layer.weight_shape) < 5
+    # Products of a single row are written as sums where they are small
+    # (torch/_inductor/decomposition.py: addmm, mm).
+    outputs, inputs = layer.weight_shape
+    has_bias = layer.weight_elements > outputs * inputs
+    is_small = outputs == 1 or (has_bias and max(outputs, inputs) <= 16)
+    return layer.output_elements > outputs or not is_small
 
 
 def _onnxruntime(layer: Layer) -> bool:
@@ -49,24 +56,14 @@ _INTEGER_KERNEL: Mapping[str, Callable[[Layer], bool]] = {
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
 }
-"""Runtime -> whether it has an integer kernel for a layer."""
+"""Runtime -> whether it has a kernel with integer weights for a layer, if for its operator."""
 
 
-def _weight_only(runtime: str, layer: Layer, fmt: Format) -> Format:
+def _weight_only(layer: Layer, fmt: Format) -> Format:
     """Return what runs where activations stay float32: only linear layers read stored integers."""
     assert layer.weight_shape is not None
-    rows, *rest = layer.weight_shape
-    columns = math.prod(rest)
-    if layer.op is not Op.LINEAR or fmt.weight.bits not in {4, 8}:
-        return REFERENCE
-    size = fmt.weight_granularity.group
-    group = None if size is None or columns <= size else size
-    if group is not None and columns % group:
-        return REFERENCE
-    if runtime != "inductor":
-        return fmt
-    # PyTorch's kernel for four bits reads tiles; that for eight has a scale for each channel.
-    tiles = fmt.weight.bits == 4 and rows % 16 == 0 and columns % 32 == 0
-    if tiles or (fmt.weight.bits == 8 and group is None):
-        return fmt
-    return parse("w8") if group is None else REFERENCE
+    columns = math.prod(layer.weight_shape[1:])
+    group = fmt.weight_granularity.group
+    tiles = group is None or columns <= group or columns % group == 0
+    is_stored = layer.op is Op.LINEAR and fmt.weight.bits in {4, 8} and tiles
+    return fmt if is_stored else REFERENCE

@@ -17,14 +17,16 @@ from torchao.quantization.pt2e.quantizer import (
     x86_inductor_quantizer as _patterns,  # noqa: F401 - importing it registers the int8 lowering
 )
 
+from aiq import placement
 from aiq.errors import InputError, RuntimeUnavailableError, first_line
 from aiq.exporting import exporting
-from aiq.formats import BF16, Format
+from aiq.formats import BF16, REFERENCE, Format, parse
 from aiq.graph import Op
 from aiq.runtimes import instructions, package, signature, weight_only
 from aiq.runtimes.base import Job, LayerTimes, Part, Profile, Program, Runtime, Support, layer_times
 from aiq.runtimes.inductor_census import Census, time_calls
-from aiq.runtimes.kernels import assign
+from aiq.runtimes.inductor_layout import copy_permuted
+from aiq.runtimes.kernels import Kernel, assign
 from aiq.runtimes.rewrite import Target
 from aiq.runtimes.signature import Signature
 
@@ -74,7 +76,7 @@ class Inductor(Runtime):
 
     def _build(self, job: Job) -> Program:
         program, census = _compile(job)
-        return torch.no_grad()(program), assign(census.kernels)
+        return torch.no_grad()(program), _kernels(census, job)
 
     def compile_many(
         self,
@@ -96,6 +98,7 @@ class Inductor(Runtime):
 
     def _write(self, job: Job, path: Path) -> None:
         """Write an AOTInductor package: a library for this processor and number of threads."""
+        copy_permuted(job.rewritten, job.inputs)
         census = Census()
         with _compiling(), tempfile.TemporaryDirectory() as folder:
             exported = torch.export.export(job.rewritten.module, job.inputs, strict=False)
@@ -105,7 +108,7 @@ class Inductor(Runtime):
                 inductor_configs=_options(census),
             )
             content = Path(written).read_bytes()
-        kernels = assign(census.kernels)
+        kernels = _kernels(census, job)
         text = signature.write(job.signature, kernels=kernels, threads=torch.get_num_threads())
         path.write_bytes(package.with_metadata(content, text))
 
@@ -131,10 +134,21 @@ class Inductor(Runtime):
 
 
 def _compile(job: Job) -> tuple[Callable[..., Any], Census]:
+    copy_permuted(job.rewritten, job.inputs)
     census = Census()
     with _compiling():
         program = inductor_compile(job.rewritten.module, list(job.inputs), options=_options(census))
     return program, census
+
+
+def _kernels(census: Census, job: Job) -> dict[str, Kernel]:
+    """Return the kernel of each layer; small products of one row are generated code."""
+    found = assign(census.kernels)
+    for layer in job.graph.quantizable:
+        runs = placement.runs_as(Inductor.name, layer, parse("w8a8"))
+        if layer.op is Op.LINEAR and runs == REFERENCE:
+            found.setdefault(layer.name, Kernel("generated code", runs.name, ()))
+    return found
 
 
 def _time(program: Callable[..., Any], census: Census, job: Job, runs: int) -> Profile:
