@@ -54,7 +54,7 @@ def main() -> None:
         for name in options.rows:
             print(json.dumps(row(name, options.hw, options.runtime)), flush=True)
         return
-    done: dict[str, Any] = {} if options.again else common.earlier("deployments").get("rows", {})
+    done: dict[str, Any] = {} if options.again else common.earlier("deployments")
     chosen = [n for n in zoo.NETWORKS if any(part in n for part in options.only)]
     missing = [
         n for n in chosen if not {*options.runtime} <= {*done.get(n, {}).get("runtimes", {})}
@@ -62,7 +62,7 @@ def main() -> None:
     for name, found in in_processes(missing, options.hw, options.runtime):
         earlier = done.get(name, {}).get("runtimes", {})
         done[name] = {**found, "runtimes": {**earlier, **found["runtimes"]}}
-        common.save("deployments", {"hw": options.hw, "rows": done}, [SEED])
+        common.save("deployments", {"hw": options.hw, "rows": done}, [SEED], done)
         print(markdown({name: done[name]}).splitlines()[-1], flush=True)
     print(markdown({name: done[name] for name in chosen}))
     print(summary({name: done[name] for name in chosen}))
