@@ -118,9 +118,10 @@ class Judge:
         return self.asked.get(tuple(formats.values()))
 
 
-def run(machine, the_task, top=6, judge=None, progress=lambda *_: None):
+def run(machine, the_task, top=6, judge=None, progress=lambda *_: None, seed=0):
     found = search_tables(the_task)
-    return measured(the_task, found, machine.stand(), judge, top=top, progress=progress)
+    stand = machine.stand()
+    return measured(the_task, found, stand, judge, top=top, progress=progress, seed=seed)
 
 
 def best_uniform(costs):
@@ -136,15 +137,20 @@ INT8_SLOW_AT_FIRST = table([[4.0, 2.0, 3.0]] * 4 + [[4.0, 2.0, 1.2]] * 3)
 
 
 def test_it_finds_a_plan_that_the_cost_model_did_not_know():
-    outcome, shortlist = run(Machine(INT8_SLOW_AT_FIRST, noise=0.002), task(believed()))
-    seconds = INT8_SLOW_AT_FIRST.total(outcome.formats)
-    assert seconds < 0.9 * best_uniform(INT8_SLOW_AT_FIRST)
-    assert seconds <= 1.02 * optimum(INT8_SLOW_AT_FIRST)
-    chosen = shortlist[shortlist.chosen]
-    assert chosen.verdict == "faster"
-    assert chosen.low > 1
-    assert chosen.seconds == pytest.approx(seconds, rel=0.02)
-    assert chosen.predicted == pytest.approx(believed().total(outcome.formats))
+    gaps = []
+    for seed in range(5):
+        machine = Machine(INT8_SLOW_AT_FIRST, noise=0.002)
+        outcome, shortlist = run(machine, task(believed()), seed=seed)
+        seconds = INT8_SLOW_AT_FIRST.total(outcome.formats)
+        assert seconds < 0.9 * best_uniform(INT8_SLOW_AT_FIRST)
+        chosen = shortlist[shortlist.chosen]
+        assert chosen.verdict == "faster"
+        assert chosen.low > 1
+        assert chosen.seconds == pytest.approx(seconds, rel=0.02)
+        assert chosen.predicted == pytest.approx(believed().total(outcome.formats))
+        gaps.append(seconds / optimum(INT8_SLOW_AT_FIRST))
+    # Six plans of 3^7 are timed: a draw may miss the fastest.
+    assert sorted(gaps)[3] <= 1.02
 
 
 def test_where_a_uniform_plan_is_best_it_is_returned():

@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ _COMPOSITES = (
 )
 
 
+@cache  # gathering PyTorch's table takes longer than tracing a small network
 def decompositions() -> dict[torch._ops.OperatorBase, Callable[..., Any]]:
     """Return what to decompose: operators that hide matrix products. All others stay whole."""
     table = torch.export.default_decompositions()

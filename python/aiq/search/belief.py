@@ -30,6 +30,9 @@ LEAST = 0.1
 CHANGE = 0.5
 """Cost of a change of format between neighbours where a table has no edges, in mean layers."""
 
+JITTER = 1e-10
+"""Share of the total variance added to each, so that rounding leaves the covariance definite."""
+
 
 class Belief:
     """What is known of the times of plans.
@@ -67,7 +70,10 @@ class Belief:
         """Return the most likely costs, or with `rng` a draw of what they may be."""
         factors = self._mean
         if rng is not None:
-            factors = rng.multivariate_normal(self._mean, self._covariance, method="eigh")
+            # Unlike eigenvectors, this root of the covariance is unique: all machines draw alike.
+            jitter = JITTER * self._covariance.trace() * np.eye(len(self._mean))
+            root = np.linalg.cholesky(self._covariance + jitter)
+            factors = self._mean + root @ rng.standard_normal(len(self._mean))
         own, between = self._groups
         scale = np.maximum(1 + factors[0] + factors[own].sum(axis=-1), LEAST)
         edge = np.maximum(1 + factors[0] + factors[between], 0.0)
