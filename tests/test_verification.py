@@ -127,6 +127,35 @@ def test_values_that_are_not_finite_cancelled_differences_and_indices():
             judge.check(lambda x, wrong=wrong: wrong)
 
 
+class Masked(nn.Module):
+    """Reads an additive mask, whose values are far larger than the result."""
+
+    def __init__(self):
+        super().__init__()
+        self.scores = nn.Linear(8, 8)
+
+    def forward(self, x, mask):
+        return (self.scores(x) + mask).softmax(-1) * 1e-6
+
+
+@pytest.mark.parametrize("least", [-1e9, torch.finfo(torch.float32).min])
+def test_large_inputs_excuse_no_small_result(least):
+    model, x = Masked().eval(), torch.randn(4, 8)
+    mask = torch.where(torch.eye(4, 8) > 0, least, 0.0)
+    with pytest.raises(VerificationError, match=r"1 layers in fp32.* is wrong"):
+        Broken(lambda y: 1.5 * y).compile(model, (x, mask), {})
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e-7, 1e-11])
+def test_results_much_smaller_than_the_inputs_are_compared_too(scale):
+    model, x = mlp(8, 16, 4), torch.randn(4, 8)
+    with torch.no_grad():
+        model[0].weight.mul_(scale)
+        model[2].weight.mul_(scale)
+    with pytest.raises(VerificationError):
+        Broken(lambda y: y.flip(0)).compile(model, x, {})
+
+
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.Identity, lambda: nn.Softmax(-1)])
 @pytest.mark.parametrize(("rows", "sizes"), [(1, (48, 32, 16)), (4, (64, 64, 64, 4))])
 def test_small_products_in_openvino(rows, sizes, activation, tmp_path):

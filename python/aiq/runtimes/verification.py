@@ -48,8 +48,8 @@ BFLOAT16_ROUNDING = 2.0**-6
 _NOISE = {torch.float32: 2.0**-17, torch.bfloat16: 2.0**-9, torch.float16: 2.0**-11}
 """Relative rounding error of one operator: of a sum of some thousand products, in float32."""
 
-_CANCELLED = 2.0**-23
-"""Of the norm of the inputs: an output as small as this is what rounding left of a difference."""
+_SMALLEST = torch.finfo(torch.float32).tiny
+"""Processors may round values smaller than this one to zero."""
 
 _UNROUNDED = {
     operator.getitem,
@@ -128,16 +128,14 @@ class Reference:
 
     def _worst(self, found: Sequence[Tensor], expected: Sequence[Tensor]) -> Distance:
         """Return the distance of the output that exceeds its limit most."""
-        rounding, least = self._rounding(), _CANCELLED * max(map(_norm, self.inputs), default=0.0)
-        near = [
-            Distance(_distance(x, y, least), rounding) for x, y in zip(found, expected, strict=True)
-        ]
+        rounding = self._rounding()
+        near = [Distance(_distance(x, y), rounding) for x, y in zip(found, expected, strict=True)]
         if all(one.found <= one.allowed for one in near):
             return max(near, default=Distance(0.0, rounding))
         exact = self._run(self.exact)
         moved = _Noisy(self.rewritten).results(self.inputs)
         limits = [
-            rounding + max(min(2 * _distance(f, y, least), 0.5), 2 * _distance(n, y, least))
+            rounding + max(min(2 * _distance(f, y), 0.5), 2 * _distance(n, y))
             for f, n, y in zip(exact, moved, expected, strict=True)
         ]
         judged = [Distance(one.found, limit) for one, limit in zip(near, limits, strict=True)]
@@ -199,8 +197,8 @@ class _Noisy(_Operators):
         return value * (1 + size * noise).to(value.dtype)
 
 
-def _distance(value: Tensor, reference: Tensor, least: float) -> float:
-    """Return the norm of the difference, relative to that of `reference` or to `least`.
+def _distance(value: Tensor, reference: Tensor) -> float:
+    """Return the norm of the difference, relative to that of `reference`.
 
     Infinite where only one of the two is finite. Of integers, the share above a half that differs.
     """
@@ -213,8 +211,7 @@ def _distance(value: Tensor, reference: Tensor, least: float) -> float:
         return float("inf")
     if not torch.equal(x[~finite].nan_to_num(), y[~finite].nan_to_num()):
         return float("inf")
-    away, size = _norm((x - y)[finite]), max(_norm(y[finite]), least)
-    return away / size if size else (float("inf") if away else 0.0)
+    return _norm((x - y)[finite]) / max(_norm(y[finite]), _SMALLEST * max(1, y.numel()) ** 0.5)
 
 
 def _norm(value: Tensor) -> float:
