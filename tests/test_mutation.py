@@ -1,7 +1,10 @@
 """Models that write into inputs, buffers and themselves: nothing of the caller's changes."""
 
 import copy
+import itertools
+import random
 import threading
+from collections import deque
 
 import pytest
 import torch
@@ -177,3 +180,136 @@ def test_a_model_that_cannot_be_copied_is_as_it_was():
     assert (net.training, net.b.training, net.calls, int(net.count)) == (True, False, 0, 0)
     assert {n: (type(p), p.data_ptr()) for n, p in net.named_parameters()} == before
     assert list(net.a._forward_hooks) == [hook.id]
+
+
+def counted(self, x):
+    self.calls += 1
+    return x * self.calls
+
+
+def every_other(self, x):
+    self.calls += 1
+    return x if self.calls % 2 else -x
+
+
+def numbered(self, x):
+    return x + next(self.kept.setdefault("numbers", itertools.count()))
+
+
+def averaged(self, x):
+    self.kept.setdefault("all", []).append(x)
+    return torch.stack(self.kept["all"]).mean(0)
+
+
+def first_seen(self, x):
+    return x + self.kept.setdefault("first", 2 * x)
+
+
+def window(self, x):
+    last = self.kept.setdefault("last", deque([torch.zeros(8)] * 2, maxlen=2))
+    last.append(x.mean(0))
+    return x + sum(last)
+
+
+def before(self, x):
+    self.memory, x = x.mean(0), x + self.memory
+    return x
+
+
+def drawn(self, x):
+    return x * random.random()
+
+
+_TOTAL = []
+
+
+def of_the_module(self, x):
+    _TOTAL.append(1)
+    return x * len(_TOTAL)
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [counted, every_other, numbered, averaged, first_seen, window, drawn, of_the_module],
+)
+def test_a_model_that_keeps_a_state_in_python_is_refused(prepare):
+    net, x = Net(prepare).eval(), torch.randn(5, 8)
+    net.kept = {}
+    with pytest.raises(GraphError, match=r"Net computes something else in each call.*pass it in"):
+        trace(net, x)
+    assert (net.calls, net.kept) == (0, {})
+
+
+def test_a_tensor_that_is_replaced_in_each_call_is_a_state():
+    with pytest.raises(GraphError, match="state"):
+        trace(Net(before).eval(), torch.randn(5, 8))
+
+
+def logs(self, x):
+    self.calls += 1
+    self.kept.setdefault("seen", []).append(x.mean())
+    return x
+
+
+def table_made_once(self, x):
+    return x * self.kept.setdefault("table", torch.arange(8.0).cos())
+
+
+def constants(self, x):
+    return x * torch.tensor([1.0, 2.0] * 4) + torch.as_tensor(self.memory)
+
+
+def own_mask(self, x):
+    y = torch.zeros_like(x)
+    y[:, 1:] = x[:, 1:]
+    return y
+
+
+def draws_what_nobody_reads(self, x):
+    torch.rand_like(x)
+    return nn.functional.dropout(x, 0.5, self.training)
+
+
+@pytest.mark.parametrize(
+    "prepare", [logs, table_made_once, constants, own_mask, draws_what_nobody_reads]
+)
+def test_a_model_whose_results_need_no_state_is_traced(prepare):
+    net, x = Net(prepare).eval(), torch.randn(5, 8)
+    net.kept = {}
+    traced = trace(net, x)
+    with torch.no_grad():
+        torch.testing.assert_close(traced.module(x), net(x))
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        lambda self, x: x + torch.rand_like(x),
+        lambda self, x: nn.functional.dropout(x, 0.5, training=True),
+        lambda self, x: x * torch.bernoulli(x.sigmoid()),
+        lambda self, x: nn.functional.scaled_dot_product_attention(
+            x[None], x[None], x[None], dropout_p=0.1
+        )[0],
+    ],
+)
+def test_random_results_are_said_to_be_random(noise):
+    with pytest.raises(GraphError, match="results of Net are random"):
+        trace(Net(noise).eval(), torch.randn(5, 8))
+
+
+def test_operators_that_could_draw_and_do_not_are_traced():
+    net = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.5, batch_first=True).eval()
+    assert trace(net, torch.randn(3, 5, 8)).graph.quantizable
+
+
+def test_inference_mode():
+    x = torch.randn(5, 8)
+    with torch.inference_mode():
+        made_inside = Net().eval()
+        tensor = torch.randn(5, 8)
+        assert trace(Net().eval(), x).dynamic_batch
+    for net, inputs in ((made_inside, x), (made_inside, tensor), (Net().eval(), tensor)):
+        traced = trace(net, inputs)
+        with torch.no_grad():
+            torch.testing.assert_close(traced.module(inputs), net(inputs))
+    assert made_inside.a.weight.is_inference()

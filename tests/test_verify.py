@@ -1,12 +1,15 @@
 """The loop: what it learns from measured plans, when it stops, what it says if nothing holds."""
 
+import json
 import math
 from dataclasses import replace
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
+from scipy import stats
 from torch import nn
 from toy import batch, train
 
@@ -17,6 +20,7 @@ from aiq.errors import InfeasibleError
 from aiq.evaluate import Evaluator
 from aiq.formats import REFERENCE, parse, parse_all
 from aiq.graph import extract
+from aiq.plan import Plan
 from aiq.search import interaction, joint, verify
 from aiq.search.choose import Interaction, Tables
 from aiq.search.scale import Scale
@@ -319,3 +323,52 @@ def test_search_takes_every_sensitivity_and_the_same_twice_is_the_same(net, tmp_
     )
     assert other.provenance["metric"] == "perplexity"
     assert other.accuracy.plan < 0, "a log-likelihood"
+
+
+def test_a_plan_says_how_many_samples_would_show_that_a_cheaper_one_holds():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)).eval()
+    for layer in (net[0], net[2]):
+        nn.init.eye_(layer.weight)
+
+    def found(samples, **more):
+        y = torch.arange(samples) % 8
+        x = torch.eye(8)[y] + 0.1 * torch.rand(samples, 8)
+        data = [(x, y)]
+        arguments = {"objective": "intensity", "formats": "fp32,w8a8"} | more
+        return aiq.search(net, "xeon_2vcpu", data, example_inputs=x[:1], **arguments)
+
+    # No answer changes, so Tango's limit is z^2 / (n + z^2): 1 pp at 95 % takes 99 z^2 samples.
+    enough = math.ceil(99 * stats.norm.ppf(0.95) ** 2)
+    few = found(64)
+    assert {layer.format for layer in few.layers} == {"fp32"}
+    assert few.accuracy.samples_needed == enough
+    assert f"With about {enough} samples instead of 64, a cheaper plan could" in str(few)
+    assert all(f"to be sure takes about {enough} samples" in layer.why for layer in few.layers)
+    assert Plan.from_json(few.to_json()) == few
+    walked = found(64, method="greedy")
+    assert walked.accuracy.samples_needed == enough
+    many = found(enough)
+    assert {layer.format for layer in many.layers} == {"w8a8"}
+    assert many.accuracy.samples_needed is None
+    assert "samples instead of" not in str(many)
+
+
+def test_plans_from_before_samples_needed_was_kept_still_load():
+    x = torch.randn(8, 4)
+    net = nn.Sequential(nn.Linear(4, 3))
+    plan = aiq.search(net, "xeon_2vcpu", [(x, torch.zeros(8).long())], objective="intensity")
+    document = json.loads(plan.to_json())
+    del document["accuracy"]["samples_needed"]
+    assert Plan.from_json(json.dumps(document)).accuracy.samples_needed is None
+
+
+def test_a_drop_that_is_too_large_is_not_a_matter_of_samples():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    x = torch.randn(400, 16)
+    with torch.no_grad():
+        data = [(x, net(x).argmax(1))]
+    plan = aiq.search(net, "xeon_2vcpu", data, objective="intensity", formats="fp32,w2a2")
+    assert {layer.format for layer in plan.layers} == {"fp32"}
+    assert plan.accuracy.samples_needed is None

@@ -105,6 +105,9 @@ class Accuracy:
         Upper confidence limit of the accuracy lost, one-sided, from paired samples.
     confidence
         Of `drop_limit`, 0.5..1; at 0.5 the limit is the drop itself.
+    samples_needed
+        About how many samples would show that a cheaper plan, which was tried and drops little
+        enough on these, keeps to the budget at this confidence; ``None`` if there is no such plan.
     """
 
     plan: float
@@ -112,6 +115,7 @@ class Accuracy:
     samples: Count
     drop_limit: float
     confidence: Share
+    samples_needed: Count | None = None
 
     @property
     def drop(self) -> float:

@@ -19,8 +19,9 @@ from aiq.errors import GraphError
 from aiq.exporting import exporting
 from aiq.graph.batch import BatchDim, batch_dims, batch_size
 from aiq.graph.explain import explained
-from aiq.graph.model import check_model, in_evaluation_mode
+from aiq.graph.model import check_model, in_evaluation_mode, outside_inference
 from aiq.graph.mutation import forget_writes
+from aiq.graph.repeat import check_repeats
 from aiq.graph.simplify import attribute, decompositions, simplify
 
 Inputs = torch.Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
@@ -90,9 +91,12 @@ def export(model: nn.Module, example_inputs: Inputs, batch_dim: BatchDim = 0) ->
     dims = batch_dims(batch_dim, example_inputs)
     batch = batch_size(dims, pytree.tree_leaves((args, kwargs)))
     with exporting(), in_evaluation_mode(model) as own:
+        args, kwargs = pytree.tree_map_only(torch.Tensor, outside_inference, (args, kwargs))
         program, dynamic = _capture(own, args, kwargs, batch, dims)
         written = forget_writes(program, type(model).__name__)
         module = simplify(program.module(check_guards=False))
+    with exporting(), in_evaluation_mode(model) as own:
+        check_repeats(own, args, kwargs)
     _record_shapes(module, batch)
     return Exported(module, batch, dynamic, written)
 

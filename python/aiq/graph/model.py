@@ -29,6 +29,11 @@ def check_model(model: object) -> None:
                 f"{place} is a TorchScript module, which cannot be traced; pass the "
                 "torch.nn.Module that it was made from."
             )
+    with torch.no_grad():
+        _check_tensors(model)
+
+
+def _check_tensors(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         _check_parameter(name, parameter)
     for name, buffer in model.named_buffers():  # infinite is fine: attention masks hold -inf
@@ -64,9 +69,10 @@ def in_evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
 
     It is a copy, so that other threads can go on with the model. A module that cannot be copied
     is handed out itself, and afterwards is as it was: modes, hooks, parameters and attributes.
+    Tensors that were made in inference mode are copied too, since no export takes them.
     """
     shared = {
-        id(leaf): leaf
+        id(leaf): outside_inference(leaf)
         for module in model.modules()
         for leaf in pytree.tree_leaves(vars(module))
         if isinstance(leaf, Tensor)
@@ -83,6 +89,14 @@ def in_evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
         for module, attributes in before.items():
             vars(module).clear()
             vars(module).update(attributes)
+
+
+def outside_inference(tensor: Tensor) -> Tensor:
+    """Return `tensor`, or a copy that is no inference tensor; call it outside inference mode."""
+    if not tensor.is_inference():
+        return tensor
+    plain = tensor.detach().clone()
+    return nn.Parameter(plain, requires_grad=False) if isinstance(tensor, nn.Parameter) else plain
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:

@@ -185,6 +185,11 @@ def summary(plan: Plan) -> str:
         loss = f"{points(scores.drop)} measured ({limit}), {points(plan.predicted_loss)} predicted"
         lines.append(f"  accuracy    {change} on {scores.samples:,} samples")
         lines.append(f"  loss        {loss}")
+        if scores.samples_needed is not None:
+            lines.append(
+                f"  samples     With about {scores.samples_needed:,} samples instead of "
+                f"{scores.samples:,}, a cheaper plan could be shown to hold."
+            )
     if proof.bound is None or proof.gap is None:
         lines.append(f"  proof       none: {proof.status}")
     else:

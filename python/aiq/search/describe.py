@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 from aiq import placement, solver
 from aiq.cost import CostTable
 from aiq.formats import REFERENCE, Format
 from aiq.graph import LayerGraph
-from aiq.plan import PlannedLayer, Prediction, Proof
+from aiq.plan import Accuracy, PlannedLayer, Prediction, Proof
 from aiq.search.choose import Tables
+from aiq.search.scale import HeldBack
 from aiq.search.task import Outcome
 
 
@@ -63,6 +65,13 @@ def proof(outcome: Outcome, unit: str, tables: Tables) -> Proof:
             )
 
 
+def accuracy(outcome: Outcome, held_back: HeldBack | None) -> Accuracy | None:
+    """Return the measured accuracy, and what would let a cheaper plan be chosen."""
+    if outcome.accuracy is None or held_back is None:
+        return outcome.accuracy
+    return replace(outcome.accuracy, samples_needed=held_back.samples)
+
+
 def rows(
     layers: LayerGraph,
     tables: Tables,
@@ -70,11 +79,13 @@ def rows(
     runtime: str | None = None,
     *,
     measured: bool,
+    held_back: HeldBack | None = None,
 ) -> tuple[PlannedLayer, ...]:
     """Return what each layer saves and loses, and why nothing cheaper was chosen.
 
     `runtime` is what will run the plan: where a layer stands it may have float32 kernels only.
     """
+    doubted = [] if held_back is None else tables.columns(held_back.formats)
     cost, names = tables.cost.cost, [f.name for f in tables.cost.formats]
     reference = names.index(REFERENCE.name)
     total = float(cost[:, reference].sum()) + tables.cost.fixed
@@ -93,9 +104,14 @@ def rows(
             saved = {j: (cost[i, k] - cost[i, j]) / total for j in cheaper}
             extra = {j: float(tables.loss[i, j] - tables.loss[i, k]) for j in cheaper}
             j = min(cheaper, key=lambda j: extra[j] / saved[j])
+            unsure = held_back is not None and doubted[i] in cheaper
+            if unsure:
+                j = doubted[i]
             why = (
                 f"{names[j]} saves {100 * saved[j]:.2g} % more, loses {100 * extra[j]:.2g} pp more"
             )
+            if held_back is not None and unsure:
+                why += f"; to be sure takes about {held_back.samples:,} samples"
         found.append(
             PlannedLayer(
                 name=layer.name,

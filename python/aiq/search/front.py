@@ -266,20 +266,26 @@ def search(
     scale = None if evaluator is None else Scale(evaluator, confidence)
 
     def plan_of(outcome: Outcome, timed: Shortlist | None) -> Plan:
+        held_back = None if scale is None else scale.held_back(task, outcome.formats)
         return Plan(
             model=trace.graph.model,
             hardware=hardware.name,
             objective=goal.value,
             method=f"{how.value}, measuring every candidate" if in_loop else how.value,
             layers=describe.rows(
-                trace.graph, tables, outcome.formats, runs_in, measured=not in_loop
+                trace.graph,
+                tables,
+                outcome.formats,
+                runs_in,
+                measured=not in_loop,
+                held_back=held_back,
             ),
             predicted=describe.prediction(outcome.formats, tables, seconds),
             baseline=describe.prediction(
                 dict.fromkeys(intensity.layers, REFERENCE), tables, seconds
             ),
             predicted_loss=outcome.predicted_loss,
-            accuracy=outcome.accuracy,
+            accuracy=describe.accuracy(outcome, held_back),
             proof=describe.proof(outcome, goal.unit, tables),
             evaluations=0 if evaluator is None else evaluator.evaluations,
             seconds=time.perf_counter() - started,

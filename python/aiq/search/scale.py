@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from scipy import stats
 
@@ -9,8 +10,24 @@ from aiq.evaluate import Evaluation, Evaluator
 from aiq.evaluate.confidence import Hopeless, drop_limit, samples_needed
 from aiq.formats import REFERENCE, Format
 from aiq.plan import Accuracy
+from aiq.search.task import Task
 
 Formats = Mapping[str, Format]
+
+
+class HeldBack(NamedTuple):
+    """A plan that drops little enough, on too few samples to be sure.
+
+    Attributes
+    ----------
+    formats
+        The plan.
+    samples
+        About how many would do.
+    """
+
+    formats: Formats
+    samples: int
 
 
 class Scale:
@@ -33,6 +50,7 @@ class Scale:
         self.evaluator = evaluator
         self._confidence = confidence
         self._known: dict[tuple[str, ...], Evaluation] = {}
+        self._formats: dict[tuple[str, ...], Formats] = {}
 
     @property
     def quantile(self) -> float:
@@ -64,11 +82,30 @@ class Scale:
         if known is None or (known.samples < every and known.drop <= max_drop):
             stop = Hopeless(max_drop, self.evaluator.chunks) if max_drop < 1 else None
             self._known[key] = self.evaluator.evaluate(formats, stop)
+            self._formats[key] = formats
         return self._known[key]
 
     def samples_needed(self, formats: Formats, max_drop: float) -> int | None:
         """Return how many samples would show that a measured plan holds; ``None``: none would."""
         return samples_needed(self._known[_key(formats)], max_drop, self._confidence)
+
+    def held_back(self, task: Task, chosen: Formats) -> HeldBack | None:
+        """Return the plan, of those measured, that more samples would put before `chosen` first.
+
+        ``None`` if the drop holds back every cheaper one, and not the confidence in it.
+        """
+        if task.weighted_by is not None:
+            return None
+        cost, found = task.tables.cost.total, list[HeldBack]()
+        for key, formats in self._formats.items():
+            evaluation = self._known[key]
+            if evaluation.samples < self.evaluator.baseline.samples or task.too_large(formats):
+                continue
+            needed = self.samples_needed(formats, task.max_drop)
+            sure = self._accuracy(formats, evaluation).drop_limit <= task.max_drop
+            if needed is not None and not sure and cost(formats) < cost(chosen):
+                found.append(HeldBack(formats, needed))
+        return min(found, key=lambda one: (one.samples, cost(one.formats)), default=None)
 
     def _accuracy(self, formats: Formats, evaluation: Evaluation) -> Accuracy:
         same = all(chosen == REFERENCE for chosen in formats.values())

@@ -1,0 +1,141 @@
+"""Whether a model computes the same in every call, as a compiled program does.
+
+A trace keeps the numbers, lists and tensors that Python code holds as they were in one call. So the
+model is called twice on tensors without values, and what each result was computed from is
+compared: the same operators, with the same arguments, on the inputs of the same call. Parameters
+and buffers are the same in each: what writes into them is seen in the graph (`aiq.graph.mutation`).
+"""
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+from aiq.errors import GraphError
+
+CALLS = 2
+"""Calls that are compared."""
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+
+_Origin = tuple[int, frozenset[int]]
+"""A hash of the expression that a tensor was computed by, and the calls whose inputs it reads."""
+
+_RANDOM = -1
+"""Stands among the calls of an origin for the random generator."""
+
+
+def check_repeats(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise `GraphError` if results are random, or depend on what earlier calls left in Python.
+
+    Parameters
+    ----------
+    model
+        In evaluation mode; its attributes are changed as its calls change them.
+    args, kwargs
+        Of one call.
+    """
+    held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    results: list[list[_Origin]] = []
+    with contextlib.suppress(Exception):  # not every model runs without values
+        origins = _Origins()
+        with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+            for call in range(CALLS):
+                own_args, own_kwargs, state = pytree.tree_map_only(
+                    Tensor, lambda tensor: fake.from_tensor(tensor.detach()), (args, kwargs, held)
+                )
+                origins.begin(call, pytree.tree_leaves((own_args, own_kwargs)), state)
+                with origins:
+                    returned = torch.func.functional_call(model, state, own_args, own_kwargs)
+                results.append([origins.of(leaf) for leaf in pytree.tree_leaves(returned)])
+    name = type(model).__name__
+    if any(_RANDOM in calls for one in results for _, calls in one):
+        raise GraphError(
+            f"The results of {name} are random in evaluation mode; pass it without its random "
+            "part, or draw the random numbers outside and pass them in as an input."
+        )
+    same = all([h for h, _ in one] == [h for h, _ in results[0]] for one in results)
+    own = all(calls <= {call} for call, one in enumerate(results) for _, calls in one)
+    if not (same and own):
+        raise GraphError(
+            f"{name} computes something else in each call, from a number, a list or a tensor that "
+            "its Python code keeps or draws; a compiled program keeps no state: pass it in as an "
+            "input and return it."
+        )
+
+
+class _Origins(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes for every tensor which expression it was computed by."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._known: dict[int, _Origin] = {}
+        self._alive: list[Tensor] = []  # so that no other tensor gets the id of one of these
+
+    def begin(self, call: int, inputs: list[Any], state: dict[str, Tensor]) -> None:
+        """Note the inputs of a call, and what the model holds: the same before each."""
+        for index, leaf in enumerate(inputs):
+            if isinstance(leaf, Tensor):
+                self._note(leaf, (hash(("input", index)), frozenset([call])))
+        for name, tensor in state.items():
+            self._note(tensor, (hash(("state", name)), frozenset()))
+
+    def of(self, value: object) -> _Origin:
+        """Return where a value comes from."""
+        if not isinstance(value, Tensor):
+            plain = repr(value) if isinstance(value, _PLAIN) else type(value).__name__
+            return hash(plain), frozenset()
+        if id(value) in self._known:
+            return self._known[id(value)]
+        known = id(value) if isinstance(value, FakeTensor) else _content(value)
+        self._note(value, (hash(known), frozenset()))
+        return self._known[id(value)]
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # noqa: ANN401 - an operator
+        types: Any,  # noqa: ANN401 - not used
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - what the operator returns
+        """Run an operator and note what it returns."""
+        del types
+        kwargs = kwargs or {}
+        operands = [self.of(leaf) for leaf in pytree.tree_leaves((args, kwargs))]
+        calls = frozenset[int]().union(*(calls for _, calls in operands))
+        if _draws(func, args, kwargs):
+            calls |= {_RANDOM}
+        key = (str(func), *kwargs, *(origin for origin, _ in operands))
+        result = func(*args, **kwargs)
+        for index, leaf in enumerate(pytree.tree_leaves(result)):
+            if isinstance(leaf, Tensor):
+                self._note(leaf, (hash((*key, index)), calls))
+        return result
+
+    def _note(self, tensor: Tensor, origin: _Origin) -> None:
+        self._alive.append(tensor)
+        self._known[id(tensor)] = origin
+
+
+def _content(tensor: Tensor) -> tuple[object, ...]:
+    """Return what tells a constant from others."""
+    with _disable_current_modes():
+        plain = tensor.detach()
+        content = b"" if plain.is_meta else plain.reshape(-1).view(torch.uint8).numpy().tobytes()
+    return tuple(tensor.shape), str(tensor.dtype), content
+
+
+def _draws(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:  # noqa: ANN401
+    """Whether an operator draws random numbers, and is not told that it need not."""
+    if torch.Tag.nondeterministic_seeded not in getattr(func, "tags", ()):
+        return False
+    names = [argument.name for argument in func._schema.arguments]
+    given = {a.name: a.default_value for a in func._schema.arguments if a.has_default_value()}
+    given |= dict(zip(names, args, strict=False)) | kwargs
+    return all(given.get(name, True) for name in ("p", "dropout", "dropout_p", "train", "training"))
