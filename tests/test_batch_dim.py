@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import aiq
-from aiq.errors import DataError, GraphError, InputError
+from aiq.errors import DataError, InputError
 from aiq.evaluate import Evaluator
 from aiq.formats import parse
 from aiq.graph import trace
@@ -177,7 +177,7 @@ def test_a_wrong_batch_dim_is_refused_too():
 
 def test_random_outputs_are_said_to_be_random():
     x, y = torch.randn(8, FEATURES), torch.zeros(8, dtype=torch.long)
-    with pytest.raises(GraphError, match="random"):
+    with pytest.raises(DataError, match="output is random"):
         Evaluator(made(Noisy()), [(x, y)])
 
 

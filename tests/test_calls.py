@@ -10,7 +10,7 @@ from torch import nn
 
 import aiq
 from aiq import runtimes
-from aiq.errors import InputError
+from aiq.errors import InputError, RuntimeUnavailableError
 from aiq.runtimes.arguments import TensorSpec
 
 RUNTIMES = ["eager", "inductor", "onnxruntime", "openvino"]
@@ -296,3 +296,29 @@ def test_a_number_that_depends_on_values_is_refused(x):
     model = Returns(lambda y, x: (y, x.sum().item())).eval()
     with pytest.raises(aiq.errors.GraphError, match=r"return the tensor instead of its .item\(\)"):
         runtimes.get("eager").compile(model, torch.randn(2, 4), {})
+
+
+@pytest.mark.parametrize("runtime", ["eager", "onnxruntime"])
+def test_what_a_runtime_raises_on_values_is_one_sentence(runtime):
+    net, x = nn.Sequential(nn.Embedding(10, 8), nn.Linear(8, 4)).eval(), torch.ones(2, 3).long()
+    program = runtimes.get(runtime).compile(net, x, {})
+    program(x)
+    told = f"^Runtime {runtime} cannot run on these inputs .*; pass values that the model accepts, "
+    with pytest.raises(RuntimeUnavailableError, match=told) as caught:
+        program(99 * x)
+    assert "\n" not in str(caught.value)
+    assert not isinstance(caught.value.__cause__, RuntimeUnavailableError)
+
+
+def test_what_a_runtime_raises_on_a_file_is_one_sentence(tmp_path, monkeypatch):
+    path = tmp_path / "net.onnx"
+    path.write_bytes(b"")
+    engine = runtimes.get("onnxruntime")
+
+    def fails(self, path):
+        raise RuntimeError("\x1b[31mbroken\nat line 7")
+
+    monkeypatch.setattr(type(engine), "_read", fails)
+    told = r"cannot read .*net.onnx \(RuntimeError: broken\); give a file that aiq.export wrote"
+    with pytest.raises(RuntimeUnavailableError, match=told):
+        aiq.load(path)

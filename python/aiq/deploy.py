@@ -133,12 +133,16 @@ def load(path: str | Path) -> Compiled:
     Returns
     -------
     Compiled
-        Callable like the model; says which format every layer really runs in.
+        Callable like the model; says which format every layer really runs in. A file names no
+        types of yours, so what the model returns as a named tuple comes back as a tuple, and a
+        dataclass or another mapping (such as the outputs of ``transformers``) as a dict of its
+        fields. Tuples, lists, dicts, numbers, strings and ``None`` come back as they were. The
+        program that `deploy` returns keeps the model's own types.
 
     Raises
     ------
     RuntimeUnavailableError
-        If the file's runtime is not installed.
+        If the file's runtime is not installed, or cannot read it.
     InputError
         If there is no such file, or `export` did not write it.
     """

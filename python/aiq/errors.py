@@ -1,5 +1,7 @@
 """What a caller can get wrong: every message says what is wrong and what to do about it."""
 
+import re
+
 
 class AiqError(Exception):
     """Base of every error that aiq raises on purpose."""
@@ -64,7 +66,24 @@ def printable(text: str, most: int = 500) -> str:
     return line if len(line) <= most else line[: most - 3] + "..."
 
 
-def first_line(error: Exception, most: int = 200) -> str:
-    """Return the first line of what an exception says, or its name if it says nothing."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return printable(lines[0] if lines else type(error).__name__, most).rstrip(".")
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+_PLACES = re.compile(
+    r"(Exception from |Check '|While |set TORCH|For more|\[?File |Traceback)", re.IGNORECASE
+)
+"""Beginnings of lines that say where in somebody's source an exception was raised."""
+
+
+def reason(error: BaseException, most: int = 240) -> str:
+    """Return the first cause of somebody else's exception: its name, and what it says first.
+
+    It is one line of at most `most` characters, without a full stop.
+    """
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines()]
+    said = [line for line in lines if line and not _PLACES.match(line)] or [
+        line for line in lines if line
+    ]
+    text = f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
+    return printable(text, most).rstrip(".:")

@@ -42,7 +42,7 @@ def output_dim(program: Program, samples: Samples, batch: int | None) -> int | N
     Raises
     ------
     DataError
-        If the output of one sample depends on others.
+        If the output of one sample depends on others, or is random.
     """
     if samples.whole:
         return None
@@ -82,6 +82,11 @@ def output_dim(program: Program, samples: Samples, batch: int | None) -> int | N
     cut = [part.movedim(dim, 0)[: len(taken)] for part, taken in zip(parts, mixed, strict=True)]
     together = whole.movedim(dim, 0)[:count]
     if _differ(torch.cat(cut)[order.argsort()], together):
+        if _differ(run(probed).movedim(dim, 0)[:count], together):
+            raise DataError(
+                "The model's output is random: two runs on the same inputs differ. Evaluate it "
+                "without its random part, such as dropout or noise."
+            )
         raise _coupled(samples)
     return dim
 

@@ -45,12 +45,15 @@ class Exported:
         Whether that size is free.
     writes_inputs
         Whether the model itself writes into the tensors that it is given.
+    random
+        Whether its results are random.
     """
 
     module: fx.GraphModule
     batch: int
     dynamic_batch: bool
     writes_inputs: bool
+    random: bool
 
 
 def call_arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -96,9 +99,9 @@ def export(model: nn.Module, example_inputs: Inputs, batch_dim: BatchDim = 0) ->
         written = forget_writes(program, type(model).__name__)
         module = simplify(program.module(check_guards=False))
     with exporting(), in_evaluation_mode(model) as own:
-        check_repeats(own, args, kwargs)
+        random = check_repeats(own, args, kwargs)
     _record_shapes(module, batch)
-    return Exported(module, batch, dynamic, written)
+    return Exported(module, batch, dynamic, written, random)
 
 
 def _checked_inputs(inputs: object) -> Inputs:

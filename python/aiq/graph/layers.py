@@ -166,6 +166,8 @@ class Trace:
         The dimension of the inputs that counts samples.
     writes_inputs
         Whether the model writes into the tensors that it is given; `module` does not.
+    random
+        Whether its results are random: it draws numbers in evaluation mode too.
     """
 
     module: fx.GraphModule
@@ -173,6 +175,7 @@ class Trace:
     dynamic_batch: bool
     batch_dim: BatchDim = 0
     writes_inputs: bool = False
+    random: bool = False
 
 
 def trace(model: nn.Module, example_inputs: Inputs, batch_dim: BatchDim = 0) -> Trace:
@@ -214,7 +217,14 @@ def trace(model: nn.Module, example_inputs: Inputs, batch_dim: BatchDim = 0) -> 
             "is nothing to quantise; pass the module that holds them."
         )
     _check_dtypes(exported.module, graph)
-    return Trace(exported.module, graph, exported.dynamic_batch, batch_dim, exported.writes_inputs)
+    return Trace(
+        exported.module,
+        graph,
+        exported.dynamic_batch,
+        batch_dim,
+        exported.writes_inputs,
+        exported.random,
+    )
 
 
 def extract(model: nn.Module, example_inputs: Inputs, batch_dim: BatchDim = 0) -> LayerGraph:

@@ -29,8 +29,8 @@ _RANDOM = -1
 """Stands among the calls of an origin for the random generator."""
 
 
-def check_repeats(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Raise `GraphError` if results are random, or depend on what earlier calls left in Python.
+def check_repeats(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Return whether results are random, by an operator that draws when it is run.
 
     Parameters
     ----------
@@ -38,6 +38,11 @@ def check_repeats(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
         In evaluation mode; its attributes are changed as its calls change them.
     args, kwargs
         Of one call.
+
+    Raises
+    ------
+    GraphError
+        If results depend on what Python code draws, or keeps from earlier calls.
     """
     held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     results: list[list[_Origin]] = []
@@ -53,19 +58,15 @@ def check_repeats(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
                     returned = torch.func.functional_call(model, state, own_args, own_kwargs)
                 results.append([origins.of(leaf) for leaf in pytree.tree_leaves(returned)])
     name = type(model).__name__
-    if any(_RANDOM in calls for one in results for _, calls in one):
-        raise GraphError(
-            f"The results of {name} are random in evaluation mode; pass it without its random "
-            "part, or draw the random numbers outside and pass them in as an input."
-        )
     same = all([h for h, _ in one] == [h for h, _ in results[0]] for one in results)
-    own = all(calls <= {call} for call, one in enumerate(results) for _, calls in one)
+    own = all(calls <= {call, _RANDOM} for call, one in enumerate(results) for _, calls in one)
     if not (same and own):
         raise GraphError(
             f"{name} computes something else in each call, from a number, a list or a tensor that "
             "its Python code keeps or draws; a compiled program keeps no state: pass it in as an "
             "input and return it."
         )
+    return any(_RANDOM in calls for one in results for _, calls in one)
 
 
 class _Origins(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 
 from aiq import placement
-from aiq.errors import InputError, RuntimeUnavailableError, printable
+from aiq.errors import GraphError, InputError, RuntimeUnavailableError, printable
 from aiq.files import check_target, is_file, write_atomic
 from aiq.formats import REFERENCE, Format, parse
 from aiq.graph import BatchDim, Layer, LayerGraph, Op, Trace, trace
@@ -359,12 +359,16 @@ class Runtime(ABC):
         ------
         InputError
             If the file cannot be read, or was not written by `export`.
+        RuntimeUnavailableError
+            If the runtime fails on it.
         """
         if not is_file(path):
             raise InputError(
                 f"There is no file {printable(str(path), 200)}; give one that aiq.export wrote."
             )
-        signature, (function, kernels) = self._read(path)
+        advice = "give a file that aiq.export wrote here, or export the plan again"
+        with door(self.name, f"read {printable(str(path), 200)}", advice):
+            signature, (function, kernels) = self._read(path)
         return Compiled(self.name, signature, kernels, torch.get_num_threads(), function)
 
     def _prepare(
@@ -390,6 +394,12 @@ class Runtime(ABC):
         *,
         emulate: bool,
     ) -> Job:
+        if traced.random:
+            raise GraphError(
+                f"The results of {traced.graph.model} are random in evaluation mode, so that no "
+                "program can be compared with it; leave its random part out, or draw the numbers "
+                "outside and pass them in as an input."
+            )
         arguments = Arguments.of(example_inputs, keep_layout=self.keeps_layout)
         resolved = self._resolve(traced.graph, formats, emulate=emulate)
         quantizes = any(fmt.quantizes_weights for fmt in resolved.values())

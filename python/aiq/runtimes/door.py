@@ -1,24 +1,15 @@
 """Where the exceptions of exporters, compilers and runtimes become one of ours."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from aiq.errors import AiqError, RuntimeUnavailableError, printable
+from aiq.errors import AiqError, RuntimeUnavailableError, reason
 
-_MOST = 240
-"""Characters of a foreign message that are shown."""
-
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-
-_PLACES = re.compile(
-    r"(Exception from |Check '|While |set TORCH|For more|\[?File |Traceback)", re.IGNORECASE
-)
-"""Beginnings of lines that say where in somebody's source an exception was raised."""
+_ADVICE = "choose another runtime, or rewrite that part of the model"
 
 
 @contextmanager
-def door(runtime: str, action: str) -> Iterator[None]:
+def door(runtime: str, action: str, advice: str = _ADVICE) -> Iterator[None]:
     """Raise as `RuntimeUnavailableError` what a runtime raises.
 
     Parameters
@@ -27,6 +18,8 @@ def door(runtime: str, action: str) -> Iterator[None]:
         Its name.
     action
         What it was to do; completes the sentence "Runtime X cannot ...".
+    advice
+        What to do about it; ends that sentence.
 
     Raises
     ------
@@ -39,18 +32,5 @@ def door(runtime: str, action: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise RuntimeUnavailableError(
-            f"Runtime {runtime} cannot {action} ({reason(error)}); choose another runtime, or "
-            "rewrite that part of the model."
+            f"Runtime {runtime} cannot {action} ({reason(error)}); {advice}."
         ) from error
-
-
-def reason(error: BaseException) -> str:
-    """Return what the first cause of an exception says, on one line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines()]
-    said = [line for line in lines if line and not _PLACES.match(line)] or [
-        line for line in lines if line
-    ]
-    text = f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
-    return printable(text, _MOST).rstrip(".:")

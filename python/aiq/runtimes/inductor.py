@@ -18,7 +18,7 @@ from torchao.quantization.pt2e.quantizer import (
 )
 
 from aiq import placement
-from aiq.errors import InputError, RuntimeUnavailableError, first_line
+from aiq.errors import InputError, RuntimeUnavailableError, reason
 from aiq.exporting import exporting
 from aiq.formats import BF16, REFERENCE, Format, parse
 from aiq.graph import Op
@@ -124,7 +124,7 @@ class Inductor(Runtime):
             program = aoti_load_package(str(path))
         except Exception as error:
             raise InputError(
-                f"PyTorch cannot load {path} ({first_line(error)}); export the plan again with "
+                f"PyTorch cannot load {path} ({reason(error)}); export the plan again with "
                 "this version of PyTorch, on this kind of processor."
             ) from error
         return found, (torch.no_grad()(program), document.kernels)

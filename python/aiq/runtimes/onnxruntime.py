@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx.external_data_helper import _get_all_tensors, uses_external_data
 
 from aiq import machine
-from aiq.errors import InputError, first_line
+from aiq.errors import InputError, reason
 from aiq.formats import FP32, Format
 from aiq.graph import Op
 from aiq.runtimes import instructions, onnx_edit, signature
@@ -113,7 +113,7 @@ class OnnxRuntime(OnnxBased):
             session, kernels = _session(content, document.labels)
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's share no other base
             raise InputError(
-                f"ONNX Runtime cannot read {path} ({first_line(error)}); export the plan again."
+                f"ONNX Runtime cannot read {path} ({reason(error)}); export the plan again."
             ) from None
         inputs = [_type(value) for value in model.graph.input]
         found.check(inputs, len(model.graph.output), path)

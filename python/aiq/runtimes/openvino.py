@@ -7,7 +7,7 @@ from pathlib import Path
 import openvino
 import torch
 
-from aiq.errors import InputError, first_line
+from aiq.errors import InputError, reason
 from aiq.formats import BF16, Format
 from aiq.graph import Op
 from aiq.runtimes import instructions, onnx_edit, openvino_edit, openvino_files, signature
@@ -132,7 +132,7 @@ class OpenVino(OnnxBased):
             return found, _load(model, document.labels)
         except RuntimeError as error:
             raise InputError(
-                f"OpenVINO cannot compile {path} ({first_line(error)}); export the plan again."
+                f"OpenVINO cannot compile {path} ({reason(error)}); export the plan again."
             ) from None
 
     def _opened(self, path: Path) -> Callable[..., Iterable[torch.Tensor]]:

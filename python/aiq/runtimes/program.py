@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from aiq.formats import parse
+from aiq.runtimes.door import door
 from aiq.runtimes.kernels import Kernel
 from aiq.runtimes.signature import Signature
 
@@ -72,9 +73,18 @@ class Compiled:
         ------
         InputError
             If they are not those of the example, in number, name, structure, shape or dtype.
+        RuntimeUnavailableError
+            If the runtime fails on their values, such as indices beyond an embedding.
         """
-        results = self.function(*self.signature.arguments.tensors(args, kwargs))
+        tensors = self.signature.arguments.tensors(args, kwargs)
+        try:  # a `with` would cost each call as much as a small layer
+            results = self.function(*tensors)
+        except Exception:
+            with door(self.runtime, "run on these inputs", _ADVICE):
+                raise
         return self.signature.returns.fill(results)
 
+
+_ADVICE = "pass values that the model accepts, or choose another runtime"
 
 _UNKNOWN = Kernel("unknown", "unknown", ())

@@ -13,7 +13,7 @@ import msgspec
 import torch
 from msgspec import Meta
 
-from aiq.errors import InputError, first_line
+from aiq.errors import InputError, reason
 from aiq.formats import parse
 from aiq.runtimes.arguments import Arguments, TensorSpec
 from aiq.runtimes.kernels import Kernel
@@ -189,7 +189,7 @@ def read(text: str | bytes | None, file: Path) -> tuple[Signature, Document]:
     except (ValueError, TypeError, RuntimeError, msgspec.MsgspecError) as error:
         if isinstance(error, InputError) and str(file) in str(error):
             raise
-        raise InputError(f"{file} is not {_WHAT} ({first_line(error)}); {_ADVICE}.") from None
+        raise InputError(f"{file} is not {_WHAT} ({reason(error)}); {_ADVICE}.") from None
 
 
 def _spec(found: InputDocument) -> TensorSpec:

@@ -77,9 +77,9 @@ def rows(
     tables: Tables,
     formats: Mapping[str, Format],
     runtime: str | None = None,
+    held_back: HeldBack | None = None,
     *,
     measured: bool,
-    held_back: HeldBack | None = None,
 ) -> tuple[PlannedLayer, ...]:
     """Return what each layer saves and loses, and why nothing cheaper was chosen.
 

@@ -273,12 +273,7 @@ def search(
             objective=goal.value,
             method=f"{how.value}, measuring every candidate" if in_loop else how.value,
             layers=describe.rows(
-                trace.graph,
-                tables,
-                outcome.formats,
-                runs_in,
-                measured=not in_loop,
-                held_back=held_back,
+                trace.graph, tables, outcome.formats, runs_in, held_back, measured=not in_loop
             ),
             predicted=describe.prediction(outcome.formats, tables, seconds),
             baseline=describe.prediction(
