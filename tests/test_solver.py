@@ -59,6 +59,10 @@ def test_measured_searches_let_exceptions_through():
         ({"cost": [[1, 2]] * 2, "loss": [[1, 2]] * 2, "edges": [(0, 2, [[1]])]}, "names layer 2"),
         ({"cost": [[1]] * 2, "loss": [[1]] * 2, "edges": [(1, 1, [[1]])]}, "to itself"),
         ({"cost": [[1, 2]] * 2, "loss": [[1, 2]] * 2, "edges": [(0, 1, [[1]])]}, r"\(2, 2\)"),
+        ({"cost": [[1, 2]], "loss": [[1, 2]], "edges": None}, "edges is a NoneType"),
+        ({"cost": np.zeros((0, 3)), "loss": np.zeros((0, 3))}, r"the shape \(0, 3\)"),
+        ({"cost": np.zeros((3, 0)), "loss": np.zeros((3, 0))}, r"the shape \(3, 0\)"),
+        ({"cost": [[1.0]], "loss": [[1.0]], "loss_scale": "x"}, "loss_scale is x"),
     ],
 )
 def test_bad_input_is_an_error(arguments, message):
@@ -227,6 +231,15 @@ def test_frontier_is_what_a_sweep_of_budgets_finds():
         ({"method": "magic"}, "unknown method"),
         ({"time_limit": -1}, "time_limit"),
         ({"node_limit": -1}, "node_limit"),
+        ({"max_loss": "1"}, "max_loss"),
+        ({"max_loss": [1]}, "max_loss"),
+        ({"max_loss": 10**400}, "max_loss"),
+        ({"max_cost": True}, "max_cost"),
+        ({"minimize": None}, "cost, loss or size"),
+        ({"time_limit": "1"}, "time_limit"),
+        ({"time_limit": float("nan")}, "time_limit"),
+        ({"node_limit": 1.5}, "node_limit"),
+        ({"node_limit": 2**70}, "node_limit"),
     ],
 )
 def test_bad_tasks_are_errors(arguments, message):
@@ -240,11 +253,40 @@ def test_bad_tasks_are_errors(arguments, message):
         ({"flops": 0, "lam": 0.5}, "flops"),
         ({"flops": 1, "lam": 1.5}, "lam"),
         ({"flops": 1, "lam": 0.5, "reference": 0}, "reference"),
+        ({"flops": 1, "lam": "x"}, "lam"),
+        ({"flops": 1, "lam": True}, "lam"),
+        ({"flops": None, "lam": 0.5}, "flops"),
+        ({"flops": 1, "lam": 0.5, "reference": float("nan")}, "reference"),
+        ({"flops": 1, "lam": 0.5, "reference": float("inf")}, "reference"),
     ],
 )
 def test_bad_weights_are_errors(arguments, message):
     with pytest.raises(InputError, match=message):
         solve_weighted(Problem([[1, 2]], [[2, 1]]), **arguments)
+
+
+@pytest.mark.parametrize("points", [0, 1.5, 2**70, True, None])
+def test_bad_numbers_of_points_are_errors(points):
+    with pytest.raises(InputError, match="max_points"):
+        frontier(Problem([[1, 2]], [[2, 1]]), max_points=points)
+
+
+def test_a_point_that_the_frontier_lacks_is_an_error():
+    found = frontier(Problem([[1, 2]], [[2, 1]]))
+    assert found.plan(-1).cost == found.cost[-1]
+    with pytest.raises(InputError, match="no point 9 among 2"):
+        found.plan(9)
+
+
+@pytest.mark.parametrize("ask", [solve, frontier, lambda x: solve_weighted(x, 1.0, 0.5)])
+def test_what_is_no_problem_is_an_error(ask):
+    with pytest.raises(InputError, match="The problem is a NoneType"):
+        ask(None)
+
+
+def test_tiny_costs_are_solved():
+    assert solve(Problem([[2e-300, 1e-300]], [[0.0, 0.0]])).choices == (1,)
+    assert solve(Problem([[1e-323, 5e-324]], [[0.0, 0.0]])).status == "optimal"
 
 
 def test_exhaustive_search_refuses_what_would_not_end():

@@ -27,6 +27,7 @@ indices of classes, may change wherever values are close: more than half of them
 those that rounding changes.
 """
 
+import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -211,7 +212,8 @@ def _distance(value: Tensor, reference: Tensor) -> float:
         return float("inf")
     if not torch.equal(x[~finite].nan_to_num(), y[~finite].nan_to_num()):
         return float("inf")
-    return _norm((x - y)[finite]) / max(_norm(y[finite]), _SMALLEST * max(1, y.numel()) ** 0.5)
+    least = _SMALLEST * math.sqrt(max(1, y.numel()))
+    return _norm((x - y)[finite]) / max(_norm(y[finite]), least)
 
 
 def _norm(value: Tensor) -> float:

@@ -7,8 +7,8 @@ import numpy.typing as npt
 
 from aiq import _core
 from aiq.errors import InputError
-from aiq.solver.problem import Problem
-from aiq.solver.solve import Solution, solve
+from aiq.solver.problem import Problem, is_count
+from aiq.solver.solve import Solution, check_problem, solve
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,15 @@ class Frontier:
         return len(self.cost)
 
     def plan(self, point: int) -> Solution:
-        """Find the choices behind a point: a search with the point's loss as budget."""
+        """Find the choices behind a point: a search with the point's loss as budget.
+
+        Raises
+        ------
+        InputError
+            If there is no such point.
+        """
+        if not -len(self) <= point < len(self):
+            raise InputError(f"There is no point {point} among {len(self)}; give a smaller number")
         return solve(self.problem, max_loss=self.loss[point].item())
 
 
@@ -53,8 +61,9 @@ def frontier(problem: Problem, exact: bool = True, max_points: int = 1_000_000) 
     InputError
         If there are more points than `max_points`.
     """
-    if max_points < 1:
-        raise InputError(f"max_points is {max_points}; give at least 1")
+    check_problem(problem)
+    if not is_count(max_points, 1):
+        raise InputError(f"max_points is {max_points!r:.50}; give a count of at least 1")
     cost, loss = _core.frontier(problem.core, exact, max_points)
     return Frontier(
         problem, _from_fixed(problem, "cost", cost), _from_fixed(problem, "loss", loss), exact

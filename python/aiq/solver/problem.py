@@ -1,6 +1,8 @@
 """Layers, choices and edges as fixed-point integers: what a search works on."""
 
 import math
+import numbers
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -66,6 +68,10 @@ class Problem:
         loss_scale: float | None = None,
         size_scale: float | None = None,
     ) -> None:
+        if not isinstance(edges, Iterable):
+            raise InputError(
+                f"edges is a {type(edges).__name__}; give a list of (u, v, cost) tuples"
+            )
         edges = edges if isinstance(edges, list | tuple) else list(edges)
         flat_cost, lengths = _flatten("cost", cost)
         flat_loss, loss_lengths = _flatten("loss", loss)
@@ -175,6 +181,10 @@ def _flatten(name: str, table: Table) -> tuple[npt.NDArray[Any], list[int]]:
     if isinstance(table, np.ndarray) and table.dtype != object:
         if table.ndim != 2:
             raise InputError(f"{name} is a {table.ndim}-D array; give (layers, choices) or a list")
+        if not table.size:
+            raise InputError(
+                f"{name} has the shape {table.shape}; give 1 layer and 1 choice or more"
+            )
         return _numeric(name, table.reshape(-1)), [table.shape[1]] * table.shape[0]
     try:
         rows = [np.asarray(row) for row in table]
@@ -277,7 +287,7 @@ def _scale(
     """Fixed-point units per unit of input; None for integers."""
     arrays = matrices if flat is None else [flat, *matrices]
     if stated is not None:
-        if not (math.isfinite(stated) and stated > 0):
+        if not is_finite(stated) or stated <= 0:
             raise InputError(f"{name}_scale is {stated}; it must be a positive finite number")
         return float(stated)
     if all(a.dtype == np.int64 for a in arrays):
@@ -287,7 +297,24 @@ def _scale(
     total += sum(float(np.abs(m).max(initial=0)) for m in matrices)
     if not math.isfinite(total):
         raise InputError(f"the {name} values add up to infinity; use a coarser unit")
-    return 1.0 if total == 0 else math.ldexp(1.0, _SCALED_BITS - math.frexp(total)[1])
+    exponent = min(_SCALED_BITS - math.frexp(total)[1], sys.float_info.max_exp - 1)
+    return 1.0 if total == 0 else math.ldexp(1.0, exponent)
+
+
+def is_finite(value: object) -> bool:
+    """Whether a value is a finite number, and neither a boolean nor too large for a float."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def is_count(value: object, least: int = 0) -> bool:
+    """Whether a value is an integer of 64 bits, `least` or more."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return whole and least <= int(value) < 2**63  # type: ignore[call-overload]
 
 
 def _fixed(name: str, array: npt.NDArray[Any], scale: float | None) -> npt.NDArray[np.int64]:

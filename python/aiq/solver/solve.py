@@ -5,13 +5,14 @@ on the loss, on the size, or on both. Exact searches prove their answer in integ
 """
 
 import math
+import numbers
 import time
 from dataclasses import dataclass
 
 from aiq import _core
 from aiq.errors import InputError, Interrupted
 from aiq.solver.certificate import Certificate, Proof
-from aiq.solver.problem import Number, Problem
+from aiq.solver.problem import Number, Problem, is_count, is_finite
 
 _MEASURES = ("cost", "loss", "size")
 Limits = tuple[int | None, int | None, int | None]
@@ -111,9 +112,12 @@ def solve(
         On Ctrl-C; a KeyboardInterrupt with the best plan so far in its ``solution``.
     """
     started = time.perf_counter()
+    check_problem(problem)
     limits = fixed_limits(problem, max_cost, max_loss, max_size)
-    if node_limit is not None and node_limit < 0:
-        raise InputError(f"node_limit is {node_limit}; give a count, or None for no limit")
+    if node_limit is not None and not is_count(node_limit):
+        raise InputError(f"node_limit is {node_limit!r:.50}; give a count, or None for no limit")
+    if minimize not in _MEASURES:
+        raise InputError(f"minimize is {minimize!r:.50}; use cost, loss or size")
     found = _core.solve(
         problem.core, minimize, limits, method, seconds_limit(time_limit), node_limit
     )
@@ -140,16 +144,25 @@ def fixed_limits(
 
 def seconds_limit(limit: float | None) -> float | None:
     """Return the limit, checked."""
-    if limit is not None and not limit >= 0:
-        raise InputError(f"time_limit is {limit}; give seconds, or None for no limit")
+    number = isinstance(limit, numbers.Real) and not isinstance(limit, bool)
+    if limit is not None and not (number and limit >= 0):
+        raise InputError(f"time_limit is {limit!r:.50}; give seconds, or None for no limit")
     return limit
+
+
+def check_problem(problem: object) -> None:
+    """Raise `InputError` if something else was given in the place of a problem."""
+    if not isinstance(problem, Problem):
+        raise InputError(f"The problem is a {type(problem).__name__}; give an aiq.solver.Problem")
 
 
 def _budget(problem: Problem, measure: str, value: Number | None, terms: int) -> int | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not math.isfinite(value):
-        raise InputError(f"max_{measure} is {value}; give a finite number, or None for no budget")
+    if not is_finite(value):
+        raise InputError(
+            f"max_{measure} is {value!r:.50}; give a finite number, or None for no budget"
+        )
     if value < 0:
         raise InputError(f"max_{measure} is {value}; a budget must not be negative")
     return min(problem.to_fixed(measure, value, terms), 2**62)

@@ -1,13 +1,12 @@
 """The plan of the best weighted objective, the paper's."""
 
-import math
 import time
 from dataclasses import dataclass
 
 from aiq import _core
 from aiq.errors import InputError, Interrupted
-from aiq.solver.problem import Number, Problem
-from aiq.solver.solve import fixed_limits, seconds_limit
+from aiq.solver.problem import Number, Problem, is_finite
+from aiq.solver.solve import check_problem, fixed_limits, seconds_limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +85,13 @@ def solve_weighted(
         On Ctrl-C; a KeyboardInterrupt with the best plan so far in its ``solution``.
     """
     started = time.perf_counter()
-    if not 0 <= lam <= 1:
-        raise InputError(f"lam is {lam}; it must lie between 0 and 1")
-    if not (math.isfinite(flops) and flops > 0):
-        raise InputError(f"flops is {flops}; it must be positive and finite")
+    check_problem(problem)
+    if not is_finite(lam) or not 0 <= lam <= 1:
+        raise InputError(f"lam is {lam!r:.50}; it must lie between 0 and 1")
+    if not is_finite(flops) or flops <= 0:
+        raise InputError(f"flops is {flops!r:.50}; it must be positive and finite")
+    if reference is not None and not is_finite(reference):
+        raise InputError(f"reference is {reference!r:.50}; give the cost of a plan")
     first = problem.core.evaluate([0] * problem.n_layers)[0]
     fixed = first if reference is None else problem.to_fixed("cost", reference)
     if fixed <= 0:
