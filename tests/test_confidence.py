@@ -128,3 +128,8 @@ def test_plans_on_the_same_samples_are_correlated():
     # The mean of many drops on the same samples is not much surer than one of them.
     many = covariance(np.full(50, 0.01))
     assert np.sqrt(many.mean()) > 0.6 * 0.01
+
+
+def test_how_many_samples_are_needed_where_one_is_enough_and_where_none_are():
+    assert samples_needed(evaluation(0, 0, 20), 1.0) == 1
+    assert samples_needed(evaluation(1, 0, 100), 0.01 + 1e-9) is None

@@ -69,7 +69,7 @@ def samples_needed(
 ) -> int | None:
     """Return how many samples would show this drop to be at most `max_drop`, were it the true one.
 
-    ``None`` if no number would: the drop is not below `max_drop`.
+    ``None`` if no number would, or more than 1e12: the drop is not below `max_drop`, or hardly.
     """
     _check(confidence)
     if evaluation.drop >= max_drop:
@@ -84,7 +84,10 @@ def samples_needed(
         n = math.exp(log_n)
         return _score_limit(lost * n, won * n, n, z) - max_drop
 
-    return math.ceil(math.exp(optimize.brentq(excess, 0.0, math.log(1e12))))
+    most = math.log(1e12)
+    if excess(0.0) <= 0:
+        return 1
+    return None if excess(most) > 0 else math.ceil(math.exp(optimize.brentq(excess, 0.0, most)))
 
 
 def covariance(errors: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -101,9 +101,10 @@ class Scale:
             evaluation = self._known[key]
             if evaluation.samples < self.evaluator.baseline.samples or task.too_large(formats):
                 continue
+            if self._accuracy(formats, evaluation).drop_limit <= task.max_drop:
+                continue
             needed = self.samples_needed(formats, task.max_drop)
-            sure = self._accuracy(formats, evaluation).drop_limit <= task.max_drop
-            if needed is not None and not sure and cost(formats) < cost(chosen):
+            if needed is not None and cost(formats) < cost(chosen):
                 found.append(HeldBack(formats, needed))
         return min(found, key=lambda one: (one.samples, cost(one.formats)), default=None)
 
