@@ -192,6 +192,40 @@ def test_paddings_that_a_compiler_lacks(name, model):
     assert away(program(x), net(x).detach()) < 0.05
 
 
+class Residual(nn.Module):
+    """Adds to a layer's result what further layers, with biases, make of it."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.first, self.second, self.third = layer(), layer(), layer()
+        for module in (self.first, self.second, self.third):
+            nn.init.zeros_(module.bias)
+
+    def forward(self, x):
+        x = self.first(x)
+        return x + self.third(nn.functional.hardswish(self.second(x)))
+
+
+@pytest.mark.parametrize("scale", [1e-7, 1e-9])
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (lambda: nn.Conv2d(8, 8, 1), (2, 8, 3, 3)),
+        (lambda: nn.Conv1d(8, 8, 3, padding=1, groups=8), (2, 8, 5)),
+        (lambda: nn.Linear(8, 8), (4, 8)),
+        (lambda: nn.Linear(8, 8), (2, 5, 8)),
+    ],
+)
+def test_sums_of_vanishing_activations_in_openvino(layer, shape, scale):
+    pytest.importorskip("openvino")
+    model, x = Residual(layer).eval(), scale * torch.randn(shape)
+    w8a8 = formats(model, x, "w8a8")
+    program = runtimes.get("openvino").compile(model, x, w8a8, [x])
+    with torch.no_grad():
+        assert away(program(x), model(x)) < 0.05
+    assert set(program.realised.values()) == {"w8a8"}
+
+
 class Branch(nn.Module):
     def __init__(self):
         super().__init__()

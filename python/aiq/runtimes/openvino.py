@@ -64,6 +64,7 @@ class OpenVino(OnnxBased):
         converted = to_onnx(job.rewritten, job.inputs, OPSET)
         packed = {n: f for n, f in job.formats.items() if f.name in PACKED}
         onnx_edit.block(converted.proto, packed)
+        openvino_edit.keep_sums_apart(converted.proto)
         openvino_edit.keep_products_apart(converted.proto)
         return converted
 

@@ -1,9 +1,54 @@
 """Edits that an ONNX model needs before OpenVINO computes it as it is written."""
 
+import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 _QUANTIZED = {"QuantizeLinear", "DequantizeLinear"}
+
+_TINY = 2.0**-24
+"""Well above 1e-9, below which OpenVINO takes all values of a constant for zeros."""
+
+
+def keep_sums_apart(model: onnx.ModelProto) -> None:
+    """Keep OpenVINO from misreading sums in quantised networks that have biases near zero.
+
+    Where a dequantised tensor is added to a product with a bias below 1e-9 in every channel, its
+    low-precision transformations (OpenVINO 2026.4) lose the scale of one of the two: the output is
+    off by more than its size. Such biases are usual where activations vanish, as in deep networks
+    with random weights. There the dequantised tensor goes through a ``LeakyRelu`` of slope 1 first,
+    which is exact and which those transformations do not cross.
+
+    Parameters
+    ----------
+    model
+        Is changed.
+    """
+    graph = model.graph
+    constants = {value.name: value for value in graph.initializer}
+    dequantized = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    biases = [
+        name
+        for node in graph.node
+        for name in (node.input[2:] if node.op_type in {"Conv", "Gemm"} else node.input)
+        if node.op_type in {"Conv", "Gemm", "Add"} and name in constants
+    ]
+    if not any(_is_tiny(constants[name]) for name in biases):
+        return
+    for index, node in reversed(list(enumerate(graph.node))):
+        if node.op_type != "Add" or constants.keys() & set(node.input):
+            continue
+        for which, name in enumerate(node.input):
+            if name in dequantized:
+                node.input[which] = own = f"{node.output[0]}_operand_{which}"
+                same = helper.make_node("LeakyRelu", [name], [own], f"{own}_apart", alpha=1.0)
+                graph.node.insert(index, same)
+
+
+def _is_tiny(constant: onnx.TensorProto) -> bool:
+    """Whether all values of a constant are near zero."""
+    values = numpy_helper.to_array(constant)
+    return values.dtype == np.float32 and bool(np.abs(values).max(initial=0.0) < _TINY)
 
 
 def keep_products_apart(model: onnx.ModelProto) -> None:
