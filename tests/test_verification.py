@@ -127,6 +127,23 @@ def test_values_that_are_not_finite_cancelled_differences_and_indices():
             judge.check(lambda x, wrong=wrong: wrong)
 
 
+class Overflow(nn.Module):
+    """Returns what rounding makes infinite, and an ordinary result."""
+
+    def forward(self, x):
+        largest = torch.full_like(x, torch.finfo(torch.float32).max)
+        return x * 0 + largest, x + 1
+
+
+def test_a_result_that_rounding_makes_infinite_hides_no_wrong_one():
+    model, x = Overflow(), torch.randn(4, 8)
+    judge = reference(model, x)
+    first, second = model(x)
+    judge.check(lambda x: [first * 2, second])
+    with pytest.raises(VerificationError):
+        judge.check(lambda x: [first * 2, 2 * second])
+
+
 class Masked(nn.Module):
     """Reads an additive mask, whose values are far larger than the result."""
 

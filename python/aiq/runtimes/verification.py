@@ -140,7 +140,7 @@ class Reference:
             for f, n, y in zip(exact, moved, expected, strict=True)
         ]
         judged = [Distance(one.found, limit) for one, limit in zip(near, limits, strict=True)]
-        return max(judged, key=lambda one: one.found / one.allowed)
+        return max(judged, key=lambda one: one.found > one.allowed and one.found / one.allowed)
 
     def _run(self, module: fx.GraphModule) -> list[Tensor]:
         return _Operators(module).results(self.inputs)
