@@ -30,10 +30,10 @@ from torch.utils import _pytree as pytree
 
 import aiq
 from aiq import sensitivity
+from aiq.drops import LossTable
 from aiq.errors import AiqError
 from aiq.formats import parse, parse_all
 from aiq.graph import Trace
-from aiq.losses import LossTable
 from aiq.quantize.fold import fold
 from aiq.quantize.simulate import Simulator
 from aiq.quantize.statistics import observe

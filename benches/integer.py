@@ -3,8 +3,8 @@
     python benches/integer.py [--images 2000] [--network resnet20 mobilenet_v2]
 
 Both trained networks with every layer in w8a8, on test images of Fashion-MNIST. The simulation
-rounds in float32; `aiq.quantize.integer` computes the same network without a real number, as Jacob
-et al. 2018 derive. Reported: on how many images both give the same class, and the accuracy of
+rounds in float32; `aiq.quantize.reference.integer` computes the same network without a real
+number, as Jacob et al. 2018 derive. Reported: on how many images both give the same class, and the accuracy of
 both. Then the simulation with one scale for all channels of a weight, as it is and with equalised
 weights (Nagel et al. 2019), beside one scale per channel.
 """
@@ -18,14 +18,13 @@ import torch
 from common import console, save
 from torch import Tensor
 
-from aiq import data, graph, models
+from aiq import data, graph, models, text
 from aiq.formats import Format, Granularity, parse
-from aiq.quantize.equalize import equalize
 from aiq.quantize.fold import fold
-from aiq.quantize.integer import IntegerNetwork
+from aiq.quantize.reference.equalize import equalize
+from aiq.quantize.reference.integer import IntegerNetwork
 from aiq.quantize.simulate import Simulator
 from aiq.quantize.statistics import observe
-from aiq.report import tables
 
 BATCH = 25
 WEIGHTS = (8, 6, 5)
@@ -87,7 +86,7 @@ def main() -> None:
     calibration = train.inputs(train.images[:250])
     found = {name: measure(name, images, labels, calibration) for name in options.network}
     console.print(
-        tables.table(
+        text.table(
             "w8a8: integers alone against their simulation",
             ["<network", "images", "same class", "float32", "simulated", "integers"],
             (
@@ -102,7 +101,7 @@ def main() -> None:
         )
     )
     console.print(
-        tables.table(
+        text.table(
             "Weights that share a scale: accuracy",
             ["<network", "<format", "per channel", "per tensor", "equalised"],
             (

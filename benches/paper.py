@@ -22,13 +22,13 @@ import torch
 from common import console, save
 
 import aiq
-from aiq import calibrate, cost, data, graph, models, sensitivity
-from aiq.deploy import compare
+from aiq import calibrate, cost, data, graph, models, sensitivity, text
+from aiq.cli import tables
+from aiq.comparison import compare
+from aiq.drops import LossTable
 from aiq.errors import DataError
 from aiq.evaluate import Evaluator
 from aiq.formats import PAPER, REFERENCE, Format, parse
-from aiq.losses import LossTable
-from aiq.report import tables
 
 LAMBDA = 0.9
 MAX_DROP = 0.01
@@ -89,7 +89,7 @@ def main() -> None:
 
     alone = layers_alone(weight_only, evaluator, losses)
     console.print(
-        tables.table(
+        text.table(
             f"(i) Each layer alone ({len(val):,} validation images)",
             ["<layer", "<format", "AI gain", "loss measured", "loss by table", "+-"],
             (
@@ -97,9 +97,9 @@ def main() -> None:
                     row["layer"],
                     row["format"],
                     f"{100 * row['intensity_gain']:.3f} %",
-                    tables.points(row["loss_measured"]),
-                    tables.points(row["loss_table"]),
-                    tables.points(row["loss_table_error"]),
+                    text.points(row["loss_measured"]),
+                    text.points(row["loss_table"]),
+                    text.points(row["loss_table_error"]),
                 )
                 for row in alone
             ),
@@ -149,7 +149,7 @@ def main() -> None:
     search("aiq: most AI, weights 2-8 bits", formats="fp32,w8,w7,w6,w5,w4,w3,w2", **budget)
     search("aiq: most AI, weights and activations 2-8 bits", **budget)
     console.print(
-        tables.table(
+        text.table(
             f"(ii) Searches (scored on {len(test):,} test images, {source}); the paper: "
             "29.85 -> 45.25 at 0.9 pp",
             ["<chosen by", "FLOP/byte", "x fp32", "accuracy", "loss", "evaluations", "time"],
@@ -159,9 +159,9 @@ def main() -> None:
                     f"{row['intensity']:.2f}",
                     f"{row['ratio']:.3f}",
                     f"{100 * row['accuracy']:.2f} %",
-                    tables.points(row["drop"]),
+                    text.points(row["drop"]),
                     str(row["evaluations"]),
-                    tables.duration(row["seconds"]) if row["seconds"] else "-",
+                    text.duration(row["seconds"]) if row["seconds"] else "-",
                 )
                 for row in found
             ),

@@ -27,15 +27,14 @@ from common import console, save
 from scipy import stats
 
 import aiq
-from aiq import cost, data, graph, models, sensitivity, solver
+from aiq import cost, data, graph, models, sensitivity, solver, text
+from aiq.drops import LossTable
 from aiq.errors import DataError
 from aiq.evaluate import Evaluation, Evaluator
 from aiq.formats import REFERENCE, Format, parse_all
-from aiq.losses import LossTable
-from aiq.report import tables
-from aiq.search import interaction
-from aiq.search.choose import Tables
-from aiq.sensitivity.looked import divergence
+from aiq.planning import interaction
+from aiq.planning.tables import Tables
+from aiq.sensitivity.whole_plan import divergence
 
 LAMBDA = 0.9
 MAX_DROP = 0.01
@@ -171,7 +170,7 @@ def job(options: argparse.Namespace, given: "Given") -> tuple[dict[str, Any], Lo
         )
     rows[0] |= {"verifications": plan.evaluations, "sensitivity_seconds": scored}
     console.print(
-        tables.table(
+        text.table(
             f"(i) {options.network}, {len(table.layers)} layers x {len(table.formats) - 1} "
             f"formats, {len(given.sample):,} images, verified on {len(given.unseen):,}",
             ["<by", "objective", "AI x fp32", "loss", "evaluations", "time"],
@@ -180,9 +179,9 @@ def job(options: argparse.Namespace, given: "Given") -> tuple[dict[str, Any], Lo
                     row["name"],
                     f"{row['objective']:.4f}",
                     f"{row['ratio']:.3f}",
-                    tables.points(row["drop"]),
+                    text.points(row["drop"]),
                     f"{row['evaluations']:,}",
-                    tables.duration(row["seconds"]),
+                    text.duration(row["seconds"]),
                 )
                 for row in rows
             ),
@@ -244,21 +243,21 @@ def judge(
 def show(methods: Mapping[str, Any], plans: int, images: int) -> None:
     keys = ("alone_divergence", "alone_loss", "joint_divergence", "joint_loss")
     console.print(
-        tables.table(
+        text.table(
             f"(ii) Rank correlation with measurement: Spearman / Kendall ({plans} plans)",
             ["<sensitivity", "alone: nats", "alone: loss", "joint: nats", "joint: loss", "time"],
             (
                 (
                     name,
                     *(f"{m[key]['spearman']:.3f} / {m[key]['kendall']:.3f}" for key in keys),
-                    tables.duration(m["seconds"]),
+                    text.duration(m["seconds"]),
                 )
                 for name, m in methods.items()
             ),
         )
     )
     console.print(
-        tables.table(
+        text.table(
             f"(iii) Predicted against measured loss, plans that lose less than "
             f"{100 * LARGEST:g} pp ({images:,} images)",
             [
@@ -274,9 +273,9 @@ def show(methods: Mapping[str, Any], plans: int, images: int) -> None:
                     name,
                     str(m["before"]["plans"]),
                     f"{100 * m['before']['within']:.0f} %",
-                    tables.points(m["before"]["mean_error"]),
+                    text.points(m["before"]["mean_error"]),
                     f"{100 * m['after']['within']:.0f} %",
-                    tables.points(m["after"]["mean_error"]),
+                    text.points(m["after"]["mean_error"]),
                 )
                 for name, m in methods.items()
             ),

@@ -37,13 +37,13 @@ from torch import nn
 import aiq
 from aiq import calibrate, cost, data, hardware, machine, measure, models, runtimes, sensitivity
 from aiq.data import Batches
+from aiq.drops import LossTable
 from aiq.errors import DataError
 from aiq.evaluate import Evaluation, Evaluator
 from aiq.evaluate.confidence import drop_limit
 from aiq.formats import Format, parse_all
 from aiq.graph import Op
 from aiq.graph.export import Inputs
-from aiq.losses import LossTable
 from aiq.runtimes import Compiled, Runtime, Support, instructions
 
 SEED = 0

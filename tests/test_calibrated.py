@@ -24,7 +24,8 @@ from aiq.cost.pieces import pieces
 from aiq.errors import HardwareError, InputError
 from aiq.formats import parse, parse_all
 from aiq.hardware import Hardware
-from aiq.search.choose import Tables, allowed_formats
+from aiq.planning.allowed import allowed_formats
+from aiq.planning.tables import Tables
 
 PROFILE = """
 schema: aiq/hw-profile/v1

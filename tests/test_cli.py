@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 import aiq
 from aiq import calibrate, hardware
 from aiq.cli import app
+from aiq.drops import LossTable
 from aiq.errors import InputError
-from aiq.losses import LossTable
 
 runner = CliRunner()
 

@@ -10,9 +10,9 @@ from aiq import models
 from aiq.evaluate import Evaluator
 from aiq.formats import Granularity, parse
 from aiq.graph import trace
-from aiq.quantize.equalize import equalize
 from aiq.quantize.fold import fold
-from aiq.quantize.integer import IntegerNetwork
+from aiq.quantize.reference.equalize import equalize
+from aiq.quantize.reference.integer import IntegerNetwork
 from aiq.quantize.simulate import Simulator
 from aiq.quantize.statistics import observe
 

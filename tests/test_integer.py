@@ -17,7 +17,8 @@ from aiq.formats import parse
 from aiq.graph import trace
 from aiq.quantize.affine import Affine, Scheme, from_range, to_rows
 from aiq.quantize.fold import fold
-from aiq.quantize.integer import (
+from aiq.quantize.program import Ref
+from aiq.quantize.reference.integer import (
     INT32,
     Codes,
     IntegerNetwork,
@@ -25,7 +26,6 @@ from aiq.quantize.integer import (
     fixed_point,
     power_of_two,
 )
-from aiq.quantize.program import Ref
 from aiq.quantize.simulate import Simulator
 from aiq.quantize.statistics import observe
 

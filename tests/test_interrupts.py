@@ -20,8 +20,8 @@ from aiq.calibrate import programs
 from aiq.cli import app, signals
 from aiq.errors import Interrupted
 from aiq.evaluate.journal import Journal
-from aiq.search.scale import Scale
-from aiq.search.verify import _Loop
+from aiq.planning.accuracy import Scale
+from aiq.planning.loop import _Loop
 
 NET = """
 import torch

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 
+from aiq.drops import LossTable, Whole
 from aiq.errors import InputError
 from aiq.formats import parse
-from aiq.losses import LossTable, Whole
 
 TABLE = LossTable(
     layers=("a", "b", "c"),

@@ -8,14 +8,14 @@ from torch.nn.functional import cross_entropy, kl_div
 from toy import batch, train
 
 from aiq import sensitivity
+from aiq.drops import LossTable
 from aiq.errors import DataError, InputError
 from aiq.evaluate import Evaluator
 from aiq.formats import parse, parse_all
 from aiq.graph import trace
-from aiq.losses import LossTable
 from aiq.sensitivity import estimated, fisher, hessian, mse
+from aiq.sensitivity.context import Setting
 from aiq.sensitivity.likelihood import Graph
-from aiq.sensitivity.setting import Setting
 
 FORMATS = parse_all("fp32,w8a8,w4a4,w3,w2a2")
 ESTIMATES = sensitivity.METHODS[1:]

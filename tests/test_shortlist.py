@@ -17,12 +17,12 @@ from aiq.cost import CostTable, EdgeCost, Level
 from aiq.errors import InputError, RuntimeUnavailableError
 from aiq.formats import parse_all
 from aiq.plan import Accuracy
+from aiq.planning.cost_posterior import Belief
+from aiq.planning.loop import search_tables
+from aiq.planning.stopwatch import Stand, measured
+from aiq.planning.tables import Tables
+from aiq.planning.task import Task
 from aiq.runtimes import Support
-from aiq.search.belief import Belief
-from aiq.search.choose import Tables
-from aiq.search.shortlist import Stand, measured
-from aiq.search.task import Task
-from aiq.search.verify import search_tables
 
 FORMATS = parse_all("fp32,bf16,w8a8")
 NAMES = tuple(f"layer{i}" for i in range(7))

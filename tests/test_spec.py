@@ -5,8 +5,8 @@ import sys
 import pytest
 
 from aiq import userpath
+from aiq.cli.spec import load_data, load_model
 from aiq.errors import DataError, InputError
-from aiq.spec import load_data, load_model
 
 MODULE = """
 import sys, torch

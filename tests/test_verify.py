@@ -21,10 +21,10 @@ from aiq.evaluate import Evaluator
 from aiq.formats import REFERENCE, parse, parse_all
 from aiq.graph import extract
 from aiq.plan import Plan
-from aiq.search import interaction, joint, verify
-from aiq.search.choose import Interaction, Tables
-from aiq.search.scale import Scale
-from aiq.search.task import Task
+from aiq.planning import drop_curve, interaction, loop
+from aiq.planning.accuracy import Scale
+from aiq.planning.tables import Interaction, Tables
+from aiq.planning.task import Task
 
 FORMATS = parse_all("fp32,w8a8,w5a5,w4a4,w3a3,w2a2")
 
@@ -91,10 +91,10 @@ def quiet(stage, done, total):
 
 
 def test_without_measurements_the_sum_stands():
-    bend = joint.fit([])
+    bend = drop_curve.fit([])
     assert bend.predict(0.013) == 0.013
     assert bend.inverse(0.013) == 0.013
-    assert joint.fit([(0.0, 0.01, 0.001)]) == bend, "float32 teaches nothing"
+    assert drop_curve.fit([(0.0, 0.01, 0.001)]) == bend, "float32 teaches nothing"
 
 
 @given(
@@ -106,7 +106,7 @@ def test_a_bend_is_found_where_there_is_one(scale, power, totals):
     if max(totals) < 3 * min(totals):
         return
     points = [(t, scale * 0.01 * (t / 0.01) ** power, 1e-6) for t in totals]
-    bend = joint.fit(points)
+    bend = drop_curve.fit(points)
     for total, drop, _ in points:
         assert bend.predict(total) == pytest.approx(drop, rel=0.25)
         assert bend.predict(bend.inverse(drop)) == pytest.approx(drop)
@@ -118,17 +118,17 @@ def test_a_bend_is_found_where_there_is_one(scale, power, totals):
 
 
 def test_noise_hardly_bends():
-    noisy = joint.fit([(0.01, 0.03, 0.05), (0.02, 0.01, 0.05)])
+    noisy = drop_curve.fit([(0.01, 0.03, 0.05), (0.02, 0.01, 0.05)])
     assert noisy.predict(0.01) == pytest.approx(0.01, rel=0.35)
-    sure = joint.fit([(0.01, 0.03, 1e-4), (0.02, 0.06, 1e-4)])
+    sure = drop_curve.fit([(0.01, 0.03, 1e-4), (0.02, 0.06, 1e-4)])
     assert sure.predict(0.01) == pytest.approx(0.03, rel=0.2)
 
 
 def test_many_plans_on_the_same_samples_share_their_luck():
     """Ten plans on one sample that was easy teach less than ten on samples of their own."""
     points = [(t, t - 0.005, 0.004) for t in np.linspace(0.008, 0.03, 10)]
-    together = joint.fit(points)
-    apart = joint.fit(*([point] for point in points))
+    together = drop_curve.fit(points)
+    apart = drop_curve.fit(*([point] for point in points))
     assert abs(together.predict(0.01) - 0.01) < abs(apart.predict(0.01) - 0.01)
 
 
@@ -138,20 +138,20 @@ def test_many_plans_on_the_same_samples_share_their_luck():
     noise=st.floats(0.001, 0.5),
 )
 def test_a_plan_that_lost_more_tells_of_the_next_as_far_as_it_was_measured(total, ratio, noise):
-    bend = joint.fit([(0.01, 0.012, 1e-3), (0.03, 0.05, 2e-3)])
+    bend = drop_curve.fit([(0.01, 0.012, 1e-3), (0.03, 0.05, 2e-3)])
     expected = bend.predict(total)
     drop = ratio * expected
-    assert joint.lean(bend, (total, expected, noise * expected)) == pytest.approx(1)
-    assert joint.lean(bend, (total, drop, 1e-9)) == pytest.approx(ratio)
-    shy, sure = (joint.lean(bend, (total, drop, n * drop)) for n in (2 * noise, noise))
+    assert drop_curve.lean(bend, (total, expected, noise * expected)) == pytest.approx(1)
+    assert drop_curve.lean(bend, (total, drop, 1e-9)) == pytest.approx(ratio)
+    shy, sure = (drop_curve.lean(bend, (total, drop, n * drop)) for n in (2 * noise, noise))
     assert min(1, ratio) <= min(shy, sure) <= max(shy, sure) <= max(1, ratio)
     assert abs(math.log(shy)) <= abs(math.log(sure)) + 1e-12
 
 
 def test_what_lost_nothing_leans_no_further_than_can_be_told():
-    assert joint.lean(joint.Bend(), (0.0, 0.0, 0.0)) == 1.0, "nothing is known"
+    assert drop_curve.lean(drop_curve.Bend(), (0.0, 0.0, 0.0)) == 1.0, "nothing is known"
     for drop, error in ((0.0, 0.0), (-1e-9, -2e-10), (0.0, 0.004), (-0.02, 0.004)):
-        assert 0 < joint.lean(joint.Bend(), (0.01, drop, error)) < 1
+        assert 0 < drop_curve.lean(drop_curve.Bend(), (0.01, drop, error)) < 1
 
 
 def test_a_look_that_asks_for_more_than_the_sizes_allow_ends_no_search(
@@ -160,9 +160,9 @@ def test_a_look_that_asks_for_more_than_the_sizes_allow_ends_no_search(
     """Sizes leave w4a4 and below; a look that sees a disaster would want more bits than that."""
     sizes = np.tile([32, 8, 5, 4, 3, 2], (len(tables.cost.layers), 1)).astype(np.int64)
     small = replace(tables, sizes=sizes)
-    monkeypatch.setattr(verify, "divergence", lambda evaluator, formats: 1e3)
+    monkeypatch.setattr(loop, "divergence", lambda evaluator, formats: 1e3)
     most = int(sizes[:, 3].sum()) // 8
-    found = verify.search_verified(
+    found = loop.search_verified(
         task(small, max_drop=0.5, max_size=most), Scale(evaluator, 0.5), quiet
     )
     assert small.size(found.formats) <= most
@@ -239,7 +239,7 @@ def test_the_solver_sees_pairs(tables):
 @pytest.mark.parametrize("max_drop", [0.005, 0.02, 0.06])
 def test_what_is_returned_holds(tables, evaluator, max_drop):
     goal = task(tables, max_drop=max_drop)
-    outcome = verify.search_verified(goal, Scale(evaluator, 0.95), quiet)
+    outcome = loop.search_verified(goal, Scale(evaluator, 0.95), quiet)
     assert outcome.accuracy.samples == 3000, "the plan that is returned was measured in full"
     assert outcome.accuracy.drop <= outcome.accuracy.drop_limit <= max_drop
     assert outcome.accuracy.drop == pytest.approx(evaluator.evaluate(outcome.formats).drop)
@@ -251,7 +251,7 @@ def test_what_is_returned_holds(tables, evaluator, max_drop):
 
 def test_weighted_is_no_worse_than_any_plan_measured(tables, evaluator):
     goal = task(tables, weighted_by=0.9)
-    outcome = verify.search_verified(goal, Scale(evaluator, 0.95), quiet)
+    outcome = loop.search_verified(goal, Scale(evaluator, 0.95), quiet)
     drop = evaluator.evaluate(outcome.formats).drop
     assert outcome.value == pytest.approx(goal.value(outcome.formats, drop))
     for uniform in tables.uniform().values():
@@ -260,8 +260,8 @@ def test_weighted_is_no_worse_than_any_plan_measured(tables, evaluator):
 
 def test_few_rounds(tables, evaluator):
     fresh = Scale(evaluator, 0.95)
-    verify.search_verified(task(tables), fresh, quiet)
-    assert len(fresh._known) <= verify.ROUNDS + len(FORMATS)
+    loop.search_verified(task(tables), fresh, quiet)
+    assert len(fresh._known) <= loop.ROUNDS + len(FORMATS)
 
 
 def test_hopeless_plans_are_stopped_early_and_the_same_way_each_time(net):
@@ -294,7 +294,7 @@ def test_infeasible_says_how_many_samples_would_do(net):
         allowed=((1,),) * len(cost.layers),
     )
     with pytest.raises(InfeasibleError, match=r"on 120 samples.*max_drop is.*about [\d,]+ samples"):
-        verify.search_verified(task(tables, max_drop=0.005), Scale(few, 0.95), quiet)
+        loop.search_verified(task(tables, max_drop=0.005), Scale(few, 0.95), quiet)
 
 
 def test_search_takes_every_sensitivity_and_the_same_twice_is_the_same(net, tmp_path):

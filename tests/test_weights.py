@@ -9,7 +9,7 @@ from torch.nn.functional import embedding, linear
 import aiq
 from aiq.errors import InfeasibleError
 from aiq.graph import extract
-from aiq.report import tables
+from aiq.plan import notes
 
 
 class Lambda(nn.Module):
@@ -157,7 +157,7 @@ def test_work_that_is_not_known_is_named(function, name):
     assert name in layer.name
     line = f"work not known, and counted as none: {layer.name}"
     assert line in str(search(model, x))
-    assert tables.not_counted([layer.name]) == [line]
+    assert notes.not_counted([layer.name]) == [line]
 
 
 def test_what_is_no_decision_is_named():

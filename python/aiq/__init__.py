@@ -2,7 +2,13 @@
 
 >>> import aiq
 >>> plan = aiq.search(model, hw="xeon_2vcpu", data=loader)  # doctest: +SKIP
+
+Names are loaded when they are first used: ``import aiq`` and ``aiq.solver`` need no PyTorch.
 """
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 from aiq import userpath
 
@@ -10,12 +16,15 @@ if userpath.is_started_as_module():  # before an import could find a file in the
     userpath.leave_out_current_folder()
 
 from aiq._core import __version__
-from aiq.deploy import compare, deploy, export, load
-from aiq.formats import Format
-from aiq.graph import extract
-from aiq.hardware import Hardware
-from aiq.plan import Plan
-from aiq.search import search
+
+if TYPE_CHECKING:
+    from aiq.comparison import compare
+    from aiq.deployment import deploy, export, load
+    from aiq.formats import Format
+    from aiq.graph import extract
+    from aiq.hardware import Hardware
+    from aiq.plan import Plan
+    from aiq.planning.search import search
 
 __all__ = [
     "Format",
@@ -29,3 +38,29 @@ __all__ = [
     "load",
     "search",
 ]
+
+_HOMES = {
+    "Format": "aiq.formats",
+    "Hardware": "aiq.hardware",
+    "Plan": "aiq.plan",
+    "compare": "aiq.comparison",
+    "deploy": "aiq.deployment",
+    "export": "aiq.deployment",
+    "extract": "aiq.graph",
+    "load": "aiq.deployment",
+    "search": "aiq.planning.search",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - any name of the package
+    if name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    if not name.startswith("_") and find_spec(f"{__name__}.{name}"):
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -3,34 +3,47 @@
 import os
 import sys
 from contextlib import suppress
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.markup import escape
 
 from aiq import userpath
-from aiq.cli import calibrate, measure, model, profiles, search, signals
+from aiq._core import __version__
+from aiq.cli import signals
+from aiq.cli.commands import Commands
 from aiq.cli.common import err
 from aiq.errors import AiqError
 
 app = typer.Typer(
+    cls=Commands,
     name="aiq",
     help="Which layers to quantise, to what, on this machine, and what it buys.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (
-    search.demo,
-    calibrate.calibrate,
-    model.graph,
-    model.sensitivity,
-    search.search,
-    measure.measure,
-    measure.compare,
-):
-    app.command()(signals.guarded(command))
-app.add_typer(profiles.app, name="profiles")
+
+
+def _version(*, asked: bool) -> None:
+    if asked:
+        typer.echo(f"aiq {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=lambda asked: _version(asked=asked),
+            is_eager=True,
+            help="Show the version and exit.",
+        ),
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> NoReturn:

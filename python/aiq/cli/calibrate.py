@@ -9,11 +9,11 @@ import typer
 
 from aiq import calibrate as calibration
 from aiq import hardware, machine
+from aiq.cli import profile_tables as tables
 from aiq.cli.common import JsonOption, deliver, out, print_json, progress_bars
 from aiq.errors import InputError
 from aiq.files import check_target
 from aiq.hardware import Hardware, Pair
-from aiq.report import profiles as tables
 
 
 def calibrate(

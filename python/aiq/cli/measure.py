@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from aiq import graph, machine, runtimes
+from aiq.cli import tables
 from aiq.cli.common import (
     BatchDimOption,
     HardwareOption,
@@ -22,15 +23,14 @@ from aiq.cli.common import (
     print_json,
     progress_bars,
 )
+from aiq.cli.spec import load_data, load_model
+from aiq.comparison import compare as run_comparison
 from aiq.data.reading import inputs_of, read
-from aiq.deploy import compare as run_comparison
 from aiq.errors import InputError
 from aiq.formats import parse, parse_all
 from aiq.graph.export import Inputs
 from aiq.measure import compare_timing
 from aiq.plan import Plan
-from aiq.report import tables
-from aiq.spec import load_data, load_model
 
 
 def compare(

@@ -9,6 +9,7 @@ import typer
 
 from aiq import graph as graphs
 from aiq import sensitivity as sensitivities
+from aiq.cli import tables
 from aiq.cli.common import (
     BatchDimOption,
     CacheOption,
@@ -21,11 +22,10 @@ from aiq.cli.common import (
     print_json,
     progress_bars,
 )
+from aiq.cli.spec import load_data, load_model
 from aiq.errors import Interrupted
 from aiq.evaluate import Evaluator
 from aiq.files import check_target
-from aiq.report import tables
-from aiq.spec import load_data, load_model
 
 
 def graph(

@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 
 from aiq import hardware
+from aiq.cli import profile_tables as tables
 from aiq.cli.common import JsonOption, err, out, print_json
 from aiq.errors import HardwareError
 from aiq.hardware import Hardware
-from aiq.report import profiles as tables
 
 app = typer.Typer(
     invoke_without_command=True,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aiq import demo as story
+from aiq.cli import demo as story
 from aiq.cli.common import (
     BatchDimOption,
     CacheOption,
@@ -22,12 +22,11 @@ from aiq.cli.common import (
     print_json,
     progress_bars,
 )
+from aiq.cli.spec import load_data, load_model, parse_pins
 from aiq.errors import Interrupted
 from aiq.files import check_target
-from aiq.plan import Plan
-from aiq.report import tables
-from aiq.search import search as run_search
-from aiq.spec import load_data, load_model, parse_pins
+from aiq.plan import Plan, show
+from aiq.planning.search import search as run_search
 
 
 def demo(json_: JsonOption = False) -> None:
@@ -128,4 +127,4 @@ def _show(plan: Plan, json_: bool) -> None:
     if json_:
         sys.stdout.write(plan.to_json())
     else:
-        out.print(tables.plan(plan))
+        out.print(show.plan(plan))

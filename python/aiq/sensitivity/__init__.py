@@ -6,8 +6,8 @@ And for a whole plan: `look` at it on a few samples.
 """
 
 from aiq.sensitivity.estimated import ESTIMATES, Own, estimate
-from aiq.sensitivity.looked import look
 from aiq.sensitivity.measured import measure
+from aiq.sensitivity.whole_plan import look
 
 METHODS = ("measured", *ESTIMATES)
 """Names of the ways."""

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from aiq.drops import Array, LossTable, Whole
 from aiq.errors import DataError, InputError
 from aiq.evaluate import Evaluator
 from aiq.formats import REFERENCE, Format, parse_all
 from aiq.graph import Trace
 from aiq.graph.export import Inputs
-from aiq.losses import Array, LossTable, Whole
 from aiq.progress import Progress
 from aiq.quantize.fold import fold
 from aiq.quantize.simulate import Simulator
 from aiq.quantize.statistics import observe
-from aiq.sensitivity import fisher, hessian, kl, mse, scale, sqnr
-from aiq.sensitivity.setting import Setting, Way
+from aiq.sensitivity import drop_scale, fisher, hessian, kl, mse, sqnr
+from aiq.sensitivity.context import Setting, Way
 
 SAMPLES = 256
 """Samples of the data that an estimate looks at."""
@@ -38,9 +38,9 @@ class _Entry:
 ESTIMATES: Mapping[str, _Entry] = {
     "sqnr": _Entry(sqnr.harm, False, NOISE_SLOPE),
     "mse": _Entry(mse.harm, False, NOISE_SLOPE),
-    "kl": _Entry(kl.harm, True, scale.SLOPES["top1"]),
-    "fisher": _Entry(fisher.harm, False, scale.SLOPES["top1"]),
-    "hessian": _Entry(hessian.harm, False, scale.SLOPES["top1"]),
+    "kl": _Entry(kl.harm, True, drop_scale.SLOPES["top1"]),
+    "fisher": _Entry(fisher.harm, False, drop_scale.SLOPES["top1"]),
+    "hessian": _Entry(hessian.harm, False, drop_scale.SLOPES["top1"]),
 }
 
 Own = Callable[[str, Format], float | tuple[float, float]]
@@ -63,8 +63,8 @@ def estimate(
     source
         An evaluator: estimates are made on 256 of its samples, and scaled so that the losses of
         whole networks in one format are about what these lose when measured (see
-        `aiq.sensitivity.scale`). Or a trace, not folded: estimates are made on `example_inputs`,
-        and losses are a rule of thumb whose ranks mean more than their sizes.
+        `aiq.sensitivity.drop_scale`). Or a trace, not folded: estimates are made on
+        `example_inputs`, and losses are a rule of thumb whose ranks mean more than their sizes.
     formats
         Columns of the table.
     method
@@ -107,7 +107,7 @@ def estimate(
             divergence, slope = harm, entry.slope
             loss, error, whole = slope * harm, slope * np.hypot(harm, harm_error), ()
         else:
-            fitted = scale.fit(
+            fitted = drop_scale.fit(
                 evaluator,
                 layers,
                 columns,

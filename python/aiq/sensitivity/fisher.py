@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from aiq.graph.export import Inputs
+from aiq.sensitivity.context import Setting, alone, writes, written
 from aiq.sensitivity.likelihood import Graph
-from aiq.sensitivity.setting import Setting, alone, writes, written
 
 
 def harm(setting: Setting) -> Tensor:

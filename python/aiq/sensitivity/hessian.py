@@ -12,8 +12,8 @@ from torch import Tensor
 
 from aiq.formats import FP32
 from aiq.graph.export import Inputs
+from aiq.sensitivity.context import Setting, alone, writes, written
 from aiq.sensitivity.likelihood import Graph
-from aiq.sensitivity.setting import Setting, alone, writes, written
 
 PROBES = 8
 """Random signs for each batch; each takes about as long as eight runs of the network."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from aiq.evaluate.metrics import main_output
 from aiq.graph.export import Inputs
 from aiq.quantize.simulate import Simulator
-from aiq.sensitivity.setting import class_axis, samples_first
+from aiq.sensitivity.context import class_axis, samples_first
 
 
 class Graph:

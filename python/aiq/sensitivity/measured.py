@@ -12,11 +12,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from aiq.drops import Array, LossTable
 from aiq.evaluate import Evaluation, Evaluator
 from aiq.formats import FP32, REFERENCE, Format, parse_all
-from aiq.losses import Array, LossTable
 from aiq.progress import Progress
-from aiq.sensitivity import scale
+from aiq.sensitivity import drop_scale
 
 
 def measure(
@@ -59,11 +59,11 @@ def measure(
         parts, atoms = whole, kernels
     layers = tuple(layer.name for layer in evaluator.trace.graph.quantizable)
     plans = [{layer: atom} for layer in layers for atom in atoms]
-    tolerance = precision / scale.guess(evaluator)
+    tolerance = precision / drop_scale.guess(evaluator)
 
     def enough(evaluation: Evaluation) -> bool:
         wanted = max(tolerance, evaluation.kl / 10)
-        return evaluation.samples >= scale.FEWEST_SAMPLES and evaluation.kl_error <= wanted
+        return evaluation.samples >= drop_scale.FEWEST_SAMPLES and evaluation.kl_error <= wanted
 
     found = evaluator.evaluate_many(
         plans, enough if precision else None, _named(progress, "single layers")
@@ -80,7 +80,7 @@ def measure(
     variance = np.stack(
         [sum((kl_error[a] ** 2 for a in parts.get(f, ())), zero) for f in columns], 1
     )
-    fitted = scale.fit(
+    fitted = drop_scale.fit(
         evaluator,
         layers,
         columns,

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from aiq.sensitivity.setting import Setting, alone, relative_error, written
+from aiq.sensitivity.context import Setting, alone, relative_error, written
 
 
 def harm(setting: Setting) -> Tensor:

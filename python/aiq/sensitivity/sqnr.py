@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from aiq.sensitivity.setting import Setting, alone, output, relative_error
+from aiq.sensitivity.context import Setting, alone, output, relative_error
 
 
 def harm(setting: Setting) -> Tensor:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from aiq import solver
 from aiq.errors import InfeasibleError
 from aiq.formats import REFERENCE
+from aiq.planning.accuracy import Scale
+from aiq.planning.task import Formats, Outcome, SearchStoppedError, Task
 from aiq.progress import Progress
-from aiq.search.scale import Scale
-from aiq.search.task import Formats, Outcome, SearchStoppedError, Task
 
 OVERSIZE = 1e6
 """Weight of a broken size budget in a measured search: no gain elsewhere makes up for it."""

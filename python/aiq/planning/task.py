@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from aiq import solver
 from aiq.formats import Format
 from aiq.plan import Accuracy
-from aiq.search.choose import POINTS, Tables
-from aiq.search.joint import Bend
+from aiq.planning.drop_curve import Bend
+from aiq.planning.tables import POINTS, Tables
 
 Formats = Mapping[str, Format]
 

@@ -16,6 +16,7 @@ import torch
 
 from aiq import cost, graph, machine, runtimes
 from aiq import sensitivity as sensitivity_stage
+from aiq.drops import LossTable
 from aiq.errors import InputError
 from aiq.evaluate import Evaluator, journal
 from aiq.evaluate.metrics import Metric
@@ -23,24 +24,15 @@ from aiq.formats import REFERENCE, Format, parse_all
 from aiq.graph import BatchDim, Trace
 from aiq.graph.export import Inputs
 from aiq.hardware import Hardware
-from aiq.losses import LossTable
 from aiq.plan import Plan, Shortlist
+from aiq.planning import arguments, build_plan, interrupt, loop, stopwatch, walk, weights
+from aiq.planning.accuracy import Scale
+from aiq.planning.allowed import allowed_formats, with_kernels
+from aiq.planning.objective import Method, Objective, default_formats
+from aiq.planning.tables import Tables, loss_matrix
+from aiq.planning.task import Outcome, SearchStoppedError, Task
 from aiq.progress import Progress
 from aiq.runtimes import Runtime, instructions
-from aiq.search import (
-    arguments,
-    choose,
-    describe,
-    interrupt,
-    shortlist,
-    verify,
-    walk,
-    weights,
-)
-from aiq.search.choose import Tables
-from aiq.search.objective import Method, Objective, default_formats
-from aiq.search.scale import Scale
-from aiq.search.task import Outcome, SearchStoppedError, Task
 from aiq.sensitivity import Own
 
 
@@ -210,9 +202,9 @@ def search(
     )
     columns = parse_all([REFERENCE, *choices, *pins.values()])
     runs_in = name if goal is Objective.THROUGHPUT else None
-    allowed = choose.allowed_formats(trace.graph, columns, choices, pins, runs_in)
+    allowed = allowed_formats(trace.graph, columns, choices, pins, runs_in)
     if engine is not None:
-        allowed = choose.with_kernels(trace.graph, columns, allowed, engine)
+        allowed = with_kernels(trace.graph, columns, allowed, engine)
     intensity = cost.intensity_table(trace.graph, columns)
     seconds = cost.time_table(trace.graph, columns, hardware, name)
     evaluator = (
@@ -245,7 +237,7 @@ def search(
         loss=(
             np.zeros(intensity.cost.shape)
             if losses is None
-            else choose.loss_matrix(losses, intensity.layers, columns)
+            else loss_matrix(losses, intensity.layers, columns)
         ),
         sizes=weights.bits(trace.graph, columns),
         allowed=allowed,
@@ -272,16 +264,16 @@ def search(
             hardware=hardware.name,
             objective=goal.value,
             method=f"{how.value}, measuring every candidate" if in_loop else how.value,
-            layers=describe.rows(
+            layers=build_plan.rows(
                 trace.graph, tables, outcome.formats, runs_in, held_back, measured=not in_loop
             ),
-            predicted=describe.prediction(outcome.formats, tables, seconds),
-            baseline=describe.prediction(
+            predicted=build_plan.prediction(outcome.formats, tables, seconds),
+            baseline=build_plan.prediction(
                 dict.fromkeys(intensity.layers, REFERENCE), tables, seconds
             ),
             predicted_loss=outcome.predicted_loss,
-            accuracy=describe.accuracy(outcome, held_back),
-            proof=describe.proof(outcome, goal.unit, tables),
+            accuracy=build_plan.accuracy(outcome, held_back),
+            proof=build_plan.proof(outcome, goal.unit, tables),
             evaluations=0 if evaluator is None else evaluator.evaluations,
             seconds=time.perf_counter() - started,
             provenance={
@@ -305,10 +297,10 @@ def search(
             shortlist=timed,
         )
 
-    def stand() -> shortlist.Stand:
+    def stand() -> stopwatch.Stand:
         assert engine is not None
         seen = arguments.observed(batches, calibration, examples, batch_dim)
-        return shortlist.Stand(
+        return stopwatch.Stand(
             runtime=engine.name,
             compile=engine.compiler(model, examples, seen, batch_dim=batch_dim),
             inputs=examples,
@@ -328,21 +320,21 @@ def _find(
     task: Task,
     scale: Scale | None,
     in_loop: bool,
-    timing: tuple[Callable[[], shortlist.Stand], int] | None,
+    timing: tuple[Callable[[], stopwatch.Stand], int] | None,
     report: Progress,
 ) -> tuple[Outcome, Shortlist | None, bool]:
     """Return the best plan, what was timed, and whether Ctrl-C came before the end."""
     outcome, timed, stopped = None, None, False
     try:
         if scale is None:
-            outcome = verify.search_tables(task)
+            outcome = loop.search_tables(task)
         elif in_loop:
             outcome = walk.search_measured(task, scale, report)
         else:
-            outcome = verify.search_verified(task, scale, report)
+            outcome = loop.search_verified(task, scale, report)
         if timing is not None:
             stand, top = timing
-            outcome, timed = shortlist.measured(
+            outcome, timed = stopwatch.measured(
                 task, outcome, stand(), scale, top=top, progress=report
             )
             stopped = timed is None or timed.interrupted

@@ -1,9 +1,9 @@
 """The loop that makes a plan true: search on tables, measure the plan, correct, search again.
 
 What a plan loses by the tables is a prediction. What it really loses is measured once per round;
-then the prediction is bent to all that was measured (`aiq.search.joint`), pairs of layers that do
-not add up are measured (`aiq.search.interaction`), and the search, which takes milliseconds, is run
-again.
+then the prediction is bent to all that was measured (`aiq.planning.drop_curve`), pairs of layers
+that do not add up are measured (`aiq.planning.interaction`), and the search, which takes
+milliseconds, is run again.
 """
 
 import math
@@ -13,14 +13,14 @@ from dataclasses import replace
 
 from aiq import solver
 from aiq.errors import InfeasibleError, Interrupted, NoPlanError
+from aiq.planning import drop_curve, interaction
+from aiq.planning.accuracy import Scale
+from aiq.planning.drop_curve import Bend
+from aiq.planning.tables import POINTS
+from aiq.planning.task import Formats, Outcome, SearchStoppedError, Task
+from aiq.planning.walk import walk
 from aiq.progress import Progress
-from aiq.search import interaction, joint
-from aiq.search.choose import POINTS
-from aiq.search.joint import Bend
-from aiq.search.scale import Scale
-from aiq.search.task import Formats, Outcome, SearchStoppedError, Task
-from aiq.search.walk import walk
-from aiq.sensitivity.looked import ERROR, divergence
+from aiq.sensitivity.whole_plan import ERROR, divergence
 
 ROUNDS = 6
 """Most rounds; each is one evaluation of the network on all data."""
@@ -152,13 +152,13 @@ class _Loop:
     def __init__(self, task: Task, scale: Scale, progress: Progress) -> None:
         self.task, self.tried = task, list[Outcome]()
         self._found: Outcome | None = None  # by the tables, perhaps not measured yet
-        self._last: joint.Point = (0.0, 0.0, 0.0)
+        self._last: drop_curve.Point = (0.0, 0.0, 0.0)
         self._scale, self._progress = scale, progress
 
     def bend(self) -> Bend:
         """Return the bend by all that was measured so far."""
         points = [self._point(outcome.formats) for outcome in self.tried]
-        return joint.fit(self.task.tables.measured(), points)
+        return drop_curve.fit(self.task.tables.measured(), points)
 
     def best(self, stop: KeyboardInterrupt) -> Outcome | None:
         """Return the best plan that held, or else the last one that the tables say holds."""
@@ -256,7 +256,7 @@ class _Loop:
     def _next(self, target: float, holds: float, fails: float, least: float) -> Outcome | None:
         """Return the plan to consider next: the best that should drop by `target`."""
         bend = self.bend()
-        budget = bend.inverse(target / joint.lean(bend, self._last))
+        budget = bend.inverse(target / drop_curve.lean(bend, self._last))
         return self._new(self._between(budget, holds, fails, least), bend)
 
     def _between(self, budget: float, holds: float, fails: float, least: float) -> float:
@@ -298,7 +298,7 @@ class _Loop:
             return 1.0
         return 1 - task.tables.cost.total(best.formats) / holds.value
 
-    def _point(self, formats: Formats) -> joint.Point:
+    def _point(self, formats: Formats) -> drop_curve.Point:
         found = self._scale.evaluation(formats, -1.0)
         error = math.hypot(found.drop_error, 1 / found.samples)
         return self._total(formats), found.drop, error

@@ -10,7 +10,7 @@ from aiq.evaluate import Evaluation, Evaluator
 from aiq.evaluate.confidence import Hopeless, drop_limit, samples_needed
 from aiq.formats import REFERENCE, Format
 from aiq.plan import Accuracy
-from aiq.search.task import Task
+from aiq.planning.task import Task
 
 Formats = Mapping[str, Format]
 

@@ -12,20 +12,20 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from aiq import calibrate, cost, graph, models, sensitivity
+from aiq import calibrate, cost, graph, models, sensitivity, text
 from aiq import data as datasets
+from aiq.cli import tables
+from aiq.comparison import PredictedMeasured, compare
 from aiq.cost import CostTable
 from aiq.data import Batches
-from aiq.deploy import PredictedMeasured, compare
+from aiq.drops import LossTable
 from aiq.evaluate import Evaluator
 from aiq.formats import PAPER, Format
 from aiq.formats import parse as parse_format
-from aiq.losses import LossTable
-from aiq.plan import Plan
+from aiq.plan import Plan, show
+from aiq.planning.search import search
+from aiq.planning.tables import POINTS
 from aiq.progress import Progress
-from aiq.report import tables
-from aiq.search import search
-from aiq.search.choose import POINTS
 
 NETWORK = "resnet20"
 UNIFORM = ("fp32", "w8", "w4")
@@ -207,13 +207,13 @@ def render(result: Result) -> RenderableType:
             f"{row.intensity / fp32.intensity:.3f}",
             f"{row.objective:.4f}",
             f"{100 * row.accuracy:.2f} %",
-            tables.points(row.drop),
+            text.points(row.drop),
             str(row.evaluations) if row.evaluations else "-",
-            tables.duration(row.seconds) if row.evaluations else "-",
+            text.duration(row.seconds) if row.evaluations else "-",
         )
         for row in result.rows
     )
-    overview = tables.table(
+    overview = text.table(
         f"ResNet-20, Fashion-MNIST, the paper's objective at lambda {LAMBDA} (less is better)",
         columns,
         rows,
@@ -221,9 +221,9 @@ def render(result: Result) -> RenderableType:
     return Group(
         overview,
         Text("\nThe exact plan, layer by layer\n", style="bold"),
-        tables.plan(result.plan),
+        show.plan(result.plan),
         Text(f"\nThroughput, batch {BATCH}: float32 and a quantised plan\n", style="bold"),
-        Text(tables.summary(result.throughput_plan)),
+        Text(show.summary(result.throughput_plan)),
         tables.throughput(result.throughput),
         Text(f"\nDone in {result.seconds:.0f} s."),
     )

@@ -8,11 +8,11 @@ a drop.
 
 from collections.abc import Mapping
 
+from aiq.drops import LossTable
 from aiq.errors import InputError
 from aiq.evaluate import Evaluation, Evaluator
 from aiq.formats import Format
-from aiq.losses import LossTable
-from aiq.sensitivity.scale import FEWEST_SAMPLES
+from aiq.sensitivity.drop_scale import FEWEST_SAMPLES
 
 PRECISION = 0.1
 """Relative standard error of the divergence at which a look ends."""

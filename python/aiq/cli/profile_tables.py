@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aiq.hardware import Hardware, Pair, RuntimeProfile, Specification
-from aiq.report.tables import count, table
+from aiq.text import count, table
 
 
 def profiles(found: Iterable[Hardware]) -> Table:

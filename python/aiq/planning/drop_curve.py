@@ -17,8 +17,8 @@ import numpy as np
 from scipy.linalg import block_diag, solve_triangular
 from scipy.optimize import least_squares
 
+from aiq.drops import Array
 from aiq.evaluate.confidence import covariance
-from aiq.losses import Array
 
 SCALE_DOUBT, POWER_DOUBT = 1.0, 0.3
 """Standard deviations, before anything is measured, of the logarithm of the scale and the power."""

@@ -8,18 +8,18 @@ the way.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from aiq.drops import Array, Whole
 from aiq.evaluate import Evaluation, Evaluator
 from aiq.evaluate.confidence import covariance
 from aiq.formats import Format
-from aiq.losses import Array, Whole
 from aiq.progress import Progress
 
-SLOPES = {"top1": 0.35, "perplexity": 1.0, "cosine": 0.5}
+SLOPES: Mapping[str, float] = {"top1": 0.35, "perplexity": 1.0, "cosine": 0.5}
 """Score lost per nat (for ``cosine``: per unit of relative squared error), as first guessed."""
 
 SLOPE_ERROR = 1.0

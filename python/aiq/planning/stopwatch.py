@@ -3,8 +3,8 @@
 A cost model ranks plans nearly right, and near the optimum "nearly" decides. So the uniform plans
 within the budgets are timed first; then one plan after another, each against the fastest uniform
 one in turns, and each the solver's answer to costs that were corrected by what was timed before
-(`aiq.search.belief`). A plan that the runtime cannot compile, or computes wrongly, is left out. The
-winner had luck: a last, longer run tells whether it is faster for good.
+(`aiq.planning.cost_posterior`). A plan that the runtime cannot compile, or computes wrongly, is
+left out. The winner had luck: a last, longer run tells whether it is faster for good.
 """
 
 import time
@@ -18,11 +18,11 @@ from aiq.errors import RuntimeUnavailableError
 from aiq.graph.export import Inputs, call_arguments
 from aiq.measure import Clock, Comparison, Verdict, compare_timing
 from aiq.plan import Shortlist, TimedPlan
+from aiq.planning.accuracy import Formats, Scale
+from aiq.planning.cost_posterior import Belief
+from aiq.planning.task import Outcome, Task
 from aiq.progress import Progress
 from aiq.runtimes import Compiled
-from aiq.search.belief import Belief
-from aiq.search.scale import Formats, Scale
-from aiq.search.task import Outcome, Task
 
 STAGE = "compile and time plans"
 SECONDS = 1.0

@@ -2,21 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aiq import placement, solver
+from aiq import solver
 from aiq.cost import CostTable, EdgeCost
-from aiq.errors import InfeasibleError, InputError, NoPlanError, RuntimeUnavailableError
+from aiq.drops import LossTable, Whole
+from aiq.errors import InfeasibleError, NoPlanError
 from aiq.formats import REFERENCE, Format
-from aiq.formats import parse as parse_format
-from aiq.graph import Layer, LayerGraph
-from aiq.losses import LossTable, Whole
-from aiq.runtimes import Runtime, Support
-from aiq.search import weights
 
 POINTS = 100.0
 """Percentage points in a fraction: the paper's weighted objective counts losses in points."""
@@ -281,84 +276,6 @@ class Tables:
             mine = row[list(self.allowed[owner])]
             rows[owner] = rows[owner] + mine if owner in rows else mine
         return [rows[owner] for owner in sorted(rows)]
-
-
-def allowed_formats(
-    graph: LayerGraph,
-    columns: Sequence[Format],
-    choices: Sequence[Format],
-    pin: Mapping[str, str],
-    runtime: str | None = None,
-) -> tuple[tuple[int, ...], ...]:
-    """Return, for each quantizable layer, the columns it may choose from.
-
-    A layer that has no kernel for any of them where it stands is left in float32.
-
-    Parameters
-    ----------
-    graph
-        The layers.
-    columns
-        Formats of the tables.
-    choices
-        Formats that a layer may have unless it is pinned.
-    pin
-        Pattern (as in ``fnmatch``) -> format name; the last match wins. It holds for all layers
-        that share a weight with one that matches.
-    runtime
-        What will run the plan: a layer is not offered what that would run in another format, unless
-        it is pinned to it. ``None``: every layer is offered all.
-
-    Raises
-    ------
-    InputError
-        If a pattern matches no layer.
-    """
-    sharing: dict[str | None, list[Layer]] = {}
-    for layer in graph.quantizable:
-        sharing.setdefault(layer.weight, []).append(layer)
-    allowed = {}
-    for layer in graph.quantizable:
-        places = sharing[layer.weight]
-        runs = [f for f in choices if all(placement.runs_as(runtime, x, f) == f for x in places)]
-        allowed[layer.name] = tuple(columns.index(f) for f in runs or (REFERENCE,))
-    for pattern, name in pin.items():
-        matches = [layer for layer in allowed if fnmatchcase(layer, pattern)]
-        if not matches:
-            raise InputError(
-                f"Pin {pattern!r} matches no layer; see `aiq graph` for their names "
-                f"(the first is {next(iter(allowed))!r})."
-            )
-        column = columns.index(parse_format(name))
-        pinned = {layer.weight for layer in graph.quantizable if layer.name in matches}
-        allowed |= {x.name: (column,) for x in graph.quantizable if x.weight in pinned}
-    return tuple(allowed.values())
-
-
-def with_kernels(
-    graph: LayerGraph,
-    columns: Sequence[Format],
-    allowed: Sequence[tuple[int, ...]],
-    runtime: Runtime,
-) -> tuple[tuple[int, ...], ...]:
-    """Return the allowed columns less those that `runtime` cannot run, or only by emulation.
-
-    Raises
-    ------
-    RuntimeUnavailableError
-        If nothing is left for a layer.
-    """
-    able = {Support.NATIVE, Support.DEQUANT}
-    rest = []
-    for layer, given in zip(graph.quantizable, allowed, strict=True):
-        rest.append(tuple(k for k in given if runtime.support(layer, columns[k]) in able))
-        if not rest[-1]:
-            names = ", ".join(columns[k].name for k in given)
-            raise RuntimeUnavailableError(
-                f"Runtime {runtime.name} has no kernel for {layer.op} layer {layer.name!r} in "
-                f"{names}; allow it another format, or choose another runtime."
-            )
-    return weights.common(graph, rest)
 
 
 def _nearest(

@@ -9,9 +9,9 @@ from aiq.cost import CostTable
 from aiq.formats import REFERENCE, Format
 from aiq.graph import LayerGraph
 from aiq.plan import Accuracy, PlannedLayer, Prediction, Proof
-from aiq.search.choose import Tables
-from aiq.search.scale import HeldBack
-from aiq.search.task import Outcome
+from aiq.planning.accuracy import HeldBack
+from aiq.planning.tables import Tables
+from aiq.planning.task import Outcome
 
 
 def prediction(formats: Mapping[str, Format], tables: Tables, seconds: CostTable) -> Prediction:

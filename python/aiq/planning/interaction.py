@@ -13,7 +13,7 @@ import numpy as np
 from aiq.evaluate import Evaluation, Evaluator
 from aiq.formats import Format
 from aiq.graph import LayerGraph
-from aiq.search.choose import Interaction, Tables
+from aiq.planning.tables import Interaction, Tables
 
 PAIRS = 12
 """Most pairs that are measured: those that lose most together."""

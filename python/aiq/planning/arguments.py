@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 from torch.utils import _pytree as pytree
 
 from aiq.data.reading import arranged, inputs_of, read
+from aiq.drops import LossTable
 from aiq.errors import DataError, InputError
 from aiq.evaluate import metrics
 from aiq.evaluate.evaluator import CALIBRATION_SAMPLES
 from aiq.graph.batch import BatchDim, batch_dims, batch_size
 from aiq.graph.export import Inputs, call_arguments
-from aiq.losses import LossTable
 from aiq.sensitivity import METHODS
 
 _Choice = TypeVar("_Choice", bound=StrEnum)

@@ -1,0 +1,69 @@
+"""The commands: their names and what help says of them. A command's module is loaded to run it."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from aiq.cli import signals
+
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "demo": (
+        "aiq.cli.search:demo",
+        "Run the main job on a trained ResNet-20: search, plan, prediction beside measurement.",
+    ),
+    "search": ("aiq.cli.search:search", "Choose a format for every layer of a model."),
+    "compare": (
+        "aiq.cli.measure:compare",
+        "Time a plan against float32 on this machine, and set the prediction beside.",
+    ),
+    "measure": (
+        "aiq.cli.measure:measure",
+        "Time a model in several formats and plans, in turns: throughput, latency, memory, noise.",
+    ),
+    "graph": (
+        "aiq.cli.model:graph",
+        "Show the layers of a model: work, sizes, what fuses into what.",
+    ),
+    "sensitivity": (
+        "aiq.cli.model:sensitivity",
+        "Measure how much accuracy each layer loses, alone, in each format.",
+    ),
+    "calibrate": (
+        "aiq.cli.calibrate:calibrate",
+        "Measure this machine and a runtime, and write a hardware profile; can be resumed.",
+    ),
+    "profiles": ("aiq.cli.profiles:app", "The machines that aiq knows."),
+}
+
+
+def load(name: str) -> Any:  # noqa: ANN401 - a command or a group of them
+    """Return the command called `name`, with its options."""
+    module, _, attribute = COMMANDS[name][0].partition(":")
+    found = getattr(import_module(module), attribute)
+    if not isinstance(found, typer.Typer):
+        command, found = found, typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        found.command(name)(signals.guarded(command))
+    loaded = typer.main.get_command(found)
+    loaded.name = name
+    return loaded
+
+
+class Commands(TyperGroup):
+    """The group of all commands."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401 - Typer brings its own click
+        """Return their names."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401
+        """Return what help shows of a command, without its options."""
+        return TyperCommand(cmd_name, help=COMMANDS[cmd_name][1]) if cmd_name in COMMANDS else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # noqa: ANN401
+        """Return the command that is to run."""
+        if args and args[0] in COMMANDS:
+            return args[0], load(args[0]), args[1:]
+        return super().resolve_command(ctx, args)

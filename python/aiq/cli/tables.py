@@ -1,0 +1,162 @@
+"""Tables for people: rich renderables, printed by the command line and by ``print(plan)``."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from aiq.comparison import PLAN, PredictedMeasured
+from aiq.drops import LossTable
+from aiq.graph import Layer, LayerGraph
+from aiq.measure import Comparison
+from aiq.plan.notes import not_counted, not_decided
+from aiq.runtimes import Mismatch
+from aiq.text import count, duration, table
+
+
+def layers(graph: LayerGraph) -> RenderableType:
+    """Return the layer graph, one row a layer."""
+    columns = ["<layer", "<op", "FLOPs", "weights", "read", "written", "FLOP/byte", "<fused"]
+    rows = (
+        (
+            layer.name,
+            str(layer.op),
+            count(layer.flops),
+            count(layer.weight_elements),
+            count(layer.input_elements + layer.fused_elements),
+            count(layer.output_elements),
+            f"{layer.flops / 4 / max(1, _elements(layer)):.2f}",
+            " ".join(layer.fused),
+        )
+        for layer in graph.layers
+    )
+    found = table(f"{graph.model}, batch {graph.batch}", columns, rows)
+    notes = not_decided(asdict(parameter) for parameter in graph.undecided) + not_counted(
+        [layer.name for layer in graph.uncounted]
+    )
+    return Group(found, Text("\n".join(notes))) if notes else found
+
+
+def losses(losses: LossTable) -> Table:
+    """Return a loss table, one row a layer, in percentage points with standard errors."""
+    rows = (
+        (name, *(f"{100 * x:.3f} +-{100 * e:.3f}" for x, e in zip(loss, error, strict=True)))
+        for name, loss, error in zip(losses.layers, losses.loss, losses.error, strict=True)
+    )
+    title = f"Accuracy loss in pp, each layer alone ({losses.method}, {losses.samples:,} samples)"
+    return table(title, ["<layer", *(f.name for f in losses.formats)], rows)
+
+
+def throughput(result: PredictedMeasured) -> RenderableType:
+    """Return prediction beside measurement, and what may be said of it."""
+    columns = ["<candidate", "predicted", "measured", "95 % interval", "/s", "speed-up"]
+    bound = ">= " if result.level == "roofline" else ""
+    rows = []
+    for timing in result.timing.timings:
+        seconds = timing.seconds
+        speedup = result.timing.speedup(timing.name)
+        rows.append(
+            (
+                timing.name,
+                bound + duration(result.predicted[timing.name]),
+                duration(seconds.value),
+                f"{duration(seconds.low)} - {duration(seconds.high)}",
+                f"{timing.throughput:.0f}",
+                f"{speedup.value:.2f}x",
+            )
+        )
+    steal = result.timing.steal
+    verdict = (
+        f"speed-up predicted {result.predicted_speedup:.2f}x, measured "
+        f"{result.measured_speedup} (95 %): the plan is {result.verdict}, "
+        f"noise {100 * result.timing.noise:.1f} %"
+    )
+    setting = (
+        f"{result.runtime}, {result.timing.threads} threads, predicted by {result.level} of "
+        f"{result.hardware}" + ("" if steal is None else f", {100 * steal:.1f} % of time stolen")
+    )
+    mismatches = (f"{m.layer} runs as {m.realised}, not {m.asked}" for m in result.mismatches)
+    notes = [verdict, setting]
+    if result.differences:
+        notes.append(
+            f"{result.hardware} was measured where {' and '.join(result.differences)} differed "
+            "from here, and predicts for there"
+        )
+    notes += mismatches
+    parts: list[RenderableType] = [table("", columns, rows), Text("\n".join(notes))]
+    if result.layers:
+        parts.append(layer_times(result))
+    return Group(*parts)
+
+
+def layer_times(result: PredictedMeasured) -> Table:
+    """Return the plan layer by layer: predicted, and what the runtime's profiler saw."""
+    rows: list[tuple[str, ...]] = [
+        (
+            time.layer,
+            time.format,
+            duration(time.predicted),
+            "-" if time.measured is None else duration(time.measured),
+            "-" if not time.measured else f"{time.predicted / time.measured:.2f}",
+        )
+        for time in result.layers
+    ]
+    predicted = sum(time.predicted for time in result.layers)
+    measured = sum(time.measured or 0.0 for time in result.layers)
+    whole = next(t.seconds.value for t in result.timing.timings if t.name == PLAN)
+    rest = max(0.0, result.predicted[PLAN] - predicted), max(0.0, whole - measured)
+    rows.append(("everything else", "", *map(duration, rest), ""))
+    columns = ["<layer", "<format", "predicted", "measured", "predicted / measured"]
+    return table("\nLayer by layer", columns, rows)
+
+
+def timings(
+    runtime: str,
+    timing: Comparison,
+    memory: Mapping[str, int | None],
+    mismatches: Mapping[str, Sequence[Mismatch]],
+) -> RenderableType:
+    """Return programs timed in turns: throughput, latency, memory, and what may be said of them."""
+    columns = [
+        "<candidate",
+        "/s",
+        "median",
+        f"{100 * timing.confidence:g} % interval",
+        "95th",
+        "99th",
+        "peak memory",
+        "speed-up",
+        "<",
+    ]
+    rows = []
+    for entry in timing.timings:
+        name, ratio, held = entry.name, timing.speedup(entry.name), memory[entry.name]
+        verdict = "baseline" if name == timing.baseline else str(timing.verdict(name))
+        rows.append(
+            (
+                name,
+                f"{entry.throughput:.1f}",
+                duration(entry.seconds.value),
+                f"{duration(entry.seconds.low)} - {duration(entry.seconds.high)}",
+                duration(entry.latency(0.95)),
+                duration(entry.latency(0.99)),
+                "-" if held is None else f"{count(held)}B",
+                f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]",
+                verdict + ("" if entry.steady else ", not steady"),
+            )
+        )
+    stolen = "" if timing.steal is None else f", {100 * timing.steal:.1f} % of time stolen"
+    setting = f"{runtime}, {timing.threads} threads, {len(timing.again)} rounds"
+    noise = f"noise {100 * timing.noise:.1f} %{stolen}"
+    notes = [f"{setting}, {noise}"]
+    if any(memory.values()):
+        notes.append("peak memory is that of a process that holds nothing else")
+    for name, found in mismatches.items():
+        notes += [f"{name}: {m.layer} runs as {m.realised}, not {m.asked}" for m in found]
+    return Group(table("", columns, rows), Text("\n".join(notes)))
+
+
+def _elements(layer: Layer) -> int:
+    return layer.weight_elements + layer.input_elements + layer.output_elements

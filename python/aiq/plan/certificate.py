@@ -1,0 +1,43 @@
+"""What the solver proved about a plan."""
+
+from dataclasses import dataclass
+
+from aiq.typed import (
+    Count,
+    Name,
+    NonNegative,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """How good the choice is on the tables: what the solver can vouch for.
+
+    Attributes
+    ----------
+    status
+        ``optimal``, ``heuristic``, ``time_limit``, ``node_limit`` or ``interrupted``; ``measured``
+        if the stopwatch preferred another plan than the solver.
+    value, bound, gap
+        Objective of the plan, lower bound of every plan within the budgets, and their relative
+        difference; ``None`` where a method gives no bound.
+    unit
+        Of `value` and `bound`: ``bytes``, ``seconds``, or ``objective`` (the weighted one).
+    nodes, seconds
+        Search effort.
+    loss_budget
+        Sum of single-layer losses that the solve allowed, corrected by measurement; ``None``
+        without a budget.
+    loss_factor
+        What the single-layer losses were multiplied by, corrected by measurement.
+    """
+
+    status: Name
+    value: float
+    bound: float | None
+    gap: float | None
+    unit: Name
+    nodes: Count
+    seconds: NonNegative
+    loss_budget: float | None
+    loss_factor: float

@@ -1,0 +1,107 @@
+"""A plan as text."""
+
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from aiq.plan.notes import not_counted, not_decided
+from aiq.text import count, duration, points, table
+
+if TYPE_CHECKING:  # a plan prints itself through this module
+    from aiq.plan.plan import Plan
+    from aiq.plan.timed import Shortlist
+
+
+def plan(plan: "Plan") -> RenderableType:
+    """Return a plan: what it is predicted to buy, how sure that is, and every layer's format."""
+    columns = ["<layer", "<format", "share of cost", "saves", "loss", "<why not cheaper"]
+    rows = (
+        (
+            layer.name,
+            layer.format,
+            f"{100 * layer.share:.1f} %",
+            f"{100 * layer.saving:.0f} %",
+            points(layer.loss),
+            layer.why,
+        )
+        for layer in plan.layers
+    )
+    parts: list[RenderableType] = [Text(summary(plan))]
+    if plan.shortlist is not None:
+        parts.append(shortlist(plan.shortlist))
+    return Group(*parts, table("", columns, rows))
+
+
+def shortlist(found: "Shortlist") -> RenderableType:
+    """Return the plans that were timed, the chosen one marked."""
+    columns = ["", "<plan", "<layers", "predicted", "measured", "<against", "speed-up", "<"]
+    rows = (
+        (
+            "*" if row.name == found.chosen else "",
+            row.name,
+            ", ".join(f"{count} {name}" for name, count in row.layers.items()),
+            duration(row.predicted),
+            duration(row.seconds),
+            row.against,
+            f"{row.speedup:.3f} [{row.low:.3f}, {row.high:.3f}]",
+            row.verdict + (f", {row.mismatches} layers not as planned" if row.mismatches else ""),
+        )
+        for row in found.plans
+    )
+    notes = [
+        f"{found.runtime}, batch {found.batch}, {found.threads} threads",
+        f"noise {100 * found.noise:.1f} %",
+    ]
+    if found.steal is not None:
+        notes.append(f"{100 * found.steal:.1f} % of time stolen")
+    if found.interrupted:
+        notes.append("interrupted")
+    left_out = [Text(f"left out: {name}. {reason}") for name, reason in found.left_out.items()]
+    return Group(table("\nTimed in turns", columns, rows), Text(", ".join(notes)), *left_out)
+
+
+def summary(plan: "Plan") -> str:
+    """Return a plan in a few lines of prose."""
+    now, before, proof = plan.predicted, plan.baseline, plan.proof
+    intensity = now.intensity / before.intensity if before.intensity else 1.0
+    bound = ">= " if now.level == "roofline" else ""
+    lines = [
+        f"{plan.model} on {plan.hardware}: {plan.objective}, {plan.method}",
+        f"  intensity   {before.intensity:.2f} -> {now.intensity:.2f} FLOP/byte, {intensity:.2f}x",
+        f"  traffic     {count(before.bytes)}B -> {count(now.bytes)}B",
+        f"  weights     {count(before.weight_bytes)}B -> {count(now.weight_bytes)}B",
+        f"  time        {bound}{duration(before.seconds)} -> {bound}{duration(now.seconds)} "
+        + f"a batch ({now.level})",
+    ]
+    lines += [
+        f"              {line}"
+        for line in (
+            *not_decided(plan.provenance.get("undecided", ())),
+            *not_counted(plan.provenance.get("uncounted", ())),
+        )
+    ]
+    if plan.accuracy is None:
+        lines.append(
+            f"  accuracy    not measured (no data); estimated loss {points(plan.predicted_loss)}"
+        )
+    else:
+        scores = plan.accuracy
+        change = f"{100 * scores.baseline:.2f} % -> {100 * scores.plan:.2f} %"
+        limit = f"at most {points(scores.drop_limit)} with {100 * scores.confidence:g} %"
+        loss = f"{points(scores.drop)} measured ({limit}), {points(plan.predicted_loss)} predicted"
+        lines.append(f"  accuracy    {change} on {scores.samples:,} samples")
+        lines.append(f"  loss        {loss}")
+        if scores.samples_needed is not None:
+            lines.append(
+                f"  samples     With about {scores.samples_needed:,} samples instead of "
+                f"{scores.samples:,}, a cheaper plan could be shown to hold."
+            )
+    if proof.bound is None or proof.gap is None:
+        lines.append(f"  proof       none: {proof.status}")
+    else:
+        effort = f"{proof.nodes} nodes, {duration(proof.seconds)}"
+        answer = f"{proof.status}: {proof.value:.6g} {proof.unit}, gap {100 * proof.gap:.3g} %"
+        lines.append(f"  proof       {answer}, {effort}")
+    lines.append(f"  search      {plan.evaluations} evaluations, {duration(plan.seconds)}")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""The search for a plan: `aiq.planning.search` strings the stages together."""

@@ -1,0 +1,90 @@
+"""Which formats each layer may have."""
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+
+from aiq import placement
+from aiq.errors import InputError, RuntimeUnavailableError
+from aiq.formats import REFERENCE, Format
+from aiq.formats import parse as parse_format
+from aiq.graph import Layer, LayerGraph
+from aiq.planning import weights
+from aiq.runtimes import Runtime, Support
+
+
+def allowed_formats(
+    graph: LayerGraph,
+    columns: Sequence[Format],
+    choices: Sequence[Format],
+    pin: Mapping[str, str],
+    runtime: str | None = None,
+) -> tuple[tuple[int, ...], ...]:
+    """Return, for each quantizable layer, the columns it may choose from.
+
+    A layer that has no kernel for any of them where it stands is left in float32.
+
+    Parameters
+    ----------
+    graph
+        The layers.
+    columns
+        Formats of the tables.
+    choices
+        Formats that a layer may have unless it is pinned.
+    pin
+        Pattern (as in ``fnmatch``) -> format name; the last match wins. It holds for all layers
+        that share a weight with one that matches.
+    runtime
+        What will run the plan: a layer is not offered what that would run in another format, unless
+        it is pinned to it. ``None``: every layer is offered all.
+
+    Raises
+    ------
+    InputError
+        If a pattern matches no layer.
+    """
+    sharing: dict[str | None, list[Layer]] = {}
+    for layer in graph.quantizable:
+        sharing.setdefault(layer.weight, []).append(layer)
+    allowed = {}
+    for layer in graph.quantizable:
+        places = sharing[layer.weight]
+        runs = [f for f in choices if all(placement.runs_as(runtime, x, f) == f for x in places)]
+        allowed[layer.name] = tuple(columns.index(f) for f in runs or (REFERENCE,))
+    for pattern, name in pin.items():
+        matches = [layer for layer in allowed if fnmatchcase(layer, pattern)]
+        if not matches:
+            raise InputError(
+                f"Pin {pattern!r} matches no layer; see `aiq graph` for their names "
+                f"(the first is {next(iter(allowed))!r})."
+            )
+        column = columns.index(parse_format(name))
+        pinned = {layer.weight for layer in graph.quantizable if layer.name in matches}
+        allowed |= {x.name: (column,) for x in graph.quantizable if x.weight in pinned}
+    return tuple(allowed.values())
+
+
+def with_kernels(
+    graph: LayerGraph,
+    columns: Sequence[Format],
+    allowed: Sequence[tuple[int, ...]],
+    runtime: Runtime,
+) -> tuple[tuple[int, ...], ...]:
+    """Return the allowed columns less those that `runtime` cannot run, or only by emulation.
+
+    Raises
+    ------
+    RuntimeUnavailableError
+        If nothing is left for a layer.
+    """
+    able = {Support.NATIVE, Support.DEQUANT}
+    rest = []
+    for layer, given in zip(graph.quantizable, allowed, strict=True):
+        rest.append(tuple(k for k in given if runtime.support(layer, columns[k]) in able))
+        if not rest[-1]:
+            names = ", ".join(columns[k].name for k in given)
+            raise RuntimeUnavailableError(
+                f"Runtime {runtime.name} has no kernel for {layer.op} layer {layer.name!r} in "
+                f"{names}; allow it another format, or choose another runtime."
+            )
+    return weights.common(graph, rest)

@@ -1,0 +1,38 @@
+"""Numbers with their units, and plain tables, for reading."""
+
+from collections.abc import Iterable
+
+from rich.table import Table
+from rich.text import Text
+
+
+def points(fraction: float) -> str:
+    """Return a fraction in percentage points, ``0.0123`` -> ``1.23 pp``."""
+    return f"{100 * fraction:.2f} pp"
+
+
+def count(number: float) -> str:
+    """Return a number with a decimal prefix, ``81626368`` -> ``81.6 M``."""
+    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= factor:
+            return f"{number / factor:.3g} {prefix}"
+    return f"{number:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time with the unit that suits it, ``0.00123`` -> ``1.23 ms``."""
+    for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
+        if seconds >= factor:
+            return f"{seconds / factor:.3g} {unit}"
+    return f"{seconds / 1e-9:.3g} ns"
+
+
+def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
+    """Return a plain table; columns whose heading starts with ``<`` are aligned left."""
+    result = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for heading in columns:
+        left = heading.startswith("<")
+        result.add_column(heading.removeprefix("<"), justify="left" if left else "right")
+    for row in rows:
+        result.add_row(*map(Text, row))  # names are text, not markup
+    return result

@@ -1,0 +1,92 @@
+"""The layout: data flows one way, and no circle."""
+
+import ast
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "python" / "aiq"
+FLOORS = (
+    ("_core", "errors"),
+    ("exporting", "files", "fingerprint", "progress", "text", "userpath"),
+    ("formats", "typed"),
+    ("graph", "machine"),
+    ("measure",),
+    ("data", "drops", "hardware", "models", "placement", "quantize"),
+    ("cost", "evaluate", "plan", "solver"),
+    ("runtimes",),
+    ("deployment", "sensitivity"),
+    ("calibrate", "comparison", "planning"),
+    ("cli",),
+)
+"""Rooms of the package, the ground floor first: a room imports only from floors below its own."""
+
+
+def sources(*folders):
+    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def module(path):
+    parts = path.relative_to(ROOT / "python").with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@cache
+def imports():
+    """Return module -> modules of the package that it imports, whatever the place in the file."""
+    known = {module(path): path for path in sources("python/aiq")}
+    found = {}
+    for name, path in known.items():
+        found[name] = set()
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                node.body = []  # names for annotations: nothing is loaded
+        for node in ast.walk(tree):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                whole = [f"{node.module}.{alias.name}" for alias in node.names]
+                names = [n if n in known else node.module for n in whole]
+            found[name] |= {n for n in names if n in known and n != name}
+    return found
+
+
+def room(name):
+    return name.split(".")[1] if "." in name else ""
+
+
+def test_rooms_import_only_from_floors_below():
+    floor = {name: i for i, rooms in enumerate(FLOORS) for name in rooms}
+    arrows = {
+        (room(source), room(target))
+        for source, targets in imports().items()
+        for target in targets
+        if room(source) not in {room(target), "", "__main__"} and room(target)
+    }
+    assert len(arrows) > 50
+    assert {r for pair in arrows for r in pair} <= floor.keys()
+    assert [(a, b) for a, b in sorted(arrows) if floor[a] <= floor[b]] == []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    # A package's face hands names on; that it imports its own modules is no circle.
+    graph = {
+        name: {t for t in targets if not name.startswith(f"{t}.")}
+        for name, targets in imports().items()
+    }
+    try:
+        list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_no_public_name_hides_a_module():
+    import aiq  # noqa: PLC0415
+
+    modules = {room(name) for name in imports()}
+    assert modules & set(aiq.__all__) == set()
