@@ -193,3 +193,23 @@ def test_whatever_losses_add_up_to_a_drop_of_everything_is_allowed():
         sensitivity=lambda layer, fmt: 0.9,
     )
     assert {layer.format for layer in plan.layers} == {"w8a8"}
+
+
+class Gated(nn.Module):
+    """OpenVINO merges two of its products, or the product with the gate, into one kernel."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.gate, self.down = nn.Linear(64, 128), nn.Linear(64, 128), nn.Linear(128, 64)
+
+    def forward(self, x):
+        return self.down(self.up(x) * torch.sigmoid(self.gate(x)))
+
+
+@pytest.mark.parametrize("name", ["fp32", "w8", "w8a8"])
+def test_merged_products_are_known_by_their_weights(name):
+    torch.manual_seed(0)
+    net, x = Gated().eval(), torch.randn(8, 64)
+    formats = dict.fromkeys(("up", "gate", "down"), parse(name))
+    program = runtimes.get("openvino").compile(net, x, formats, [x])
+    assert program.realised == dict.fromkeys(formats, name)

@@ -1,5 +1,6 @@
 """OpenVINO's CPU plugin: int8, bfloat16 and float32 side by side in one network."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -208,18 +209,48 @@ def _infer(request: openvino.InferRequest, inputs: Sequence[torch.Tensor]) -> No
 def _kernels(
     program: openvino.CompiledModel, labels: Mapping[str, Sequence[str]]
 ) -> Iterator[Kernel]:
-    """Return the multiplications of the executable graph."""
-    for node in program.get_runtime_model().get_ordered_ops():
-        info = {key: value.astype(str) for key, value in node.get_rt_info().items()}
-        if info.get("layerType") in _MULTIPLY:
-            # Names of all that was fused, with suffixes of the parts that were split off.
-            names = [name.split("/")[0] for name in info["originalLayersNames"].split(",")]
-            known = [labels[name] for name in names if name in labels]
-            owner = min(known, key=len, default=())
-            kind, primitive = info["layerType"], info["primitiveType"]
-            fmt = _format(primitive, info["runtimePrecision"], *_channel(node))
-            yield Kernel(f"{kind} {primitive}", fmt, tuple(owner), node.get_friendly_name())
+    """Return the multiplications of the executable graph.
 
+    A layer is known by its weights, which no fusion renames, or else by the names of the nodes that
+    went into a kernel. A kernel that merges several products counts for each of them.
+    """
+    weights = _weights(layer for owners in labels.values() for layer in owners)
+    for node in program.get_runtime_model().get_ordered_ops():
+        info = _info(node)
+        kind, primitive = info.get("layerType"), info.get("primitiveType", "")
+        if kind not in {*_MULTIPLY, _MERGED}:
+            continue
+        operands = [_info(value.get_source_output().get_node()) for value in node.inputs()]
+        named = [operand.get("originalLayersNames", "") for operand in operands]
+        layers = [weights[name] for name in named if name in weights]
+        place = node.get_friendly_name()
+        if kind == _MERGED:
+            for layer in layers:
+                yield Kernel(f"{kind} {primitive}", _format(primitive, "", 1, 1), (layer,), place)
+            continue
+        # Names of all that was fused, with suffixes of the parts that were split off.
+        names = [name.split("/")[0] for name in info["originalLayersNames"].split(",")]
+        known = [list(labels[name]) for name in names if name in labels]
+        owner = layers[:1] or min(known, key=len, default=[])
+        fmt = _format(primitive, info["runtimePrecision"], *_channel(node))
+        yield Kernel(f"{kind} {primitive}", fmt, tuple(owner), place)
+
+
+def _info(node: openvino.Node) -> dict[str, str]:
+    return {key: value.astype(str) for key, value in node.get_rt_info().items()}
+
+
+def _weights(layers: Iterable[str]) -> dict[str, str]:
+    """Return the layer of each name that a constant of weights may have."""
+    found = {}
+    for layer in layers:
+        found[f"{layer}.weight"] = layer
+        found[re.sub(r"\W", "_", layer) + "_codes"] = layer
+    return found
+
+
+_MERGED = "Subgraph"
+"""Type of the kernels that are compiled from several operators."""
 
 _MULTIPLY = {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}
 
