@@ -100,12 +100,7 @@ impl Work {
     ///
     /// # Errors
     /// [`Error::CostTooLarge`] past 63 bits; [`Error::NoPeak`] if the machine lacks the compute dtype.
-    pub fn load(
-        &self,
-        storage: Storage,
-        machine: &Hardware,
-        resident: f64,
-    ) -> Result<Load, Error> {
+    pub fn load(&self, storage: Storage, machine: &Hardware, resident: f64) -> Result<Load, Error> {
         let bytes = |work: Self| Ok(work.traffic_bits(storage)? as f64 / 8.0);
         let weights = bytes(Self { inputs: 0, fused: 0, outputs: 0, ..*self })?;
         let activations = bytes(*self)? - weights;

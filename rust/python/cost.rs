@@ -61,10 +61,7 @@ pub(crate) struct Task {
 
 /// Bits moved by each layer's operator in each format.
 #[pyfunction]
-pub(crate) fn intensity_table(
-    works: Vec<Work>,
-    storages: Vec<Storage>,
-) -> PyResult<Vec<Vec<i64>>> {
+pub(crate) fn intensity_table(works: Vec<Work>, storages: Vec<Storage>) -> PyResult<Vec<Vec<i64>>> {
     table(works, storages, core::Work::operator_bits)
 }
 
