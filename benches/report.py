@@ -108,6 +108,10 @@ threads and off with one, were calibrated in 130 s a runtime, with 36 to 108 pro
 some hundreds, on some processors while other such programs ran on the rest. Profiles of Zen 3 and
 of the Xeon take the noise of the machine for an error of the samples, those of Zen 4 do not yet.
 
+All these profiles were fitted with products of two features of a layer's shape. The products were
+then projected onto single features, over the layers of random programs, and the rows predicted
+anew: no layer was timed again.
+
 ![predicted over measured on Zen 5 with one thread](results/prediction.png)
 """
 
@@ -121,7 +125,8 @@ were chosen; the columns after it are the networks and plans of the section abov
 Spearman and the most regret of the three networks whose plans were timed. A default call stops
 after eight minutes, which on Zen 3 came to 216 programs of OpenVINO, 228 of ONNX Runtime (here all
 were timed twice) and some 150 of TorchInductor; on Zen 5 with one thread, to some 440 of OpenVINO.
-*No anchor* fits the times as the stopwatch showed them.
+*No anchor* fits the times as the stopwatch showed them. "As it is" had products of two features,
+which are gone since: "no products of features" is what a calibration fits now.
 """
 
 SHOWN = {
