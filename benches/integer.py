@@ -4,9 +4,9 @@
 
 Both trained networks with every layer in w8a8, on test images of Fashion-MNIST. The simulation
 rounds in float32; `aiq.quantize.reference.integer` computes the same network without a real
-number, as Jacob et al. 2018 derive. Reported: on how many images both give the same class, and the accuracy of
-both. Then the simulation with one scale for all channels of a weight, as it is and with equalised
-weights (Nagel et al. 2019), beside one scale per channel.
+number, as Jacob et al. 2018 derive. Reported: on how many images both give the same class, and the
+accuracy of both. Then the simulation with one scale for all channels of a weight, as it is and with
+equalised weights (Nagel et al. 2019), beside one scale per channel.
 """
 
 import argparse
