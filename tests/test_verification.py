@@ -297,3 +297,30 @@ def test_calibration_that_is_no_list_of_batches(calibration):
     model, x = mlp(8, 16, 4), torch.randn(4, 8)
     with pytest.raises(InputError, match="pass a list of batches"):
         runtimes.get("onnxruntime").compile(model, x, formats(model, x, "w8a8"), calibration)
+
+
+class PaddedMean(nn.Module):
+    """Two readers of an integer convolution, one of them a mean that counts its padding."""
+
+    def __init__(self, dims):
+        super().__init__()
+        conv = nn.Conv1d if dims == 1 else nn.Conv2d
+        pool = nn.AvgPool1d if dims == 1 else nn.AvgPool2d
+        self.first, self.pool = conv(8, 8, 3, padding=1), pool(3, 2, 1)
+        self.one, self.other = conv(8, 4, 1), conv(8, 4, 1, stride=2)
+
+    def forward(self, x):
+        y = self.first(x) + 2  # a range with a zero point
+        return self.one(self.pool(y)) + self.other(y)
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+def test_means_over_padded_codes_in_openvino(dims):
+    torch.manual_seed(0)
+    net, x = PaddedMean(dims).eval(), torch.randn(2, 8, *[16] * dims)
+    formats = {"first": parse("w8a8")}
+    program = runtimes.get("openvino").compile(net, x, formats, [x])
+    with torch.no_grad():
+        exact = net(x)
+    assert (program(x) - exact).norm() < 0.02 * (exact - exact.mean()).norm()
+    assert program.realised["first"] == "w8a8"

@@ -67,6 +67,7 @@ class OpenVino(OnnxBased):
         onnx_edit.block(converted.proto, packed)
         openvino_edit.keep_sums_apart(converted.proto)
         openvino_edit.keep_products_apart(converted.proto)
+        openvino_edit.keep_padded_means_apart(converted.proto)
         return converted
 
     def _open(self, model: bytes, labels: Mapping[str, Sequence[str]]) -> Program:

@@ -45,6 +45,34 @@ def keep_sums_apart(model: onnx.ModelProto) -> None:
                 graph.node.insert(index, same)
 
 
+def keep_padded_means_apart(model: onnx.ModelProto) -> None:
+    """Keep OpenVINO from padding the codes of a quantised tensor with zeros.
+
+    Its low-precision transformations (OpenVINO 2026.4) compute an average pooling on the codes,
+    whatever their zero point. Where the mean counts padding, the zeros around the tensor then stand
+    for another number, and the border is wrong by as much as the zero point is worth. So what such
+    a pooling reads goes through a ``LeakyRelu`` of slope 1, which those transformations do not
+    cross.
+
+    Parameters
+    ----------
+    model
+        Is changed.
+    """
+    graph = model.graph
+    if not any(node.op_type in _QUANTIZED for node in graph.node):
+        return
+    for index, node in reversed(list(enumerate(graph.node))):
+        if node.op_type != "AveragePool":
+            continue
+        said = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        if said.get("count_include_pad") and any(said.get("pads", ())):
+            source = node.input[0]
+            node.input[0] = own = f"{node.output[0]}_operand"
+            same = helper.make_node("LeakyRelu", [source], [own], f"{own}_apart", alpha=1.0)
+            graph.node.insert(index, same)
+
+
 def _is_tiny(constant: onnx.TensorProto) -> bool:
     """Whether all values of a constant are near zero."""
     values = numpy_helper.to_array(constant)
