@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from report import filled, page
+from typer.main import get_command
 
+from aiq.cli import app
 from aiq.cli.commands import COMMANDS, load
 
 ROOT = Path(__file__).parent.parent
@@ -74,7 +76,8 @@ def test_commands_in_documentation_exist(page):
                 command = load(word)
             elif word in getattr(command, "commands", {}):
                 command = command.commands[word]
-            elif word.startswith("-") and command is not None:
+            elif word.startswith("-"):
+                command = command or get_command(app)
                 known = {option for parameter in command.params for option in parameter.opts}
                 assert word.partition("=")[0] in known, f"{line}: {command.name} has no {word}"
             else:
