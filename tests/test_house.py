@@ -1,11 +1,15 @@
 """The layout: data flows one way, and no circle."""
 
 import ast
+import subprocess
+import sys
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+from aiq.cli.commands import COMMANDS, load
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "python" / "aiq"
@@ -90,3 +94,14 @@ def test_no_public_name_hides_a_module():
 
     modules = {room(name) for name in imports()}
     assert modules & set(aiq.__all__) == set()
+
+
+def test_the_solver_and_the_help_need_no_pytorch():
+    code = "import aiq, aiq.solver, aiq.cli, sys; print('torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "False\n"
+
+
+def test_help_says_of_a_command_what_the_command_says_of_itself():
+    for name, (_, words) in COMMANDS.items():
+        assert load(name).help.splitlines()[0] == words

@@ -35,7 +35,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "aiq.cli.calibrate:calibrate",
         "Measure this machine and a runtime, and write a hardware profile; can be resumed.",
     ),
-    "profiles": ("aiq.cli.profiles:app", "The machines that aiq knows."),
+    "profiles": (
+        "aiq.cli.profiles:app",
+        "List hardware profiles, or show, validate and compare them.",
+    ),
 }
 
 
