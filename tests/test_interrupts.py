@@ -242,3 +242,26 @@ def test_the_first_signal_ends_in_order_and_the_second_at_once(folder):
     stuck.communicate(timeout=60)
     assert stuck.returncode == -signal.SIGINT
     assert not list(Path(folder).glob("*.json"))
+
+
+COMPILES_TWO = """
+import signal
+import torch
+from aiq import runtimes
+
+x = torch.zeros(1, 4)
+engine = runtimes.get("openvino")
+programs = [engine.compile(torch.nn.Linear(4, 2).eval(), x, {}) for _ in range(2)]
+while programs:
+    programs.pop(0)
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("stopped")
+"""
+
+
+def test_ctrl_c_reaches_a_process_whose_openvino_programs_are_gone():
+    child = [sys.executable, "-c", COMPILES_TWO]
+    done = subprocess.run(child, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "stopped\n"), done.stderr

@@ -16,6 +16,7 @@ from aiq.runtimes.base import Job, Profile, Program, Support
 from aiq.runtimes.kernels import Kernel, assign
 from aiq.runtimes.onnx_based import OnnxBased
 from aiq.runtimes.onnx_graph import OnnxModel, to_onnx
+from aiq.runtimes.openvino_core import core
 from aiq.runtimes.rewrite import Target
 from aiq.runtimes.signature import METADATA, Signature
 from aiq.runtimes.weight_only import FORMATS as PACKED
@@ -71,7 +72,7 @@ class OpenVino(OnnxBased):
         return converted
 
     def _open(self, model: bytes, labels: Mapping[str, Sequence[str]]) -> Program:
-        return _load(openvino.Core().read_model(model), labels)
+        return _load(core().read_model(model), labels)
 
     def _targets(self, path: Path) -> tuple[Path, ...]:
         return path, path.with_suffix(".bin")
@@ -79,7 +80,7 @@ class OpenVino(OnnxBased):
     def _write(self, job: Job, path: Path) -> None:
         """Write the network, and its weights in a file with the suffix ``.bin`` beside it."""
         proto, labels = self._convert(job)
-        model = openvino.Core().read_model(proto.SerializeToString())
+        model = core().read_model(proto.SerializeToString())
         weights = openvino_files.fingerprint(model)
         text = signature.write(job.signature, labels=labels, weights=weights)
         model.set_rt_info(text, METADATA)
@@ -97,7 +98,7 @@ class OpenVino(OnnxBased):
         inputs: Sequence[torch.Tensor],
         runs: int,
     ) -> Profile:
-        program = _compile(openvino.Core().read_model(model), PERF_COUNT=True)
+        program = _compile(core().read_model(model), PERF_COUNT=True)
         request = program.create_infer_request()
         found: dict[str, list[float]] = {}
         for _ in range(runs):
@@ -140,7 +141,7 @@ class OpenVino(OnnxBased):
 
     def _opened(self, path: Path) -> Callable[..., Iterable[torch.Tensor]]:
         settings = {"INFERENCE_PRECISION_HINT": "f32"}
-        program = openvino.Core().compile_model(path, "CPU", settings)
+        program = core().compile_model(path, "CPU", settings)
 
         def run(*inputs: torch.Tensor) -> list[torch.Tensor]:
             results = program([x.contiguous().numpy() for x in inputs])
@@ -156,7 +157,7 @@ _ROUNDED_GROUP = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
 
 @cache
 def _has_bfloat16() -> bool:
-    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    capabilities = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return "BF16" in capabilities and instructions.may_multiply_bfloat16()
 
 
@@ -198,7 +199,7 @@ def _compile(model: openvino.Model, **more: object) -> openvino.CompiledModel:
         _ROUNDED_GROUP: 0,
         **more,
     }
-    return openvino.Core().compile_model(model, "CPU", settings)
+    return core().compile_model(model, "CPU", settings)
 
 
 def _infer(request: openvino.InferRequest, inputs: Sequence[torch.Tensor]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import openvino
 
 from aiq.files import explained, locked, write_atomic
+from aiq.runtimes.openvino_core import core
 
 _ALIGNMENT = 64
 """Bytes to which OpenVINO aligns weights that it maps into memory."""
@@ -60,7 +61,7 @@ def read_pair(path: Path) -> openvino.Model:
         As OpenVINO says if there is no network in the file.
     """
     with locked(path.parent, shared=True):
-        return openvino.Core().read_model(path)
+        return core().read_model(path)
 
 
 def fingerprint(model: openvino.Model) -> str:
