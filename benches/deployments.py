@@ -30,7 +30,7 @@ from torch.utils import _pytree as pytree
 
 import aiq
 from aiq import sensitivity
-from aiq.drops import LossTable
+from aiq.drops import DropTable
 from aiq.errors import AiqError
 from aiq.formats import parse, parse_all
 from aiq.graph import Trace
@@ -97,14 +97,14 @@ def row(name: str, hw: str, names: Iterable[str]) -> dict[str, Any]:
         folded = fold(traced)
         simulator = Simulator(folded, observe(folded, [inputs]))
         formats = parse_all(["fp32", FORMATS])
-        losses = sensitivity.estimate(traced, formats, "sqnr", inputs, seed=SEED)
+        drops = sensitivity.estimate(traced, formats, "sqnr", inputs, seed=SEED)
     except Exception as error:  # noqa: BLE001 - whatever it is stands in the table
         return {"runtimes": {r: {"failure": said(error)} for r in names}}
     found = {}
     for runtime in names:
         started = time.perf_counter()
         try:
-            found[runtime] = cell(model, inputs, traced, simulator, losses, hw, runtime)
+            found[runtime] = cell(model, inputs, traced, simulator, drops, hw, runtime)
         except Exception as error:  # noqa: BLE001 - whatever it is stands in the table
             found[runtime] = {"failure": said(error)}
         found[runtime]["seconds"] = round(time.perf_counter() - started, 1)
@@ -117,7 +117,7 @@ def cell(
     inputs: zoo.Inputs,
     traced: Trace,
     simulator: Simulator,
-    losses: LossTable,
+    drops: DropTable,
     hw: str,
     runtime: str,
 ) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def cell(
         formats=FORMATS,
         max_drop=1.0,
         runtime=runtime,
-        sensitivity=losses,
+        sensitivity=drops,
     )
     program = aiq.deploy(plan, model, example_inputs=inputs, calibration=[inputs], runtime=runtime)
     exact = call(model, inputs)

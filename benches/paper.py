@@ -1,6 +1,6 @@
 """The paper's three experiments (arXiv 2512.14090) on our own network and data.
 
-(i)   each layer alone at 8 and 4 bits: gain of arithmetic intensity against loss of accuracy;
+(i)   each layer alone at 8 and 4 bits: gain of arithmetic intensity against accuracy drop;
 (ii)  greedy, coordinate descent and exact search at lambda 0.9, and the most intensity that exact
       search finds within one point, against the paper's 29.85 -> 45.25 FLOP/byte at -0.9 pp;
 (iii) throughput of MobileNetV2, float32 against quantised, against the paper's 1.66x.
@@ -25,7 +25,7 @@ import aiq
 from aiq import calibrate, cost, data, graph, models, sensitivity, text
 from aiq.cli import tables
 from aiq.comparison import compare
-from aiq.drops import LossTable
+from aiq.drops import DropTable
 from aiq.errors import DataError
 from aiq.evaluate import Evaluator
 from aiq.formats import PAPER, REFERENCE, Format, parse
@@ -44,12 +44,12 @@ def splits() -> tuple[data.Dataset, data.Dataset, str]:
 
 
 def layers_alone(
-    table: cost.CostTable, evaluator: Evaluator, losses: LossTable
+    table: cost.CostTable, evaluator: Evaluator, drops: DropTable
 ) -> list[dict[str, Any]]:
     """Experiment (i): one layer at a time."""
     rows = []
-    for i, layer in enumerate(losses.layers):
-        for k, chosen in enumerate(losses.formats):
+    for i, layer in enumerate(drops.layers):
+        for k, chosen in enumerate(drops.formats):
             if chosen.name == "fp32":
                 continue
             gain = table.intensity({layer: chosen}) / table.intensity({}) - 1
@@ -60,8 +60,8 @@ def layers_alone(
                     "format": chosen.name,
                     "intensity_gain": gain,
                     "loss_measured": measured,
-                    "loss_table": float(losses.loss[i, k]),
-                    "loss_table_error": float(losses.error[i, k]),
+                    "loss_table": float(drops.drop[i, k]),
+                    "loss_table_error": float(drops.error[i, k]),
                 }
             )
     return rows
@@ -85,13 +85,13 @@ def main() -> None:
     evaluator = Evaluator(model, data.batches(val), calibration=calibration)
     unseen = Evaluator(model, data.batches(test), calibration=calibration)
     weight_only = cost.intensity_table(layer_graph, PAPER)
-    losses = sensitivity.measure(evaluator, PAPER)
+    drops = sensitivity.measure(evaluator, PAPER)
 
-    alone = layers_alone(weight_only, evaluator, losses)
+    alone = layers_alone(weight_only, evaluator, drops)
     console.print(
         text.table(
             f"(i) Each layer alone ({len(val):,} validation images)",
-            ["<layer", "<format", "AI gain", "loss measured", "loss by table", "+-"],
+            ["<layer", "<format", "AI gain", "drop measured", "drop by table", "+-"],
             (
                 (
                     row["layer"],
@@ -139,7 +139,7 @@ def main() -> None:
         score(name, plan.formats, plan.evaluations, plan.seconds)
 
     for name in ("fp32", "w8", "w4", "w8a8", "w4a4"):
-        score(f"uniform {name}", dict.fromkeys(losses.layers, parse(name)))
+        score(f"uniform {name}", dict.fromkeys(drops.layers, parse(name)))
     few = data.batches(val.take(10 if quick else 50))
     weighted: dict[str, Any] = {"objective": "weighted", "lam": LAMBDA}
     search("paper: greedy", method="greedy", data=few, **weighted)
@@ -152,7 +152,7 @@ def main() -> None:
         text.table(
             f"(ii) Searches (scored on {len(test):,} test images, {source}); the paper: "
             "29.85 -> 45.25 at 0.9 pp",
-            ["<chosen by", "FLOP/byte", "x fp32", "accuracy", "loss", "evaluations", "time"],
+            ["<chosen by", "FLOP/byte", "x fp32", "accuracy", "drop", "evaluations", "time"],
             (
                 (
                     row["name"],

@@ -6,7 +6,7 @@
       at eleven times the job's time, unless --full lets it finish;
 (ii)  rank correlation of every way of estimating with what was measured, for layers alone and for
       50 random plans;
-(iii) predicted against measured loss of those plans: by the sum of the losses of their layers, and
+(iii) predicted against measured drop of those plans: by the sum of the drops of their layers, and
       corrected by a look at each as a whole, on a few hundred of the images behind the sensitivity.
 
 Plans are chosen on validation images that were held out of training and measured on the test
@@ -28,7 +28,7 @@ from scipy import stats
 
 import aiq
 from aiq import cost, data, graph, models, sensitivity, solver, text
-from aiq.drops import LossTable
+from aiq.drops import DropTable
 from aiq.errors import DataError
 from aiq.evaluate import Evaluation, Evaluator
 from aiq.formats import REFERENCE, Format, parse_all
@@ -49,7 +49,7 @@ class OutOfTimeError(Exception):
 
 
 def objective(table: cost.CostTable, formats: Mapping[str, Format], drop: float) -> float:
-    """The paper's: minus lambda times relative intensity, plus loss in points."""
+    """The paper's: minus lambda times relative intensity, plus drop in points."""
     return -LAMBDA * table.intensity(formats) / table.intensity({}) + (1 - LAMBDA) * 100 * drop
 
 
@@ -97,13 +97,13 @@ def greedy(
     }
 
 
-def greedy_length(table: cost.CostTable, losses: LossTable) -> int:
-    """Return how many evaluations greedy would take if the loss table were the truth."""
+def greedy_length(table: cost.CostTable, drops: DropTable) -> int:
+    """Return how many evaluations greedy would take if the drop table were the truth."""
     columns = table.formats
 
     def value(choices: Sequence[int]) -> float:
         formats = {name: columns[k] for name, k in zip(table.layers, choices, strict=True)}
-        return objective(table, formats, losses.predict(formats))
+        return objective(table, formats, drops.predict(formats))
 
     return solver.greedy_measured([len(columns)] * len(table.layers), value).evaluations
 
@@ -127,19 +127,19 @@ def truth(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float]:
     }
 
 
-def job(options: argparse.Namespace, given: "Given") -> tuple[dict[str, Any], LossTable, Evaluator]:
+def job(options: argparse.Namespace, given: "Given") -> tuple[dict[str, Any], DropTable, Evaluator]:
     """(i): the job, timed, and the paper's greedy."""
     table, unseen = given.table, data.batches(given.unseen)
     started = time.perf_counter()
     evaluator = Evaluator(given.model, data.batches(given.sample), calibration=given.calibration)
-    losses = sensitivity.measure(evaluator, table.formats)
+    drops = sensitivity.measure(evaluator, table.formats)
     scored = time.perf_counter() - started
     common: dict[str, Any] = {
         "example_inputs": given.image,
         "calibration": given.calibration,
         "formats": table.formats,
         "runtime": None,
-        "sensitivity": losses,
+        "sensitivity": drops,
     }
     plan = aiq.search(given.model, "xeon_2vcpu", unseen, objective="weighted", lam=LAMBDA, **common)
     seconds = time.perf_counter() - started
@@ -149,11 +149,11 @@ def job(options: argparse.Namespace, given: "Given") -> tuple[dict[str, Any], Lo
     limit = np.inf if options.full else (1 if options.quick else PATIENCE) * seconds
     walk = greedy(evaluator, list(data.batches(given.sample)), table, limit)
     per_evaluation = walk["seconds"] / max(1, walk["evaluations"])
-    length = greedy_length(table, losses)
+    length = greedy_length(table, drops)
     verifier = Evaluator(given.model, unseen, calibration=given.calibration)
     rows = []
     for name, chosen, spent, evaluations in (
-        ("aiq: sensitivity, exact, verified", plan.formats, seconds, losses.evaluations),
+        ("aiq: sensitivity, exact, verified", plan.formats, seconds, drops.evaluations),
         ("paper: greedy, its way", walk["formats"], walk["seconds"], walk["evaluations"]),
     ):
         drop = verifier.evaluate(chosen).drop
@@ -173,7 +173,7 @@ def job(options: argparse.Namespace, given: "Given") -> tuple[dict[str, Any], Lo
         text.table(
             f"(i) {options.network}, {len(table.layers)} layers x {len(table.formats) - 1} "
             f"formats, {len(given.sample):,} images, verified on {len(given.unseen):,}",
-            ["<by", "objective", "AI x fp32", "loss", "evaluations", "time"],
+            ["<by", "objective", "AI x fp32", "drop", "evaluations", "time"],
             (
                 (
                     row["name"],
@@ -209,12 +209,12 @@ def job(options: argparse.Namespace, given: "Given") -> tuple[dict[str, Any], Lo
             "evaluations_of_a_full_walk": length,
         },
     }
-    return results, losses, verifier
+    return results, drops, verifier
 
 
 def judge(
-    estimate: LossTable,
-    exact: LossTable,
+    estimate: DropTable,
+    exact: DropTable,
     table: cost.CostTable,
     plans: Sequence[Mapping[str, Format]],
     found: Sequence[Evaluation],
@@ -222,12 +222,12 @@ def judge(
 ) -> dict[str, Any]:
     """(ii) and (iii) for one way of estimating; `looks` are divergences on a few images."""
     assert exact.measured is not None
-    assert estimate.per_nat is not None
+    assert estimate.drop_per_nat is not None
     rounding = [k for k, f in enumerate(table.formats) if f != REFERENCE]
-    alone = estimate.loss[:, rounding].ravel()
+    alone = estimate.drop[:, rounding].ravel()
     totals = [estimate.predict(p) for p in plans]
     drops = np.array([e.drop for e in found])
-    seen = estimate.per_nat * looks
+    seen = estimate.drop_per_nat * looks
     return {
         "alone_divergence": ranks(alone, exact.divergence[:, rounding].ravel()),
         "alone_loss": ranks(alone, exact.measured[:, rounding].ravel()),
@@ -245,7 +245,7 @@ def show(methods: Mapping[str, Any], plans: int, images: int) -> None:
     console.print(
         text.table(
             f"(ii) Rank correlation with measurement: Spearman / Kendall ({plans} plans)",
-            ["<sensitivity", "alone: nats", "alone: loss", "joint: nats", "joint: loss", "time"],
+            ["<sensitivity", "alone: nats", "alone: drop", "joint: nats", "joint: drop", "time"],
             (
                 (
                     name,
@@ -258,7 +258,7 @@ def show(methods: Mapping[str, Any], plans: int, images: int) -> None:
     )
     console.print(
         text.table(
-            f"(iii) Predicted against measured loss, plans that lose less than "
+            f"(iii) Predicted against measured drop, plans that lose less than "
             f"{100 * LARGEST:g} pp ({images:,} images)",
             [
                 "<sensitivity",
@@ -325,7 +325,7 @@ def main() -> None:
     options = parser.parse_args()
     setting = given(options.network, options.quick)
     table = setting.table
-    results, losses, verifier = job(options, setting)
+    results, drops, verifier = job(options, setting)
 
     evaluator = Evaluator(
         setting.model, data.batches(setting.sample), calibration=setting.calibration
@@ -343,7 +343,7 @@ def main() -> None:
         "images": (evaluator.evaluations - spent) * len(setting.sample) / len(plans),
         "seconds": (time.perf_counter() - started) / len(plans),
     }
-    estimates = {"measured": losses} | {
+    estimates = {"measured": drops} | {
         method: sensitivity.estimate(evaluator, table.formats, method)
         for method in sensitivity.METHODS
         if method != "measured"
@@ -353,7 +353,7 @@ def main() -> None:
         for name, estimate in estimates.items()
     }
     show(methods, setting.plans, len(setting.unseen))
-    pairs = _pairs(_tables(table, losses), evaluator, plans, np.array([e.kl for e in found]))
+    pairs = _pairs(_tables(table, drops), evaluator, plans, np.array([e.kl for e in found]))
     console.print(
         f"A look takes {glance['images']:.0f} images and {glance['seconds']:.2f} s, in the mean."
     )
@@ -383,15 +383,15 @@ def main() -> None:
     )
 
 
-def _tables(table: cost.CostTable, losses: LossTable) -> Tables:
+def _tables(table: cost.CostTable, drops: DropTable) -> Tables:
     return Tables(
         cost=table,
         intensity=table,
-        loss=losses.loss,
+        drop=drops.drop,
         sizes=np.zeros(table.cost.shape, np.int64),
         allowed=(tuple(range(len(table.formats))),) * len(table.layers),
-        per_nat=losses.per_nat,
-        whole=losses.whole,
+        drop_per_nat=drops.drop_per_nat,
+        measured_plans=drops.measured_plans,
     )
 
 
@@ -399,14 +399,14 @@ def _pairs(
     before: Tables, evaluator: Evaluator, plans: Sequence[Mapping[str, Format]], kls: np.ndarray
 ) -> dict[str, float]:
     """Compare sums of divergences with joint ones, before and after pairs were measured."""
-    assert before.per_nat is not None
+    assert before.drop_per_nat is not None
     around = plans[int(np.argmin(np.abs(kls - np.median(kls))))]
     pairs = interaction.measure(before, evaluator, around, evaluator.evaluate(around))
     after = replace(before, interactions=pairs)
     errors = [
         np.mean(
             [
-                abs(t.predicted_loss(p) / before.per_nat / k - 1)
+                abs(t.predicted_drop(p) / before.drop_per_nat / k - 1)
                 for p, k in zip(plans, kls, strict=True)
             ]
         )

@@ -37,7 +37,7 @@ from torch import nn
 import aiq
 from aiq import calibrate, cost, data, hardware, machine, measure, models, runtimes, sensitivity
 from aiq.data import Batches
-from aiq.drops import LossTable
+from aiq.drops import DropTable
 from aiq.errors import DataError
 from aiq.evaluate import Evaluation, Evaluator
 from aiq.evaluate.confidence import drop_limit
@@ -177,7 +177,7 @@ def row(
             formats=formats,
             runtime=engine,
             # Random weights have no accuracy to lose.
-            sensitivity=losses(name) if network.trained else lambda layer, fmt: 0.0,
+            sensitivity=drops(name) if network.trained else lambda layer, fmt: 0.0,
             max_drop=MAX_DROP,
             confidence=CONFIDENCE,
             measure_top=options.top,
@@ -272,7 +272,7 @@ def build(name: str) -> nn.Module:
 
 
 @cache
-def losses(name: str) -> LossTable:
+def drops(name: str) -> DropTable:
     """Return what each layer of a trained network loses; no runtime or batch changes that."""
     with console.status("sensitivity"):
         evaluator = Evaluator(
@@ -321,7 +321,7 @@ def float32_scores(name: str) -> np.ndarray:
 
 
 def score(name: str, program: Compiled, batch: int) -> dict[str, Any] | None:
-    """Return the accuracy of a program on the 10,000 test images, and how sure its loss is."""
+    """Return the accuracy of a program on the 10,000 test images, and how sure its drop is."""
     given = test_images()
     if given is None:
         return None
@@ -343,7 +343,7 @@ def score(name: str, program: Compiled, batch: int) -> dict[str, Any] | None:
 
 def report(done: Mapping[str, Any]) -> Table:
     """Return the rows as a table."""
-    columns = "row,candidate,/s,x fp32,predicted,x best uniform,loss (95 %),layers,not as planned"
+    columns = "row,candidate,/s,x fp32,predicted,x best uniform,drop (95 %),layers,not as planned"
     table = Table(*columns.split(","))
     for key, result in done.items():
         base = result["candidates"]["fp32"]["predicted_seconds"]
@@ -357,7 +357,7 @@ def report(done: Mapping[str, Any]) -> Table:
                 span(found["speedup"]),
                 f"{base / found['predicted_seconds']:.2f}",
                 f"{span(against)} {result['verdict_against_best']}" if name == PLAN else "",
-                "" if accuracy is None else loss(accuracy),
+                "" if accuracy is None else drop(accuracy),
                 ", ".join(f"{kinds.count(k)} {k}" for k in sorted(set(kinds)))
                 if name == PLAN
                 else "",
@@ -378,8 +378,8 @@ def summary(done: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def loss(accuracy: Mapping[str, float]) -> str:
-    """Return a loss of accuracy and its limit in percentage points, for reading."""
+def drop(accuracy: Mapping[str, float]) -> str:
+    """Return a accuracy drop and its limit in percentage points, for reading."""
     return f"{100 * accuracy['drop']:.2f} (<= {100 * accuracy['drop_limit']:.2f}) pp"
 
 

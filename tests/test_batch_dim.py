@@ -261,9 +261,9 @@ def test_estimates_see_samples(sensitivity):
 def test_a_kl_estimate_is_the_same_whatever_the_order_of_dimensions():
     first, second = made(Recurrent(batch_first=True)), made(Recurrent())
     second.load_state_dict(first.state_dict())
-    losses = []
+    drops = []
     for model, dim in ((first, 0), (second, 1)):
         data = [(x.movedim(1, dim), model(x.movedim(1, dim)).argmax(-1)) for x in sequences()]
         evaluator = Evaluator(model, data, batch_dim=dim)
-        losses.append(aiq.sensitivity.estimate(evaluator, "w4,w8a8", "kl").divergence)
-    assert np.allclose(losses[0], losses[1], rtol=1e-3)
+        drops.append(aiq.sensitivity.estimate(evaluator, "w4,w8a8", "kl").divergence)
+    assert np.allclose(drops[0], drops[1], rtol=1e-3)

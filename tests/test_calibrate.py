@@ -142,7 +142,7 @@ def sample(name, rng):
         storage = rows.Storage(bits, bits, bits, False, dtype)
         piece = Piece(key, work, storage, 5e6 * rng.random(), (), (), shape=form)
         ((picoseconds, _),) = _core.calibrated_times(
-            [rows.Task(work, piece.storage, rows.kernel(KERNELS[key]), piece.resident)], machine
+            [rows.LayerRow(work, piece.storage, rows.kernel(KERNELS[key]), piece.resident)], machine
         )
         found.append(piece)
         seconds += picoseconds / 1e12 * shape.factor(SHAPES.get(key), form)
@@ -201,7 +201,7 @@ def test_layers_settle_what_whole_programs_leave_open(samples):
             if piece.shape:
                 ((picoseconds, _),) = _core.calibrated_times(
                     [
-                        rows.Task(
+                        rows.LayerRow(
                             piece.work,
                             piece.storage,
                             rows.kernel(KERNELS[piece.kernel]),

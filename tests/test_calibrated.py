@@ -379,11 +379,11 @@ def test_the_search_sees_the_edges():
     module = Residual()
     layers = graph.extract(module, IMAGE)
     found = table(module)
-    loss = np.array([[0, 0.001, 0.002], [0, 0.002, 0.004], [0, 0.001, 0.03], [0, 0.0, 0.001]])
+    drop = np.array([[0, 0.001, 0.002], [0, 0.002, 0.004], [0, 0.001, 0.03], [0, 0.0, 0.001]])
     tables = Tables(
         cost=found,
         intensity=intensity_table(layers, FORMATS),
-        loss=loss,
+        drop=drop,
         sizes=np.zeros((4, 3), dtype=np.int64),
         allowed=allowed_formats(layers, FORMATS, FORMATS, {"head": "fp32"}),
     )
@@ -392,7 +392,7 @@ def test_the_search_sees_the_edges():
         best = min(
             found.total({n: FORMATS[k] for n, k in zip(found.layers, columns, strict=True)})
             for columns in itertools.product(range(3), range(3), range(3), [0])
-            if sum(loss[i, k] for i, k in enumerate(columns)) <= budget + 1e-12
+            if sum(drop[i, k] for i, k in enumerate(columns)) <= budget + 1e-12
         )
         assert found.total(tables.formats(solution.choices)) == pytest.approx(best, abs=1e-12)
 

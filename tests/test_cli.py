@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import aiq
 from aiq import calibrate, hardware
 from aiq.cli import app
-from aiq.drops import LossTable
+from aiq.drops import DropTable
 from aiq.errors import InputError
 
 runner = CliRunner()
@@ -196,9 +196,9 @@ def test_sensitivity(here):
     arguments = ("sensitivity", "mymodel:net", "--input", "1x16", "--data", "mymodel:loader")
     document = json.loads(run(*arguments, "--formats", "w8,w2", "--json", "-o", "t.json").stdout)
     assert document["layers"] == ["0", "2"]
-    losses = LossTable.load(here / "t.json")
-    assert (losses.loss[:, 1] > losses.loss[:, 0]).all()
-    assert "Accuracy loss" in run(*arguments, "--formats", "w8,w2").stdout
+    drops = DropTable.load(here / "t.json")
+    assert (drops.drop[:, 1] > drops.drop[:, 0]).all()
+    assert "Accuracy drop" in run(*arguments, "--formats", "w8,w2").stdout
 
 
 def test_compare(here):

@@ -20,7 +20,7 @@ from aiq.calibrate import programs
 from aiq.cli import app, signals
 from aiq.errors import Interrupted
 from aiq.evaluate.journal import Journal
-from aiq.planning.accuracy import Scale
+from aiq.planning.accuracy import AccuracyMeter
 from aiq.planning.loop import _Loop
 
 NET = """
@@ -168,7 +168,7 @@ def test_a_stopped_walk_has_the_best_plan_it_measured(monkeypatch, method):
     model = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        after(monkeypatch, Scale, "accuracy", 3, signal.SIGINT)
+        after(monkeypatch, AccuracyMeter, "accuracy", 3, signal.SIGINT)
         with pytest.raises(Interrupted, match="of those measured") as stop:
             aiq.search(
                 model,

@@ -53,7 +53,7 @@ WORK = """
     table = sensitivity.measure(evaluator, "w8a8,w4a4,w2", precision=0)
     print()
     print(ran)
-    print(repr((table.loss.tolist(), table.measured.tolist(), table.error.tolist())))
+    print(repr((table.drop.tolist(), table.measured.tolist(), table.error.tolist())))
 """
 
 

@@ -49,6 +49,19 @@ def test_provenance_is_enough_to_repeat(plan):
     assert torch.__version__.startswith(plan.provenance["machine"]["packages"]["torch"])
 
 
+def test_a_plan_of_version_1_loads(plan):
+    document = json.loads(plan.to_json()) | {"schema": "aiq/plan/v1"}
+    document["predicted_loss"] = document.pop("predicted_drop")
+    for name in ("budget", "factor"):
+        document["proof"][f"loss_{name}"] = document["proof"].pop(f"drop_{name}")
+    for layer in document["layers"]:
+        layer["loss"] = layer.pop("drop")
+    assert aiq.Plan.from_json(json.dumps(document)) == plan
+    document["layers"][0]["drop"] = 0.0
+    with pytest.raises(InputError, match="is not a plan"):
+        aiq.Plan.from_json(json.dumps(document))
+
+
 def broken(plan, **changes):
     return json.dumps(json.loads(plan.to_json()) | changes)
 
@@ -80,7 +93,7 @@ SHORTLIST = {
 def test_broken_plans(plan):
     row = dataclasses.asdict(plan.layers[0])
     for changes, words in (
-        ({"schema": "aiq/plan/v9"}, "schema is not aiq/plan/v1"),
+        ({"schema": "aiq/plan/v9"}, "schema is not aiq/plan/v2"),
         ({"layers": [row | {"format": "w99"}]}, "Unknown format 'w99'"),
         ({"layers": [row | {"format": "W8A8\n"}]}, r"layers\[0\].format"),
         ({"layers": [row | {"format": " w8a8"}]}, "not written as aiq writes it"),
@@ -88,7 +101,7 @@ def test_broken_plans(plan):
         ({"layers": [row | {"flops": -1}]}, r"layers\[0\].flops"),
         ({"layers": [row | {"flops": 10**400}]}, "layers"),
         ({"layers": [row | {"flops": True}]}, r"layers\[0\].flops"),
-        ({"layers": [row | {"loss": float("nan")}]}, "invalid character"),
+        ({"layers": [row | {"drop": float("nan")}]}, "invalid character"),
         ({"layers": [row | {"name": "\x1b[31m"}]}, r"layers\[0\].name"),
         ({"layers": [row, row]}, "repeats '0'"),
         ({"surprise": 1}, "'surprise' is unknown"),

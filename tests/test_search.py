@@ -49,7 +49,7 @@ def image():
 
 
 @pytest.fixture(scope="module")
-def losses(resnet20, images, calibration):
+def drops(resnet20, images, calibration):
     return measure(Evaluator(resnet20, images, calibration=calibration), PAPER)
 
 
@@ -64,10 +64,10 @@ def find(resnet20, images, calibration, image, **arguments):
     )
 
 
-def objective(plan, losses):
-    """The paper's objective, losses predicted by the table."""
+def objective(plan, drops):
+    """The paper's objective, drops predicted by the table."""
     predicted = sum(
-        losses.loss[losses.layers.index(x.name), losses.formats.index(parse(x.format))]
+        drops.drop[drops.layers.index(x.name), drops.formats.index(parse(x.format))]
         for x in plan.layers
     )
     ratio = plan.predicted.intensity / plan.baseline.intensity
@@ -75,7 +75,7 @@ def objective(plan, losses):
 
 
 def test_exact_is_never_worse_than_the_heuristics_or_uniform(
-    resnet20, images, calibration, image, losses
+    resnet20, images, calibration, image, drops
 ):
     plans = {
         method: aiq.search(
@@ -83,12 +83,12 @@ def test_exact_is_never_worse_than_the_heuristics_or_uniform(
             "xeon_2vcpu",
             example_inputs=image,
             objective="weighted",
-            sensitivity=losses,
+            sensitivity=drops,
             method=method,
         )
         for method in ("exact", "greedy", "coordinate")
     }
-    values = {method: objective(plan, losses) for method, plan in plans.items()}
+    values = {method: objective(plan, drops) for method, plan in plans.items()}
     assert plans["exact"].proof.status == "optimal"
     assert plans["exact"].proof.gap == 0
     assert plans["exact"].proof.value == pytest.approx(values["exact"], abs=1e-6)
@@ -97,11 +97,11 @@ def test_exact_is_never_worse_than_the_heuristics_or_uniform(
     table = intensity_table(graph, PAPER)
     for k, format_ in enumerate(PAPER):
         ratio = table.intensity(dict.fromkeys(table.layers, format_)) / table.intensity({})
-        assert values["exact"] <= -LAMBDA * ratio + 10 * losses.loss[:, k].sum() + 1e-9
+        assert values["exact"] <= -LAMBDA * ratio + 10 * drops.drop[:, k].sum() + 1e-9
 
 
 @pytest.mark.parametrize("max_drop", [0.0002, 0.001, 0.01])
-def test_exact_is_never_worse_within_a_budget(resnet20, image, losses, max_drop):
+def test_exact_is_never_worse_within_a_budget(resnet20, image, drops, max_drop):
     plans = [
         aiq.search(
             resnet20,
@@ -109,19 +109,19 @@ def test_exact_is_never_worse_within_a_budget(resnet20, image, losses, max_drop)
             example_inputs=image,
             objective="intensity",
             formats=PAPER,
-            sensitivity=losses,
+            sensitivity=drops,
             max_drop=max_drop,
             method=method,
         )
         for method in ("exact", "greedy", "coordinate")
     ]
-    assert all(plan.predicted_loss <= max_drop + 1e-9 for plan in plans)
+    assert all(plan.predicted_drop <= max_drop + 1e-9 for plan in plans)
     exact, *others = (plan.predicted.bytes for plan in plans)
     assert exact <= min(others)
     assert exact == pytest.approx(plans[0].proof.bound)
     table = intensity_table(aiq.extract(resnet20, image), PAPER)
     for k, format_ in enumerate(PAPER):
-        if losses.loss[:, k].sum() <= max_drop:
+        if drops.drop[:, k].sum() <= max_drop:
             assert exact <= table.total(dict.fromkeys(table.layers, format_))
 
 
@@ -156,7 +156,7 @@ def all_but_eight(resnet20, image):
     return dict.fromkeys([x.name for x in aiq.extract(resnet20, image).quantizable][8:], "w8")
 
 
-def test_exhaustive_on_the_first_eight_layers_agrees(resnet20, image, losses, all_but_eight):
+def test_exhaustive_on_the_first_eight_layers_agrees(resnet20, image, drops, all_but_eight):
     exact, exhaustive = (
         aiq.search(
             resnet20,
@@ -164,7 +164,7 @@ def test_exhaustive_on_the_first_eight_layers_agrees(resnet20, image, losses, al
             example_inputs=image,
             objective="intensity",
             formats=PAPER,
-            sensitivity=losses,
+            sensitivity=drops,
             pin=all_but_eight,
             max_drop=0.0005,
             method=method,
@@ -178,7 +178,7 @@ def test_exhaustive_on_the_first_eight_layers_agrees(resnet20, image, losses, al
 
 
 def test_weighted_optimum_on_the_first_eight_layers_by_enumeration(
-    resnet20, image, losses, all_but_eight
+    resnet20, image, drops, all_but_eight
 ):
     plan = aiq.search(
         resnet20,
@@ -186,17 +186,17 @@ def test_weighted_optimum_on_the_first_eight_layers_by_enumeration(
         example_inputs=image,
         objective="weighted",
         lam=0.5,
-        sensitivity=losses,
+        sensitivity=drops,
         pin=all_but_eight,
     )
     table = intensity_table(aiq.extract(resnet20, image), PAPER)
-    bits, loss = table.cost.astype(float), losses.loss
+    bits, drop = table.cost.astype(float), drops.drop
     best = np.inf
     for choices in itertools.product(range(3), repeat=8):
         columns = [*choices, *[1] * (len(bits) - 8)]  # PAPER is fp32, w8, w4
         rows = range(len(bits))
         ratio = bits[:, 0].sum() / bits[rows, columns].sum()
-        best = min(best, -0.5 * ratio + 0.5 * 100 * loss[rows, columns].sum())
+        best = min(best, -0.5 * ratio + 0.5 * 100 * drop[rows, columns].sum())
     assert plan.proof.value == pytest.approx(best, abs=1e-9)
 
 
@@ -224,14 +224,14 @@ def test_without_data_nothing_is_claimed_to_be_measured(resnet20, image):
     assert plan.predicted.seconds <= plan.baseline.seconds
 
 
-def test_size_budget_holds(resnet20, image, losses):
+def test_size_budget_holds(resnet20, image, drops):
     plan = aiq.search(
         resnet20,
         "xeon_2vcpu",
         example_inputs=image,
         objective="intensity",
         formats=PAPER,
-        sensitivity=losses,
+        sensitivity=drops,
         max_drop=0.5,
         max_size=200_000,
     )
@@ -243,7 +243,7 @@ def test_size_budget_holds(resnet20, image, losses):
             example_inputs=image,
             objective="intensity",
             formats=PAPER,
-            sensitivity=losses,
+            sensitivity=drops,
             max_size=100_000,
             max_drop=1.0,
         )

@@ -8,13 +8,13 @@ from torch.nn.functional import cross_entropy, kl_div
 from toy import batch, train
 
 from aiq import sensitivity
-from aiq.drops import LossTable
+from aiq.drops import DropTable
 from aiq.errors import DataError, InputError
 from aiq.evaluate import Evaluator
 from aiq.formats import parse, parse_all
 from aiq.graph import trace
 from aiq.sensitivity import estimated, fisher, hessian, mse
-from aiq.sensitivity.context import Setting
+from aiq.sensitivity.context import EstimateContext
 from aiq.sensitivity.likelihood import Graph
 
 FORMATS = parse_all("fp32,w8a8,w4a4,w3,w2a2")
@@ -61,7 +61,7 @@ def setting(evaluator, formats="w4a4,w2a2", **changes):
         "seed": 0,
         "step": lambda: None,
     }
-    return Setting(**arguments | changes)
+    return EstimateContext(**arguments | changes)
 
 
 @torch.no_grad()
@@ -81,24 +81,26 @@ def test_measured_is_the_divergence_of_each_layer_alone(net, evaluator, measured
             assert measured.divergence[i, k] == pytest.approx(float(divergence), abs=1e-6)
             drop = baseline - float((logits.argmax(1) == y).double().mean())
             assert measured.measured[i, k] == pytest.approx(drop, abs=1e-9)
-    assert np.allclose(measured.loss, measured.slope * measured.divergence)
-    assert (measured.loss[:, 0] == 0).all()
+    assert np.allclose(measured.drop, measured.slope * measured.divergence)
+    assert (measured.drop[:, 0] == 0).all()
     assert (measured.error[:, 1:] > 0).all()
 
 
 def test_the_slope_is_that_of_whole_networks(evaluator, measured):
-    """The sum of losses is about what plans lose that were measured as a whole."""
-    for whole in measured.whole:
+    """The sum of drops is about what plans lose that were measured as a whole."""
+    for whole in measured.measured_plans:
         formats = {layer: parse(name) for layer, name in whole.formats.items()}
         assert evaluator.evaluate(formats).drop == pytest.approx(whole.drop)
     predicted = [
         measured.predict({n: parse(f) for n, f in whole.formats.items()})
-        for whole in measured.whole
+        for whole in measured.measured_plans
     ]
-    drops = [whole.drop for whole in measured.whole]
+    drops = [whole.drop for whole in measured.measured_plans]
     assert np.corrcoef(predicted, drops)[0, 1] > 0.8
-    assert len({tuple(w.formats.values()) for w in measured.whole}) == len(measured.whole)
-    assert any(len(set(w.formats.values())) > 1 for w in measured.whole), "mixed ones too"
+    assert len({tuple(w.formats.values()) for w in measured.measured_plans}) == len(
+        measured.measured_plans
+    )
+    assert any(len(set(w.formats.values())) > 1 for w in measured.measured_plans), "mixed ones too"
 
 
 def test_a_look_tells_the_divergence_of_a_plan_to_a_tenth(net, evaluator, measured):
@@ -118,7 +120,7 @@ def test_a_look_tells_the_divergence_of_a_plan_to_a_tenth(net, evaluator, measur
 def test_what_stands_between_layers_costs_no_evaluation(evaluator, joint):
     names = ("fp32,w8a8,w4a4", "fp32,w8a8,w8a8bf16,w4a4,w4a4bf16")
     plain, mixed = (sensitivity.measure(evaluator, n, precision=0, joint=joint) for n in names)
-    assert (mixed.loss[:, 1] == mixed.loss[:, 2]).all()
+    assert (mixed.drop[:, 1] == mixed.drop[:, 2]).all()
     assert (mixed.divergence[:, [0, 1, 3]] == plain.divergence).all()
 
 
@@ -132,16 +134,16 @@ def test_early_stopping_changes_little_and_saves_much(evaluator, measured):
 def test_estimates_rank_as_measurement_does(evaluator, measured, method):
     table = sensitivity.estimate(evaluator, FORMATS, method)
     assert table.method == method
-    assert (table.loss[:, 0] == 0).all()
+    assert (table.drop[:, 0] == 0).all()
     for i in range(len(table.layers)):  # more bits, less harm
-        assert table.loss[i, 1] < table.loss[i, 2] < table.loss[i, 4]
-    # w8a8, w4a4 and w2a2: the sum of losses is about what is measured, whatever the unit
+        assert table.drop[i, 1] < table.drop[i, 2] < table.drop[i, 4]
+    # w8a8, w4a4 and w2a2: the sum of drops is about what is measured, whatever the unit
     drop = evaluator.evaluate(dict.fromkeys(table.layers, parse("w2a2"))).drop
-    assert table.loss[:, 4].sum() == pytest.approx(drop, rel=1.0)
-    assert table.error.shape == table.loss.shape
+    assert table.drop[:, 4].sum() == pytest.approx(drop, rel=1.0)
+    assert table.error.shape == table.drop.shape
     assert (table.error[:, 1:] > 0).all()
     again = sensitivity.estimate(evaluator, FORMATS, method)
-    assert np.array_equal(again.loss, table.loss), "the seed decides"
+    assert np.array_equal(again.drop, table.drop), "the seed decides"
 
 
 def test_kl_is_the_measured_divergence(evaluator, measured):
@@ -174,8 +176,8 @@ def test_derivatives_are_those_of_autograd(net, evaluator):
     (x, *_) = evaluator.inputs(1)
     graph = Graph(simulator, x, [], ["conv2"])
     targets = graph.logits.argmax(1)
-    loss = cross_entropy(graph.logits, targets)
-    (found,) = torch.autograd.grad(loss, list(graph.weights.values()))
+    drop = cross_entropy(graph.logits, targets)
+    (found,) = torch.autograd.grad(drop, list(graph.weights.values()))
     (expected,) = torch.autograd.grad(cross_entropy(net(x), targets), [net.conv2.weight])
     assert torch.allclose(found, expected, atol=1e-5)
 
@@ -212,9 +214,9 @@ def test_own_function_is_taken_at_its_word(evaluator):
 
     table = sensitivity.estimate(evaluator, "fp32,w8,w4", own)
     assert table.method == "own"
-    assert table.loss[:, 1:] == pytest.approx(np.array([[len(n) / 1000] * 2 for n in table.layers]))
+    assert table.drop[:, 1:] == pytest.approx(np.array([[len(n) / 1000] * 2 for n in table.layers]))
     assert table.error[0] == pytest.approx([0, 0.5 / 8, 0.5 / 4])
-    assert table.per_nat is None
+    assert table.drop_per_nat is None
     for answer in (float("nan"), "much", None, (0.1, -1)):
         with pytest.raises(InputError, match="sensitivity function returned"):
             sensitivity.estimate(evaluator, "w8", lambda layer, f, answer=answer: answer)
@@ -225,8 +227,8 @@ def test_without_data_there_are_estimates_too(net):
     for method in ESTIMATES:
         table = sensitivity.estimate(trace(net, x), FORMATS, method, x)
         assert table.baseline is None
-        assert table.whole == ()
-        assert table.loss[:, 1].sum() < table.loss[:, 4].sum()
+        assert table.measured_plans == ()
+        assert table.drop[:, 1].sum() < table.drop[:, 4].sum()
     with pytest.raises(InputError, match="needs example_inputs"):
         sensitivity.estimate(trace(net, x), FORMATS, "sqnr")
     with pytest.raises(InputError, match="no sensitivity 'guess'; use measured, sqnr, mse"):
@@ -239,7 +241,7 @@ def test_perplexity_and_cosine_and_own_metric(net):
         table = sensitivity.measure(evaluator, "w4a4,w2a2")
         drop = evaluator.evaluate(dict.fromkeys(table.layers, parse("w2a2"))).drop
         assert drop > 0
-        assert table.loss[:, 1].sum() == pytest.approx(drop, rel=1.0)
+        assert table.drop[:, 1].sum() == pytest.approx(drop, rel=1.0)
 
 
 def test_degenerate_layers(net):
@@ -256,8 +258,8 @@ def test_degenerate_layers(net):
             if method == "measured"
             else sensitivity.estimate(evaluator, "w8,w2", method)
         )
-        assert np.isfinite(table.loss).all()
-        assert (table.loss[table.layers.index("conv2")] == 0).all()
+        assert np.isfinite(table.drop).all()
+        assert (table.drop[table.layers.index("conv2")] == 0).all()
 
 
 def test_nan_is_named(evaluator, monkeypatch):
@@ -271,22 +273,22 @@ def test_nan_is_named(evaluator, monkeypatch):
 
 
 def test_a_table_survives_the_disk(measured, tmp_path):
-    measured.save(tmp_path / "losses.json")
-    again = LossTable.load(tmp_path / "losses.json")
+    measured.save(tmp_path / "drops.json")
+    again = DropTable.load(tmp_path / "drops.json")
     assert again.to_json() == measured.to_json()
-    assert again.whole == measured.whole
-    assert again.per_nat == measured.slope
-    (tmp_path / "losses.json").write_text("{}")
-    with pytest.raises(InputError, match="is not a loss table"):
-        LossTable.load(tmp_path / "losses.json")
+    assert again.measured_plans == measured.measured_plans
+    assert again.drop_per_nat == measured.slope
+    (tmp_path / "drops.json").write_text("{}")
+    with pytest.raises(InputError, match="is not a drop table"):
+        DropTable.load(tmp_path / "drops.json")
 
 
 def test_a_dtype_between_layers_loses_nothing_more():
     one = np.ones((1, 1))
-    table = LossTable(
+    table = DropTable(
         layers=("conv1",),
         formats=(parse("w8a8"),),
-        loss=0.25 * one,
+        drop=0.25 * one,
         error=0 * one,
         divergence=one,
         measured=None,

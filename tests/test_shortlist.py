@@ -17,9 +17,9 @@ from aiq.cost import CostTable, EdgeCost, Level
 from aiq.errors import InputError, RuntimeUnavailableError
 from aiq.formats import parse_all
 from aiq.plan import Accuracy
-from aiq.planning.cost_posterior import Belief
+from aiq.planning.cost_posterior import CostPosterior
 from aiq.planning.loop import search_tables
-from aiq.planning.stopwatch import Stand, measured
+from aiq.planning.stopwatch import TimingBench, measured
 from aiq.planning.tables import Tables
 from aiq.planning.task import Task
 from aiq.runtimes import Support
@@ -49,12 +49,12 @@ def believed():
     return table([[4.0, 2.0, 1.5]] * len(NAMES))
 
 
-def task(costs, loss=0.0, max_drop=0.01):
+def task(costs, drop=0.0, max_drop=0.01):
     shape = costs.cost.shape
     tables = Tables(
         cost=costs,
         intensity=costs,
-        loss=np.full(shape, loss) * [0, 0, 1],
+        drop=np.full(shape, drop) * [0, 0, 1],
         sizes=np.ones(shape, dtype=np.int64),
         allowed=((0, 1, 2),) * len(NAMES),
     )
@@ -99,8 +99,8 @@ class Machine:
 
         return Program(run)
 
-    def stand(self):
-        return Stand("fake", self.compile, torch.zeros(2), 2, KINDS, clock=lambda: self.now)
+    def bench(self):
+        return TimingBench("fake", self.compile, torch.zeros(2), 2, KINDS, clock=lambda: self.now)
 
 
 class Judge:
@@ -120,8 +120,8 @@ class Judge:
 
 def run(machine, the_task, top=6, judge=None, progress=lambda *_: None, seed=0):
     found = search_tables(the_task)
-    stand = machine.stand()
-    return measured(the_task, found, stand, judge, top=top, progress=progress, seed=seed)
+    bench = machine.bench()
+    return measured(the_task, found, bench, judge, top=top, progress=progress, seed=seed)
 
 
 def best_uniform(costs):
@@ -194,7 +194,7 @@ def test_only_plans_that_hold_are_returned():
         return 0.004 * sum(f == FORMATS[2] for f in formats.values())
 
     machine, judge = Machine(INT8_SLOW_AT_FIRST, noise=0.002), Judge(drop)
-    outcome, shortlist = run(machine, task(believed(), loss=0.004), judge=judge)
+    outcome, shortlist = run(machine, task(believed(), drop=0.004), judge=judge)
     assert drop(outcome.formats) <= 0.01
     assert outcome.accuracy.drop_limit <= 0.01
     assert shortlist.best_uniform == "bf16"
@@ -225,7 +225,7 @@ def test_ctrl_c_returns_the_best_so_far(after):
     found = search_tables(the_task)
     try:
         outcome, shortlist = measured(
-            the_task, found, machine.stand(), None, top=5, progress=progress
+            the_task, found, machine.bench(), None, top=5, progress=progress
         )
     except KeyboardInterrupt:
         pytest.fail("Ctrl-C lost what was measured")
@@ -254,34 +254,34 @@ def test_progress_reaches_its_end():
 
 
 def test_a_measured_time_is_believed():
-    belief = Belief(believed(), KINDS)
+    posterior = CostPosterior(believed(), KINDS)
     plan = dict.fromkeys(NAMES, FORMATS[2])
-    belief.learn(plan, 0.015, 1e-6)
-    assert belief.seconds(plan) == pytest.approx(0.015, rel=1e-3)
-    assert belief.table().total(plan) == pytest.approx(0.015, rel=1e-3)
+    posterior.learn(plan, 0.015, 1e-6)
+    assert posterior.seconds(plan) == pytest.approx(0.015, rel=1e-3)
+    assert posterior.table().total(plan) == pytest.approx(0.015, rel=1e-3)
 
 
 def test_what_was_learned_of_a_part_carries_over():
-    belief, truth = Belief(believed(), KINDS), INT8_SLOW_AT_FIRST
+    posterior, truth = CostPosterior(believed(), KINDS), INT8_SLOW_AT_FIRST
     split = dict.fromkeys(NAMES[:4], FORMATS[1]) | dict.fromkeys(NAMES[4:], FORMATS[2])
     for plan in (*(dict.fromkeys(NAMES, f) for f in FORMATS), split):
-        belief.learn(plan, truth.total(plan), 1e-5)
-    costs = belief.table()
+        posterior.learn(plan, truth.total(plan), 1e-5)
+    costs = posterior.table()
     assert costs.cost[2, 2] > costs.cost[2, 1]  # int8 is slow at first
     assert costs.cost[5, 2] < costs.cost[5, 1]  # and fast later
 
 
 def test_draws_differ_and_repeat():
-    belief = Belief(believed(), KINDS)
-    first, second = (belief.table(np.random.default_rng(0)) for _ in range(2))
+    posterior = CostPosterior(believed(), KINDS)
+    first, second = (posterior.table(np.random.default_rng(0)) for _ in range(2))
     assert (first.cost == second.cost).all()
-    assert (first.cost != belief.table().cost).any()
-    assert (belief.table().cost == believed().cost).all()
+    assert (first.cost != posterior.table().cost).any()
+    assert (posterior.table().cost == believed().cost).all()
 
 
 def test_a_roofline_is_believed_to_pay_for_changes():
-    belief = Belief(replace(believed(), edges=(), level=Level.ROOFLINE), KINDS)
-    assert all(edge.cost[0, 1] > edge.cost[0, 0] == 0 for edge in belief.table().edges)
+    posterior = CostPosterior(replace(believed(), edges=(), level=Level.ROOFLINE), KINDS)
+    assert all(edge.cost[0, 1] > edge.cost[0, 0] == 0 for edge in posterior.table().edges)
 
 
 # Through the front door, in a runtime that everyone has

@@ -22,7 +22,7 @@ from aiq.formats import REFERENCE, parse, parse_all
 from aiq.graph import extract
 from aiq.plan import Plan
 from aiq.planning import drop_curve, interaction, loop
-from aiq.planning.accuracy import Scale
+from aiq.planning.accuracy import AccuracyMeter
 from aiq.planning.tables import Interaction, Tables
 from aiq.planning.task import Task
 
@@ -57,16 +57,16 @@ def evaluator(net):
 
 @pytest.fixture(scope="module")
 def tables(net, evaluator):
-    losses = sensitivity.measure(evaluator, FORMATS, joint=True)
+    drops = sensitivity.measure(evaluator, FORMATS, joint=True)
     cost = intensity_table(extract(net, batch(1)[0]), FORMATS)
     return Tables(
         cost=cost,
         intensity=cost,
-        loss=losses.loss,
+        drop=drops.drop,
         sizes=np.zeros(cost.cost.shape, np.int64),
         allowed=(tuple(range(len(FORMATS))),) * len(cost.layers),
-        per_nat=losses.per_nat,
-        whole=losses.whole,
+        drop_per_nat=drops.drop_per_nat,
+        measured_plans=drops.measured_plans,
     )
 
 
@@ -91,30 +91,30 @@ def quiet(stage, done, total):
 
 
 def test_without_measurements_the_sum_stands():
-    bend = drop_curve.fit([])
-    assert bend.predict(0.013) == 0.013
-    assert bend.inverse(0.013) == 0.013
-    assert drop_curve.fit([(0.0, 0.01, 0.001)]) == bend, "float32 teaches nothing"
+    curve = drop_curve.fit([])
+    assert curve.predict(0.013) == 0.013
+    assert curve.inverse(0.013) == 0.013
+    assert drop_curve.fit([(0.0, 0.01, 0.001)]) == curve, "float32 teaches nothing"
 
 
 @given(
-    scale=st.floats(0.5, 2),
+    meter=st.floats(0.5, 2),
     power=st.floats(0.7, 1.8),
     totals=st.lists(st.floats(0.001, 0.1), min_size=6, max_size=10, unique=True),
 )
-def test_a_bend_is_found_where_there_is_one(scale, power, totals):
+def test_a_bend_is_found_where_there_is_one(meter, power, totals):
     if max(totals) < 3 * min(totals):
         return
-    points = [(t, scale * 0.01 * (t / 0.01) ** power, 1e-6) for t in totals]
-    bend = drop_curve.fit(points)
+    points = [(t, meter * 0.01 * (t / 0.01) ** power, 1e-6) for t in totals]
+    curve = drop_curve.fit(points)
     for total, drop, _ in points:
-        assert bend.predict(total) == pytest.approx(drop, rel=0.25)
-        assert bend.predict(bend.inverse(drop)) == pytest.approx(drop)
+        assert curve.predict(total) == pytest.approx(drop, rel=0.25)
+        assert curve.predict(curve.inverse(drop)) == pytest.approx(drop)
     grid = np.geomspace(min(totals), max(totals), 9)
-    predicted = [bend.predict(t) for t in grid]
+    predicted = [curve.predict(t) for t in grid]
     assert predicted == sorted(predicted)
-    slopes = [(bend.predict(t * 1.001) - bend.predict(t)) / (t * 0.001) for t in grid]
-    assert slopes == pytest.approx([bend.slope(t) for t in grid], rel=0.01)
+    slopes = [(curve.predict(t * 1.001) - curve.predict(t)) / (t * 0.001) for t in grid]
+    assert slopes == pytest.approx([curve.slope(t) for t in grid], rel=0.01)
 
 
 def test_noise_hardly_bends():
@@ -138,20 +138,20 @@ def test_many_plans_on_the_same_samples_share_their_luck():
     noise=st.floats(0.001, 0.5),
 )
 def test_a_plan_that_lost_more_tells_of_the_next_as_far_as_it_was_measured(total, ratio, noise):
-    bend = drop_curve.fit([(0.01, 0.012, 1e-3), (0.03, 0.05, 2e-3)])
-    expected = bend.predict(total)
+    curve = drop_curve.fit([(0.01, 0.012, 1e-3), (0.03, 0.05, 2e-3)])
+    expected = curve.predict(total)
     drop = ratio * expected
-    assert drop_curve.lean(bend, (total, expected, noise * expected)) == pytest.approx(1)
-    assert drop_curve.lean(bend, (total, drop, 1e-9)) == pytest.approx(ratio)
-    shy, sure = (drop_curve.lean(bend, (total, drop, n * drop)) for n in (2 * noise, noise))
+    assert drop_curve.overshoot(curve, (total, expected, noise * expected)) == pytest.approx(1)
+    assert drop_curve.overshoot(curve, (total, drop, 1e-9)) == pytest.approx(ratio)
+    shy, sure = (drop_curve.overshoot(curve, (total, drop, n * drop)) for n in (2 * noise, noise))
     assert min(1, ratio) <= min(shy, sure) <= max(shy, sure) <= max(1, ratio)
     assert abs(math.log(shy)) <= abs(math.log(sure)) + 1e-12
 
 
 def test_what_lost_nothing_leans_no_further_than_can_be_told():
-    assert drop_curve.lean(drop_curve.Bend(), (0.0, 0.0, 0.0)) == 1.0, "nothing is known"
+    assert drop_curve.overshoot(drop_curve.DropCurve(), (0.0, 0.0, 0.0)) == 1.0, "nothing is known"
     for drop, error in ((0.0, 0.0), (-1e-9, -2e-10), (0.0, 0.004), (-0.02, 0.004)):
-        assert 0 < drop_curve.lean(drop_curve.Bend(), (0.01, drop, error)) < 1
+        assert 0 < drop_curve.overshoot(drop_curve.DropCurve(), (0.01, drop, error)) < 1
 
 
 def test_a_look_that_asks_for_more_than_the_sizes_allow_ends_no_search(
@@ -163,7 +163,7 @@ def test_a_look_that_asks_for_more_than_the_sizes_allow_ends_no_search(
     monkeypatch.setattr(loop, "divergence", lambda evaluator, formats: 1e3)
     most = int(sizes[:, 3].sum()) // 8
     found = loop.search_verified(
-        task(small, max_drop=0.5, max_size=most), Scale(evaluator, 0.5), quiet
+        task(small, max_drop=0.5, max_size=most), AccuracyMeter(evaluator, 0.5), quiet
     )
     assert small.size(found.formats) <= most
 
@@ -183,32 +183,32 @@ def test_neighbours_skip_what_is_no_decision(net, evaluator):
 
 
 def test_pairs_explain_what_single_layers_do_not(tables, evaluator):
-    """Losses that are far too small do not add up: pairs are measured, and bring sums closer."""
-    small = replace(tables, loss=tables.loss / 2, interactions=())
+    """Drops that are far too small do not add up: pairs are measured, and bring sums closer."""
+    small = replace(tables, drop=tables.drop / 2, interactions=())
     plan = dict.fromkeys(tables.cost.layers, parse("w3a3"))
     found = evaluator.evaluate(plan)
     pairs = interaction.measure(small, evaluator, plan, found)
     assert pairs
     after = replace(small, interactions=pairs)
-    wanted = found.kl * tables.per_nat
-    errors = [abs(t.predicted_loss(plan) - wanted) for t in (small, after)]
+    wanted = found.kl * tables.drop_per_nat
+    errors = [abs(t.predicted_drop(plan) - wanted) for t in (small, after)]
     assert errors[1] < errors[0]
     reference = tables.cost.formats.index(REFERENCE)
     for pair in pairs:  # float32 interacts with nothing; nothing harms less than not at all
-        assert (pair.loss[reference] == 0).all()
-        assert (pair.loss[:, reference] == 0).all()
-        alone = small.loss[pair.source][:, None] + small.loss[pair.target][None]
-        assert (alone + pair.loss >= -1e-12).all()
+        assert (pair.drop[reference] == 0).all()
+        assert (pair.drop[:, reference] == 0).all()
+        alone = small.drop[pair.source][:, None] + small.drop[pair.target][None]
+        assert (alone + pair.drop >= -1e-12).all()
 
 
 def test_what_adds_up_is_left_alone(tables, evaluator):
     plan = dict.fromkeys(tables.cost.layers, parse("w4a4"))
     found = evaluator.evaluate(plan)
-    total = tables.predicted_loss(plan) / tables.per_nat
-    right = replace(tables, loss=tables.loss * found.kl / total)
+    total = tables.predicted_drop(plan) / tables.drop_per_nat
+    right = replace(tables, drop=tables.drop * found.kl / total)
     before = evaluator.evaluations
     assert interaction.measure(right, evaluator, plan, found) == ()
-    assert interaction.measure(replace(right, per_nat=None), evaluator, plan, found) == ()
+    assert interaction.measure(replace(right, drop_per_nat=None), evaluator, plan, found) == ()
     assert evaluator.evaluations == before
 
 
@@ -221,13 +221,13 @@ def test_the_solver_sees_pairs(tables):
     best = np.inf
     for choices in np.ndindex(*(k,) * len(bad.cost.layers)):
         formats = bad.formats(choices)
-        if bad.predicted_loss(formats) <= 0.02:
+        if bad.predicted_drop(formats) <= 0.02:
             best = min(best, bad.cost.total(formats))
     solution = bad.within(0.02)
     assert bad.cost.total(bad.formats(solution.choices)) == best
-    assert bad.predicted_loss(bad.formats(solution.choices)) <= 0.02 + 1e-9
+    assert bad.predicted_drop(bad.formats(solution.choices)) <= 0.02 + 1e-9
     values = [
-        bad.weighted(bad.formats(c), bad.predicted_loss(bad.formats(c)), 0.9)
+        bad.weighted(bad.formats(c), bad.predicted_drop(bad.formats(c)), 0.9)
         for c in np.ndindex(*(k,) * len(bad.cost.layers))
     ]
     assert bad.best_weighted(0.9).value == pytest.approx(min(values), abs=1e-9)
@@ -239,19 +239,19 @@ def test_the_solver_sees_pairs(tables):
 @pytest.mark.parametrize("max_drop", [0.005, 0.02, 0.06])
 def test_what_is_returned_holds(tables, evaluator, max_drop):
     goal = task(tables, max_drop=max_drop)
-    outcome = loop.search_verified(goal, Scale(evaluator, 0.95), quiet)
+    outcome = loop.search_verified(goal, AccuracyMeter(evaluator, 0.95), quiet)
     assert outcome.accuracy.samples == 3000, "the plan that is returned was measured in full"
     assert outcome.accuracy.drop <= outcome.accuracy.drop_limit <= max_drop
     assert outcome.accuracy.drop == pytest.approx(evaluator.evaluate(outcome.formats).drop)
     for uniform in tables.uniform().values():
-        accuracy = Scale(evaluator, 0.95).accuracy(uniform)
+        accuracy = AccuracyMeter(evaluator, 0.95).accuracy(uniform)
         if accuracy.drop_limit <= max_drop:
             assert outcome.value <= tables.cost.total(uniform)
 
 
 def test_weighted_is_no_worse_than_any_plan_measured(tables, evaluator):
     goal = task(tables, weighted_by=0.9)
-    outcome = loop.search_verified(goal, Scale(evaluator, 0.95), quiet)
+    outcome = loop.search_verified(goal, AccuracyMeter(evaluator, 0.95), quiet)
     drop = evaluator.evaluate(outcome.formats).drop
     assert outcome.value == pytest.approx(goal.value(outcome.formats, drop))
     for uniform in tables.uniform().values():
@@ -259,7 +259,7 @@ def test_weighted_is_no_worse_than_any_plan_measured(tables, evaluator):
 
 
 def test_few_rounds(tables, evaluator):
-    fresh = Scale(evaluator, 0.95)
+    fresh = AccuracyMeter(evaluator, 0.95)
     loop.search_verified(task(tables), fresh, quiet)
     assert len(fresh._known) <= loop.ROUNDS + len(FORMATS)
 
@@ -268,33 +268,33 @@ def test_hopeless_plans_are_stopped_early_and_the_same_way_each_time(net):
     evaluator = Evaluator(net, [batch(3000, 1)], memory=500_000)
     assert evaluator.chunks > 10
     bad = dict.fromkeys(evaluator.layers, parse("w2a2"))
-    scale = Scale(evaluator, 0.95)
-    part = scale.accuracy(bad, 0.01)
+    meter = AccuracyMeter(evaluator, 0.95)
+    part = meter.accuracy(bad, 0.01)
     assert part.samples < 3000
     assert part.drop_limit > 0.01
-    assert part == Scale(evaluator, 0.95).accuracy(bad, 0.01)
-    assert scale.known(bad) == part
-    assert scale.accuracy(bad, 0.005) is not None
-    assert scale.known(bad) == part, "worse than a smaller budget too: nothing is measured again"
-    whole = scale.accuracy(bad)
+    assert part == AccuracyMeter(evaluator, 0.95).accuracy(bad, 0.01)
+    assert meter.known(bad) == part
+    assert meter.accuracy(bad, 0.005) is not None
+    assert meter.known(bad) == part, "worse than a smaller budget too: nothing is measured again"
+    whole = meter.accuracy(bad)
     assert whole.samples == 3000
     good = dict.fromkeys(evaluator.layers, parse("w8a8"))
-    assert scale.accuracy(good, 0.01).samples == 3000
+    assert meter.accuracy(good, 0.01).samples == 3000
 
 
 def test_infeasible_says_how_many_samples_would_do(net):
     few = Evaluator(net, [batch(120, 1)])
-    losses = sensitivity.measure(few, "w8a8")
+    drops = sensitivity.measure(few, "w8a8")
     cost = intensity_table(extract(net, batch(1)[0]), parse_all("fp32,w8a8"))
     tables = Tables(
         cost=cost,
         intensity=cost,
-        loss=np.concatenate([np.zeros_like(losses.loss), losses.loss], 1),
+        drop=np.concatenate([np.zeros_like(drops.drop), drops.drop], 1),
         sizes=np.zeros(cost.cost.shape, np.int64),
         allowed=((1,),) * len(cost.layers),
     )
     with pytest.raises(InfeasibleError, match=r"on 120 samples.*max_drop is.*about [\d,]+ samples"):
-        loop.search_verified(task(tables, max_drop=0.005), Scale(few, 0.95), quiet)
+        loop.search_verified(task(tables, max_drop=0.005), AccuracyMeter(few, 0.95), quiet)
 
 
 def test_search_takes_every_sensitivity_and_the_same_twice_is_the_same(net, tmp_path):

@@ -4,7 +4,7 @@ from typing import TypeAlias, final
 import numpy as np
 import numpy.typing as npt
 
-from aiq.cost.rows import Machine, Storage, Task, Work
+from aiq.cost.rows import LayerRow, Machine, Storage, Work
 
 __all__ = [
     "Problem",
@@ -84,8 +84,10 @@ def intensity_table(works: list[Work], storages: list[Storage]) -> list[list[int
 def roofline_table(
     works: list[Work], storages: list[Storage], machine: Machine
 ) -> list[list[int]]: ...
-def calibrated_loads(tasks: list[Task], machine: Machine) -> list[tuple[float, float, float]]: ...
-def calibrated_times(tasks: list[Task], machine: Machine) -> list[tuple[int, int]]: ...
+def calibrated_loads(
+    tasks: list[LayerRow], machine: Machine
+) -> list[tuple[float, float, float]]: ...
+def calibrated_times(tasks: list[LayerRow], machine: Machine) -> list[tuple[int, int]]: ...
 def frontier(problem: Problem, exact: bool, max_points: int) -> tuple[list[int], list[int]]: ...
 def solve_weighted(
     problem: Problem,

@@ -1,9 +1,9 @@
-"""The loss table: predicted accuracy loss of every layer in every format."""
+"""The drop table: predicted accuracy drop of every layer in every format."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from msgspec import Meta
@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from aiq import files
 from aiq.errors import InputError
 from aiq.formats import REFERENCE, Format, parse
-from aiq.typed import Count, Name, NonNegative, Text, dump_json, parse_json, read_json
+from aiq.typed import Count, Name, NonNegative, Text, dump_json, parse_json, read_json, renamed
 
-SCHEMA = "aiq/loss-table/v2"
-_WHAT = "a loss table"
-_ADVICE = "give a file that LossTable.save or `aiq sensitivity --output` wrote"
+SCHEMA = "aiq/drop-table/v3"
+_WHAT = "a drop table"
+_ADVICE = "give a file that DropTable.save or `aiq sensitivity --output` wrote"
 
 Array = NDArray[np.float64]
 Drop = Annotated[float, Meta(ge=-1e100, le=1e100)]
@@ -24,7 +24,7 @@ Drop = Annotated[float, Meta(ge=-1e100, le=1e100)]
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
+class MeasuredPlan:
     """A plan that was measured as a whole.
 
     Attributes
@@ -45,8 +45,8 @@ class Whole:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LossTable:
-    """Predicted accuracy loss of L layers in K formats, each layer alone.
+class DropTable:
+    """Predicted accuracy drop of L layers in K formats, each layer alone.
 
     Attributes
     ----------
@@ -54,20 +54,20 @@ class LossTable:
         Names of the L layers, in the order of the layer graph.
     formats
         The K formats.
-    loss
-        (L, K): predicted loss of accuracy, as a fraction (0.01 is one percentage point).
+    drop
+        (L, K): predicted accuracy drop, as a fraction (0.01 is one percentage point).
     error
         (L, K): its standard error.
     divergence
-        (L, K): what the losses were derived from: mean divergence in nats, measured or estimated;
+        (L, K): what the drops were derived from: mean divergence in nats, measured or estimated;
         without data the noise-to-signal ratio for ``sqnr`` and ``mse``.
     measured
-        (L, K): loss of accuracy that was counted on the same samples, noise and all; ``None``
+        (L, K): accuracy drop that was counted on the same samples, noise and all; ``None``
         where nothing was counted.
     method
         How, in words.
     slope
-        Loss per unit of `divergence`.
+        Drop per unit of `divergence`.
     baseline
         Accuracy of the float32 network; ``None`` where it was not measured.
     samples
@@ -76,13 +76,13 @@ class LossTable:
         Evaluations of the network on all of them that the table took.
     seconds
         Time that it took.
-    whole
+    measured_plans
         Plans that were measured as a whole on the way.
     """
 
     layers: tuple[str, ...]
     formats: tuple[Format, ...]
-    loss: Array
+    drop: Array
     error: Array
     divergence: Array
     measured: Array | None
@@ -92,15 +92,15 @@ class LossTable:
     samples: int
     evaluations: int
     seconds: float
-    whole: tuple[Whole, ...] = ()
+    measured_plans: tuple[MeasuredPlan, ...] = ()
 
     @property
-    def per_nat(self) -> float | None:
-        """Loss per nat of divergence; ``None`` if the losses do not come from divergences."""
-        return self.slope if self.whole else None
+    def drop_per_nat(self) -> float | None:
+        """Drop per nat of divergence; ``None`` if the drops do not come from divergences."""
+        return self.slope if self.measured_plans else None
 
     def predict(self, formats: Mapping[str, Format]) -> float:
-        """Return the sum of the losses of the layers in `formats`.
+        """Return the sum of the drops of the layers in `formats`.
 
         A format that the table lacks counts as its `Format.kernel`.
 
@@ -115,11 +115,11 @@ class LossTable:
             known = chosen if chosen in self.formats else chosen.kernel
             if name not in self.layers or known not in {*self.formats, REFERENCE}:
                 raise InputError(
-                    f"The loss table has no entry for layer {name!r} as {chosen}; measure a table "
+                    f"The drop table has no entry for layer {name!r} as {chosen}; measure a table "
                     "with this model and format."
                 )
             if known != REFERENCE:
-                total += float(self.loss[self.layers.index(name), self.formats.index(known)])
+                total += float(self.drop[self.layers.index(name), self.formats.index(known)])
         return total
 
     def to_json(self) -> str:
@@ -133,7 +133,7 @@ class LossTable:
         document = _Document(
             layers=self.layers,
             formats=tuple(f.name for f in self.formats),
-            loss=self.loss.tolist(),
+            drop=self.drop.tolist(),
             error=self.error.tolist(),
             divergence=self.divergence.tolist(),
             measured=None if self.measured is None else self.measured.tolist(),
@@ -143,21 +143,21 @@ class LossTable:
             samples=self.samples,
             evaluations=self.evaluations,
             seconds=self.seconds,
-            whole=self.whole,
+            measured_plans=self.measured_plans,
         )
         return dump_json(document, _WHAT, SCHEMA)
 
     @classmethod
-    def from_json(cls, text: str, file: str = "the loss table") -> "LossTable":
+    def from_json(cls, text: str, file: str = "the drop table") -> "DropTable":
         """Return the table in `text`, as `to_json` wrote it.
 
         Raises
         ------
         InputError
-            If the text is not a loss table; `file` is what the message calls it.
+            If the text is not a drop table; `file` is what the message calls it.
         """
         return parse_json(
-            text, _Document, file=file, what=_WHAT, advice=_ADVICE, schema=SCHEMA
+            text, _Document, file=file, what=_WHAT, advice=_ADVICE, schema=SCHEMA, older=_OLDER
         ).table()
 
     def save(self, path: str | Path) -> None:
@@ -171,24 +171,26 @@ class LossTable:
         files.write_atomic(path, self.to_json())
 
     @classmethod
-    def load(cls, path: str | Path) -> "LossTable":
+    def load(cls, path: str | Path) -> "DropTable":
         """Read a table that `save` wrote.
 
         Raises
         ------
         InputError
-            If the file cannot be read or is not a loss table.
+            If the file cannot be read or is not a drop table.
         """
-        return read_json(path, _Document, what=_WHAT, advice=_ADVICE, schema=SCHEMA).table()
+        return read_json(
+            path, _Document, what=_WHAT, advice=_ADVICE, schema=SCHEMA, older=_OLDER
+        ).table()
 
 
 @dataclass(frozen=True, slots=True)
 class _Document:
-    """A loss table as JSON has it: lists in the place of arrays, names in that of formats."""
+    """A drop table as JSON has it: lists in the place of arrays, names in that of formats."""
 
     layers: tuple[Name, ...]
     formats: tuple[Name, ...]
-    loss: list[list[Drop]]
+    drop: list[list[Drop]]
     error: list[list[NonNegative]]
     divergence: list[list[float]]
     measured: list[list[Drop]] | None
@@ -198,29 +200,29 @@ class _Document:
     samples: Count
     evaluations: Count
     seconds: NonNegative
-    whole: tuple[Whole, ...]
+    measured_plans: tuple[MeasuredPlan, ...]
 
     def __post_init__(self) -> None:
         for names in (self.layers, [parse(name) for name in self.formats]):
             if len({*names}) < len(names):
-                raise InputError("A loss table names each layer and each format once.")
-        for rows in (self.loss, self.error, self.divergence, self.measured):
+                raise InputError("A drop table names each layer and each format once.")
+        for rows in (self.drop, self.error, self.divergence, self.measured):
             if rows is not None and [len(row) for row in rows] != [len(self.formats)] * len(
                 self.layers
             ):
-                raise InputError("A loss table has a row for each layer, a column for each format.")
+                raise InputError("A drop table has a row for each layer, a column for each format.")
 
-    def table(self) -> LossTable:
+    def table(self) -> DropTable:
         """Return the table."""
         shape = len(self.layers), len(self.formats)
 
         def array(rows: list[list[float]]) -> Array:
             return np.array(rows, np.float64).reshape(shape)
 
-        return LossTable(
+        return DropTable(
             layers=self.layers,
             formats=tuple(map(parse, self.formats)),
-            loss=array(self.loss),
+            drop=array(self.drop),
             error=array(self.error),
             divergence=array(self.divergence),
             measured=None if self.measured is None else array(self.measured),
@@ -230,5 +232,14 @@ class _Document:
             samples=self.samples,
             evaluations=self.evaluations,
             seconds=self.seconds,
-            whole=self.whole,
+            measured_plans=self.measured_plans,
         )
+
+
+def _from_v2(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a table of version 2, which said loss where accuracy drop is meant."""
+    found: dict[str, Any] = renamed(document, {"loss": "drop", "whole": "measured_plans"})
+    return found
+
+
+_OLDER = {"aiq/loss-table/v2": _from_v2}

@@ -7,7 +7,7 @@ repeated keys, NaN and infinities, numbers and nesting without measure, and text
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = TypeVar("T")
+Older = Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]
 
 # What would not be seen, or move the cursor or the reading direction, where a text is printed.
 _UNSEEN = r"\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
@@ -49,6 +50,7 @@ def read_json(
     what: str,
     advice: str,
     schema: str | None = None,
+    older: Older | None = None,
     limit: int = LIMIT,
 ) -> T:
     """Return the value in a JSON file.
@@ -65,6 +67,8 @@ def read_json(
     schema
         The value that the document must have under the key ``schema``, which `kind` does not have;
         ``None`` if it has no such key.
+    older
+        Older schema -> function that turns a document of that schema into one of `schema`.
     limit
         Most bytes.
 
@@ -75,7 +79,9 @@ def read_json(
         inside the document.
     """
     text = files.read_text(path, limit, advice)
-    return parse_json(text, kind, file=str(path), what=what, advice=advice, schema=schema)
+    return parse_json(
+        text, kind, file=str(path), what=what, advice=advice, schema=schema, older=older
+    )
 
 
 def parse_json(
@@ -86,6 +92,7 @@ def parse_json(
     what: str,
     advice: str,
     schema: str | None = None,
+    older: Older | None = None,
 ) -> T:
     """Return the value in a JSON text; `file` is what the message calls it, else as `read_json`.
 
@@ -96,14 +103,16 @@ def parse_json(
     """
     try:
         raw = text.encode() if isinstance(text, str) else text
-        if schema is not None:
-            found = msgspec.json.decode(raw, type=dict[str, msgspec.Raw]).get("schema")
-            if found is None or msgspec.json.decode(found) != schema:
-                raise ValueError(f"its key schema is not {schema}")
-        value = msgspec.json.decode(raw, type=kind)
+        found = None if schema is None else _schema(raw, schema, older or {})
+        upgrade = (older or {}).get(found or "")
+        if upgrade is None:
+            value = msgspec.json.decode(raw, type=kind)
         document = json.loads(raw, object_pairs_hook=_unique, parse_int=_short, parse_float=_finite)
         if schema is not None:
             del document["schema"]
+        if upgrade is not None:
+            document = upgrade(document)
+            value = msgspec.json.decode(json.dumps(document), type=kind)
         _compare(document, msgspec.to_builtins(value, str_keys=True))
     except RecursionError:
         problem = "it is nested too deeply"
@@ -112,6 +121,13 @@ def parse_json(
     else:
         return value
     raise InputError(f"{printable(file, 200)} is not {what} ({printable(problem, 200)}); {advice}.")
+
+
+def renamed(document: Any, names: Mapping[str, str]) -> Any:  # noqa: ANN401
+    """Return a JSON object with keys renamed; anything else, and both names at once, stay."""
+    if not isinstance(document, dict) or not document.keys().isdisjoint(names.values()):
+        return document
+    return {names.get(key, key): value for key, value in document.items()}
 
 
 def dump_json(
@@ -140,6 +156,15 @@ def dump_json(
     raise InputError(
         f"What is to be written is not {what} ({printable(problem, 200)}); correct that value."
     )
+
+
+def _schema(raw: bytes, schema: str, older: Older) -> str:
+    """Return the schema of a document, which must be `schema` or one of `older`."""
+    found = msgspec.json.decode(raw, type=dict[str, msgspec.Raw]).get("schema")
+    name = None if found is None else msgspec.json.decode(found)
+    if not isinstance(name, str) or name not in {schema, *older}:
+        raise ValueError(f"its key schema is not {schema}")
+    return name
 
 
 def _located(error: Exception) -> str:

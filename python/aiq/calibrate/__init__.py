@@ -17,7 +17,7 @@ from aiq.calibrate.fit import ALIKE, PRIOR, Coefficients, Prior, fit
 from aiq.calibrate.samples import Sample, Store, default_path
 from aiq.errors import Interrupted
 from aiq.hardware import Hardware, MemoryLevel
-from aiq.hardware.runtime_profile import Kernel, RuntimeProfile
+from aiq.hardware.runtime_profile import KernelProfile, RuntimeProfile
 from aiq.measure import Call
 from aiq.progress import Progress
 from aiq.runtimes import Runtime
@@ -193,7 +193,7 @@ def anchor(runtime: Runtime) -> Call:
 
 
 def _section(engine: Runtime, found: Coefficients, quiet: float) -> RuntimeProfile:
-    kernels: dict[str, dict[str, Kernel]] = {}
+    kernels: dict[str, dict[str, KernelProfile]] = {}
     for key, kernel in found.kernels.items():
         op, _, dtype = key.partition(".")
         if dtype:

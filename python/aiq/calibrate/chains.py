@@ -27,7 +27,7 @@ _BATCHES = (1, 1, 1, 1, 2, 4, 8, 16, 16, 32, 64, 128)
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
+class TimedNetwork:
     """A network to time.
 
     Attributes
@@ -69,7 +69,7 @@ def names(formats: Sequence[str], count: int) -> list[str]:
     return found
 
 
-def program(name: str) -> Program:
+def program(name: str) -> TimedNetwork:
     """Return the program called `name`."""
     family, formats, _ = name.split("/")
     rng = Random(name)
@@ -89,7 +89,7 @@ def program(name: str) -> Program:
     layers = [
         path for path, layer in module.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)
     ]
-    return Program(
+    return TimedNetwork(
         name,
         module.eval(),
         torch.rand(shape, generator=torch_rng),
@@ -239,4 +239,4 @@ _MIXED = (
 _FLOATING = ("inverted", "permuted", "attention")  # much stands between layers, without integers
 _BETWEEN = "w8a8bf16"
 
-__all__ = ["Program", "log_uniform", "names", "program"]
+__all__ = ["TimedNetwork", "log_uniform", "names", "program"]

@@ -22,7 +22,7 @@ from aiq.calibrate.samples import Sample
 from aiq.cost import rows, shape
 from aiq.cost.pieces import DTYPES
 from aiq.hardware import Hardware
-from aiq.hardware.runtime_profile import Correction, Fit, Kernel
+from aiq.hardware.runtime_profile import Correction, Fit, KernelProfile
 
 Matrix = NDArray[np.float64]
 
@@ -73,7 +73,7 @@ class Coefficients:
     """A fitted runtime: overhead of a run in seconds, kernels by group, and how well they fit."""
 
     run: float
-    kernels: Mapping[str, Kernel]
+    kernels: Mapping[str, KernelProfile]
     fit: Fit
 
 
@@ -164,12 +164,12 @@ class _Problem:
         compute = {dtype.name: index for index, dtype in enumerate(known)}
         loads = _core.calibrated_loads(
             [
-                rows.Task(
+                rows.LayerRow(
                     piece.work,
                     piece.storage._replace(
                         compute=compute[piece.kernel.partition(".")[2] or "fp32"]
                     ),
-                    rows.Kernel(start=0.0, compute=1.0, memory=1.0, output=0.0),
+                    rows.KernelRow(start=0.0, compute=1.0, memory=1.0, output=0.0),
                     piece.resident,
                 )
                 for _, piece in placed
@@ -248,7 +248,7 @@ class _Problem:
         slope[:, 1 + 4 * groups :] = np.concatenate(by_group[self._shaped], axis=1)
         return seconds, slope / seconds[:, None]
 
-    def kernels(self, unknowns: Matrix) -> dict[str, Kernel]:
+    def kernels(self, unknowns: Matrix) -> dict[str, KernelProfile]:
         """Return the kernel of each group."""
         coefficients, corrections = self._split(unknowns)
         found = {}
@@ -279,8 +279,8 @@ def _kernel(
     memory: float,
     output: float,
     correction: Correction | None = None,
-) -> Kernel:
-    return Kernel(
+) -> KernelProfile:
+    return KernelProfile(
         start_us=_short(start * 1e6),
         compute=_short(min(1 / compute, 4.0)),
         memory=_short(min(1 / memory, 100.0)),

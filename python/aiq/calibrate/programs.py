@@ -95,7 +95,7 @@ def needed(runtime: Runtime) -> set[str]:
     return computed | {f"{a}_to_{b}" for a, b in permutations(by_op[Op.CONV], 2)}
 
 
-def compile_programs(runtime: Runtime, programs: Sequence[chains.Program]) -> list[Part]:
+def compile_programs(runtime: Runtime, programs: Sequence[chains.TimedNetwork]) -> list[Part]:
     """Compile `programs` together."""
     return runtime.compile_many(
         [program.module for program in programs],

@@ -18,7 +18,7 @@ from aiq.cli import tables
 from aiq.comparison import PredictedMeasured, compare
 from aiq.cost import CostTable
 from aiq.data import Batches
-from aiq.drops import LossTable
+from aiq.drops import DropTable
 from aiq.evaluate import Evaluator
 from aiq.formats import PAPER, Format
 from aiq.formats import parse as parse_format
@@ -47,7 +47,7 @@ class Row:
     intensity
         FLOPs per byte.
     objective
-        The paper's objective, losses predicted by the measured single-layer table; smaller is
+        The paper's objective, drops predicted by the measured single-layer table; smaller is
         better.
     accuracy
         Share of test images that are right.
@@ -97,9 +97,9 @@ def run(progress: Progress) -> Result:
     profile = calibrate.quick(progress=progress)
 
     evaluator = Evaluator(model, datasets.batches(val), calibration=calibration, progress=progress)
-    losses = sensitivity.measure(evaluator, PAPER, progress=progress)
+    drops = sensitivity.measure(evaluator, PAPER, progress=progress)
 
-    def chosen(method: str, data: Batches, sensitivity: str | LossTable = "measured") -> Plan:
+    def chosen(method: str, data: Batches, sensitivity: str | DropTable = "measured") -> Plan:
         return search(
             model,
             profile,
@@ -117,15 +117,15 @@ def run(progress: Progress) -> Result:
     few = datasets.batches(val.take(IN_LOOP))
     greedy = chosen("greedy", few)
     coordinate = chosen("coordinate", few)
-    exact = chosen("exact", datasets.batches(val), losses)
+    exact = chosen("exact", datasets.batches(val), drops)
     score = _Score(
         Evaluator(model, datasets.batches(test), calibration=calibration),
         cost.intensity_table(graph.extract(model, image), PAPER),
-        losses,
-        exact.proof.loss_factor,
+        drops,
+        exact.proof.drop_factor,
     )
     rows = [
-        *(score.row(name, dict.fromkeys(losses.layers, parse_format(name))) for name in UNIFORM),
+        *(score.row(name, dict.fromkeys(drops.layers, parse_format(name))) for name in UNIFORM),
         score.row("paper: greedy", greedy.formats, greedy.evaluations, greedy.seconds),
         score.row(
             "paper: coordinate", coordinate.formats, coordinate.evaluations, coordinate.seconds
@@ -133,8 +133,8 @@ def run(progress: Progress) -> Result:
         score.row(
             "aiq: exact",
             exact.formats,
-            losses.evaluations + exact.evaluations,
-            losses.seconds + exact.seconds,
+            drops.evaluations + exact.evaluations,
+            drops.seconds + exact.seconds,
         ),
     ]
 
@@ -167,19 +167,19 @@ class _Score:
 
     evaluator: Evaluator
     table: CostTable
-    losses: LossTable
-    loss_factor: float
+    drops: DropTable
+    drop_factor: float
 
     def row(
         self, name: str, plan: Mapping[str, Format], evaluations: int = 0, seconds: float = 0.0
     ) -> Row:
         accuracy = self.evaluator.evaluate(plan).accuracy
         ratio = self.table.intensity(plan) / self.table.intensity({})
-        loss = self.losses.predict(plan) * self.loss_factor * POINTS
+        drop = self.drops.predict(plan) * self.drop_factor * POINTS
         return Row(
             name=name,
             intensity=self.table.intensity(plan),
-            objective=-LAMBDA * ratio + (1 - LAMBDA) * loss,
+            objective=-LAMBDA * ratio + (1 - LAMBDA) * drop,
             accuracy=accuracy,
             drop=self.evaluator.baseline.accuracy - accuracy,
             evaluations=evaluations,
@@ -195,7 +195,7 @@ def render(result: Result) -> RenderableType:
         "x fp32",
         "objective",
         "accuracy",
-        "loss",
+        "drop",
         "evals",
         "time",
     ]

@@ -50,7 +50,7 @@ def sensitivity(
     batch_dim: BatchDimOption = 0,
     formats: Annotated[str, typer.Option(help="Formats to measure.")] = "w8,w4,w8a8,w4a4",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Save the loss table as JSON here.")
+        Path | None, typer.Option("--output", "-o", help="Save the drop table as JSON here.")
     ] = None,
     cache: CacheOption = None,
     json_: JsonOption = False,
@@ -65,15 +65,15 @@ def sensitivity(
             evaluator = Evaluator(
                 loaded.module, batches, batch_dim=batch_dim, cache=folder, progress=progress
             )
-            losses = sensitivities.measure(evaluator, formats, progress=progress)
+            drops = sensitivities.measure(evaluator, formats, progress=progress)
     except KeyboardInterrupt:
         kept = "nothing is" if folder is None else f"in {folder} all that was evaluated is"
         raise Interrupted(f"there is no table yet; {kept} kept.") from None
 
     def show() -> None:
         if json_:
-            sys.stdout.write(losses.to_json())
+            sys.stdout.write(drops.to_json())
         else:
-            out.print(tables.losses(losses))
+            out.print(tables.drops(drops))
 
-    deliver(show, losses.save, output)
+    deliver(show, drops.save, output)

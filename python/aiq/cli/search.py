@@ -64,7 +64,7 @@ def search(
     batch_dim: BatchDimOption = 0,
     max_drop: Annotated[
         float,
-        typer.Option(parser=_number, metavar="FLOAT", help="Largest accuracy loss: 0.01 is 1 pp."),
+        typer.Option(parser=_number, metavar="FLOAT", help="Largest accuracy drop: 0.01 is 1 pp."),
     ] = 0.01,
     confidence: Annotated[
         float, typer.Option(help="With which the plan must keep to --max-drop.")

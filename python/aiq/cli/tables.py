@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aiq.comparison import PLAN, PredictedMeasured
-from aiq.drops import LossTable
+from aiq.drops import DropTable
 from aiq.graph import Layer, LayerGraph
 from aiq.measure import Comparison
 from aiq.plan.notes import not_counted, not_decided
@@ -39,14 +39,14 @@ def layers(graph: LayerGraph) -> RenderableType:
     return Group(found, Text("\n".join(notes))) if notes else found
 
 
-def losses(losses: LossTable) -> Table:
-    """Return a loss table, one row a layer, in percentage points with standard errors."""
+def drops(drops: DropTable) -> Table:
+    """Return a drop table, one row a layer, in percentage points with standard errors."""
     rows = (
-        (name, *(f"{100 * x:.3f} +-{100 * e:.3f}" for x, e in zip(loss, error, strict=True)))
-        for name, loss, error in zip(losses.layers, losses.loss, losses.error, strict=True)
+        (name, *(f"{100 * x:.3f} +-{100 * e:.3f}" for x, e in zip(drop, error, strict=True)))
+        for name, drop, error in zip(drops.layers, drops.drop, drops.error, strict=True)
     )
-    title = f"Accuracy loss in pp, each layer alone ({losses.method}, {losses.samples:,} samples)"
-    return table(title, ["<layer", *(f.name for f in losses.formats)], rows)
+    title = f"Accuracy drop in pp, each layer alone ({drops.method}, {drops.samples:,} samples)"
+    return table(title, ["<layer", *(f.name for f in drops.formats)], rows)
 
 
 def throughput(result: PredictedMeasured) -> RenderableType:

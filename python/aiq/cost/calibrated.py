@@ -89,7 +89,7 @@ def calibrated_table(
     )
 
 
-def _task(profile: RuntimeProfile, part: Piece) -> rows.Task:
+def _task(profile: RuntimeProfile, part: Piece) -> rows.LayerRow:
     op, dot, dtype = part.kernel.partition(".")
     if dot:
         kernel = profile.kernel(op, dtype)
@@ -98,4 +98,4 @@ def _task(profile: RuntimeProfile, part: Piece) -> rows.Task:
         kernel = profile.boundary(source, target)
     factor = shape.factor(kernel.correction, part.shape)
     corrected = rows.kernel(kernel, starts=part.starts, factor=factor)
-    return rows.Task(part.work, part.storage, corrected, part.resident)
+    return rows.LayerRow(part.work, part.storage, corrected, part.resident)

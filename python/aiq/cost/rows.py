@@ -33,7 +33,7 @@ class Storage(NamedTuple):
     compute: Count
 
 
-class Kernel(NamedTuple):
+class KernelRow(NamedTuple):
     """What a kernel takes: seconds to start, shares of peak and bandwidth, seconds an output."""
 
     start: float
@@ -56,12 +56,12 @@ class Machine(NamedTuple):
     levels: list[MemoryLevel]
 
 
-class Task(NamedTuple):
+class LayerRow(NamedTuple):
     """Work, how it is stored, the kernel that does it, and bytes that stay in memory meanwhile."""
 
     work: Work
     storage: Storage
-    kernel: Kernel
+    kernel: KernelRow
     resident: float
 
 
@@ -84,9 +84,9 @@ def storage(format_: Format, compute: int) -> Storage:
     return Storage(format_.weight.bits, bits, bits, format_.quantizes_weights, compute)
 
 
-def kernel(found: profile.Kernel, *, starts: bool = True, factor: float = 1.0) -> Kernel:
+def kernel(found: profile.KernelProfile, *, starts: bool = True, factor: float = 1.0) -> KernelRow:
     """Return what a profile's kernel takes, all of it `factor` times as long."""
-    return Kernel(
+    return KernelRow(
         start=found.start_us * 1e-6 * factor if starts else 0.0,
         compute=found.compute / factor,
         memory=found.memory / factor,

@@ -23,9 +23,9 @@ from aiq.evaluate import independence, journal, metrics
 from aiq.evaluate.gather import gather
 from aiq.evaluate.journal import Journal
 from aiq.evaluate.metrics import Metric
-from aiq.evaluate.runner import Plan, Runner
+from aiq.evaluate.runner import LayerFormats, Runner
 from aiq.evaluate.samples import Samples
-from aiq.evaluate.workers import Elsewhere, Here, Scores, Task, Workers
+from aiq.evaluate.workers import ChunkJob, ExecutorWorkers, LocalWorkers, Scores, Workers
 from aiq.fingerprint import Fingerprint
 from aiq.formats import REFERENCE
 from aiq.graph import BatchDim, Trace, trace
@@ -200,9 +200,9 @@ class Evaluator:
         self.layers = self.runner.layers
         self._weight_bits = weight_bits
         self._workers: Workers = (
-            Here(self.runner, self._chunks, memory)
+            LocalWorkers(self.runner, self._chunks, memory)
             if executor is None
-            else Elsewhere(self.runner, self._chunks, executor)
+            else ExecutorWorkers(self.runner, self._chunks, executor)
         )
         self._journal: Journal | None = None
         if cache is not None:
@@ -282,7 +282,7 @@ class Evaluator:
         report = progress or self._progress
         whole = [self._plan(formats) for formats in plans]
         active = sorted(dict.fromkeys(whole), key=_by_first_change)
-        scores: dict[Plan, list[Tensor]] = {plan: [] for plan in active}
+        scores: dict[LayerFormats, list[Tensor]] = {plan: [] for plan in active}
         done, total = 0, len(active) * len(self._chunks)
         for index in range(len(self._chunks)):
             (results,) = self._start([(index, tuple(active))])
@@ -295,12 +295,12 @@ class Evaluator:
                 report("evaluate", done, total)
         return [self._evaluation(scores[plan]) for plan in whole]
 
-    def _plan(self, formats: Formats) -> Plan:
+    def _plan(self, formats: Formats) -> LayerFormats:
         self.runner.simulator.check(formats)
         chosen = (formats.get(name, REFERENCE) for name in self.layers)
         return tuple(fmt.kernel.held_to(self._weight_bits) for fmt in chosen)
 
-    def _start(self, tasks: Sequence[Task]) -> list[Scores]:
+    def _start(self, tasks: Sequence[ChunkJob]) -> list[Scores]:
         """Return the results of each task, from the journal or from the workers, who start now."""
         found = [{plan: self._known(index, plan) for plan in plans} for index, plans in tasks]
         missing = [
@@ -314,7 +314,11 @@ class Evaluator:
         ]
 
     def _merged(
-        self, index: int, plans: Sequence[Plan], known: dict[Plan, Tensor | None], results: Scores
+        self,
+        index: int,
+        plans: Sequence[LayerFormats],
+        known: dict[LayerFormats, Tensor | None],
+        results: Scores,
     ) -> Scores:
         for plan in plans:
             score = known[plan]
@@ -327,13 +331,13 @@ class Evaluator:
         for _ in results:  # lets the workers keep what they have
             pass
 
-    def _known(self, index: int, plan: Plan) -> Tensor | None:
+    def _known(self, index: int, plan: LayerFormats) -> Tensor | None:
         if self._journal is None:
             return None
         scores = self._journal.get(self._key(plan), index, len(self._chunks[index]))
         return None if scores is None else torch.from_numpy(scores.copy())
 
-    def _key(self, plan: Plan) -> str:
+    def _key(self, plan: LayerFormats) -> str:
         """Return the name of a plan in the journal: layers that are not float32."""
         return ";".join(
             f"{layer}={f.weight.name},{f.weight_granularity},{f.activation.name}"
@@ -379,7 +383,7 @@ def _identity(metric: Metric) -> tuple[object, ...]:
     return (metric.__module__, metric.__qualname__, code.co_code, code.co_consts, code.co_names)
 
 
-def _by_first_change(plan: Plan) -> list[tuple[bool, str, str]]:
+def _by_first_change(plan: LayerFormats) -> list[tuple[bool, str, str]]:
     """Sort plans so that those that agree up to a layer stand together, float32 first."""
     return [(f != REFERENCE, f.weight.name, f.name) for f in plan]
 

@@ -17,15 +17,15 @@ from aiq.evaluate.samples import Samples
 from aiq.formats import REFERENCE, Format
 from aiq.quantize.simulate import Simulator, State
 
-Plan = tuple[Format, ...]
+LayerFormats = tuple[Format, ...]
 """The format of each layer, in the order of `Runner.layers`."""
 
 
 @dataclass(slots=True)
-class Path:
+class Checkpoint:
     """What the last run of a chunk left: its plan, and the state before each layer."""
 
-    plan: Plan
+    plan: LayerFormats
     states: list[State]
 
     @property
@@ -71,8 +71,12 @@ class Runner:
 
     @torch.inference_mode()
     def run(
-        self, chunk: Samples, plan: Plan, path: Path | None, reference: Reference | None
-    ) -> tuple[Tensor, Path, Reference]:
+        self,
+        chunk: Samples,
+        plan: LayerFormats,
+        path: Checkpoint | None,
+        reference: Reference | None,
+    ) -> tuple[Tensor, Checkpoint, Reference]:
         """Run a chunk, from where `plan` leaves `path`.
 
         Returns
@@ -106,7 +110,7 @@ class Runner:
             self._in_order_of(chunk), output, chunk.targets, reference, self.output_dim
         )
         stacked = torch.stack([scores.score, scores.divergence, scores.cross_entropy])
-        return stacked, Path(plan, states), reference
+        return stacked, Checkpoint(plan, states), reference
 
     def _cut(self, leaf: Any, count: int) -> Any:  # noqa: ANN401
         dim, batch = self.output_dim, self._batch
@@ -156,7 +160,7 @@ class Runner:
         )
 
 
-def _common(one: Plan, other: Plan) -> int:
+def _common(one: LayerFormats, other: LayerFormats) -> int:
     """Return how many leading formats agree, at most all but one."""
     pairs = enumerate(zip(one, other, strict=True))
     return next((i for i, (a, b) in pairs if a != b), len(one) - 1)

@@ -10,28 +10,28 @@ from typing import Protocol
 from torch import Tensor
 
 from aiq.evaluate.metrics import Reference
-from aiq.evaluate.runner import Path, Plan, Runner
+from aiq.evaluate.runner import Checkpoint, LayerFormats, Runner
 from aiq.evaluate.samples import Samples
 from aiq.formats import REFERENCE
 
-Task = tuple[int, Sequence[Plan]]
+ChunkJob = tuple[int, Sequence[LayerFormats]]
 """Index of a chunk, and the plans to run it under; neighbours that share most stand together."""
 
-Scores = Generator[tuple[Plan, Tensor], None, None]
+Scores = Generator[tuple[LayerFormats, Tensor], None, None]
 """The plans of a task, in order, each with its scores."""
 
 
 class Workers(Protocol):
     """Runs tasks."""
 
-    def start(self, tasks: Sequence[Task]) -> list[Scores]:
+    def start(self, tasks: Sequence[ChunkJob]) -> list[Scores]:
         """Return the results of each task, to be read in this order."""
 
     def drop(self) -> None:
         """Forget tasks whose results nobody will read."""
 
 
-class Here:
+class LocalWorkers:
     """Runs tasks in this process, when their results are read.
 
     Parameters
@@ -46,18 +46,18 @@ class Here:
         self._runner = runner
         self._chunks = chunks
         self._memory = memory
-        self._paths: dict[int, Path] = {}
+        self._paths: dict[int, Checkpoint] = {}
         self._kept = 0  # bytes of _paths
         self._references: dict[int, Reference] = {}
 
-    def start(self, tasks: Sequence[Task]) -> list[Scores]:
+    def start(self, tasks: Sequence[ChunkJob]) -> list[Scores]:
         """Return the results of each task, to be read in this order."""
         return [self._run(index, plans) for index, plans in tasks]
 
     def drop(self) -> None:
         """Forget tasks whose results nobody will read: they have not begun."""
 
-    def _run(self, index: int, plans: Sequence[Plan]) -> Scores:
+    def _run(self, index: int, plans: Sequence[LayerFormats]) -> Scores:
         alone = len(plans) == 1
         chunk, path = self._chunks[index], self._paths.pop(index, None) if alone else None
         self._kept -= path.bytes if path else 0
@@ -72,7 +72,7 @@ class Here:
             self._kept += path.bytes
 
 
-class Elsewhere:
+class ExecutorWorkers:
     """Runs tasks on the workers of an executor, all at once.
 
     Parameters
@@ -91,7 +91,7 @@ class Elsewhere:
         self._references: dict[int, Reference] = {}
         self._waiting: list[_Parts] = []
 
-    def start(self, tasks: Sequence[Task]) -> list[Scores]:
+    def start(self, tasks: Sequence[ChunkJob]) -> list[Scores]:
         """Return the results of each task, to be read in this order."""
         self._waiting = [self._submit(index, plans) for index, plans in tasks]
         return [
@@ -105,7 +105,7 @@ class Elsewhere:
             for _, result in parts:
                 result.cancel()
 
-    def _submit(self, index: int, plans: Sequence[Plan]) -> "_Parts":
+    def _submit(self, index: int, plans: Sequence[LayerFormats]) -> "_Parts":
         size = max(1, -(-len(plans) // self._workers))
         parts = [plans[start : start + size] for start in range(0, len(plans), size)]
         chunk, reference = self._chunks[index], self._references.get(index)
@@ -120,18 +120,18 @@ class Elsewhere:
             yield from zip(plans, scores, strict=True)
 
 
-_Parts = list[tuple[Sequence[Plan], Future[tuple[list[Tensor], Reference]]]]
+_Parts = list[tuple[Sequence[LayerFormats], Future[tuple[list[Tensor], Reference]]]]
 
 
 def run_elsewhere(
-    payload: bytes, chunk: Samples, plans: Sequence[Plan], reference: Reference | None
+    payload: bytes, chunk: Samples, plans: Sequence[LayerFormats], reference: Reference | None
 ) -> tuple[list[Tensor], Reference]:
     """Run a chunk under each of `plans`, in a worker: the task of an executor.
 
-    `payload` is a runner that `Elsewhere` pickled for its own workers.
+    `payload` is a runner that `ExecutorWorkers` pickled for its own workers.
     """
     runner = _unpickled(payload)
-    path: Path | None = None
+    path: Checkpoint | None = None
     if reference is None:
         _, path, reference = runner.run(chunk, _float32(plans[0]), None, None)
     results = []
@@ -147,5 +147,5 @@ def _unpickled(payload: bytes) -> Runner:
     return runner
 
 
-def _float32(plan: Plan) -> Plan:
+def _float32(plan: LayerFormats) -> LayerFormats:
     return (REFERENCE,) * len(plan)

@@ -11,13 +11,13 @@ from aiq.hardware.profile import (
     to_yaml,
     validate,
 )
-from aiq.hardware.runtime_profile import Fit, Kernel, Realisation, RuntimeProfile
+from aiq.hardware.runtime_profile import Fit, KernelProfile, Realisation, RuntimeProfile
 
 __all__ = [
     "MAX_BYTES",
     "Fit",
     "Hardware",
-    "Kernel",
+    "KernelProfile",
     "MemoryLevel",
     "Pair",
     "Realisation",

@@ -34,7 +34,7 @@ class Correction:
 
 
 @dataclass(frozen=True, slots=True)
-class Kernel:
+class KernelProfile:
     """How long a kernel of one operator class takes in one dtype.
 
     ``start_us + FLOPs / (compute peak) + bytes / (memory bandwidth) + output_ns elements written``,
@@ -131,8 +131,8 @@ class RuntimeProfile:
     version: str
     run_overhead_us: float
     formats: Mapping[str, Realisation]
-    kernels: Mapping[str, Mapping[str, Kernel]]
-    boundaries: Mapping[str, Kernel]
+    kernels: Mapping[str, Mapping[str, KernelProfile]]
+    boundaries: Mapping[str, KernelProfile]
     fuses: tuple[str, ...]
     fit: Fit
 
@@ -170,7 +170,7 @@ class RuntimeProfile:
             return None
         return None if found is None or found.support == "none" else found
 
-    def kernel(self, op: str, dtype: str) -> Kernel:
+    def kernel(self, op: str, dtype: str) -> KernelProfile:
         """Return the kernel of an operator class in a compute dtype.
 
         Raises
@@ -186,7 +186,7 @@ class RuntimeProfile:
             )
         return found
 
-    def boundary(self, source: str, target: str) -> Kernel:
+    def boundary(self, source: str, target: str) -> KernelProfile:
         """Return the kernel that converts a tensor from one storage dtype to another.
 
         Raises
@@ -211,7 +211,7 @@ def from_document(name: str, document: Mapping[str, Any]) -> RuntimeProfile:
         run_overhead_us=float(document["run_overhead_us"]),
         formats=_map(document["formats"], lambda entry: Realisation(**entry)),
         kernels=_map(document["kernels"], lambda by_dtype: _map(by_dtype, _kernel)),
-        boundaries=_map(document["boundaries"], lambda entry: Kernel(**entry)),
+        boundaries=_map(document["boundaries"], lambda entry: KernelProfile(**entry)),
         fuses=tuple(document["fuses"]),
         fit=Fit(**document["fit"]),
     )
@@ -233,15 +233,17 @@ def to_document(profile: RuntimeProfile) -> dict[str, Any]:
     }
 
 
-def _kernel(entry: Mapping[str, Any]) -> Kernel:
+def _kernel(entry: Mapping[str, Any]) -> KernelProfile:
     found = entry.get("correction")
     if found is None:
-        return Kernel(**entry)
+        return KernelProfile(**entry)
     limits = _map(found["range"], tuple)
-    return Kernel(**{**entry, "correction": Correction(MappingProxyType(found["terms"]), limits)})
+    return KernelProfile(
+        **{**entry, "correction": Correction(MappingProxyType(found["terms"]), limits)}
+    )
 
 
-def _kernel_document(kernel: Kernel) -> dict[str, Any]:
+def _kernel_document(kernel: KernelProfile) -> dict[str, Any]:
     document = {
         **_conversion(kernel),
         "compute": kernel.compute,
@@ -252,7 +254,7 @@ def _kernel_document(kernel: Kernel) -> dict[str, Any]:
     return document
 
 
-def _conversion(kernel: Kernel) -> dict[str, Any]:
+def _conversion(kernel: KernelProfile) -> dict[str, Any]:
     return {
         "start_us": kernel.start_us,
         "memory": kernel.memory,

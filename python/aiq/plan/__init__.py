@@ -1,7 +1,15 @@
 """What a search returns: a format for every layer, with predictions, proof and provenance."""
 
-from aiq.plan.certificate import Proof
+from aiq.plan.certificate import SolveSummary
 from aiq.plan.plan import Accuracy, Plan, PlannedLayer, Prediction
 from aiq.plan.timed import Shortlist, TimedPlan
 
-__all__ = ["Accuracy", "Plan", "PlannedLayer", "Prediction", "Proof", "Shortlist", "TimedPlan"]
+__all__ = [
+    "Accuracy",
+    "Plan",
+    "PlannedLayer",
+    "Prediction",
+    "Shortlist",
+    "SolveSummary",
+    "TimedPlan",
+]

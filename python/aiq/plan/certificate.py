@@ -10,7 +10,7 @@ from aiq.typed import (
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
+class SolveSummary:
     """How good the choice is on the tables: what the solver can vouch for.
 
     Attributes
@@ -25,11 +25,11 @@ class Proof:
         Of `value` and `bound`: ``bytes``, ``seconds``, or ``objective`` (the weighted one).
     nodes, seconds
         Search effort.
-    loss_budget
-        Sum of single-layer losses that the solve allowed, corrected by measurement; ``None``
+    drop_budget
+        Sum of single-layer drops that the solve allowed, corrected by measurement; ``None``
         without a budget.
-    loss_factor
-        What the single-layer losses were multiplied by, corrected by measurement.
+    drop_factor
+        What the single-layer drops were multiplied by, corrected by measurement.
     """
 
     status: Name
@@ -39,5 +39,5 @@ class Proof:
     unit: Name
     nodes: Count
     seconds: NonNegative
-    loss_budget: float | None
-    loss_factor: float
+    drop_budget: float | None
+    drop_factor: float

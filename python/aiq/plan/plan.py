@@ -15,7 +15,7 @@ from aiq.formats import Format
 from aiq.formats import parse as parse_format
 from aiq.graph import BatchDim
 from aiq.plan import show
-from aiq.plan.certificate import Proof
+from aiq.plan.certificate import SolveSummary
 from aiq.plan.timed import Shortlist
 from aiq.typed import (
     Count,
@@ -26,9 +26,10 @@ from aiq.typed import (
     dump_json,
     parse_json,
     read_json,
+    renamed,
 )
 
-SCHEMA = "aiq/plan/v1"
+SCHEMA = "aiq/plan/v2"
 _WHAT = "a plan"
 _ADVICE = "give a file that Plan.save or `aiq search --output` wrote"
 
@@ -47,8 +48,8 @@ class PlannedLayer:
         Its share of the float32 network's cost, 0..1.
     saving
         Part of its own float32 cost that the format saves, 0..1 (negative if it costs more).
-    loss
-        Predicted accuracy loss of this choice alone, as a fraction (0.01 = 1 pp).
+    drop
+        Predicted accuracy drop of this choice alone, as a fraction (0.01 = 1 pp).
     why
         The next cheaper choice and why it was not taken, in words.
     """
@@ -60,7 +61,7 @@ class PlannedLayer:
     weight_elements: Count
     share: NonNegative
     saving: float
-    loss: float
+    drop: float
     why: Text
 
     def __post_init__(self) -> None:
@@ -137,10 +138,10 @@ class Plan:
         The layers whose format was a decision, in execution order.
     predicted, baseline
         Predictions of the plan and of the float32 network.
-    predicted_loss
-        Sum of single-layer losses, corrected by measurement where there was one.
+    predicted_drop
+        Sum of single-layer drops, corrected by measurement where there was one.
     accuracy
-        Measured accuracy, or ``None`` if there was no data: then losses are estimates from
+        Measured accuracy, or ``None`` if there was no data: then drops are estimates from
         signal-to-noise ratios.
     proof
         What the solver vouches for.
@@ -161,9 +162,9 @@ class Plan:
     layers: tuple[PlannedLayer, ...]
     predicted: Prediction
     baseline: Prediction
-    predicted_loss: float
+    predicted_drop: float
     accuracy: Accuracy | None
-    proof: Proof
+    proof: SolveSummary
     evaluations: Count
     seconds: NonNegative
     provenance: Mapping[str, Any]
@@ -203,7 +204,9 @@ class Plan:
         InputError
             If the text is not a plan; `file` is what the message calls it.
         """
-        return parse_json(text, cls, file=file, what=_WHAT, advice=_ADVICE, schema=SCHEMA)
+        return parse_json(
+            text, cls, file=file, what=_WHAT, advice=_ADVICE, schema=SCHEMA, older=_OLDER
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the plan to `path` as JSON, atomically.
@@ -224,7 +227,7 @@ class Plan:
         InputError
             If the file cannot be read or is not a plan.
         """
-        return read_json(path, cls, what=_WHAT, advice=_ADVICE, schema=SCHEMA)
+        return read_json(path, cls, what=_WHAT, advice=_ADVICE, schema=SCHEMA, older=_OLDER)
 
     def __str__(self) -> str:
 
@@ -233,6 +236,20 @@ class Plan:
         stream = console.file
         assert isinstance(stream, io.StringIO)
         return stream.getvalue().rstrip()
+
+
+def _from_v1(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a plan of version 1, which said loss where accuracy drop is meant."""
+    found: dict[str, Any] = renamed(document, {"predicted_loss": "predicted_drop"})
+    proof = {"loss_budget": "drop_budget", "loss_factor": "drop_factor"}
+    found["proof"] = renamed(found.get("proof"), proof)
+    layers = found.get("layers")
+    if isinstance(layers, list):
+        found["layers"] = [renamed(layer, {"loss": "drop"}) for layer in layers]
+    return found
+
+
+_OLDER = {"aiq/plan/v1": _from_v1}
 
 
 class _Undecided(TypedDict):

@@ -15,14 +15,14 @@ if TYPE_CHECKING:  # a plan prints itself through this module
 
 def plan(plan: "Plan") -> RenderableType:
     """Return a plan: what it is predicted to buy, how sure that is, and every layer's format."""
-    columns = ["<layer", "<format", "share of cost", "saves", "loss", "<why not cheaper"]
+    columns = ["<layer", "<format", "share of cost", "saves", "drop", "<why not cheaper"]
     rows = (
         (
             layer.name,
             layer.format,
             f"{100 * layer.share:.1f} %",
             f"{100 * layer.saving:.0f} %",
-            points(layer.loss),
+            points(layer.drop),
             layer.why,
         )
         for layer in plan.layers
@@ -83,15 +83,15 @@ def summary(plan: "Plan") -> str:
     ]
     if plan.accuracy is None:
         lines.append(
-            f"  accuracy    not measured (no data); estimated loss {points(plan.predicted_loss)}"
+            f"  accuracy    not measured (no data); estimated drop {points(plan.predicted_drop)}"
         )
     else:
         scores = plan.accuracy
         change = f"{100 * scores.baseline:.2f} % -> {100 * scores.plan:.2f} %"
         limit = f"at most {points(scores.drop_limit)} with {100 * scores.confidence:g} %"
-        loss = f"{points(scores.drop)} measured ({limit}), {points(plan.predicted_loss)} predicted"
+        drop = f"{points(scores.drop)} measured ({limit}), {points(plan.predicted_drop)} predicted"
         lines.append(f"  accuracy    {change} on {scores.samples:,} samples")
-        lines.append(f"  loss        {loss}")
+        lines.append(f"  drop        {drop}")
         if scores.samples_needed is not None:
             lines.append(
                 f"  samples     With about {scores.samples_needed:,} samples instead of "

@@ -30,7 +30,7 @@ class HeldBack(NamedTuple):
     samples: int
 
 
-class Scale:
+class AccuracyMeter:
     """Measures accuracy against the float32 network; the same plan is measured once.
 
     Parameters

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from torch.utils import _pytree as pytree
 
 from aiq.data.reading import arranged, inputs_of, read
-from aiq.drops import LossTable
+from aiq.drops import DropTable
 from aiq.errors import DataError, InputError
 from aiq.evaluate import metrics
 from aiq.evaluate.evaluator import CALIBRATION_SAMPLES
@@ -61,7 +61,7 @@ def check(
     if max_size is not None:
         check_count("max_size", max_size, "bytes")
     check_folder("cache_dir", cache_dir)
-    if not (callable(sensitivity) or isinstance(sensitivity, LossTable)):
+    if not (callable(sensitivity) or isinstance(sensitivity, DropTable)):
         check_name("sensitivity", sensitivity, METHODS)
     if not callable(metric):
         check_name("metric", metric, metrics.NAMES)

@@ -8,7 +8,7 @@ from aiq import placement, solver
 from aiq.cost import CostTable
 from aiq.formats import REFERENCE, Format
 from aiq.graph import LayerGraph
-from aiq.plan import Accuracy, PlannedLayer, Prediction, Proof
+from aiq.plan import Accuracy, PlannedLayer, Prediction, SolveSummary
 from aiq.planning.accuracy import HeldBack
 from aiq.planning.tables import Tables
 from aiq.planning.task import Outcome
@@ -25,14 +25,14 @@ def prediction(formats: Mapping[str, Format], tables: Tables, seconds: CostTable
     )
 
 
-def proof(outcome: Outcome, unit: str, tables: Tables) -> Proof:
+def proof(outcome: Outcome, unit: str, tables: Tables) -> SolveSummary:
     """Return what the solver proved about an outcome whose value has this unit."""
     match outcome.solution:
         case None:
-            return Proof("heuristic", outcome.value, None, None, unit, 0, 0.0, None, 1.0)
+            return SolveSummary("heuristic", outcome.value, None, None, unit, 0, 0.0, None, 1.0)
         case solver.WeightedSolution() as found:
             gap = (found.value - found.bound) / max(abs(found.value), 1e-300)
-            return Proof(
+            return SolveSummary(
                 status=found.status,
                 value=found.value,
                 bound=found.bound,
@@ -40,8 +40,8 @@ def proof(outcome: Outcome, unit: str, tables: Tables) -> Proof:
                 unit=unit,
                 nodes=found.steps,
                 seconds=found.seconds,
-                loss_budget=None,
-                loss_factor=outcome.loss_factor,
+                drop_budget=None,
+                drop_factor=outcome.drop_factor,
             )
         case found:
             assert found.cost is not None
@@ -52,7 +52,7 @@ def proof(outcome: Outcome, unit: str, tables: Tables) -> Proof:
             if outcome.formats != tables.formats(found.choices):  # the stopwatch preferred another
                 status, value = "measured", outcome.value
                 gap = math.inf if bound is None else max(0.0, (value - bound) / value)
-            return Proof(
+            return SolveSummary(
                 status=status,
                 value=value,
                 bound=bound,
@@ -60,8 +60,8 @@ def proof(outcome: Outcome, unit: str, tables: Tables) -> Proof:
                 unit=unit,
                 nodes=found.nodes,
                 seconds=found.seconds,
-                loss_budget=outcome.loss_budget,
-                loss_factor=outcome.loss_factor,
+                drop_budget=outcome.drop_budget,
+                drop_factor=outcome.drop_factor,
             )
 
 
@@ -102,7 +102,7 @@ def rows(
             why = "measured in the loop"
         else:
             saved = {j: (cost[i, k] - cost[i, j]) / total for j in cheaper}
-            extra = {j: float(tables.loss[i, j] - tables.loss[i, k]) for j in cheaper}
+            extra = {j: float(tables.drop[i, j] - tables.drop[i, k]) for j in cheaper}
             j = min(cheaper, key=lambda j: extra[j] / saved[j])
             unsure = held_back is not None and doubted[i] in cheaper
             if unsure:
@@ -121,7 +121,7 @@ def rows(
                 weight_elements=layer.weight_elements - layer.repeated_elements,
                 share=float(cost[i, reference]) / total,
                 saving=1 - float(cost[i, k]) / max(1.0, float(cost[i, reference])),
-                loss=float(tables.loss[i, k]) if measured else 0.0,
+                drop=float(tables.drop[i, k]) if measured else 0.0,
                 why=why,
             )
         )

@@ -34,7 +34,7 @@ JITTER = 1e-10
 """Share of the total variance added to each, so that rounding leaves the covariance definite."""
 
 
-class Belief:
+class CostPosterior:
     """What is known of the times of plans.
 
     Parameters

@@ -1,10 +1,10 @@
-"""What whole plans lose: the sum of the losses of their layers, bent to what was measured.
+"""What whole plans lose: the sum of the drops of their layers, bent to what was measured.
 
 Errors of layers add up, and few of them change no answer, so that the drop of a plan grows faster
 than the sum. ``drop = scale * pivot * (sum / pivot)^power`` is fitted to the plans that were
 measured as a whole; without any, the sum stands as it is.
 
-The solver prefers plans whose losses are underestimated, the more so the larger the budget, which
+The solver prefers plans whose drops are underestimated, the more so the larger the budget, which
 is no property of the plans that were measured before. So what it found last also tells how much
 more than that its next plan will lose: the `lean`.
 """
@@ -27,10 +27,10 @@ POWERS = (0.5, 2.5)
 """Least and greatest power."""
 
 MODEL_ERROR = 0.2
-"""Relative error of a drop predicted by the sum, however well the bend is known."""
+"""Relative error of a drop predicted by the sum, however well the curve is known."""
 
 LEAN_DOUBT = 0.4
-"""Standard deviation of the logarithm of how many times as much as the bend says a plan loses."""
+"""Standard deviation of the logarithm of how many times as much as the curve says a plan loses."""
 
 LEAST = 0.01
 """Part of the pivot below which the slope is taken to be that there: a power's may be zero."""
@@ -39,15 +39,15 @@ LEAST_ERROR = 1e-5
 """No drop is predicted better than this."""
 
 Point = tuple[float, float, float]
-"""Of a plan: predicted loss by the tables, drop, and standard error of the drop."""
+"""Of a plan: predicted drop by the tables, drop, and standard error of the drop."""
 
 ROUNDS = 3
 """Fits; in each, the model's error follows from the drops that the last one predicts."""
 
 
 @dataclass(frozen=True, slots=True)
-class Bend:
-    """Predicts the drop of a plan from the sum of the losses of its layers.
+class DropCurve:
+    """Predicts the drop of a plan from the sum of the drops of its layers.
 
     Attributes
     ----------
@@ -62,13 +62,13 @@ class Bend:
     pivot: float = 1.0
 
     def predict(self, total: float) -> float:
-        """Return the drop of a plan whose losses add up to `total`."""
+        """Return the drop of a plan whose drops add up to `total`."""
         if total <= 0:
             return total
         return float(self.scale * self.pivot * (total / self.pivot) ** self.power)
 
     def inverse(self, drop: float) -> float:
-        """Return the sum of losses at which a plan drops by `drop`."""
+        """Return the sum of drops at which a plan drops by `drop`."""
         if drop <= 0:
             return 0.0
         return float(self.pivot * (drop / (self.scale * self.pivot)) ** (1 / self.power))
@@ -79,10 +79,10 @@ class Bend:
         return self.power * self.predict(total) / total
 
 
-def lean(bend: Bend, known: Point) -> float:
+def overshoot(curve: DropCurve, known: Point) -> float:
     """Return how many times as much as `bend` says plans like a known one lose, most likely."""
     total, drop, error = known
-    expected = bend.predict(total)
+    expected = curve.predict(total)
     if expected <= 0:
         return 1.0
     # a drop within its noise says no more than that it is not large
@@ -91,22 +91,22 @@ def lean(bend: Bend, known: Point) -> float:
     return math.exp(math.log(ratio) * LEAN_DOUBT**2 / (LEAN_DOUBT**2 + noise**2))
 
 
-def fit(*groups: Sequence[Point]) -> Bend:
-    """Return the most likely bend, by generalised least squares towards a straight line.
+def fit(*groups: Sequence[Point]) -> DropCurve:
+    """Return the most likely curve, by generalised least squares towards a straight line.
 
     Each plan counts by the error of its drop and that of the model, and plans of a group share the
-    luck of their samples, so that few and noisy plans hardly bend it.
+    luck of their samples, so that few and noisy plans hardly curve it.
 
     Parameters
     ----------
     groups
-        Plans that were measured on the same samples: of each, the sum of its layers' losses, its
+        Plans that were measured on the same samples: of each, the sum of its layers' drops, its
         drop, and the standard error of that.
     """
     known = [np.array([row for row in group if row[0] > 0]) for group in groups]
     known = [group for group in known if len(group)]
     if not known:
-        return Bend()
+        return DropCurve()
     total, drop, _ = np.concatenate(known).T
     noise = block_diag(*(covariance(group[:, 2]) for group in known))
     pivot = math.exp(float(np.log(total).mean()))
@@ -126,4 +126,4 @@ def fit(*groups: Sequence[Point]) -> Bend:
 
         bounds = ([-10.0, POWERS[0]], [10.0, POWERS[1]])
         at = least_squares(residuals, at, bounds=bounds).x
-    return Bend(math.exp(float(at[0])), float(at[1]), pivot)
+    return DropCurve(math.exp(float(at[0])), float(at[1]), pivot)

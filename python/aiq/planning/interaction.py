@@ -1,4 +1,4 @@
-"""Pairs of neighbouring layers, measured where single losses do not add up.
+"""Pairs of neighbouring layers, measured where single drops do not add up.
 
 Two layers share the tensor between them: rounded twice to the same bits it is rounded once, and
 errors of one may enlarge or cancel those of the other. If errors of layers u and v are correlated
@@ -34,12 +34,12 @@ CORRELATION = 1.0
 def measure(
     tables: Tables, evaluator: Evaluator, formats: Mapping[str, Format], found: Evaluation
 ) -> tuple[Interaction, ...]:
-    """Return the losses of pairs of neighbours around a plan, if its layers' do not add up.
+    """Return the drops of pairs of neighbours around a plan, if its layers' do not add up.
 
     Parameters
     ----------
     tables
-        Losses of single layers.
+        Drops of single layers.
     evaluator
         Of the network on data.
     formats
@@ -50,20 +50,20 @@ def measure(
     Returns
     -------
     tuple
-        Nothing if losses add up, or if no pair explains why they do not.
+        Nothing if drops add up, or if no pair explains why they do not.
     """
-    if tables.per_nat is None or tables.per_nat <= 0:
+    if tables.drop_per_nat is None or tables.drop_per_nat <= 0:
         return ()
-    total = tables.predicted_loss(formats) / tables.per_nat
+    total = tables.predicted_drop(formats) / tables.drop_per_nat
     excess = found.kl - total
     if abs(excess) <= max(ADDITIVE * total, DOUBT * found.kl_error):
         return ()
     columns = tables.columns(formats)
-    loss = tables.loss / tables.per_nat
+    drop = tables.drop / tables.drop_per_nat
     power = {
-        (u, v): loss[u, columns[u]] * loss[v, columns[v]]
+        (u, v): drop[u, columns[u]] * drop[v, columns[v]]
         for u, v in neighbours(evaluator.trace.graph)
-        if min(loss[u, columns[u]], loss[v, columns[v]]) > 0
+        if min(drop[u, columns[u]], drop[v, columns[v]]) > 0
     }
     pairs = sorted(power, key=lambda pair: (-power[pair], pair))[:PAIRS]
     names = tables.cost.layers
@@ -79,10 +79,10 @@ def measure(
             continue
         strength = float(more.mean()) / (2 * (alone[u].kl * alone[v].kl) ** 0.5)
         strength = min(max(strength, -CORRELATION), CORRELATION)
-        harm = np.sqrt(np.maximum(tables.loss[u][:, None] * tables.loss[v][None], 0.0))
+        harm = np.sqrt(np.maximum(tables.drop[u][:, None] * tables.drop[v][None], 0.0))
         interactions.append(Interaction(u, v, 2 * strength * harm))
-    explained = sum(float(x.loss[columns[x.source], columns[x.target]]) for x in interactions)
-    better = abs(excess - explained / tables.per_nat) < abs(excess)
+    explained = sum(float(x.drop[columns[x.source], columns[x.target]]) for x in interactions)
+    better = abs(excess - explained / tables.drop_per_nat) < abs(excess)
     return tuple(interactions) if better else ()
 
 

@@ -14,8 +14,8 @@ from dataclasses import replace
 from aiq import solver
 from aiq.errors import InfeasibleError, Interrupted, NoPlanError
 from aiq.planning import drop_curve, interaction
-from aiq.planning.accuracy import Scale
-from aiq.planning.drop_curve import Bend
+from aiq.planning.accuracy import AccuracyMeter
+from aiq.planning.drop_curve import DropCurve
 from aiq.planning.tables import POINTS
 from aiq.planning.task import Formats, Outcome, SearchStoppedError, Task
 from aiq.planning.walk import walk
@@ -26,7 +26,7 @@ ROUNDS = 6
 """Most rounds; each is one evaluation of the network on all data."""
 
 STRETCH = 4.0
-"""Most by which one round may move the loss budget while only one side of it is known."""
+"""Most by which one round may move the drop budget while only one side of it is known."""
 
 GAIN = 0.002
 """Relative gain of the objective for which no further plan is measured."""
@@ -42,10 +42,10 @@ _STAGE = "measure the plan, search again"
 
 def search_tables(task: Task) -> Outcome:
     """Search once, on tables alone: there is no data to measure on."""
-    return _predicted(task, _find(task, task.max_drop, 1.0, Bend()))
+    return _predicted(task, _find(task, task.max_drop, 1.0, DropCurve()))
 
 
-def search_verified(task: Task, scale: Scale, progress: Progress) -> Outcome:
+def search_verified(task: Task, meter: AccuracyMeter, progress: Progress) -> Outcome:
     """Search on tables until the measured accuracy of the plan holds.
 
     The uniform plans that look better are measured too, so the result is never worse than the
@@ -54,40 +54,40 @@ def search_verified(task: Task, scale: Scale, progress: Progress) -> Outcome:
     Raises
     ------
     InfeasibleError
-        If every plan that was measured loses more than the budget; names the least loss, and how
+        If every plan that was measured loses more than the budget; names the least drop, and how
         many samples would show that a plan holds.
     SearchStoppedError
         On Ctrl-C; with the best plan that was measured and holds, or one that only the tables
         say holds.
     """
-    loop = _Loop(task, scale, progress)
+    loop = _Loop(task, meter, progress)
     try:
-        return _verified(task, scale, loop, progress)
+        return _verified(task, meter, loop, progress)
     except KeyboardInterrupt as stop:
         raise SearchStoppedError(loop.best(stop)) from None
 
 
-def _verified(task: Task, scale: Scale, loop: "_Loop", progress: Progress) -> Outcome:
+def _verified(task: Task, meter: AccuracyMeter, loop: "_Loop", progress: Progress) -> Outcome:
     (loop.weighted if task.weighted_by is not None else loop.within)()
     best = min(loop.tried, key=lambda outcome: outcome.value)
     for formats in task.tables.uniform().values():
-        predicted = loop.bend().predict(loop.task.tables.predicted_loss(formats))
+        predicted = loop.curve().predict(loop.task.tables.predicted_drop(formats))
         hopeless = task.weighted_by is None and predicted > HOPELESS * task.max_drop
         if hopeless or task.too_large(formats) or task.value(formats, 0.0) >= best.value:
             continue
-        outcome = loop.measure(replace(best, formats=formats, predicted_loss=predicted), best.value)
+        outcome = loop.measure(replace(best, formats=formats, predicted_drop=predicted), best.value)
         best = min(best, outcome, key=lambda outcome: outcome.value)
     progress(_STAGE, ROUNDS, ROUNDS)
     if math.isinf(best.value):
-        raise InfeasibleError(_infeasible(task, scale, loop.tried))
+        raise InfeasibleError(_infeasible(task, meter, loop.tried))
     return best
 
 
-def _infeasible(task: Task, scale: Scale, tried: Sequence[Outcome]) -> str:
+def _infeasible(task: Task, meter: AccuracyMeter, tried: Sequence[Outcome]) -> str:
     plans = [outcome.formats for outcome in tried]
-    formats = min(plans, key=lambda formats: scale.accuracy(formats, task.max_drop).drop_limit)
-    least = scale.accuracy(formats).drop_limit
-    needed = scale.samples_needed(formats, task.max_drop)
+    formats = min(plans, key=lambda formats: meter.accuracy(formats, task.max_drop).drop_limit)
+    least = meter.accuracy(formats).drop_limit
+    needed = meter.samples_needed(formats, task.max_drop)
     data = (
         "more data would not help"
         if needed is None
@@ -95,34 +95,34 @@ def _infeasible(task: Task, scale: Scale, tried: Sequence[Outcome]) -> str:
     )
     return (
         f"No plan lost at most {100 * task.max_drop:.3g} pp at {100 * task.confidence:g} % "
-        f"confidence on {scale.evaluator.baseline.samples:,} samples; the nearest feasible "
+        f"confidence on {meter.evaluator.baseline.samples:,} samples; the nearest feasible "
         f"max_drop is {least:.4g} ({100 * least:.3g} pp). Allow formats with more bits, or {data}."
     )
 
 
-def _find(task: Task, loss_budget: float, loss_factor: float, bend: Bend) -> Outcome:
+def _find(task: Task, drop_budget: float, drop_factor: float, curve: DropCurve) -> Outcome:
     """Search on the tables; the value of what is found is to be measured."""
-    tables, budget = task.tables, None if task.weighted_by is not None else loss_budget
+    tables, budget = task.tables, None if task.weighted_by is not None else drop_budget
 
     def outcome(
         choices: Sequence[int], solution: solver.Solution | solver.WeightedSolution | None
     ) -> Outcome:
         formats = tables.formats(choices)
-        predicted = bend.predict(tables.predicted_loss(formats))
-        return Outcome(formats, math.inf, predicted, loss_factor, budget, None, solution, bend)
+        predicted = curve.predict(tables.predicted_drop(formats))
+        return Outcome(formats, math.inf, predicted, drop_factor, budget, None, solution, curve)
 
     try:
         solution: solver.Solution | solver.WeightedSolution
         if task.weighted_by is None:
             solution = tables.within(
-                loss_budget, max_size=task.max_size, method=task.method, time_limit=task.time_limit
+                drop_budget, max_size=task.max_size, method=task.method, time_limit=task.time_limit
             )
         elif task.method == "exact":
             solution = tables.best_weighted(
-                task.weighted_by, loss_factor, max_size=task.max_size, time_limit=task.time_limit
+                task.weighted_by, drop_factor, max_size=task.max_size, time_limit=task.time_limit
             )
         else:
-            found = walk(task, lambda f: loss_factor * tables.predicted_loss(f))
+            found = walk(task, lambda f: drop_factor * tables.predicted_drop(f))
             return outcome(found.choices, None)
     except Interrupted as stop:
         so_far = stop.solution
@@ -134,29 +134,29 @@ def _find(task: Task, loss_budget: float, loss_factor: float, bend: Bend) -> Out
 
 def _predicted(task: Task, found: Outcome) -> Outcome:
     """Return an outcome that was not measured with the value that the tables predict."""
-    return replace(found, value=task.value(found.formats, found.predicted_loss))
+    return replace(found, value=task.value(found.formats, found.predicted_drop))
 
 
-def _factor(task: Task, bend: Bend) -> float:
-    """Return the slope of the bend at the plan that is best by it: losses count that much there."""
+def _factor(task: Task, curve: DropCurve) -> float:
+    """Return the slope of the curve at the plan that is best by it: drops count that much there."""
     assert task.weighted_by is not None
     weight = (1 - task.weighted_by) * POINTS
     points = task.tables.trade_offs(task.weighted_by)
-    _, total = min((rest + weight * bend.predict(total), total) for total, rest in points)
-    return bend.slope(total)
+    _, total = min((rest + weight * curve.predict(total), total) for total, rest in points)
+    return curve.slope(total)
 
 
 class _Loop:
     """Finds plans, measures them, and learns from them."""
 
-    def __init__(self, task: Task, scale: Scale, progress: Progress) -> None:
+    def __init__(self, task: Task, meter: AccuracyMeter, progress: Progress) -> None:
         self.task, self.tried = task, list[Outcome]()
         self._found: Outcome | None = None  # by the tables, perhaps not measured yet
         self._last: drop_curve.Point = (0.0, 0.0, 0.0)
-        self._scale, self._progress = scale, progress
+        self._meter, self._progress = meter, progress
 
-    def bend(self) -> Bend:
-        """Return the bend by all that was measured so far."""
+    def curve(self) -> DropCurve:
+        """Return the curve by all that was measured so far."""
         points = [self._point(outcome.formats) for outcome in self.tried]
         return drop_curve.fit(self.task.tables.measured(), points)
 
@@ -172,10 +172,10 @@ class _Loop:
 
     def look(self, found: Outcome) -> bool:
         """Learn from a look at a plan as a whole, before all samples are spent on the first one."""
-        per_nat = self.task.tables.per_nat
-        if self.tried or per_nat is None:
+        drop_per_nat = self.task.tables.drop_per_nat
+        if self.tried or drop_per_nat is None:
             return False
-        drop = per_nat * divergence(self._scale.evaluator, found.formats)
+        drop = drop_per_nat * divergence(self._meter.evaluator, found.formats)
         self._last = (self._total(found.formats), drop, ERROR * drop)
         return True
 
@@ -183,7 +183,7 @@ class _Loop:
         """Return a plan with its measured value, measured in full if it may beat `value`."""
         task = self.task
         useful = task.useful_drop(found.formats, value)
-        accuracy = self._scale.accuracy(found.formats, useful)
+        accuracy = self._meter.accuracy(found.formats, useful)
         measured = task.value(found.formats, accuracy.drop, accuracy.drop_limit)
         outcome = replace(found, value=measured, accuracy=accuracy)
         self.tried.append(outcome)
@@ -192,19 +192,19 @@ class _Loop:
         return outcome
 
     def interact(self, outcome: Outcome) -> None:
-        """Hand the solver the losses of pairs of layers, if those of single ones do not add up."""
-        tables, found = self.task.tables, self._scale.evaluation(outcome.formats, -1.0)
-        pairs = interaction.measure(tables, self._scale.evaluator, outcome.formats, found)
+        """Hand the solver the drops of pairs of layers, if those of single ones do not add up."""
+        tables, found = self.task.tables, self._meter.evaluation(outcome.formats, -1.0)
+        pairs = interaction.measure(tables, self._meter.evaluator, outcome.formats, found)
         self.task = replace(self.task, tables=replace(tables, interactions=pairs))
         self._last = self._point(outcome.formats)
 
     def weighted(self) -> None:
-        """Measure the plan that the bend says is best, until that one was measured."""
+        """Measure the plan that the curve says is best, until that one was measured."""
         task, best = self.task, math.inf
         while len(self.tried) < ROUNDS:
-            bend = self.bend()
-            self._found = found = _find(self.task, math.inf, _factor(self.task, bend), bend)
-            expected = task.value(found.formats, found.predicted_loss)
+            curve = self.curve()
+            self._found = found = _find(self.task, math.inf, _factor(self.task, curve), curve)
+            expected = task.value(found.formats, found.predicted_drop)
             seen = any(found.formats == outcome.formats for outcome in self.tried)
             if seen or expected >= best - GAIN * abs(best):
                 break
@@ -213,19 +213,19 @@ class _Loop:
                 self.interact(self.tried[0])
 
     def within(self) -> None:
-        """Move the loss budget to where the measured limit just holds.
+        """Move the drop budget to where the measured limit just holds.
 
-        Until one plan held and another failed, the bend and what it leans to say where that is;
-        then each round halves what is between. `holds` is the largest loss by the tables of a plan
+        Until one plan held and another failed, the curve and what it leans to say where that is;
+        then each round halves what is between. `holds` is the largest drop by the tables of a plan
         that held, `fails` the smallest of one that did not; the budget stays between them.
         """
         task = self.task
         least = sum(
             min(float(row[k]) for k in columns)
-            for row, columns in zip(task.tables.loss, task.tables.allowed, strict=True)
+            for row, columns in zip(task.tables.drop, task.tables.allowed, strict=True)
         )
-        samples = self._scale.evaluator.baseline.samples
-        margin = self._scale.quantile * math.sqrt(SIDES * task.max_drop / samples)
+        samples = self._meter.evaluator.baseline.samples
+        margin = self._meter.quantile * math.sqrt(SIDES * task.max_drop / samples)
         holds: Outcome | None = None
         fails = math.inf
         for _ in range(ROUNDS):
@@ -255,9 +255,9 @@ class _Loop:
 
     def _next(self, target: float, holds: float, fails: float, least: float) -> Outcome | None:
         """Return the plan to consider next: the best that should drop by `target`."""
-        bend = self.bend()
-        budget = bend.inverse(target / drop_curve.lean(bend, self._last))
-        return self._new(self._between(budget, holds, fails, least), bend)
+        curve = self.curve()
+        budget = curve.inverse(target / drop_curve.overshoot(curve, self._last))
+        return self._new(self._between(budget, holds, fails, least), curve)
 
     def _between(self, budget: float, holds: float, fails: float, least: float) -> float:
         """Return a budget between what holds and what fails, halfway if both are known."""
@@ -269,10 +269,10 @@ class _Loop:
             return math.sqrt(max(holds, fails / STRETCH) * fails)
         return min(max(budget, fails / STRETCH), fails * (1 - GAIN))
 
-    def _new(self, budget: float, bend: Bend) -> Outcome | None:
+    def _new(self, budget: float, curve: DropCurve) -> Outcome | None:
         """Return the best plan of a budget, or ``None`` if there is none or it was measured."""
         try:
-            found = _find(self.task, budget, 1.0, bend)
+            found = _find(self.task, budget, 1.0, curve)
         except (InfeasibleError, NoPlanError):
             if not self.tried:
                 raise
@@ -293,15 +293,15 @@ class _Loop:
             now = sum(int(row[k]) for row, k in zip(costs, columns, strict=True))
             return (now - least) / max(1, now)
         try:
-            best = _find(task, fails, 1.0, Bend())
+            best = _find(task, fails, 1.0, DropCurve())
         except NoPlanError:
             return 1.0
         return 1 - task.tables.cost.total(best.formats) / holds.value
 
     def _point(self, formats: Formats) -> drop_curve.Point:
-        found = self._scale.evaluation(formats, -1.0)
+        found = self._meter.evaluation(formats, -1.0)
         error = math.hypot(found.drop_error, 1 / found.samples)
         return self._total(formats), found.drop, error
 
     def _total(self, formats: Formats) -> float:
-        return self.task.tables.predicted_loss(formats)
+        return self.task.tables.predicted_drop(formats)

@@ -1,6 +1,6 @@
 """The front door: model, machine and data in, a plan out.
 
-The stages in order: graph -> cost tables -> loss table -> search on the tables -> measure the plan
+The stages in order: graph -> cost tables -> drop table -> search on the tables -> measure the plan
 as a whole -> correct the prediction and search again, until the measured accuracy holds.
 """
 
@@ -16,7 +16,7 @@ import torch
 
 from aiq import cost, graph, machine, runtimes
 from aiq import sensitivity as sensitivity_stage
-from aiq.drops import LossTable
+from aiq.drops import DropTable
 from aiq.errors import InputError
 from aiq.evaluate import Evaluator, journal
 from aiq.evaluate.metrics import Metric
@@ -26,14 +26,14 @@ from aiq.graph.export import Inputs
 from aiq.hardware import Hardware
 from aiq.plan import Plan, Shortlist
 from aiq.planning import arguments, build_plan, interrupt, loop, stopwatch, walk, weights
-from aiq.planning.accuracy import Scale
+from aiq.planning.accuracy import AccuracyMeter
 from aiq.planning.allowed import allowed_formats, with_kernels
 from aiq.planning.objective import Method, Objective, default_formats
-from aiq.planning.tables import Tables, loss_matrix
+from aiq.planning.tables import Tables, drop_matrix
 from aiq.planning.task import Outcome, SearchStoppedError, Task
 from aiq.progress import Progress
 from aiq.runtimes import Runtime, instructions
-from aiq.sensitivity import Own
+from aiq.sensitivity import CustomDrop
 
 
 @interrupt.tells_what_is_kept
@@ -51,7 +51,7 @@ def search(
     formats: str | Iterable[str | Format] | None = None,
     runtime: str | Runtime | None = "inductor",
     method: str = Method.EXACT,
-    sensitivity: str | Own | LossTable = "measured",
+    sensitivity: str | CustomDrop | DropTable = "measured",
     calibration: Iterable[Any] | None = None,
     pin: Mapping[str, str] | None = None,
     max_size: int | None = None,
@@ -72,7 +72,7 @@ def search(
     hw
         Name of a hardware profile, path of one, or a `Hardware`.
     data
-        Iterable of ``(inputs, targets)`` batches, targets being class indices. Without it losses
+        Iterable of ``(inputs, targets)`` batches, targets being class indices. Without it drops
         are estimated from signal-to-noise ratios and the plan says that nothing was measured.
     example_inputs
         Arguments of one forward call; costs are for their batch size. Default: the inputs of the
@@ -85,10 +85,10 @@ def search(
         of a batch. Targets have their batch in the same dimension, or first.
     objective
         ``throughput`` (least predicted time), ``intensity`` (most FLOPs per byte), both with an
-        accuracy loss of at most `max_drop`; or ``weighted``, the paper's: minimise
-        ``-lam AI / AI_fp32 + (1 - lam) loss`` with the loss in percentage points.
+        accuracy drop of at most `max_drop`; or ``weighted``, the paper's: minimise
+        ``-lam AI / AI_fp32 + (1 - lam) drop`` with the drop in percentage points.
     max_drop
-        Largest accuracy loss, as a fraction: 0.01 is one percentage point.
+        Largest accuracy drop, as a fraction: 0.01 is one percentage point.
     confidence
         With which the plan, measured on the samples in `data`, must keep to `max_drop`: 0.5 takes
         the measured drop at its word, 0.95 leaves room for the luck of the sample.
@@ -111,7 +111,7 @@ def search(
     sensitivity
         ``measured`` (each layer alone, on `data`); ``sqnr``, ``mse``, ``kl``, ``fisher`` or
         ``hessian`` (estimates, see `aiq.sensitivity.estimate`); a function of a layer's name and a
-        format that returns a loss; or a `LossTable` from earlier.
+        format that returns a drop; or a `DropTable` from earlier.
     calibration
         Batches on which the ranges of quantised activations are observed. Default: `data`.
     pin
@@ -128,7 +128,7 @@ def search(
         the plan is chosen by prediction. Only for ``throughput``.
     metric
         What accuracy is: ``top1``, ``perplexity``, ``cosine``, or a function of what the model
-        returns and the targets that returns a score per sample, more being better. Losses, and
+        returns and the targets that returns a score per sample, more being better. Drops, and
         `max_drop`, are differences of its mean.
     cache_dir
         Folder of a journal of all evaluations: what is in it is not run again, so that a search
@@ -226,25 +226,25 @@ def search(
         and sensitivity == "measured"
         and how in {Method.GREEDY, Method.COORDINATE}
     )
-    losses = (
+    drops = (
         None
         if in_loop
-        else _loss_table(trace, evaluator, examples, sensitivity, columns, seed, report)
+        else _drop_table(trace, evaluator, examples, sensitivity, columns, seed, report)
     )
     tables = Tables(
         cost=seconds if goal is Objective.THROUGHPUT else intensity,
         intensity=intensity,
-        loss=(
+        drop=(
             np.zeros(intensity.cost.shape)
-            if losses is None
-            else loss_matrix(losses, intensity.layers, columns)
+            if drops is None
+            else drop_matrix(drops, intensity.layers, columns)
         ),
         sizes=weights.bits(trace.graph, columns),
         allowed=allowed,
         shared=weights.shared(trace.graph),
         fixed_bytes=sum(parameter.bytes for parameter in trace.graph.undecided),
-        per_nat=None if losses is None else losses.per_nat,
-        whole=() if losses is None else losses.whole,
+        drop_per_nat=None if drops is None else drops.drop_per_nat,
+        measured_plans=() if drops is None else drops.measured_plans,
     )
     task = Task(
         tables=tables,
@@ -255,10 +255,10 @@ def search(
         method=how.value,
         time_limit=time_limit,
     )
-    scale = None if evaluator is None else Scale(evaluator, confidence)
+    meter = None if evaluator is None else AccuracyMeter(evaluator, confidence)
 
     def plan_of(outcome: Outcome, timed: Shortlist | None) -> Plan:
-        held_back = None if scale is None else scale.held_back(task, outcome.formats)
+        held_back = None if meter is None else meter.held_back(task, outcome.formats)
         return Plan(
             model=trace.graph.model,
             hardware=hardware.name,
@@ -271,7 +271,7 @@ def search(
             baseline=build_plan.prediction(
                 dict.fromkeys(intensity.layers, REFERENCE), tables, seconds
             ),
-            predicted_loss=outcome.predicted_loss,
+            predicted_drop=outcome.predicted_drop,
             accuracy=build_plan.accuracy(outcome, held_back),
             proof=build_plan.proof(outcome, goal.unit, tables),
             evaluations=0 if evaluator is None else evaluator.evaluations,
@@ -287,7 +287,7 @@ def search(
                 "batch": trace.graph.batch,
                 "batch_dim": batch_dim,
                 "runtime": name,
-                "sensitivity": None if losses is None else losses.method,
+                "sensitivity": None if drops is None else drops.method,
                 "measure_top": measure_top,
                 "metric": metric if isinstance(metric, str) else getattr(metric, "__name__", "own"),
                 "seed": seed,
@@ -297,10 +297,10 @@ def search(
             shortlist=timed,
         )
 
-    def stand() -> stopwatch.Stand:
+    def bench() -> stopwatch.TimingBench:
         assert engine is not None
         seen = arguments.observed(batches, calibration, examples, batch_dim)
-        return stopwatch.Stand(
+        return stopwatch.TimingBench(
             runtime=engine.name,
             compile=engine.compiler(model, examples, seen, batch_dim=batch_dim),
             inputs=examples,
@@ -308,8 +308,8 @@ def search(
             kinds=tuple(str(layer.op) for layer in trace.graph.quantizable),
         )
 
-    timing = None if engine is None else (stand, measure_top)
-    outcome, timed, stopped = _find(task, scale, in_loop, timing, report)
+    timing = None if engine is None else (bench, measure_top)
+    outcome, timed, stopped = _find(task, meter, in_loop, timing, report)
     plan = plan_of(outcome, timed)
     if stopped:
         raise interrupt.with_plan(plan, evaluator, cache_dir)
@@ -318,24 +318,24 @@ def search(
 
 def _find(
     task: Task,
-    scale: Scale | None,
+    meter: AccuracyMeter | None,
     in_loop: bool,
-    timing: tuple[Callable[[], stopwatch.Stand], int] | None,
+    timing: tuple[Callable[[], stopwatch.TimingBench], int] | None,
     report: Progress,
 ) -> tuple[Outcome, Shortlist | None, bool]:
     """Return the best plan, what was timed, and whether Ctrl-C came before the end."""
     outcome, timed, stopped = None, None, False
     try:
-        if scale is None:
+        if meter is None:
             outcome = loop.search_tables(task)
         elif in_loop:
-            outcome = walk.search_measured(task, scale, report)
+            outcome = walk.search_measured(task, meter, report)
         else:
-            outcome = loop.search_verified(task, scale, report)
+            outcome = loop.search_verified(task, meter, report)
         if timing is not None:
-            stand, top = timing
+            bench, top = timing
             outcome, timed = stopwatch.measured(
-                task, outcome, stand(), scale, top=top, progress=report
+                task, outcome, bench(), meter, top=top, progress=report
             )
             stopped = timed is None or timed.interrupted
     except KeyboardInterrupt as stop:
@@ -357,17 +357,17 @@ def _kernel_bits(hardware: Hardware, runtime: str | None, *, on_this_machine: bo
     return instructions.weight_bits() if here else 8
 
 
-def _loss_table(
+def _drop_table(
     trace: Trace,
     evaluator: Evaluator | None,
     examples: Inputs,
-    source: str | Own | LossTable,
+    source: str | CustomDrop | DropTable,
     columns: Sequence[Format],
     seed: int,
     report: Progress,
-) -> LossTable:
-    """Return the losses of every layer in every column, from where the caller wants them."""
-    if isinstance(source, LossTable):
+) -> DropTable:
+    """Return the drops of every layer in every column, from where the caller wants them."""
+    if isinstance(source, DropTable):
         return source
     if source == "measured" and evaluator is not None:
         return sensitivity_stage.measure(evaluator, columns, seed=seed, progress=report)

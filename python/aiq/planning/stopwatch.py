@@ -18,8 +18,8 @@ from aiq.errors import RuntimeUnavailableError
 from aiq.graph.export import Inputs, call_arguments
 from aiq.measure import Clock, Comparison, Verdict, compare_timing
 from aiq.plan import Shortlist, TimedPlan
-from aiq.planning.accuracy import Formats, Scale
-from aiq.planning.cost_posterior import Belief
+from aiq.planning.accuracy import AccuracyMeter, Formats
+from aiq.planning.cost_posterior import CostPosterior
 from aiq.planning.task import Outcome, Task
 from aiq.progress import Progress
 from aiq.runtimes import Compiled
@@ -48,7 +48,7 @@ LEAST_ERROR = 0.003
 
 
 @dataclass(frozen=True, slots=True)
-class Stand:
+class TimingBench:
     """What plans run on.
 
     Attributes
@@ -88,8 +88,8 @@ class _Entry:
 def measured(
     task: Task,
     found: Outcome,
-    stand: Stand,
-    scale: Scale | None,
+    bench: TimingBench,
+    meter: AccuracyMeter | None,
     *,
     top: int,
     seed: int = 0,
@@ -101,10 +101,10 @@ def measured(
     ----------
     task, found
         What was searched, and the plan that is predicted to be the fastest.
-    stand
+    bench
         What plans run on.
-    scale
-        Measures accuracy; without it the predicted loss decides what is within the budget.
+    meter
+        Measures accuracy; without it the predicted drop decides what is within the budget.
     top
         Plans to time beside the uniform ones.
     seed
@@ -122,7 +122,7 @@ def measured(
         If the runtime compiles none of the plans to start with: the uniform ones within the
         budgets and the one that was found.
     """
-    session = _Session(task, found, stand, scale, progress)
+    session = _Session(task, found, bench, meter, progress)
     interrupted = False
     try:
         session.time_uniform(top)
@@ -138,11 +138,16 @@ class _Session:
     """One run of the shortlist."""
 
     def __init__(
-        self, task: Task, found: Outcome, stand: Stand, scale: Scale | None, progress: Progress
+        self,
+        task: Task,
+        found: Outcome,
+        bench: TimingBench,
+        meter: AccuracyMeter | None,
+        progress: Progress,
     ) -> None:
-        self._task, self._found, self._stand, self._scale = task, found, stand, scale
+        self._task, self._found, self._bench, self._meter = task, found, bench, meter
         self._progress = progress
-        self._belief = Belief(task.tables.cost, stand.kinds)
+        self._posterior = CostPosterior(task.tables.cost, bench.kinds)
         self._entries: dict[str, _Entry] = {}
         self._uniform: list[str] = []
         self._left_out: dict[str, tuple[Formats, RuntimeUnavailableError]] = {}
@@ -218,12 +223,12 @@ class _Session:
             self._found,
             formats=formats,
             value=tables.cost.total(formats),
-            predicted_loss=self._found.bend.predict(tables.predicted_loss(formats)),
-            accuracy=None if self._scale is None else self._scale.accuracy(formats),
+            predicted_drop=self._found.curve.predict(tables.predicted_drop(formats)),
+            accuracy=None if self._meter is None else self._meter.accuracy(formats),
         )
         return outcome, Shortlist(
-            runtime=self._stand.runtime,
-            batch=self._stand.batch,
+            runtime=self._bench.runtime,
+            batch=self._bench.batch,
             plans=tuple(self._row(name, e) for name, e in self._entries.items() if e.timing),
             best_uniform=self._reference,
             chosen=chosen,
@@ -239,9 +244,9 @@ class _Session:
         """Return the best plan that was not timed yet: by prediction, by correction, by chance."""
         if self._new(self._found.formats):
             return self._found.formats
-        budget = self._found.loss_budget
+        budget = self._found.drop_budget
         for draw in range(DRAWS):
-            cost = self._belief.table(rng if draw else None)
+            cost = self._posterior.table(rng if draw else None)
             tables = replace(self._task.tables, cost=cost)
             solution = tables.within(
                 self._task.max_drop if budget is None else budget,
@@ -279,22 +284,22 @@ class _Session:
         self._progress(STAGE, self._done, self.steps)
         self._done += 1
         try:
-            self._entries[name] = _Entry(formats, self._stand.compile(formats))
+            self._entries[name] = _Entry(formats, self._bench.compile(formats))
         except RuntimeUnavailableError as error:
             self._left_out[name] = formats, error
         return name in self._entries
 
     def _time(self, names: Sequence[str], seconds: float) -> Comparison:
         """Time plans in turns with the first of them, and note the result."""
-        args, kwargs = call_arguments(self._stand.inputs)
+        args, kwargs = call_arguments(self._bench.inputs)
         timing = compare_timing(
             {name: partial(self._entries[name].program, *args, **kwargs) for name in names},
-            batch=self._stand.batch,
+            batch=self._bench.batch,
             min_seconds=seconds * len(names),
             max_seconds=PATIENCE * seconds * len(names),
             warmup_seconds=seconds / 3,
             threads=self._entries[names[0]].program.threads,
-            clock=self._stand.clock,
+            clock=self._bench.clock,
         )
         for name in names:
             self._entries[name].timing = timing
@@ -305,7 +310,7 @@ class _Session:
         entry = self._entries[name]
         assert entry.timing is not None
         error = max(entry.timing.noise / 2, LEAST_ERROR)
-        self._belief.learn(entry.formats, seconds, error * seconds)
+        self._posterior.learn(entry.formats, seconds, error * seconds)
 
     def _mixed(self) -> list[str]:
         return [n for n, e in self._entries.items() if n not in self._uniform and e.timing]
@@ -325,16 +330,16 @@ class _Session:
         task = self._task
         if task.max_size is not None and task.tables.size(formats) > task.max_size:
             return False
-        if self._scale is None:
-            return task.tables.predicted_loss(formats) <= task.max_drop
-        return self._scale.accuracy(formats).drop_limit <= task.max_drop
+        if self._meter is None:
+            return task.tables.predicted_drop(formats) <= task.max_drop
+        return self._meter.accuracy(formats).drop_limit <= task.max_drop
 
     def _row(self, name: str, entry: _Entry) -> TimedPlan:
         assert entry.timing is not None
         seconds = entry.timing[name].seconds
         ratio = entry.timing.speedup(name, entry.against)
         names = [f.name for f in entry.formats.values()]
-        known = None if self._scale is None else self._scale.known(entry.formats)
+        known = None if self._meter is None else self._meter.known(entry.formats)
         return TimedPlan(
             name=name,
             layers={n: names.count(n) for n in dict.fromkeys(names)},

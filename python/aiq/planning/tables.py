@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from aiq import solver
 from aiq.cost import CostTable, EdgeCost
-from aiq.drops import LossTable, Whole
+from aiq.drops import DropTable, MeasuredPlan
 from aiq.errors import InfeasibleError, NoPlanError
 from aiq.formats import REFERENCE, Format
 
 POINTS = 100.0
-"""Percentage points in a fraction: the paper's weighted objective counts losses in points."""
+"""Percentage points in a fraction: the paper's weighted objective counts drops in points."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +25,13 @@ class Interaction:
     ----------
     source, target
         Positions of the layers in the tables.
-    loss
+    drop
         Shape (K, K), as a fraction: by format of the source, then of the target.
     """
 
     source: int
     target: int
-    loss: NDArray[np.float64]
+    drop: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +44,18 @@ class Tables:
         What is minimised under budgets.
     intensity
         Bytes moved, for the arithmetic intensity.
-    loss
-        Shape (L, K): predicted accuracy loss of each layer alone, as a fraction.
+    drop
+        Shape (L, K): predicted accuracy drop of each layer alone, as a fraction.
     sizes
         Shape (L, K), int64: bits of the weights.
     allowed
         For each layer, the columns of the formats it may have.
     interactions
-        Losses of pairs of layers.
-    per_nat
-        Loss per nat of divergence, or ``None`` if losses do not come from divergences.
-    whole
-        Plans that were measured as a whole when the losses were.
+        Drops of pairs of layers.
+    drop_per_nat
+        Drop per nat of divergence, or ``None`` if drops do not come from divergences.
+    measured_plans
+        Plans that were measured as a whole when the drops were.
     shared
         Position of the first layer with the same weight, for each layer: they are one decision.
         Empty: each layer is one.
@@ -65,12 +65,12 @@ class Tables:
 
     cost: CostTable
     intensity: CostTable
-    loss: NDArray[np.float64]
+    drop: NDArray[np.float64]
     sizes: NDArray[np.int64]
     allowed: tuple[tuple[int, ...], ...]
     interactions: tuple[Interaction, ...] = ()
-    per_nat: float | None = None
-    whole: tuple[Whole, ...] = ()
+    drop_per_nat: float | None = None
+    measured_plans: tuple[MeasuredPlan, ...] = ()
     shared: tuple[int, ...] = ()
     fixed_bytes: int = 0
 
@@ -96,21 +96,21 @@ class Tables:
         """Return the column of each layer's format."""
         return [self.cost.formats.index(formats[name]) for name in self.cost.layers]
 
-    def predicted_loss(self, formats: Mapping[str, Format]) -> float:
-        """Return the sum of the losses of a plan's layers, and of pairs of them."""
+    def predicted_drop(self, formats: Mapping[str, Format]) -> float:
+        """Return the sum of the drops of a plan's layers, and of pairs of them."""
         columns = self.columns(formats)
-        alone = sum(self.loss[i, k] for i, k in enumerate(columns))
-        pairs = sum(x.loss[columns[x.source], columns[x.target]] for x in self.interactions)
+        alone = sum(self.drop[i, k] for i, k in enumerate(columns))
+        pairs = sum(x.drop[columns[x.source], columns[x.target]] for x in self.interactions)
         return float(alone + pairs)
 
     def measured(self) -> list[tuple[float, float, float]]:
-        """Return predicted loss, drop and its error of the plans that were measured as a whole."""
+        """Return predicted drop, drop and its error of the plans that were measured as a whole."""
         format_of, found = {f.name: f for f in self.cost.formats}, []
-        for whole in self.whole:
+        for whole in self.measured_plans:
             names = [whole.formats.get(layer, REFERENCE.name) for layer in self.cost.layers]
             if set(names) <= format_of.keys():
                 plan = {n: format_of[f] for n, f in zip(self.cost.layers, names, strict=True)}
-                found.append((self.predicted_loss(plan), whole.drop, whole.error))
+                found.append((self.predicted_drop(plan), whole.drop, whole.error))
         return found
 
     def size(self, formats: Mapping[str, Format]) -> float:
@@ -131,23 +131,23 @@ class Tables:
                 }
         return plans
 
-    def weighted(self, formats: Mapping[str, Format], loss: float, lam: float) -> float:
-        """Return the paper's objective, ``-lam AI / AI_fp32 + (1 - lam) loss`` in points."""
+    def weighted(self, formats: Mapping[str, Format], drop: float, lam: float) -> float:
+        """Return the paper's objective, ``-lam AI / AI_fp32 + (1 - lam) drop`` in points."""
         reference = dict.fromkeys(self.cost.layers, REFERENCE)
         ratio = self.intensity.intensity(formats) / self.intensity.intensity(reference)
-        return -lam * ratio + (1 - lam) * loss * POINTS
+        return -lam * ratio + (1 - lam) * drop * POINTS
 
     def within(
         self,
-        max_loss: float,
+        max_drop: float,
         *,
         max_size: int | None = None,
         method: str = "exact",
         time_limit: float | None = None,
     ) -> solver.Solution:
-        """Return the cheapest plan whose losses add up to at most `max_loss`.
+        """Return the cheapest plan whose drops add up to at most `max_drop`.
 
-        A loss of 1 is everything: then no plan loses too much, whatever its losses add up to.
+        A drop of 1 is everything: then no plan loses too much, whatever its drops add up to.
 
         Raises
         ------
@@ -156,10 +156,10 @@ class Tables:
         NoPlanError
             If the time limit came before any plan was found.
         """
-        problem = self._problem(self.cost.cost, self.loss, self.sizes, self.cost.edges)
+        problem = self._problem(self.cost.cost, self.drop, self.sizes, self.cost.edges)
         solution = solver.solve(
             problem,
-            max_loss=max_loss if max_loss < 1 else max(max_loss, self._most_loss()),
+            max_loss=max_drop if max_drop < 1 else max(max_drop, self._most_drop()),
             max_size=self._bits(max_size),
             method=method,
             time_limit=time_limit,
@@ -168,17 +168,17 @@ class Tables:
             return solution
         if solution.status != "infeasible":
             raise NoPlanError(_no_plan(time_limit))
-        raise InfeasibleError(_nearest(solution, max_loss, max_size, self.fixed_bytes))
+        raise InfeasibleError(_nearest(solution, max_drop, max_size, self.fixed_bytes))
 
     def best_weighted(
         self,
         lam: float,
-        loss_factor: float = 1.0,
+        drop_factor: float = 1.0,
         *,
         max_size: int | None = None,
         time_limit: float | None = None,
     ) -> solver.WeightedSolution:
-        """Return the plan that minimises the paper's objective, losses scaled by `loss_factor`.
+        """Return the plan that minimises the paper's objective, drops scaled by `drop_factor`.
 
         Raises
         ------
@@ -187,8 +187,8 @@ class Tables:
         NoPlanError
             If the time limit came before any plan was found.
         """
-        factor = loss_factor * POINTS
-        problem = self._problem(self.intensity.cost, self.loss, self.sizes, factor=factor)
+        factor = drop_factor * POINTS
+        problem = self._problem(self.intensity.cost, self.drop, self.sizes, factor=factor)
         reference = self.intensity.cost[:, self.cost.formats.index(REFERENCE)].sum()
         solution = solver.solve_weighted(
             problem,
@@ -205,11 +205,11 @@ class Tables:
         raise InfeasibleError(_too_small(max_size, self._least_size()))
 
     def trade_offs(self, lam: float) -> list[tuple[float, float]]:
-        """Return loss, and the objective's part that is no loss, of plans that weights can prefer.
+        """Return drop, and the objective's part that is no drop, of plans that weights can prefer.
 
-        These are the corners of the convex hull of all plans' (bytes, loss), whatever their size.
+        These are the corners of the convex hull of all plans' (bytes, drop), whatever their size.
         """
-        problem = self._problem(self.intensity.cost, self.loss)
+        problem = self._problem(self.intensity.cost, self.drop)
         hull = solver.frontier(problem, exact=False)
         reference = self.intensity.cost[:, self.cost.formats.index(REFERENCE)].sum()
         return [
@@ -217,9 +217,9 @@ class Tables:
             for x, c in zip(hull.loss, hull.cost, strict=True)
         ]
 
-    def _most_loss(self) -> float:
-        alone = sum(row.max() for row in self._rows(self.loss))
-        pairs = sum(x.loss.max() for x in self.interactions)
+    def _most_drop(self) -> float:
+        alone = sum(row.max() for row in self._rows(self.drop))
+        pairs = sum(x.drop.max() for x in self.interactions)
         return 1.001 * float(alone + max(0.0, pairs))
 
     def _bits(self, max_size: int | None) -> int | None:
@@ -237,27 +237,27 @@ class Tables:
     def _problem(
         self,
         cost: NDArray[np.int64],
-        loss: NDArray[np.float64],
+        drop: NDArray[np.float64],
         sizes: NDArray[np.int64] | None = None,
         cost_edges: Sequence[EdgeCost] = (),
         factor: float = 1.0,
     ) -> solver.Problem:
-        """Return the problem of all decisions, with losses times `factor`.
+        """Return the problem of all decisions, with drops times `factor`.
 
         Layers that share a weight are one decision: what they cost and lose adds up, and an edge
         between them is part of that.
         """
-        costs, losses = self._rows(cost), self._rows(loss * factor)
+        costs, drops = self._rows(cost), self._rows(drop * factor)
         position = {owner: i for i, owner in enumerate(sorted(set(self.owners)))}
         edges: list[tuple[Any, ...]] = []
         pairs: list[EdgeCost | Interaction] = [*cost_edges, *self.interactions]
         for pair in pairs:
             ends = self.owners[pair.source], self.owners[pair.target]
-            whole = pair.cost if isinstance(pair, EdgeCost) else pair.loss * factor
+            whole = pair.cost if isinstance(pair, EdgeCost) else pair.drop * factor
             table = whole[np.ix_(*(self.allowed[end] for end in ends))]
             source, target = (position[end] for end in ends)
             if source == target:
-                (costs if isinstance(pair, EdgeCost) else losses)[source] += table.diagonal()
+                (costs if isinstance(pair, EdgeCost) else drops)[source] += table.diagonal()
                 continue
             if source > target:
                 source, target, table = target, source, table.T
@@ -266,7 +266,7 @@ class Tables:
             else:
                 edges.append((source, target, np.zeros(table.shape, np.int64), table))
         return solver.Problem(
-            costs, losses, None if sizes is None else self._rows(sizes), edges=edges
+            costs, drops, None if sizes is None else self._rows(sizes), edges=edges
         )
 
     def _rows(self, table: NDArray[Any]) -> list[NDArray[Any]]:
@@ -279,18 +279,18 @@ class Tables:
 
 
 def _nearest(
-    solution: solver.Solution, max_loss: float, max_size: int | None, fixed_bytes: int
+    solution: solver.Solution, max_drop: float, max_size: int | None, fixed_bytes: int
 ) -> str:
     if solution.nearest is None:
         return (
-            f"No plan has a loss of at most {max_loss:.4g} and at most {max_size} bytes of weights "
+            f"No plan has a drop of at most {max_drop:.4g} and at most {max_size} bytes of weights "
             "at once; raise one of the two, or allow more formats."
         )
     measure, value = solution.nearest
     if measure == "size":
         return _too_small(max_size, fixed_bytes - (-int(value) // 8))
     return (
-        f"No plan has a predicted loss of at most {100 * max_loss:.3g} pp; the nearest feasible "
+        f"No plan has a predicted drop of at most {100 * max_drop:.3g} pp; the nearest feasible "
         f"max_drop is {value:.4g} ({100 * value:.3g} pp), or allow formats with more bits."
     )
 
@@ -309,10 +309,10 @@ def _too_small(max_size: int | None, least: int) -> str:
     )
 
 
-def loss_matrix(
-    table: LossTable, layers: Sequence[str], columns: Sequence[Format]
+def drop_matrix(
+    table: DropTable, layers: Sequence[str], columns: Sequence[Format]
 ) -> NDArray[np.float64]:
-    """Return the losses of `layers` in the formats `columns`; float32 loses nothing.
+    """Return the drops of `layers` in the formats `columns`; float32 loses nothing.
 
     Raises
     ------

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from aiq import solver
 from aiq.formats import Format
 from aiq.plan import Accuracy
-from aiq.planning.drop_curve import Bend
+from aiq.planning.drop_curve import DropCurve
 from aiq.planning.tables import POINTS, Tables
 
 Formats = Mapping[str, Format]
@@ -20,11 +20,11 @@ class Task:
     Attributes
     ----------
     tables
-        Costs and losses.
+        Costs and drops.
     weighted_by
         Lambda of the paper's objective, or ``None`` to minimise the cost under `max_drop`.
     max_drop
-        Largest accuracy loss, as a fraction.
+        Largest accuracy drop, as a fraction.
     confidence
         With which a measured plan must keep to `max_drop`, 0.5..1.
     max_size
@@ -43,11 +43,11 @@ class Task:
     method: str
     time_limit: float | None
 
-    def value(self, formats: Formats, loss: float, limit: float | None = None) -> float:
-        """Return the objective of a plan that loses `loss`, at most `limit`: smaller is better."""
+    def value(self, formats: Formats, drop: float, limit: float | None = None) -> float:
+        """Return the objective of a plan that loses `drop`, at most `limit`: smaller is better."""
         if self.weighted_by is not None:
-            return self.tables.weighted(formats, loss, self.weighted_by)
-        within = (loss if limit is None else limit) <= self.max_drop
+            return self.tables.weighted(formats, drop, self.weighted_by)
+        within = (drop if limit is None else limit) <= self.max_drop
         return self.tables.cost.total(formats) if within else math.inf
 
     def too_large(self, formats: Formats) -> bool:
@@ -73,28 +73,28 @@ class Outcome:
         The plan.
     value
         Its objective.
-    predicted_loss
+    predicted_drop
         As the tables, bent to what was measured before, predict it.
-    loss_factor
-        What the predicted losses were multiplied by in the search for the plan.
-    loss_budget
-        Loss by the tables that the solve allowed, or ``None`` without a budget.
+    drop_factor
+        What the predicted drops were multiplied by in the search for the plan.
+    drop_budget
+        Drop by the tables that the solve allowed, or ``None`` without a budget.
     accuracy
         Measured, or ``None``.
     solution
         The solver's answer, or ``None`` for a walk that proves nothing.
     bend
-        From losses by the tables to drops.
+        From drops by the tables to drops.
     """
 
     formats: Formats
     value: float
-    predicted_loss: float
-    loss_factor: float
-    loss_budget: float | None
+    predicted_drop: float
+    drop_factor: float
+    drop_budget: float | None
     accuracy: Accuracy | None
     solution: solver.Solution | solver.WeightedSolution | None
-    bend: Bend = Bend()  # noqa: RUF009  (frozen)
+    curve: DropCurve = DropCurve()  # noqa: RUF009  (frozen)
 
 
 class SearchStoppedError(KeyboardInterrupt):

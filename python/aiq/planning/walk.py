@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from aiq import solver
 from aiq.errors import InfeasibleError
 from aiq.formats import REFERENCE
-from aiq.planning.accuracy import Scale
+from aiq.planning.accuracy import AccuracyMeter
 from aiq.planning.task import Formats, Outcome, SearchStoppedError, Task
 from aiq.progress import Progress
 
@@ -14,7 +14,7 @@ OVERSIZE = 1e6
 """Weight of a broken size budget in a measured search: no gain elsewhere makes up for it."""
 
 
-def search_measured(task: Task, scale: Scale, progress: Progress) -> Outcome:
+def search_measured(task: Task, meter: AccuracyMeter, progress: Progress) -> Outcome:
     """Search the paper's way: measure the accuracy of every candidate.
 
     Raises
@@ -28,27 +28,27 @@ def search_measured(task: Task, scale: Scale, progress: Progress) -> Outcome:
     done = 0
     best: Outcome | None = None
 
-    def loss(formats: Formats) -> float:
+    def drop(formats: Formats) -> float:
         nonlocal done, best
         done += 1
         progress("evaluate candidates", done, max(done, most))
-        accuracy = scale.accuracy(formats)
+        accuracy = meter.accuracy(formats)
         value = task.value(formats, accuracy.drop, accuracy.drop_limit)
         if not task.too_large(formats) and value < (math.inf if best is None else best.value):
             best = Outcome(formats, value, accuracy.drop, 1.0, None, accuracy, None)
         return accuracy.drop if task.weighted_by is not None else accuracy.drop_limit
 
     try:
-        found = walk(task, loss)
+        found = walk(task, drop)
     except KeyboardInterrupt:
         raise SearchStoppedError(best) from None
     formats = task.tables.formats(found.choices)
-    accuracy = scale.accuracy(formats)
+    accuracy = meter.accuracy(formats)
     return Outcome(formats, found.value, accuracy.drop, 1.0, None, accuracy, None)
 
 
-def walk(task: Task, loss: Callable[[Formats], float]) -> solver.Measured:
-    """Walk from plan to plan, one layer at a time, with `loss` deciding; start at float32."""
+def walk(task: Task, drop: Callable[[Formats], float]) -> solver.Measured:
+    """Walk from plan to plan, one layer at a time, with `drop` deciding; start at float32."""
     tables = task.tables
     reference = tables.cost.formats.index(REFERENCE)
 
@@ -57,7 +57,7 @@ def walk(task: Task, loss: Callable[[Formats], float]) -> solver.Measured:
         excess = 0.0
         if task.max_size is not None:
             excess = max(0.0, tables.size(formats) / max(1, task.max_size) - 1)
-        return task.value(formats, loss(formats)) + OVERSIZE * excess
+        return task.value(formats, drop(formats)) + OVERSIZE * excess
 
     search = solver.greedy_measured if task.method == "greedy" else solver.coordinate_measured
     start = [c.index(reference) if reference in c else 0 for c in tables.choices]

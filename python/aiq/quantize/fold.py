@@ -41,7 +41,7 @@ def fold(trace: Trace) -> Trace:
     if any(value.is_meta for value in trace.module.state_dict().values()):
         raise InputError(
             "The weights are on the meta device, which holds no values; load them, or search with "
-            "a sensitivity that needs none: a function or a LossTable."
+            "a sensitivity that needs none: a function or a DropTable."
         )
     module = fx.GraphModule(trace.module, copy.deepcopy(trace.module.graph))
     nodes = {node.name: node for node in module.graph.nodes}

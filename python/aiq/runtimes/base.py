@@ -23,16 +23,16 @@ from aiq.graph.export import Inputs
 from aiq.runtimes.arguments import Arguments, leaves
 from aiq.runtimes.door import door
 from aiq.runtimes.explicit import write_out
-from aiq.runtimes.kernels import Kernel, label
+from aiq.runtimes.kernels import RealisedKernel, label
 from aiq.runtimes.program import Compiled
 from aiq.runtimes.rewrite import Rewritten, Target, rewrite
 from aiq.runtimes.signature import Signature
 from aiq.runtimes.verification import Reference, snapshot
 
-Program = tuple[Callable[..., Iterable[torch.Tensor]], Mapping[str, Kernel]]
+CompiledGraph = tuple[Callable[..., Iterable[torch.Tensor]], Mapping[str, RealisedKernel]]
 """What runs, from tensors to tensors, and the kernel of each layer in it."""
 
-Profile = tuple[Mapping[str, Kernel], Mapping[str, Sequence[float]]]
+KernelTimes = tuple[Mapping[str, RealisedKernel], Mapping[str, Sequence[float]]]
 """The kernel of each layer, and the seconds of each run by the node that a kernel is."""
 
 
@@ -161,14 +161,14 @@ class Runtime(ABC):
         """Return how operator `op` is executed in format `fmt` on this machine."""
 
     @abstractmethod
-    def _build(self, job: Job) -> Program:
+    def _build(self, job: Job) -> CompiledGraph:
         """Return the compiled program."""
 
     def _write(self, job: Job, path: Path) -> None:
         """Write the program, and its signature under `METADATA`, to a file in a new folder."""
         raise self._has_no_files()
 
-    def _read(self, path: Path) -> tuple[Signature, Program]:
+    def _read(self, path: Path) -> tuple[Signature, CompiledGraph]:
         """Return what `_write` wrote."""
         raise self._has_no_files()
 
@@ -181,7 +181,7 @@ class Runtime(ABC):
             f"Runtime {self.name} has no files; use onnxruntime, openvino or inductor."
         )
 
-    def _profile(self, job: Job, runs: int) -> Profile:
+    def _profile(self, job: Job, runs: int) -> KernelTimes:
         """Run the program `runs` times under the runtime's profiler."""
         raise RuntimeUnavailableError(
             f"Runtime {self.name} has no profiler that names layers; use inductor, onnxruntime or "
@@ -478,7 +478,7 @@ def _alike(inputs: tuple[torch.Tensor, ...], others: tuple[torch.Tensor, ...]) -
     return [(x.shape, x.dtype) for x in inputs] == [(x.shape, x.dtype) for x in others]
 
 
-def layer_times(profile: Profile) -> LayerTimes:
+def layer_times(profile: KernelTimes) -> LayerTimes:
     """Return what a profile says of layers."""
     kernels, seconds = profile
     timed = {name: seconds.get(kernel.node) for name, kernel in kernels.items()}

@@ -8,8 +8,8 @@ from torch.utils import _pytree as pytree
 
 from aiq.formats import Format
 from aiq.graph import Op
-from aiq.runtimes.base import Job, Program, Runtime, Support
-from aiq.runtimes.kernels import Kernel
+from aiq.runtimes.base import CompiledGraph, Job, Runtime, Support
+from aiq.runtimes.kernels import RealisedKernel
 from aiq.runtimes.rewrite import Target
 
 _NATIVE = frozenset({"fp32", "bf16"})
@@ -31,10 +31,10 @@ class Eager(Runtime):
         """Return native for float32 and bfloat16, none for everything else."""
         return Support.NATIVE if fmt.name in _NATIVE else Support.NONE
 
-    def _build(self, job: Job) -> Program:
+    def _build(self, job: Job) -> CompiledGraph:
         """Return the module itself, or its graph: with casts, or where it writes into inputs."""
         heads = job.rewritten.heads
-        kernels = {name: Kernel(n, job.formats[name].name, ()) for n, name in heads.items()}
+        kernels = {name: RealisedKernel(n, job.formats[name].name, ()) for n, name in heads.items()}
         if job.writes_inputs or any(fmt.name != "fp32" for fmt in job.formats.values()):
             return torch.no_grad()(job.rewritten.module), kernels
         module = copy.deepcopy(job.model).eval()

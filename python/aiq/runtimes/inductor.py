@@ -23,10 +23,19 @@ from aiq.exporting import exporting
 from aiq.formats import BF16, REFERENCE, Format, parse
 from aiq.graph import Op
 from aiq.runtimes import instructions, package, signature, weight_only
-from aiq.runtimes.base import Job, LayerTimes, Part, Profile, Program, Runtime, Support, layer_times
+from aiq.runtimes.base import (
+    CompiledGraph,
+    Job,
+    KernelTimes,
+    LayerTimes,
+    Part,
+    Runtime,
+    Support,
+    layer_times,
+)
 from aiq.runtimes.inductor_census import Census, time_calls
 from aiq.runtimes.inductor_layout import copy_permuted
-from aiq.runtimes.kernels import Kernel, assign
+from aiq.runtimes.kernels import RealisedKernel, assign
 from aiq.runtimes.rewrite import Target
 from aiq.runtimes.signature import Signature
 
@@ -74,7 +83,7 @@ class Inductor(Runtime):
         # alone are multiplied in float32.
         return Support.EMULATED
 
-    def _build(self, job: Job) -> Program:
+    def _build(self, job: Job) -> CompiledGraph:
         program, census = _compile(job)
         return torch.no_grad()(program), _kernels(census, job)
 
@@ -93,7 +102,7 @@ class Inductor(Runtime):
             found.append(Part(run, job.graph, partial(_layer_times, program, census, job)))
         return found
 
-    def _profile(self, job: Job, runs: int) -> Profile:
+    def _profile(self, job: Job, runs: int) -> KernelTimes:
         return _time(*_compile(job), job, runs)
 
     def _write(self, job: Job, path: Path) -> None:
@@ -112,7 +121,7 @@ class Inductor(Runtime):
         text = signature.write(job.signature, kernels=kernels, threads=torch.get_num_threads())
         path.write_bytes(package.with_metadata(content, text))
 
-    def _read(self, path: Path) -> tuple[Signature, Program]:
+    def _read(self, path: Path) -> tuple[Signature, CompiledGraph]:
         found, document = signature.read(package.metadata(path), path)
         if document.threads != torch.get_num_threads():
             raise InputError(
@@ -141,17 +150,17 @@ def _compile(job: Job) -> tuple[Callable[..., Any], Census]:
     return program, census
 
 
-def _kernels(census: Census, job: Job) -> dict[str, Kernel]:
+def _kernels(census: Census, job: Job) -> dict[str, RealisedKernel]:
     """Return the kernel of each layer; small products of one row are generated code."""
     found = assign(census.kernels)
     for layer in job.graph.quantizable:
         runs = placement.runs_as(Inductor.name, layer, parse("w8a8"))
         if layer.op is Op.LINEAR and runs == REFERENCE:
-            found.setdefault(layer.name, Kernel("generated code", runs.name, ()))
+            found.setdefault(layer.name, RealisedKernel("generated code", runs.name, ()))
     return found
 
 
-def _time(program: Callable[..., Any], census: Census, job: Job, runs: int) -> Profile:
+def _time(program: Callable[..., Any], census: Census, job: Job, runs: int) -> KernelTimes:
     return assign(census.kernels), time_calls(program, job.inputs, census, runs)
 
 

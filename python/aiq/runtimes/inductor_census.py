@@ -14,7 +14,7 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
-from aiq.runtimes.kernels import LABEL, Kernel
+from aiq.runtimes.kernels import LABEL, RealisedKernel
 
 _MULTIPLIES = re.compile(r"conv|linear|(^|[._:])(add|b)?mm|matmul")
 
@@ -38,7 +38,7 @@ class Census(CustomGraphPass):
     """
 
     def __init__(self) -> None:
-        self.kernels: list[Kernel] = []
+        self.kernels: list[RealisedKernel] = []
         self.operands: dict[str, Operands] = {}
 
     def __call__(self, graph: fx.Graph) -> None:
@@ -60,7 +60,7 @@ class Census(CustomGraphPass):
             else:
                 continue
             labels = node.meta.get("custom", {}).get(LABEL, ())
-            self.kernels.append(Kernel(name, fmt, labels, node.name))
+            self.kernels.append(RealisedKernel(name, fmt, labels, node.name))
             self.operands[node.name] = sizes
 
     def __deepcopy__(self, memo: object) -> "Census":

@@ -9,7 +9,7 @@ LABEL = "aiq_layers"
 """Key of ``node.meta["custom"]``: names of the layers whose kernel may absorb the node."""
 
 
-class Kernel(NamedTuple):
+class RealisedKernel(NamedTuple):
     """A multiplication by weights in the compiled program.
 
     Attributes
@@ -56,12 +56,12 @@ def label(graph: fx.Graph, heads: Mapping[str, str]) -> None:
         node.meta["custom"] = {**node.meta.get("custom", {}), LABEL: labels[node]}
 
 
-def assign(kernels: Iterable[Kernel]) -> dict[str, Kernel]:
+def assign(kernels: Iterable[RealisedKernel]) -> dict[str, RealisedKernel]:
     """Return the kernel of each layer.
 
     A layer has one kernel, so those with a single label settle the others.
     """
-    owners: dict[str, Kernel] = {}
+    owners: dict[str, RealisedKernel] = {}
     for kernel in sorted(kernels, key=lambda kernel: len(kernel.labels)):
         free = [name for name in kernel.labels if name not in owners]
         if free:

@@ -7,7 +7,15 @@ from functools import partial
 import torch
 
 from aiq.formats import Format
-from aiq.runtimes.base import Job, LayerTimes, Part, Profile, Program, Runtime, layer_times
+from aiq.runtimes.base import (
+    CompiledGraph,
+    Job,
+    KernelTimes,
+    LayerTimes,
+    Part,
+    Runtime,
+    layer_times,
+)
 from aiq.runtimes.bundle import Bundle, joined, split
 from aiq.runtimes.onnx_graph import OnnxModel, parts
 
@@ -20,7 +28,7 @@ class OnnxBased(Runtime):
         """Return the ONNX model in which the runtime finds its kernels."""
 
     @abstractmethod
-    def _open(self, model: bytes, labels: Mapping[str, Sequence[str]]) -> Program:
+    def _open(self, model: bytes, labels: Mapping[str, Sequence[str]]) -> CompiledGraph:
         """Return the program of a serialised model."""
 
     @abstractmethod
@@ -30,10 +38,10 @@ class OnnxBased(Runtime):
         labels: Mapping[str, Sequence[str]],
         inputs: Sequence[torch.Tensor],
         runs: int,
-    ) -> Profile:
+    ) -> KernelTimes:
         """Run a serialised model under the profiler."""
 
-    def _build(self, job: Job) -> Program:
+    def _build(self, job: Job) -> CompiledGraph:
         model, labels = self._convert(job)
         return self._open(model.SerializeToString(), labels)
 
@@ -57,7 +65,7 @@ class OnnxBased(Runtime):
             found.append(Part(partial(program, x), graph, profile))
         return found
 
-    def _profile(self, job: Job, runs: int) -> Profile:
+    def _profile(self, job: Job, runs: int) -> KernelTimes:
         model, labels = self._convert(job)
         return self._time(model.SerializeToString(), labels, job.inputs, runs)
 

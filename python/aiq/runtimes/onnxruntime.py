@@ -17,8 +17,8 @@ from aiq.errors import InputError, reason
 from aiq.formats import FP32, Format
 from aiq.graph import Op
 from aiq.runtimes import instructions, onnx_edit, signature
-from aiq.runtimes.base import Job, Profile, Program, Support
-from aiq.runtimes.kernels import Kernel, assign
+from aiq.runtimes.base import CompiledGraph, Job, KernelTimes, Support
+from aiq.runtimes.kernels import RealisedKernel, assign
 from aiq.runtimes.onnx_based import OnnxBased
 from aiq.runtimes.onnx_graph import OnnxModel, to_onnx
 from aiq.runtimes.rewrite import Target
@@ -67,7 +67,7 @@ class OnnxRuntime(OnnxBased):
         onnx_edit.pack(converted.proto, {n: f for n, f in job.formats.items() if f.name in PACKED})
         return converted
 
-    def _open(self, model: bytes, labels: Mapping[str, Sequence[str]]) -> Program:
+    def _open(self, model: bytes, labels: Mapping[str, Sequence[str]]) -> CompiledGraph:
         return _load(model, labels)
 
     def _write(self, job: Job, path: Path) -> None:
@@ -82,7 +82,7 @@ class OnnxRuntime(OnnxBased):
         labels: Mapping[str, Sequence[str]],
         inputs: Sequence[torch.Tensor],
         runs: int,
-    ) -> Profile:
+    ) -> KernelTimes:
         with tempfile.TemporaryDirectory() as folder:
             prefix = str(Path(folder) / "profile")
             session, kernels = _session(model, labels, profile=prefix)
@@ -96,7 +96,7 @@ class OnnxRuntime(OnnxBased):
                 found.setdefault(event["name"].removesuffix(_TIMED), []).append(event["dur"] / 1e6)
         return kernels, found
 
-    def _read(self, path: Path) -> tuple[Signature, Program]:
+    def _read(self, path: Path) -> tuple[Signature, CompiledGraph]:
         content = _content(path)
         try:
             model = onnx.load_from_string(content)
@@ -138,7 +138,7 @@ def _type(value: onnx.ValueInfoProto) -> tuple[tuple[int, ...], object]:
     return shape, onnx.helper.tensor_dtype_to_np_dtype(found.elem_type)
 
 
-def _load(model: bytes, labels: Mapping[str, Sequence[str]]) -> Program:
+def _load(model: bytes, labels: Mapping[str, Sequence[str]]) -> CompiledGraph:
     session, kernels = _session(model, labels)
     return _runner(session), kernels
 
@@ -155,7 +155,7 @@ def _runner(session: onnxruntime.InferenceSession) -> Callable[..., list[torch.T
 
 def _session(
     model: bytes, labels: Mapping[str, Sequence[str]], profile: str | None = None
-) -> tuple[onnxruntime.InferenceSession, dict[str, Kernel]]:
+) -> tuple[onnxruntime.InferenceSession, dict[str, RealisedKernel]]:
     """Return a session, and the kernel of each layer; `profile` begins the name of a file."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads = torch.get_num_threads()
@@ -203,7 +203,9 @@ _FORMATS = {
 }
 
 
-def _kernels(optimized: onnx.ModelProto, labels: Mapping[str, Sequence[str]]) -> Iterator[Kernel]:
+def _kernels(
+    optimized: onnx.ModelProto, labels: Mapping[str, Sequence[str]]
+) -> Iterator[RealisedKernel]:
     """Return the multiplications of the optimised model."""
     for node in optimized.graph.node:
         if node.op_type in _FORMATS:
@@ -213,7 +215,7 @@ def _kernels(optimized: onnx.ModelProto, labels: Mapping[str, Sequence[str]]) ->
             domain = f"{node.domain}." if node.domain else ""
             kind = domain + node.op_type
             fmt = _unpacked_format(node) or _FORMATS[node.op_type] or _packed_format(node)
-            yield Kernel(kind, fmt, tuple(labels.get(name, ())), node.name)
+            yield RealisedKernel(kind, fmt, tuple(labels.get(name, ())), node.name)
 
 
 def _unpacked_format(node: onnx.NodeProto) -> str:

@@ -12,8 +12,8 @@ from aiq.errors import InputError, reason
 from aiq.formats import BF16, Format
 from aiq.graph import Op
 from aiq.runtimes import instructions, onnx_edit, openvino_edit, openvino_files, signature
-from aiq.runtimes.base import Job, Profile, Program, Support
-from aiq.runtimes.kernels import Kernel, assign
+from aiq.runtimes.base import CompiledGraph, Job, KernelTimes, Support
+from aiq.runtimes.kernels import RealisedKernel, assign
 from aiq.runtimes.onnx_based import OnnxBased
 from aiq.runtimes.onnx_graph import OnnxModel, to_onnx
 from aiq.runtimes.openvino_core import core
@@ -71,7 +71,7 @@ class OpenVino(OnnxBased):
         openvino_edit.keep_padded_means_apart(converted.proto)
         return converted
 
-    def _open(self, model: bytes, labels: Mapping[str, Sequence[str]]) -> Program:
+    def _open(self, model: bytes, labels: Mapping[str, Sequence[str]]) -> CompiledGraph:
         return _load(core().read_model(model), labels)
 
     def _targets(self, path: Path) -> tuple[Path, ...]:
@@ -97,7 +97,7 @@ class OpenVino(OnnxBased):
         labels: Mapping[str, Sequence[str]],
         inputs: Sequence[torch.Tensor],
         runs: int,
-    ) -> Profile:
+    ) -> KernelTimes:
         program = _compile(core().read_model(model), PERF_COUNT=True)
         request = program.create_infer_request()
         found: dict[str, list[float]] = {}
@@ -107,7 +107,7 @@ class OpenVino(OnnxBased):
                 found.setdefault(entry.node_name, []).append(entry.real_time.total_seconds())
         return assign(_kernels(program, labels)), found
 
-    def _read(self, path: Path) -> tuple[Signature, Program]:
+    def _read(self, path: Path) -> tuple[Signature, CompiledGraph]:
         if path.stat().st_size > _MOST:
             raise InputError(
                 f"{path} has more than {_MOST:,} bytes, and a description of a network is smaller; "
@@ -161,7 +161,7 @@ def _has_bfloat16() -> bool:
     return "BF16" in capabilities and instructions.may_multiply_bfloat16()
 
 
-def _load(model: openvino.Model, labels: Mapping[str, Sequence[str]]) -> Program:
+def _load(model: openvino.Model, labels: Mapping[str, Sequence[str]]) -> CompiledGraph:
     program = _compile(model)
     return _runner(program), assign(_kernels(program, labels))
 
@@ -210,7 +210,7 @@ def _infer(request: openvino.InferRequest, inputs: Sequence[torch.Tensor]) -> No
 
 def _kernels(
     program: openvino.CompiledModel, labels: Mapping[str, Sequence[str]]
-) -> Iterator[Kernel]:
+) -> Iterator[RealisedKernel]:
     """Return the multiplications of the executable graph.
 
     A layer is known by its weights, which no fusion renames, or else by the names of the nodes that
@@ -228,14 +228,16 @@ def _kernels(
         place = node.get_friendly_name()
         if kind == _MERGED:
             for layer in layers:
-                yield Kernel(f"{kind} {primitive}", _format(primitive, "", 1, 1), (layer,), place)
+                yield RealisedKernel(
+                    f"{kind} {primitive}", _format(primitive, "", 1, 1), (layer,), place
+                )
             continue
         # Names of all that was fused, with suffixes of the parts that were split off.
         names = [name.split("/")[0] for name in info["originalLayersNames"].split(",")]
         known = [list(labels[name]) for name in names if name in labels]
         owner = layers[:1] or min(known, key=len, default=[])
         fmt = _format(primitive, info["runtimePrecision"], *_channel(node))
-        yield Kernel(f"{kind} {primitive}", fmt, tuple(owner), place)
+        yield RealisedKernel(f"{kind} {primitive}", fmt, tuple(owner), place)
 
 
 def _info(node: openvino.Node) -> dict[str, str]:

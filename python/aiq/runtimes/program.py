@@ -8,7 +8,7 @@ import torch
 
 from aiq.formats import parse
 from aiq.runtimes.door import door
-from aiq.runtimes.kernels import Kernel
+from aiq.runtimes.kernels import RealisedKernel
 from aiq.runtimes.signature import Signature
 
 
@@ -41,7 +41,7 @@ class Compiled:
 
     runtime: str
     signature: Signature
-    kernels: Mapping[str, Kernel]
+    kernels: Mapping[str, RealisedKernel]
     threads: int
     function: Callable[..., Iterable[torch.Tensor]]
 
@@ -87,4 +87,4 @@ class Compiled:
 
 _ADVICE = "pass values that the model accepts, or choose another runtime"
 
-_UNKNOWN = Kernel("unknown", "unknown", ())
+_UNKNOWN = RealisedKernel("unknown", "unknown", ())

@@ -16,7 +16,7 @@ from msgspec import Meta
 from aiq.errors import InputError, reason
 from aiq.formats import parse
 from aiq.runtimes.arguments import Arguments, TensorSpec
-from aiq.runtimes.kernels import Kernel
+from aiq.runtimes.kernels import RealisedKernel
 from aiq.runtimes.structure import GAP, Node, Template
 from aiq.typed import dump_json, parse_json
 
@@ -107,7 +107,7 @@ class Document:
     inputs: tuple[InputDocument, ...]
     returns: Node
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    kernels: dict[str, Kernel] = field(default_factory=dict)
+    kernels: dict[str, RealisedKernel] = field(default_factory=dict)
     threads: Annotated[int, Meta(ge=1)] | None = None
     weights: str | None = None
 
@@ -135,7 +135,7 @@ def write(
     signature: Signature,
     *,
     labels: Mapping[str, Sequence[str]] | None = None,
-    kernels: Mapping[str, Kernel] | None = None,
+    kernels: Mapping[str, RealisedKernel] | None = None,
     threads: int | None = None,
     weights: str | None = None,
 ) -> str:
@@ -242,7 +242,7 @@ class _Old:
     keywords: tuple[str, ...]
     returns: str
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    kernels: dict[str, Kernel] = field(default_factory=dict)
+    kernels: dict[str, RealisedKernel] = field(default_factory=dict)
     threads: Annotated[int, Meta(ge=1)] | None = None
     weights: str | None = None
 

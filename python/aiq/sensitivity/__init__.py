@@ -5,11 +5,11 @@ One table, several ways: `measure` counts on the user's data; `estimate` tells i
 And for a whole plan: `look` at it on a few samples.
 """
 
-from aiq.sensitivity.estimated import ESTIMATES, Own, estimate
+from aiq.sensitivity.estimated import ESTIMATES, CustomDrop, estimate
 from aiq.sensitivity.measured import measure
 from aiq.sensitivity.whole_plan import look
 
 METHODS = ("measured", *ESTIMATES)
 """Names of the ways."""
 
-__all__ = ["METHODS", "Own", "estimate", "look", "measure"]
+__all__ = ["METHODS", "CustomDrop", "estimate", "look", "measure"]

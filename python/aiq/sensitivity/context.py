@@ -15,7 +15,7 @@ from aiq.quantize.simulate import Formats, Simulator, State
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Setting:
+class EstimateContext:
     """A network, inputs, and the formats that every layer is put into, alone.
 
     Attributes
@@ -55,7 +55,7 @@ class Setting:
         return batch_size(batch_dims(self.batch_dim, batch), pytree.tree_leaves(batch))
 
 
-Way = Callable[[Setting], Tensor]
+Way = Callable[[EstimateContext], Tensor]
 """Estimates the harm of each layer in each format: float64, (S, L, K), for S samples or draws."""
 
 Look = Callable[[Simulator, State, str, Formats], Tensor]
@@ -86,7 +86,7 @@ def writes(simulator: Simulator, layer: str) -> str:
 
 
 def alone(
-    setting: Setting,
+    setting: EstimateContext,
     look: Look,
     judge: Callable[[Tensor, Tensor, str], Tensor],
     prepare: Callable[[Inputs], None] = lambda batch: None,

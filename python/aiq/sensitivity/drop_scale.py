@@ -1,9 +1,9 @@
-"""From estimates of harm to losses of accuracy: one number, measured where it matters.
+"""From estimates of harm to accuracy drops: one number, measured where it matters.
 
 What a way of estimating calls harm adds up over layers, but has a unit of its own, and what a nat
 of divergence costs in accuracy depends on the network. Both follow from plans measured as a whole:
 the divergence of a uniform one gives nats per unit of harm, the drops of several, uniform and
-mixed, give accuracy per nat. So the sum of a plan's losses is about what the plan loses, whatever
+mixed, give accuracy per nat. So the sum of a plan's drops is about what the plan loses, whatever
 the way.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aiq.drops import Array, Whole
+from aiq.drops import Array, MeasuredPlan
 from aiq.evaluate import Evaluation, Evaluator
 from aiq.evaluate.confidence import covariance
 from aiq.formats import Format
@@ -45,14 +45,14 @@ class Unit:
         Divergence per unit of harm.
     slope, slope_error
         Score lost per nat, and its standard error.
-    whole
+    measured_plans
         Plans that were measured as a whole, uniform and mixed.
     """
 
     nats: float
     slope: float
     slope_error: float
-    whole: tuple[Whole, ...]
+    measured_plans: tuple[MeasuredPlan, ...]
 
 
 def guess(evaluator: Evaluator) -> float:
@@ -122,11 +122,11 @@ def fit(
     prior = (SLOPE_ERROR * slope) ** -2
     weight = prior + float(weighted @ divergence)
     moment = prior * slope + float(weighted @ drops)
-    whole = tuple(
-        Whole({name: f.name for name, f in formats_of.items()}, evaluation.drop, float(e))
+    measured_plans = tuple(
+        MeasuredPlan({name: f.name for name, f in formats_of.items()}, evaluation.drop, float(e))
         for formats_of, e, evaluation in zip(plans, error, evaluations, strict=True)
     )
-    return Unit(nats, max(moment / weight, slope / 10), weight**-0.5, whole)
+    return Unit(nats, max(moment / weight, slope / 10), weight**-0.5, measured_plans)
 
 
 def _mixed(harm: Array, total: float, rng: np.random.Generator) -> tuple[int, ...]:

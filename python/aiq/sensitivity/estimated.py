@@ -1,4 +1,4 @@
-"""Losses from estimates: a way of telling harm, and the scale that makes losses of it."""
+"""Drops from estimates: a way of telling harm, and the scale that makes drops of it."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aiq.drops import Array, LossTable, Whole
+from aiq.drops import Array, DropTable, MeasuredPlan
 from aiq.errors import DataError, InputError
 from aiq.evaluate import Evaluator
 from aiq.formats import REFERENCE, Format, parse_all
@@ -17,7 +17,7 @@ from aiq.quantize.fold import fold
 from aiq.quantize.simulate import Simulator
 from aiq.quantize.statistics import observe
 from aiq.sensitivity import drop_scale, fisher, hessian, kl, mse, sqnr
-from aiq.sensitivity.context import Setting, Way
+from aiq.sensitivity.context import EstimateContext, Way
 
 SAMPLES = 256
 """Samples of the data that an estimate looks at."""
@@ -28,7 +28,7 @@ NOISE_SLOPE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A way of estimating, whether its harm is in nats, and loss per unit without data."""
+    """A way of estimating, whether its harm is in nats, and drop per unit without data."""
 
     way: Way
     in_nats: bool
@@ -43,35 +43,35 @@ ESTIMATES: Mapping[str, _Entry] = {
     "hessian": _Entry(hessian.harm, False, drop_scale.SLOPES["top1"]),
 }
 
-Own = Callable[[str, Format], float | tuple[float, float]]
-"""The user's way: layer name and format -> loss as a fraction, or that and its standard error."""
+CustomDrop = Callable[[str, Format], float | tuple[float, float]]
+"""The user's way: layer name and format -> drop as a fraction, or that and its standard error."""
 
 
 def estimate(
     source: Evaluator | Trace,
     formats: str | Iterable[str | Format],
-    method: str | Own,
+    method: str | CustomDrop,
     example_inputs: Inputs | None = None,
     *,
     seed: int = 0,
     progress: Progress | None = None,
-) -> LossTable:
-    """Estimate the loss of each layer alone in each format.
+) -> DropTable:
+    """Estimate the drop of each layer alone in each format.
 
     Parameters
     ----------
     source
-        An evaluator: estimates are made on 256 of its samples, and scaled so that the losses of
+        An evaluator: estimates are made on 256 of its samples, and scaled so that the drops of
         whole networks in one format are about what these lose when measured (see
         `aiq.sensitivity.drop_scale`). Or a trace, not folded: estimates are made on
-        `example_inputs`, and losses are a rule of thumb whose ranks mean more than their sizes.
+        `example_inputs`, and drops are a rule of thumb whose ranks mean more than their sizes.
     formats
         Columns of the table.
     method
         ``sqnr`` (noise-to-signal ratio of the network's output), ``mse`` (the same of what the
         layer writes), ``kl`` (divergence of the output), ``fisher`` (squared error of what the
         layer writes, weighted by squared gradients), ``hessian`` (trace of the Hessian times
-        squared error), or a function of a layer's name and a format that returns a loss, which is
+        squared error), or a function of a layer's name and a format that returns a drop, which is
         taken at its word, and if it likes its standard error.
     example_inputs
         Arguments of one call, best real ones, for a trace.
@@ -95,9 +95,9 @@ def estimate(
     assert isinstance(trace, Trace)
     layers = tuple(layer.name for layer in trace.graph.quantizable)
     if callable(method):
-        loss, error = _own(method, layers, columns)
-        slope, divergence, name = 1.0, loss, getattr(method, "__name__", "own")
-        whole: tuple[Whole, ...] = ()
+        drop, error = _own(method, layers, columns)
+        slope, divergence, name = 1.0, drop, getattr(method, "__name__", "own")
+        measured_plans: tuple[MeasuredPlan, ...] = ()
     else:
         name = method
         entry = _entry(method)
@@ -105,7 +105,7 @@ def estimate(
         harm, harm_error = _summary(entry.way(setting), setting, columns, method)
         if evaluator is None:
             divergence, slope = harm, entry.slope
-            loss, error, whole = slope * harm, slope * np.hypot(harm, harm_error), ()
+            drop, error, measured_plans = slope * harm, slope * np.hypot(harm, harm_error), ()
         else:
             fitted = drop_scale.fit(
                 evaluator,
@@ -116,13 +116,17 @@ def estimate(
                 seed=seed,
                 progress=progress,
             )
-            slope, divergence, whole = fitted.slope, fitted.nats * harm, fitted.whole
-            loss = slope * divergence
+            slope, divergence, measured_plans = (
+                fitted.slope,
+                fitted.nats * harm,
+                fitted.measured_plans,
+            )
+            drop = slope * divergence
             error = np.hypot(slope * fitted.nats * harm_error, fitted.slope_error * divergence)
-    return LossTable(
+    return DropTable(
         layers=layers,
         formats=columns,
-        loss=loss,
+        drop=drop,
         error=error,
         divergence=divergence,
         measured=None,
@@ -132,7 +136,7 @@ def estimate(
         samples=evaluator.baseline.samples if evaluator else trace.graph.batch,
         evaluations=evaluator.evaluations - before if evaluator else 0,
         seconds=time.perf_counter() - started,
-        whole=whole,
+        measured_plans=measured_plans,
     )
 
 
@@ -140,7 +144,7 @@ def _entry(method: str) -> _Entry:
     if method not in ESTIMATES:
         raise InputError(
             f"There is no sensitivity {method!r}; use measured, {', '.join(ESTIMATES)}, a function "
-            "of layer name and format, or a LossTable."
+            "of layer name and format, or a DropTable."
         )
     return ESTIMATES[method]
 
@@ -153,7 +157,7 @@ def _setting(
     method: str,
     seed: int,
     progress: Progress | None,
-) -> Setting:
+) -> EstimateContext:
     if isinstance(source, Evaluator):
         simulator, batches = source.runner.simulator, source.inputs(SAMPLES)
         output_dim = source.runner.output_dim
@@ -175,7 +179,7 @@ def _setting(
             progress(f"sensitivity: {method}", min(done, total), total)
 
     batch_dim = (source.trace if isinstance(source, Evaluator) else source).batch_dim
-    return Setting(
+    return EstimateContext(
         simulator,
         tuple(batches),
         layers,
@@ -197,7 +201,7 @@ def _output_dim(trace: Trace) -> int | None:
 
 
 def _summary(
-    harm: object, setting: Setting, columns: tuple[Format, ...], method: str
+    harm: object, setting: EstimateContext, columns: tuple[Format, ...], method: str
 ) -> tuple[Array, Array]:
     """Return the mean over samples and its standard error, (L, K), with a column for float32."""
     values = np.asarray(harm)
@@ -210,16 +214,18 @@ def _summary(
     mean = np.maximum(values.mean(0), 0.0)  # curvature may be estimated below zero
     # One draw says nothing of its error: it may be all of it.
     error = mean if len(values) < 2 else values.std(0, ddof=1) / len(values) ** 0.5
-    whole = [np.zeros((len(setting.layers), len(columns))) for _ in range(2)]
+    filled = [np.zeros((len(setting.layers), len(columns))) for _ in range(2)]
     for k, chosen in enumerate(columns):
         if chosen in setting.formats:
-            for table, values in zip(whole, (mean, error), strict=True):
+            for table, values in zip(filled, (mean, error), strict=True):
                 table[:, k] = values[:, setting.formats.index(chosen)]
-    return whole[0], whole[1]
+    return filled[0], filled[1]
 
 
-def _own(method: Own, layers: tuple[str, ...], columns: tuple[Format, ...]) -> tuple[Array, Array]:
-    loss, error = np.zeros((2, len(layers), len(columns)))
+def _own(
+    method: CustomDrop, layers: tuple[str, ...], columns: tuple[Format, ...]
+) -> tuple[Array, Array]:
+    drop, error = np.zeros((2, len(layers), len(columns)))
     for i, layer in enumerate(layers):
         for k, chosen in enumerate(columns):
             if chosen == REFERENCE:
@@ -227,12 +233,12 @@ def _own(method: Own, layers: tuple[str, ...], columns: tuple[Format, ...]) -> t
             answer = method(layer, chosen)
             pair = answer if isinstance(answer, tuple) else (answer, 0.0)
             try:
-                loss[i, k], error[i, k] = map(float, pair)
+                drop[i, k], error[i, k] = map(float, pair)
             except (TypeError, ValueError):
                 pair = (np.nan, np.nan)
             if not np.isfinite(pair).all() or pair[1] < 0:
                 raise InputError(
                     f"The sensitivity function returned {answer!r} for {layer!r} as {chosen}; let "
-                    "it return a finite loss, as a fraction, or a pair of it and its error."
+                    "it return a finite drop, as a fraction, or a pair of it and its error."
                 )
-    return loss, error
+    return drop, error

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from aiq.graph.export import Inputs
-from aiq.sensitivity.context import Setting, alone, writes, written
+from aiq.sensitivity.context import EstimateContext, alone, writes, written
 from aiq.sensitivity.likelihood import Graph
 
 
-def harm(setting: Setting) -> Tensor:
+def harm(setting: EstimateContext) -> Tensor:
     """Return nats, (S, L, K), from one backward pass over each batch."""
     simulator = setting.simulator
     generator = torch.Generator().manual_seed(setting.seed)

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from aiq.formats import FP32
 from aiq.graph.export import Inputs
-from aiq.sensitivity.context import Setting, alone, writes, written
+from aiq.sensitivity.context import EstimateContext, alone, writes, written
 from aiq.sensitivity.likelihood import Graph
 
 PROBES = 8
 """Random signs for each batch; each takes about as long as eight runs of the network."""
 
 
-def harm(setting: Setting) -> Tensor:
+def harm(setting: EstimateContext) -> Tensor:
     """Return nats, (batches x probes, L, K)."""
     generator = torch.Generator().manual_seed(setting.seed)
     curvature = torch.cat([_curvature(setting, batch, generator) for batch in setting.batches])
@@ -36,7 +36,7 @@ def _squared(rounded: Tensor, exact: Tensor, layer: str) -> Tensor:
     return (rounded - exact).double().square()
 
 
-def _weight_errors(setting: Setting) -> Tensor:
+def _weight_errors(setting: EstimateContext) -> Tensor:
     """Return the squared error of each layer's weights in each format, (L, K)."""
     simulator = setting.simulator
     rows = []
@@ -50,7 +50,7 @@ def _weight_errors(setting: Setting) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def _curvature(setting: Setting, batch: Inputs, generator: torch.Generator) -> Tensor:
+def _curvature(setting: EstimateContext, batch: Inputs, generator: torch.Generator) -> Tensor:
     """Return the mean of the Hessian's diagonal, (probes, 2, L): of weights, of what is written.
 
     Of the mean loss of a sample for weights; of a sample's own loss for what it writes.

@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
-from aiq.sensitivity.context import Setting, alone, class_axis, output, relative_error
+from aiq.sensitivity.context import EstimateContext, alone, class_axis, output, relative_error
 
 
-def harm(setting: Setting) -> Tensor:
+def harm(setting: EstimateContext) -> Tensor:
     """Return nats, mean over a sample's positions, (S, L, K); without classes, as ``sqnr``."""
     return alone(setting, output, _divergence if setting.classes else _error)
 

@@ -2,7 +2,7 @@
 
 A single layer costs a fraction of a percentage point, which drowns in the noise of a few thousand
 samples. The divergence of the network's softmax from the float32 network's does not: it grows with
-every sample whose logits move, and adds up over layers as independent errors do. So losses are
+every sample whose logits move, and adds up over layers as independent errors do. So drops are
 divergences times one slope, the accuracy lost per nat, fitted where it matters: on whole networks.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from aiq.drops import Array, LossTable
+from aiq.drops import Array, DropTable
 from aiq.evaluate import Evaluation, Evaluator
 from aiq.formats import FP32, REFERENCE, Format, parse_all
 from aiq.progress import Progress
@@ -27,7 +27,7 @@ def measure(
     precision: float = 2e-4,
     seed: int = 0,
     progress: Progress | None = None,
-) -> LossTable:
+) -> DropTable:
     """Measure the divergence that each layer alone causes in each format, and what it costs.
 
     Parameters
@@ -41,8 +41,8 @@ def measure(
         its weights alone and of its activations alone, which are independent errors: 14 instead of
         49 measurements a layer for all widths of 2 to 8. Default: whichever measures less.
     precision
-        Standard error of a loss (as a fraction) at which a measurement may stop before it has seen
-        all samples; it also may at a tenth of the loss. 0: never.
+        Standard error of a drop (as a fraction) at which a measurement may stop before it has seen
+        all samples; it also may at a tenth of the drop. 0: never.
     seed
         Of the mixed plans that are measured as a whole.
     progress
@@ -50,13 +50,15 @@ def measure(
     """
     started, evaluations = time.perf_counter(), evaluator.evaluations
     columns = parse_all(formats)
-    whole: dict[Format, tuple[Format, ...]] = {f: (f.kernel,) for f in columns if f != REFERENCE}
-    parts = {f: _parts(f.kernel) for f in whole}
+    kernels_of: dict[Format, tuple[Format, ...]] = {
+        f: (f.kernel,) for f in columns if f != REFERENCE
+    }
+    parts = {f: _parts(f.kernel) for f in kernels_of}
     atoms = tuple(dict.fromkeys(atom for pair in parts.values() for atom in pair))
-    kernels = tuple(dict.fromkeys(f.kernel for f in whole))
+    kernels = tuple(dict.fromkeys(f.kernel for f in kernels_of))
     joint = len(atoms) >= len(kernels) if joint is None else joint
     if joint:
-        parts, atoms = whole, kernels
+        parts, atoms = kernels_of, kernels
     layers = tuple(layer.name for layer in evaluator.trace.graph.quantizable)
     plans = [{layer: atom} for layer in layers for atom in atoms]
     tolerance = precision / drop_scale.guess(evaluator)
@@ -89,10 +91,10 @@ def measure(
         seed=seed,
         progress=_named(progress, "whole networks"),
     )
-    return LossTable(
+    return DropTable(
         layers=layers,
         formats=columns,
-        loss=fitted.slope * divergence,
+        drop=fitted.slope * divergence,
         error=np.hypot(fitted.slope * np.sqrt(variance), fitted.slope_error * divergence),
         divergence=divergence,
         measured=np.stack([sum((drop[a] for a in parts.get(f, ())), zero) for f in columns], 1),
@@ -102,7 +104,7 @@ def measure(
         samples=evaluator.baseline.samples,
         evaluations=evaluator.evaluations - evaluations,
         seconds=time.perf_counter() - started,
-        whole=fitted.whole,
+        measured_plans=fitted.measured_plans,
     )
 
 
