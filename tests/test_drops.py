@@ -68,8 +68,14 @@ def test_a_table_of_version_2_loads():
         ({"formats": ["w8a8", "w9"]}, "Unknown format 'w9'"),
         ({"samples": -1}, "samples"),
         ({"slope": None}, "slope"),
-        ({"measured_plans": [{"formats": {"a": "zz"}, "drop": 0, "error": 0}]}, "Unknown format 'zz'"),
-        ({"measured_plans": [{"formats": "x", "drop": 0, "error": 0}]}, r"measured_plans\[0\].formats"),
+        (
+            {"measured_plans": [{"formats": {"a": "zz"}, "drop": 0, "error": 0}]},
+            "Unknown format 'zz'",
+        ),
+        (
+            {"measured_plans": [{"formats": "x", "drop": 0, "error": 0}]},
+            r"measured_plans\[0\].formats",
+        ),
         ({"surprise": 1}, "'surprise' is unknown"),
     ],
 )
