@@ -27,6 +27,7 @@ TABLE = DropTable(
     measured_plans=(MeasuredPlan({"a": "w4", "b": "w8a8"}, 0.01, 0.002),),
 )
 DOCUMENT = json.loads(TABLE.to_json())
+WHOLE = {"drop": 0, "error": 0}
 
 
 def read(**changes):
