@@ -1,12 +1,13 @@
-"""What whole plans lose: the sum of the drops of their layers, bent to what was measured.
+"""The accuracy drop of a whole plan, as a curve over the sum of the drops of its layers.
 
-Errors of layers add up, and few of them change no answer, so that the drop of a plan grows faster
-than the sum. ``drop = scale * pivot * (sum / pivot)^power`` is fitted to the plans that were
-measured as a whole; without any, the sum stands as it is.
+The errors of layers add up. Small errors change no answer, so the drop of a plan grows faster than
+the sum. The curve ``drop = scale * pivot * (sum / pivot)^power`` is fitted to the plans that were
+measured as a whole; without any, the prediction is the sum itself.
 
-The solver prefers plans whose drops are underestimated, the more so the larger the budget, which
-is no property of the plans that were measured before. So what it found last also tells how much
-more than that its next plan will lose: the `lean`.
+The solver prefers plans whose drops are underestimated: the optimiser's curse. Plans that were
+measured for other reasons, such as random ones, do not show it. The last plan that the solver found
+does: `overshoot` is the factor by which its drop exceeded the curve, and the next plan is expected
+to exceed it as much.
 """
 
 import math
@@ -21,28 +22,28 @@ from aiq.drops import Array
 from aiq.evaluate.confidence import covariance
 
 SCALE_DOUBT, POWER_DOUBT = 1.0, 0.3
-"""Standard deviations, before anything is measured, of the logarithm of the scale and the power."""
+"""Prior standard deviations of the logarithm of the scale, and of the power."""
 
 POWERS = (0.5, 2.5)
-"""Least and greatest power."""
+"""Smallest and largest power."""
 
 MODEL_ERROR = 0.2
-"""Relative error of a drop predicted by the sum, however well the curve is known."""
+"""Relative error of a predicted drop that remains when the curve is known exactly."""
 
-LEAN_DOUBT = 0.4
-"""Standard deviation of the logarithm of how many times as much as the curve says a plan loses."""
+OVERSHOOT_DOUBT = 0.4
+"""Prior standard deviation of the logarithm of the overshoot."""
 
 LEAST = 0.01
-"""Part of the pivot below which the slope is taken to be that there: a power's may be zero."""
+"""The slope is constant below this share of the pivot, as that of a power may be 0 at 0."""
 
 LEAST_ERROR = 1e-5
-"""No drop is predicted better than this."""
+"""Smallest standard error of a predicted drop."""
 
 Point = tuple[float, float, float]
-"""Of a plan: predicted drop by the tables, drop, and standard error of the drop."""
+"""Predicted drop of a plan by the tables, its measured drop, and the standard error of that."""
 
 ROUNDS = 3
-"""Fits; in each, the model's error follows from the drops that the last one predicts."""
+"""Number of fits; the model's error in each follows from the drops predicted by the one before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +53,9 @@ class DropCurve:
     Attributes
     ----------
     scale, power
-        Of the formula above; 1 and 1 leave the sum as it is.
+        Parameters of the formula above. With 1 and 1 the prediction is the sum itself.
     pivot
-        Sum around which plans were measured.
+        Geometric mean of the sums of the measured plans.
     """
 
     scale: float = 1.0
@@ -74,34 +75,34 @@ class DropCurve:
         return float(self.pivot * (drop / (self.scale * self.pivot)) ** (1 / self.power))
 
     def slope(self, total: float) -> float:
-        """Return by how much the drop grows with the sum."""
+        """Return the derivative of the drop with respect to the sum."""
         total = max(total, LEAST * self.pivot)
         return self.power * self.predict(total) / total
 
 
 def overshoot(curve: DropCurve, known: Point) -> float:
-    """Return how many times as much as `bend` says plans like a known one lose, most likely."""
+    """Return the most likely ratio of the drop to the curve, for plans found as `known` was."""
     total, drop, error = known
     expected = curve.predict(total)
     if expected <= 0:
         return 1.0
-    # a drop within its noise says no more than that it is not large
+    # A drop within its noise only shows that it is not large.
     drop = max(drop, error, LEAST_ERROR)
     ratio, noise = drop / expected, error / drop
-    return math.exp(math.log(ratio) * LEAN_DOUBT**2 / (LEAN_DOUBT**2 + noise**2))
+    return math.exp(math.log(ratio) * OVERSHOOT_DOUBT**2 / (OVERSHOOT_DOUBT**2 + noise**2))
 
 
 def fit(*groups: Sequence[Point]) -> DropCurve:
-    """Return the most likely curve, by generalised least squares towards a straight line.
+    """Return the most likely curve, by generalised least squares with a straight line as prior.
 
-    Each plan counts by the error of its drop and that of the model, and plans of a group share the
-    luck of their samples, so that few and noisy plans hardly curve it.
+    Each plan is weighted by the error of its drop and that of the model. Errors are correlated
+    within a group, because its plans were measured on the same samples. Few or noisy plans
+    therefore leave the curve nearly straight.
 
     Parameters
     ----------
     groups
-        Plans that were measured on the same samples: of each, the sum of its layers' drops, its
-        drop, and the standard error of that.
+        Groups of plans; the plans of a group were measured on the same samples.
     """
     known = [np.array([row for row in group if row[0] > 0]) for group in groups]
     known = [group for group in known if len(group)]

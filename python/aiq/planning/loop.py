@@ -1,9 +1,9 @@
-"""The loop that makes a plan true: search on tables, measure the plan, correct, search again.
+"""Search on the tables, measure the plan that was found, correct the prediction, search again.
 
-What a plan loses by the tables is a prediction. What it really loses is measured once per round;
-then the prediction is bent to all that was measured (`aiq.planning.drop_curve`), pairs of layers
-that do not add up are measured (`aiq.planning.interaction`), and the search, which takes
-milliseconds, is run again.
+The tables only predict the accuracy drop of a plan. Each round therefore measures one plan on the
+data. After that, the prediction is fitted to every plan measured so far (`aiq.planning.drop_curve`)
+and pairs of layers whose drops do not add up are measured (`aiq.planning.interaction`). The search
+itself takes milliseconds.
 """
 
 import math
@@ -23,42 +23,54 @@ from aiq.progress import Progress
 from aiq.sensitivity.whole_plan import ERROR, divergence
 
 ROUNDS = 6
-"""Most rounds; each is one evaluation of the network on all data."""
+"""Largest number of rounds; each evaluates the network once on all data."""
 
 STRETCH = 4.0
-"""Most by which one round may move the drop budget while only one side of it is known."""
+"""Largest factor by which a round moves the drop budget while it knows only one side of it."""
 
 GAIN = 0.002
-"""Relative gain of the objective for which no further plan is measured."""
+"""Relative gain of the objective below which no further plan is measured."""
 
-SIDES = 3.5
-"""Samples whose answer changes for each one lost, before anything is measured."""
+CHANGED_PER_LOST = 3.5
+"""Answers that change for each answer that is lost, assumed before a plan is measured.
+
+It gives a first guess of the noise of a measured drop.
+"""
 
 HOPELESS = 2.0
-"""A uniform plan predicted to lose this many times the budget is not measured."""
+"""A uniform plan is not measured if its predicted drop exceeds the budget by this factor."""
 
 _STAGE = "measure the plan, search again"
 
 
 def search_tables(task: Task) -> Outcome:
-    """Search once, on tables alone: there is no data to measure on."""
+    """Search once, on the tables alone, because there is no data to measure on."""
     return _predicted(task, _find(task, task.max_drop, 1.0, DropCurve()))
 
 
 def search_verified(task: Task, meter: AccuracyMeter, progress: Progress) -> Outcome:
-    """Search on tables until the measured accuracy of the plan holds.
+    """Search until a plan is found whose measured accuracy drop is within the budget.
 
-    The uniform plans that look better are measured too, so the result is never worse than the
-    best uniform plan within the budget.
+    Uniform plans that are predicted to be better are measured too. The result is therefore never
+    worse than the best uniform plan within the budget.
+
+    Parameters
+    ----------
+    task
+        What to search for.
+    meter
+        Measures the accuracy of plans.
+    progress
+        Called with the name of the stage, the steps done, and the number of steps.
 
     Raises
     ------
     InfeasibleError
-        If every plan that was measured loses more than the budget; names the least drop, and how
-        many samples would show that a plan holds.
+        If every measured plan drops by more than the budget. The message names the smallest drop
+        and the number of samples that would show that a plan is within the budget.
     SearchStoppedError
-        On Ctrl-C; with the best plan that was measured and holds, or one that only the tables
-        say holds.
+        On Ctrl-C. It holds the best plan that was measured and is within the budget, or else one
+        that is so by the tables only.
     """
     loop = _Loop(task, meter, progress)
     try:
@@ -91,17 +103,17 @@ def _infeasible(task: Task, meter: AccuracyMeter, tried: Sequence[Outcome]) -> s
     data = (
         "more data would not help"
         if needed is None
-        else f"give about {needed:,} samples, which would show that a plan found here holds"
+        else f"give about {needed:,} samples, which would show that a measured plan holds"
     )
     return (
-        f"No plan lost at most {100 * task.max_drop:.3g} pp at {100 * task.confidence:g} % "
+        f"No plan lost at most {100 * task.max_drop:.3g} pp with {100 * task.confidence:g} % "
         f"confidence on {meter.evaluator.baseline.samples:,} samples; the nearest feasible "
         f"max_drop is {least:.4g} ({100 * least:.3g} pp). Allow formats with more bits, or {data}."
     )
 
 
 def _find(task: Task, drop_budget: float, drop_factor: float, curve: DropCurve) -> Outcome:
-    """Search on the tables; the value of what is found is to be measured."""
+    """Search on the tables; the outcome's value is infinite until its plan is measured."""
     tables, budget = task.tables, None if task.weighted_by is not None else drop_budget
 
     def outcome(
@@ -133,12 +145,12 @@ def _find(task: Task, drop_budget: float, drop_factor: float, curve: DropCurve) 
 
 
 def _predicted(task: Task, found: Outcome) -> Outcome:
-    """Return an outcome that was not measured with the value that the tables predict."""
+    """Return an outcome with the value that the tables predict for its plan."""
     return replace(found, value=task.value(found.formats, found.predicted_drop))
 
 
 def _factor(task: Task, curve: DropCurve) -> float:
-    """Return the slope of the curve at the plan that is best by it: drops count that much there."""
+    """Return the slope of the curve at the best plan: the weight of the tables' drops there."""
     assert task.weighted_by is not None
     weight = (1 - task.weighted_by) * POINTS
     points = task.tables.trade_offs(task.weighted_by)
@@ -147,21 +159,21 @@ def _factor(task: Task, curve: DropCurve) -> float:
 
 
 class _Loop:
-    """Finds plans, measures them, and learns from them."""
+    """The rounds of one search, and the plans that were measured in them."""
 
     def __init__(self, task: Task, meter: AccuracyMeter, progress: Progress) -> None:
         self.task, self.tried = task, list[Outcome]()
-        self._found: Outcome | None = None  # by the tables, perhaps not measured yet
-        self._last: drop_curve.Point = (0.0, 0.0, 0.0)
+        self._found: Outcome | None = None  # the last answer of the solver
+        self._last: drop_curve.Point = (0.0, 0.0, 0.0)  # the plan that was measured last
         self._meter, self._progress = meter, progress
 
     def curve(self) -> DropCurve:
-        """Return the curve by all that was measured so far."""
+        """Return the curve fitted to all plans that were measured so far."""
         points = [self._point(outcome.formats) for outcome in self.tried]
         return drop_curve.fit(self.task.tables.measured(), points)
 
     def best(self, stop: KeyboardInterrupt) -> Outcome | None:
-        """Return the best plan that held, or else the last one that the tables say holds."""
+        """Return the best measured plan within the budget, or else the best by the tables."""
         held = [outcome for outcome in self.tried if math.isfinite(outcome.value)]
         if held:
             return min(held, key=lambda outcome: outcome.value)
@@ -170,8 +182,11 @@ class _Loop:
         unmeasured = not self.tried and self._found is not None
         return _predicted(self.task, self._found) if unmeasured and self._found else None
 
-    def look(self, found: Outcome) -> bool:
-        """Learn from a look at a plan as a whole, before all samples are spent on the first one."""
+    def probe(self, found: Outcome) -> bool:
+        """Estimate the drop of the first plan from few samples; return whether that was done.
+
+        A search round on this estimate is cheaper than one on all samples.
+        """
         drop_per_nat = self.task.tables.drop_per_nat
         if self.tried or drop_per_nat is None:
             return False
@@ -180,7 +195,7 @@ class _Loop:
         return True
 
     def measure(self, found: Outcome, value: float = math.inf) -> Outcome:
-        """Return a plan with its measured value, measured in full if it may beat `value`."""
+        """Return a plan with its measured value; stop early if it cannot be better than `value`."""
         task = self.task
         useful = task.useful_drop(found.formats, value)
         accuracy = self._meter.accuracy(found.formats, useful)
@@ -192,14 +207,14 @@ class _Loop:
         return outcome
 
     def interact(self, outcome: Outcome) -> None:
-        """Hand the solver the drops of pairs of layers, if those of single ones do not add up."""
+        """Add drops of pairs of layers to the tables, if those of single layers do not add up."""
         tables, found = self.task.tables, self._meter.evaluation(outcome.formats, -1.0)
         pairs = interaction.measure(tables, self._meter.evaluator, outcome.formats, found)
         self.task = replace(self.task, tables=replace(tables, interactions=pairs))
         self._last = self._point(outcome.formats)
 
     def weighted(self) -> None:
-        """Measure the plan that the curve says is best, until that one was measured."""
+        """Measure the best plan by the curve, until that plan has been measured already."""
         task, best = self.task, math.inf
         while len(self.tried) < ROUNDS:
             curve = self.curve()
@@ -213,11 +228,11 @@ class _Loop:
                 self.interact(self.tried[0])
 
     def within(self) -> None:
-        """Move the drop budget to where the measured limit just holds.
+        """Find the drop budget of the tables at which the measured drop just meets the task's.
 
-        Until one plan held and another failed, the curve and what it leans to say where that is;
-        then each round halves what is between. `holds` is the largest drop by the tables of a plan
-        that held, `fails` the smallest of one that did not; the budget stays between them.
+        The budget stays between `holds`, the best plan that met the task's budget, and `fails`, the
+        smallest drop by the tables of a plan that did not. While only one of them is known, the
+        curve and its overshoot give the next budget; after that, each round bisects.
         """
         task = self.task
         least = sum(
@@ -225,15 +240,15 @@ class _Loop:
             for row, columns in zip(task.tables.drop, task.tables.allowed, strict=True)
         )
         samples = self._meter.evaluator.baseline.samples
-        margin = self._meter.quantile * math.sqrt(SIDES * task.max_drop / samples)
+        margin = self._meter.quantile * math.sqrt(CHANGED_PER_LOST * task.max_drop / samples)
         holds: Outcome | None = None
         fails = math.inf
         for _ in range(ROUNDS):
             target = max(task.max_drop - margin, task.max_drop / STRETCH)
             floor = 0.0 if holds is None else self._total(holds.formats)
             found = self._next(target, floor, fails, least)
-            if found is not None and self.look(found):
-                # a size budget may leave no plan that loses less: then the first is measured
+            if found is not None and self.probe(found):
+                # A size budget may leave no plan with a smaller drop: then the first is measured.
                 with suppress(InfeasibleError, NoPlanError):
                     found = self._next(target, floor, fails, least)
             if found is None:
@@ -254,13 +269,13 @@ class _Loop:
                 break
 
     def _next(self, target: float, holds: float, fails: float, least: float) -> Outcome | None:
-        """Return the plan to consider next: the best that should drop by `target`."""
+        """Return the best plan that is expected to drop by `target`."""
         curve = self.curve()
         budget = curve.inverse(target / drop_curve.overshoot(curve, self._last))
         return self._new(self._between(budget, holds, fails, least), curve)
 
     def _between(self, budget: float, holds: float, fails: float, least: float) -> float:
-        """Return a budget between what holds and what fails, halfway if both are known."""
+        """Return a budget between `holds` and `fails`; the geometric mean if both are known."""
         if not self.tried:
             return max(budget, least)
         if math.isinf(fails):
@@ -270,7 +285,7 @@ class _Loop:
         return min(max(budget, fails / STRETCH), fails * (1 - GAIN))
 
     def _new(self, budget: float, curve: DropCurve) -> Outcome | None:
-        """Return the best plan of a budget, or ``None`` if there is none or it was measured."""
+        """Return the best plan within a budget; ``None`` if there is none or it was measured."""
         try:
             found = _find(self.task, budget, 1.0, curve)
         except (InfeasibleError, NoPlanError):
@@ -281,7 +296,7 @@ class _Loop:
         return None if any(found.formats == o.formats for o in self.tried) else found
 
     def _gain(self, holds: Outcome, fails: float) -> float:
-        """Return the part of the cost that a plan between the two budgets could save at most."""
+        """Return the largest share of the cost that a plan between the two budgets could save."""
         task = self.task
         if math.isinf(fails):
             costs, tables = task.tables.cost.cost, task.tables

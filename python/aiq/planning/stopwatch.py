@@ -1,10 +1,11 @@
-"""The stopwatch decides: plans are compiled and timed, and the fastest that holds is returned.
+"""Compile and time a shortlist of plans, and return the fastest one within the budgets.
 
-A cost model ranks plans nearly right, and near the optimum "nearly" decides. So the uniform plans
-within the budgets are timed first; then one plan after another, each against the fastest uniform
-one in turns, and each the solver's answer to costs that were corrected by what was timed before
+A cost model ranks plans nearly right, which is not enough near the optimum. So the uniform plans
+within the budgets are timed first. Then further plans are timed, each in turns with the fastest
+uniform plan; each is the solver's answer to costs corrected by all earlier timings
 (`aiq.planning.cost_posterior`). A plan that the runtime cannot compile, or computes wrongly, is
-left out. The winner had luck: a last, longer run tells whether it is faster for good.
+left out. The plan that looks fastest was also lucky (the optimiser's curse), so a last, longer run
+decides whether it really is faster.
 """
 
 import time
@@ -26,45 +27,51 @@ from aiq.runtimes import Compiled
 
 STAGE = "compile and time plans"
 SECONDS = 1.0
-"""Length of a run, for each plan in it."""
+"""Seconds of a run for each plan in it."""
 
 FINAL_SECONDS = 4.0
-"""Length of the last run, for each plan in it."""
+"""Seconds of the last run for each plan in it."""
 
 FINALISTS = 2
-"""Mixed plans in the last run."""
+"""Largest number of mixed plans in the last run."""
 
 PATIENCE = 3.0
-"""How many times as long a run may take where programs are slow; they get fewer rounds then."""
+"""Largest factor by which a run of slow programs may exceed its length; then it has few rounds."""
 
 DIFFERENT = 0.02
-"""Part of the predicted time that layers in other formats make up in plans worth telling apart."""
+"""Smallest difference between two plans that are both timed.
+
+It is the share of the predicted time that is spent in layers whose formats differ.
+"""
 
 DRAWS = 40
-"""Draws of the costs until a plan comes out that was not timed yet."""
+"""Largest number of draws of the costs to find a plan that was not timed yet."""
 
 LEAST_ERROR = 0.003
-"""Relative error of a measured time, at least: what a compiler does with one graph more."""
+"""Smallest relative error of a measured time.
+
+The same network compiled twice differs in time by about this much.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class TimingBench:
-    """What plans run on.
+    """What is needed to compile and time plans.
 
     Attributes
     ----------
     runtime
-        Its name.
+        Name of the runtime.
     compile
-        Returns the program of a plan.
+        Function that compiles a plan.
     inputs
-        Arguments of one call.
+        Arguments of one call of a program.
     batch
-        Samples in them.
+        Number of samples in `inputs`.
     kinds
-        Kind of operator of each layer of the cost table.
+        Kind of operator of each layer, in the order of the cost table.
     clock
-        Returns seconds.
+        Function that returns the current time in seconds.
     """
 
     runtime: str
@@ -77,7 +84,7 @@ class TimingBench:
 
 @dataclass(slots=True)
 class _Entry:
-    """A plan on the shortlist: its program, its last timing, and what it was compared with."""
+    """A plan on the shortlist: its program, its last timing, and the plan it was compared with."""
 
     formats: Formats
     program: Compiled
@@ -95,32 +102,35 @@ def measured(
     seed: int = 0,
     progress: Progress,
 ) -> tuple[Outcome, Shortlist | None]:
-    """Return the fastest plan within the budgets, by the stopwatch, and all that was timed.
+    """Return the plan within the budgets that is measured to be the fastest, and all timings.
 
     Parameters
     ----------
-    task, found
-        What was searched, and the plan that is predicted to be the fastest.
+    task
+        What was searched for.
+    found
+        The plan that is predicted to be the fastest.
     bench
-        What plans run on.
+        Compiles plans, and has the inputs to run them on.
     meter
-        Measures accuracy; without it the predicted drop decides what is within the budget.
+        Measures accuracy; without it, the predicted drop decides whether a plan is within the
+        budget.
     top
-        Plans to time beside the uniform ones.
+        Number of plans to time besides the uniform ones.
     seed
-        Of the draws.
+        Seed of the random draws of costs.
     progress
-        Called with what is going on, steps done, steps in all.
+        Called with the name of the stage, the steps done, and the number of steps.
 
     Notes
     -----
-    On Ctrl-C the best of what was timed is returned, and the table says that it was interrupted.
+    On Ctrl-C the fastest plan so far is returned, and the shortlist says that it was interrupted.
 
     Raises
     ------
     RuntimeUnavailableError
-        If the runtime compiles none of the plans to start with: the uniform ones within the
-        budgets and the one that was found.
+        If the runtime compiles neither a uniform plan within the budgets nor the plan that was
+        found.
     """
     session = _Session(task, found, bench, meter, progress)
     interrupted = False
@@ -135,7 +145,7 @@ def measured(
 
 
 class _Session:
-    """One run of the shortlist."""
+    """The shortlist while it is being timed."""
 
     def __init__(
         self,
@@ -155,7 +165,7 @@ class _Session:
         self._done, self.steps = 0, 1
 
     def time_uniform(self, top: int) -> None:
-        """Time the uniform plans that hold; the fastest is what all others are compared with."""
+        """Time the uniform plans within the budgets; the fastest becomes the reference."""
         plans: dict[str, Formats] = {
             name: formats
             for name, formats in self._task.tables.uniform().items()
@@ -176,7 +186,7 @@ class _Session:
             self._entries[name].against = self._reference
 
     def time_others(self, top: int, rng: np.random.Generator) -> None:
-        """Time plans that the corrected costs make look fast, each beside the reference."""
+        """Time plans that are fast by the corrected costs, each in turns with the reference."""
         reference = self._entries[self._reference].timing
         assert reference is not None
         seconds = reference[self._reference].seconds.value
@@ -188,11 +198,11 @@ class _Session:
             if not self._compile(name, formats):
                 continue
             timing = self._time([self._reference, name], SECONDS)
-            # The machine may have become slower meanwhile: only the ratio says something.
+            # The machine may have become slower meanwhile, so only the ratio is used.
             self._learn(name, seconds / timing.speedup(name).value)
 
     def time_finalists(self) -> None:
-        """Time the fastest plans that hold once more, and longer: the winner so far had luck."""
+        """Time the fastest plans again, and longer, because the fastest one so far was lucky."""
         finalists: list[str] = []
         for name in sorted(self._mixed(), key=self._speedup, reverse=True):
             if self._speedup(name) <= 1 or len(finalists) == FINALISTS:
@@ -208,7 +218,7 @@ class _Session:
             self._entries[name].against = self._reference
 
     def result(self, *, interrupted: bool) -> tuple[Outcome, Shortlist | None]:
-        """Return the fastest plan: a mixed one only if the stopwatch calls it faster."""
+        """Return the fastest plan; a mixed one only if it is faster beyond the noise."""
         if not self._reference:
             return self._found, None
         faster = [name for name in self._mixed() if self._verdict(name) is Verdict.FASTER]
@@ -241,7 +251,11 @@ class _Session:
         )
 
     def _next(self, rng: np.random.Generator) -> Formats | None:
-        """Return the best plan that was not timed yet: by prediction, by correction, by chance."""
+        """Return a plan that was not timed yet.
+
+        The first is the best by prediction, the next the best by the corrected costs; after those,
+        plans are the best by costs drawn from the posterior.
+        """
         if self._new(self._found.formats):
             return self._found.formats
         budget = self._found.drop_budget
@@ -259,7 +273,7 @@ class _Session:
         return None
 
     def _new(self, formats: Formats) -> bool:
-        """Whether the plan differs from all others on layers that matter."""
+        """Whether the plan differs enough from every plan that was tried."""
         costs = self._task.tables.cost
         own = {
             (name, f): int(costs.cost[i, k])
@@ -280,7 +294,7 @@ class _Session:
         )
 
     def _compile(self, name: str, formats: Formats) -> bool:
-        """Compile a plan, or note why that is not possible; return whether it was."""
+        """Return whether a plan was compiled; if not, keep the error."""
         self._progress(STAGE, self._done, self.steps)
         self._done += 1
         try:
@@ -290,7 +304,7 @@ class _Session:
         return name in self._entries
 
     def _time(self, names: Sequence[str], seconds: float) -> Comparison:
-        """Time plans in turns with the first of them, and note the result."""
+        """Time plans in turns, and keep their speed-ups over the first of them."""
         args, kwargs = call_arguments(self._bench.inputs)
         timing = compare_timing(
             {name: partial(self._entries[name].program, *args, **kwargs) for name in names},
@@ -326,7 +340,7 @@ class _Session:
         return entry.timing.verdict(name, entry.against)
 
     def _holds(self, formats: Formats) -> bool:
-        """Whether a plan keeps to the budgets, measured if there is something to measure with."""
+        """Whether a plan is within the budgets, by its measured drop if there is a meter."""
         task = self._task
         if task.max_size is not None and task.tables.size(formats) > task.max_size:
             return False

@@ -20,19 +20,19 @@ class Task:
     Attributes
     ----------
     tables
-        Costs and drops.
+        Costs and drops of every layer in every format.
     weighted_by
-        Lambda of the paper's objective, or ``None`` to minimise the cost under `max_drop`.
+        Lambda of the paper's objective, or ``None`` to minimise the cost within `max_drop`.
     max_drop
         Largest accuracy drop, as a fraction.
     confidence
-        With which a measured plan must keep to `max_drop`, 0.5..1.
+        Confidence with which the drop of a measured plan must be within `max_drop`: 0.5 to 1.
     max_size
         Largest size of all weights in bytes, or ``None``.
     method
-        Of the solver.
+        Name of the solver's method.
     time_limit
-        Seconds for one solve, or ``None``.
+        Largest time of one solve in seconds, or ``None``.
     """
 
     tables: Tables
@@ -44,18 +44,21 @@ class Task:
     time_limit: float | None
 
     def value(self, formats: Formats, drop: float, limit: float | None = None) -> float:
-        """Return the objective of a plan that loses `drop`, at most `limit`: smaller is better."""
+        """Return the objective of a plan, smaller being better; infinite if over the budget.
+
+        `drop` is the plan's drop, and `limit` its upper limit, which decides if it is given.
+        """
         if self.weighted_by is not None:
             return self.tables.weighted(formats, drop, self.weighted_by)
         within = (drop if limit is None else limit) <= self.max_drop
         return self.tables.cost.total(formats) if within else math.inf
 
     def too_large(self, formats: Formats) -> bool:
-        """Whether the weights of a plan take more than they may."""
+        """Whether the weights of a plan exceed the size budget."""
         return self.max_size is not None and self.tables.size(formats) > self.max_size
 
     def useful_drop(self, formats: Formats, value: float) -> float:
-        """Return the largest drop with which a plan may be better than one of some value."""
+        """Return the largest drop at which a plan can still be better than `value`."""
         if self.weighted_by is None:
             return self.max_drop
         if self.weighted_by == 1:
@@ -72,19 +75,19 @@ class Outcome:
     formats
         The plan.
     value
-        Its objective.
+        Objective of the plan: smaller is better.
     predicted_drop
-        As the tables, bent to what was measured before, predict it.
+        Drop that `curve` predicts for the plan, as a fraction.
     drop_factor
-        What the predicted drops were multiplied by in the search for the plan.
+        Factor of the tables' drops in the weighted objective that was solved.
     drop_budget
-        Drop by the tables that the solve allowed, or ``None`` without a budget.
+        Largest drop by the tables in the solve, as a fraction; ``None`` without a budget.
     accuracy
-        Measured, or ``None``.
+        Measured accuracy of the plan, or ``None``.
     solution
-        The solver's answer, or ``None`` for a walk that proves nothing.
-    bend
-        From drops by the tables to drops.
+        The solver's answer, or ``None`` for a walk, which proves nothing.
+    curve
+        Curve from the sum of the tables' drops to the drop of a plan.
     """
 
     formats: Formats
@@ -103,7 +106,7 @@ class SearchStoppedError(KeyboardInterrupt):
     Attributes
     ----------
     outcome
-        The best so far, or ``None``.
+        The best outcome before Ctrl-C, or ``None``.
     """
 
     def __init__(self, outcome: Outcome | None) -> None:
