@@ -37,6 +37,8 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 
 LIMIT = 64 * 2**20
 """Bytes of the largest document that is read unless the caller says otherwise."""
+_NUMBERS = re.compile(r"\[\n[\s\d.,eE+-]*\]")
+"""A list of numbers, one a line: it is written on one line. No JSON string holds a line break."""
 MAX_DEPTH = 64
 """Deeper nesting is refused."""
 MAX_DIGITS = 100
@@ -148,7 +150,8 @@ def dump_json(
         raw = json.dumps(asdict(value), allow_nan=False)
         json.loads(raw, parse_int=_short)
         checked = msgspec.json.decode(raw, type=type(value))
-        return json.dumps(head | asdict(checked), indent=indent, allow_nan=False) + "\n"
+        text = json.dumps(head | asdict(checked), indent=indent, allow_nan=False) + "\n"
+        return _NUMBERS.sub(lambda found: "[" + " ".join(found[0][1:-1].split()) + "]", text)
     except RecursionError:
         problem = "it is nested too deeply"
     except (ValueError, TypeError, msgspec.MsgspecError) as error:

@@ -16,6 +16,7 @@ from aiq.formats import parse as parse_format
 from aiq.graph import BatchDim
 from aiq.plan import show
 from aiq.plan.certificate import SolveSummary
+from aiq.plan.tables import PlanTables
 from aiq.plan.timed import Shortlist
 from aiq.typed import (
     Count,
@@ -153,6 +154,8 @@ class Plan:
         Versions, seed, arguments: what is needed to repeat the search.
     shortlist
         What was timed to choose the plan, or ``None`` if it was chosen by prediction.
+    tables
+        The tables and plans that it was chosen from; ``None`` in plans of older versions.
     """
 
     model: Text
@@ -169,11 +172,14 @@ class Plan:
     seconds: NonNegative
     provenance: Mapping[str, Any]
     shortlist: Shortlist | None = None
+    tables: PlanTables | None = None
 
     def __post_init__(self) -> None:
         names = [layer.name for layer in self.layers]
         if len({*names}) < len(names):
             raise InputError(f"A plan names each layer once; it repeats {_repeated(names)!r}.")
+        if self.tables is not None:
+            self.tables.check(len(self.layers))
         for key, kind in _SHOWN.items():
             try:
                 msgspec.convert(self.provenance.get(key, []), kind)

@@ -25,7 +25,7 @@ from aiq.graph import BatchDim, Trace
 from aiq.graph.export import Inputs
 from aiq.hardware import Hardware
 from aiq.plan import Plan, Shortlist
-from aiq.planning import arguments, build_plan, interrupt, loop, stopwatch, walk, weights
+from aiq.planning import arguments, build_plan, interrupt, kept, loop, stopwatch, walk, weights
 from aiq.planning.accuracy import AccuracyMeter
 from aiq.planning.allowed import allowed_formats, with_kernels
 from aiq.planning.objective import Method, Objective, default_formats
@@ -295,6 +295,15 @@ def search(
                 "uncounted": [layer.name for layer in trace.graph.uncounted],
             },
             shortlist=timed,
+            tables=kept.keep(
+                trace.graph,
+                hardware,
+                task,
+                seconds,
+                outcome,
+                known=None if meter is None else meter.known,
+                solve=not in_loop,
+            ),
         )
 
     def bench() -> stopwatch.TimingBench:

@@ -144,6 +144,7 @@ class Tables:
         max_size: int | None = None,
         method: str = "exact",
         time_limit: float | None = None,
+        node_limit: int | None = None,
     ) -> solver.Solution:
         """Return the cheapest plan whose drops add up to at most `max_drop`.
 
@@ -163,6 +164,7 @@ class Tables:
             max_size=self._bits(max_size),
             method=method,
             time_limit=time_limit,
+            node_limit=node_limit,
         )
         if solution.choices:
             return solution

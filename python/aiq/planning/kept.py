@@ -1,0 +1,209 @@
+"""What a search keeps for later: its tables as plain numbers, and the frontier."""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import pairwise
+from math import asinh
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from aiq.cost import CostTable, Level
+from aiq.errors import InfeasibleError, NoPlanError
+from aiq.graph import LayerGraph
+from aiq.hardware import Hardware
+from aiq.plan import Accuracy
+from aiq.plan.tables import Conversion, FrontierPoint, PlanTables
+from aiq.planning.tables import Tables
+from aiq.planning.task import Formats, Outcome, Task
+
+SOLVES = 48
+"""Most budgets at which the frontier is solved."""
+
+NODES = 20_000
+"""Most subproblems of one such solve, so that it ends within a fraction of a second."""
+
+CLOSE = 0.002
+"""Part of the whole range of costs that neighbours on the frontier may differ by."""
+
+MOST_EDGES = 5_000
+"""More edges than these are not kept."""
+
+MOST_CONVERSIONS = 100_000
+"""More conversion costs than these are not kept."""
+
+DIGITS = 6
+"""Significant digits that are kept of a cost or a drop."""
+
+PLAN = "plan"
+"""Name of the chosen plan among others."""
+
+Known = Callable[[Formats], Accuracy | None]
+
+
+def keep(
+    graph: LayerGraph,
+    hardware: Hardware,
+    task: Task,
+    seconds: CostTable,
+    outcome: Outcome,
+    *,
+    known: Known | None,
+    solve: bool = True,
+) -> PlanTables:
+    """Return what a plan file keeps of the tables that the plan was chosen from.
+
+    Parameters
+    ----------
+    graph, hardware, task
+        What was searched.
+    seconds
+        Predicted times, whatever was minimised.
+    outcome
+        The chosen plan, with the curve that corrects predicted drops.
+    known
+        Returns the measured accuracy of a plan, or ``None`` if it was not measured.
+    solve
+        Whether to look for other plans; not so where the drops of single layers are not known.
+    """
+    tables = task.tables
+    conversions = tuple(
+        Conversion(e.source, e.target, _rows(e.cost / seconds.per_unit)) for e in seconds.edges
+    )
+    if len(conversions) * len(seconds.formats) ** 2 > MOST_CONVERSIONS:
+        conversions = ()
+    return PlanTables(
+        formats=tuple(f.name for f in tables.cost.formats),
+        unit="bytes" if tables.cost.level is Level.INTENSITY else "seconds",
+        seconds=_rows(seconds.cost / seconds.per_unit),
+        bytes=_rows(tables.intensity.cost / tables.intensity.per_unit),
+        drop=_rows(tables.drop),
+        allowed=tables.allowed,
+        fixed_seconds=seconds.fixed / seconds.per_unit,
+        edges=edges(graph),
+        conversions=conversions,
+        frontier=_points(task, seconds, outcome, known, solve=solve),
+        peaks_gflops=dict(hardware.peak_gflops),
+        memory_gbps={level.level: level.read_gbps for level in hardware.memory},
+        spread=seconds.spread,
+    )
+
+
+def edges(graph: LayerGraph) -> tuple[tuple[int, int], ...]:
+    """Return which layers with a choice read from which, through those without; sorted.
+
+    Positions count among the layers with a choice. Nothing is returned if there are too many.
+    """
+    position = {i: n for n, i in enumerate(i for i, x in enumerate(graph.layers) if x.quantizable)}
+    incoming: dict[int, list[int]] = {}
+    for edge in graph.edges:
+        incoming.setdefault(edge.target, []).append(edge.source)
+    writers: dict[int, set[int]] = {}
+    found = set[tuple[int, int]]()
+    for i in range(len(graph.layers)):
+        read = set[int]().union(*(writers.get(source, ()) for source in incoming.get(i, ())))
+        writers[i] = {position[i]} if i in position else read
+        found |= {(source, position[i]) for source in read if i in position}
+        if len(found) > MOST_EDGES:
+            return ()
+    return tuple(sorted(found))
+
+
+def frontier(tables: Tables, max_size: int | None, scale: float) -> list[tuple[Formats, bool]]:
+    """Return plans that nothing beats in both cost and drop, and whether that is proved.
+
+    Each is the solver's answer to a drop budget. Budgets halve the widest gap between neighbours
+    until `SOLVES` are spent, so the list is exact in every plan it has, and may lack some between.
+
+    Parameters
+    ----------
+    tables
+        Costs and drops.
+    max_size
+        Largest size of all weights in bytes, or ``None``.
+    scale
+        Drop around which budgets are dense, such as the drop budget of the search.
+    """
+    rows = [(row, columns) for row, columns in zip(tables.drop, tables.allowed, strict=True)]
+    ends = [sum(float(pick(row[list(columns)])) for row, columns in rows) for pick in (min, max)]
+    low, high = ends[0], max(ends[1], ends[0])
+    found: dict[float, tuple[float, Formats, bool]] = {}  # drop budget -> cost, plan, proved
+
+    def solve(budget: float) -> None:
+        with suppress(InfeasibleError, NoPlanError):
+            solution = tables.within(budget, max_size=max_size, node_limit=NODES)
+            formats = tables.formats(solution.choices)
+            proved = solution.status == "optimal"
+            found[budget] = tables.cost.total(formats), formats, proved
+
+    for budget in (low, high, scale):
+        solve(budget)
+    for _ in range(SOLVES):
+        budgets = sorted(found)
+        pairs = list(pairwise(budgets))
+        gaps = [_gap(found[a][0] - found[b][0], b, a, scale) for a, b in pairs]
+        whole = found[budgets[0]][0] - found[budgets[-1]][0] if budgets else 0.0
+        wide = [i for i, (a, b) in enumerate(pairs) if found[a][0] - found[b][0] > CLOSE * whole]
+        if not wide:
+            break
+        solve(_middle(*pairs[max(wide, key=gaps.__getitem__)], scale))
+    plans = {
+        tuple(f.name for f in plan.values()): (plan, proved) for _, plan, proved in found.values()
+    }
+    return list(plans.values())
+
+
+def _gap(cost: float, high: float, low: float, scale: float) -> float:
+    return cost * (asinh(high / scale) - asinh(low / scale))
+
+
+def _middle(low: float, high: float, scale: float) -> float:
+    return float(scale * np.sinh((asinh(low / scale) + asinh(high / scale)) / 2))
+
+
+def _points(
+    task: Task, seconds: CostTable, outcome: Outcome, known: Known | None, *, solve: bool
+) -> tuple[FrontierPoint, ...]:
+    """Return the frontier, all uniform plans and the chosen one, by drop."""
+    tables = task.tables
+
+    def point(name: str, formats: Formats, drop: float, *, optimal: bool) -> FrontierPoint:
+        measured = None if known is None else known(formats)
+        return FrontierPoint(
+            name=name,
+            seconds=seconds.total(formats),
+            bytes=tables.intensity.total(formats),
+            weight_bytes=tables.size(formats),
+            drop=drop,
+            formats=tuple(tables.columns(formats)),
+            optimal=optimal,
+            measured_drop=None if measured is None else measured.drop,
+            drop_limit=None if measured is None else measured.drop_limit,
+        )
+
+    def predicted(formats: Formats) -> float:
+        return outcome.curve.predict(tables.predicted_drop(formats))
+
+    chosen = point(PLAN, outcome.formats, outcome.predicted_drop, optimal=False)
+    if not solve:
+        return (chosen,)
+    scale = max(task.max_drop, 1e-6)
+    others = [
+        point("", formats, predicted(formats), optimal=proved)
+        for formats, proved in frontier(tables, task.max_size, scale)
+    ]
+    on_frontier = {p.formats for p in others if p.optimal}
+    named = [
+        point(name, formats, predicted(formats), optimal=False)
+        for name, formats in tables.uniform().items()
+    ]
+    marked = [replace(p, optimal=p.formats in on_frontier) for p in [*named, chosen]]
+    known_names = {p.formats for p in marked}
+    points = [*marked, *(p for p in others if p.formats not in known_names)]
+    return tuple(sorted(points, key=lambda p: (p.drop, -p.seconds)))
+
+
+def _rows(values: ArrayLike) -> tuple[tuple[float, ...], ...]:
+    rows: Sequence[Sequence[float]] = np.asarray(values, np.float64).tolist()
+    return tuple(tuple(float(f"{x:.{DIGITS}g}") for x in row) for row in rows)
