@@ -4,8 +4,9 @@
 //! `w0 * cost >= W(w) - sum_m w_m * B_m`, where `W(w)` is the least weighted sum over *all* plans
 //! (Lagrangian relaxation). Any weights give a valid bound, so floats may choose them freely.
 
-use crate::instance::{Instance, Point, Weights, add};
+use crate::instance::Instance;
 use crate::monitor::{Monitor, Stopped};
+use crate::point::{Point, Weights, add};
 
 /// Weighted sums stay below two to this power; twice that still fits in `i64`.
 const WEIGHTED_BITS: i32 = 60;

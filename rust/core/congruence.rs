@@ -8,21 +8,22 @@
 //! which uses up its budgets could have. This closes Pisinger's strongly correlated knapsacks,
 //! where it says that the number of upgraded layers is whole.
 
-use crate::instance::{Instance, Point, Weights, add, sub};
 use crate::monitor::{Monitor, Stopped};
+use crate::point::{Point, Weights, add, sub};
 
 /// Divisors of the modulus that are tried.
 const MAX_QUOTIENT: i64 = 16;
 
 /// The limits, rounded down to what a plan could use.
-pub(crate) fn usable<const M: usize>(
-    instance: &Instance<M>,
+pub(crate) fn usable<'a, const M: usize>(
+    tables: impl Iterator<Item = &'a [Point<M>]> + Clone,
+    limits: Point<M>,
     monitor: &Monitor<'_>,
 ) -> Result<Point<M>, Stopped> {
     let mut steps = [0; M];
-    for points in instance.tables() {
+    for points in tables.clone() {
         if steps[1..].iter().all(|&step| step == 1) {
-            return Ok(instance.limits);
+            return Ok(limits);
         }
         monitor.spend(points.len())?;
         for point in &points[1..] {
@@ -32,8 +33,8 @@ pub(crate) fn usable<const M: usize>(
             }
         }
     }
-    let any = instance.tables().fold([0; M], |sum, points| add(sum, points[0]));
-    let mut limits = instance.limits;
+    let any = tables.fold([0; M], |sum, points| add(sum, points[0]));
+    let mut limits = limits;
     for m in 1..M {
         let unused = (i128::from(limits[m]) - i128::from(any[m])).rem_euclid(steps[m].max(1));
         limits[m] = i64::try_from(i128::from(limits[m]) - unused).unwrap_or(limits[m]);
@@ -54,10 +55,14 @@ impl<const M: usize> Congruence<M> {
     /// Every objective is possible.
     pub(crate) const NONE: Self = Self { modulus: 1, residue: 0, multipliers: [0; M] };
 
-    /// What holds for every plan of an instance.
-    pub(crate) fn new(instance: &Instance<M>, monitor: &Monitor<'_>) -> Result<Self, Stopped> {
+    /// What holds for every plan that takes one point of each table.
+    pub(crate) fn new<'a>(
+        tables: impl Iterator<Item = &'a [Point<M>]> + Clone,
+        mut limits: Point<M>,
+        monitor: &Monitor<'_>,
+    ) -> Result<Self, Stopped> {
         let mut lattice = Lattice { rows: [[0; M]; M] };
-        for points in instance.tables() {
+        for points in tables.clone() {
             monitor.spend(points.len())?;
             for point in &points[1..] {
                 let change = sub(*point, points[0]);
@@ -71,10 +76,9 @@ impl<const M: usize> Congruence<M> {
             let terms = (1..M).map(|m| i128::from(multipliers[m]) * i128::from(point[m]));
             i128::from(point[0]) + terms.sum::<i128>()
         };
-        let mut limits = instance.limits;
         limits[0] = 0;
-        let any: i128 = instance.tables().map(|points| weighed(points[0])).sum();
-        let residue = any + i128::from(instance.offset) - weighed(limits);
+        let any: i128 = tables.map(|points| weighed(points[0])).sum();
+        let residue = any - weighed(limits);
         let residue = i64::try_from(residue.rem_euclid(i128::from(modulus))).unwrap_or(0);
         Ok(Self { modulus, residue, multipliers })
     }
@@ -182,43 +186,31 @@ fn gcd(a: i128, b: i128) -> i128 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::search::Options;
 
-    fn rounded(instance: &Instance<2>) -> i64 {
-        let monitor = Monitor::new(&Options::default(), &|| false);
-        usable(instance, &monitor).expect("nothing stops it")[1]
+    fn rounded(points: &[Point<2>], limit: i64) -> i64 {
+        let monitor = Monitor::new(None, None, &|| false);
+        usable([points].into_iter(), [i64::MAX, limit], &monitor).expect("nothing stops it")[1]
     }
 
-    fn congruence(instance: &Instance<2>) -> Congruence<2> {
-        let monitor = Monitor::new(&Options::default(), &|| false);
-        Congruence::new(instance, &monitor).expect("nothing stops it")
-    }
-
-    fn instance(nodes: Vec<Point<2>>, limit: i64) -> Instance<2> {
-        Instance {
-            offsets: vec![0, nodes.len()],
-            nodes,
-            edges: Vec::new(),
-            pairs: Vec::new(),
-            limits: [i64::MAX, limit],
-            offset: 0,
-            congruence: Congruence::NONE,
-        }
+    fn congruence(points: &[Point<2>], limit: i64) -> Congruence<2> {
+        let monitor = Monitor::new(None, None, &|| false);
+        Congruence::new([points].into_iter(), [i64::MAX, limit], &monitor)
+            .expect("nothing stops it")
     }
 
     #[test]
     fn budgets_are_rounded_to_whole_steps() {
-        let nodes = vec![[9, 5], [5, 11], [1, 29]];
-        assert_eq!(rounded(&instance(nodes.clone(), 28)), 23);
-        assert_eq!(rounded(&instance(nodes.clone(), 29)), 29);
-        assert_eq!(rounded(&instance(nodes, 3)), -1);
-        assert_eq!(rounded(&instance(vec![[9, 5], [5, 5]], 28)), 28);
+        let points = [[9, 5], [5, 11], [1, 29]];
+        assert_eq!(rounded(&points, 28), 23);
+        assert_eq!(rounded(&points, 29), 29);
+        assert_eq!(rounded(&points, 3), -1);
+        assert_eq!(rounded(&[[9, 5], [5, 5]], 28), 28);
     }
 
     #[test]
     fn strongly_correlated_steps_are_counted() {
         // every step saves what it uses, and ten more
-        let found = congruence(&instance(vec![[100, 0], [83, 7], [70, 10], [39, 31]], 12));
+        let found = congruence(&[[100, 0], [83, 7], [70, 10], [39, 31]], 12);
         assert_eq!((found.modulus, found.multipliers), (20, [0, 11]));
         // modulo 10, cost + budget is 0, so that with all 12 used the cost ends in 8
         assert_eq!(found.raise(71, &[1, 1]), 78);
@@ -228,10 +220,10 @@ mod tests {
 
     #[test]
     fn common_divisors_of_the_objective_need_no_budget() {
-        let found = congruence(&instance(vec![[8, 0], [24, 5], [40, 7]], 12));
+        let found = congruence(&[[8, 0], [24, 5], [40, 7]], 12);
         assert_eq!((found.modulus, found.multipliers), (48, [0, 16]));
         assert_eq!(found.raise(9, &[1, 0]), 24);
-        let found = congruence(&instance(vec![[8, 0], [23, 5], [40, 7], [41, 9]], 12));
+        let found = congruence(&[[8, 0], [23, 5], [40, 7], [41, 9]], 12);
         assert_eq!(found, Congruence::NONE);
     }
 }

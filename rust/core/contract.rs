@@ -5,9 +5,11 @@
 //! (weighted sum above the least) is below the gap: anything else cannot be part of a better plan.
 
 use crate::dominance::{Sweep, keep_undominated};
-use crate::instance::{Instance, Point, Weights, add, dot, sub};
+use crate::graph::Bag;
+use crate::instance::Instance;
 use crate::messages::{Marginals, Messages, Tree, Walk};
 use crate::monitor::{Monitor, Stopped};
+use crate::point::{Point, Weights, add, dot, sub};
 
 const NONE: u32 = u32::MAX;
 
@@ -43,8 +45,6 @@ pub(crate) struct Classes<const M: usize> {
     /// Whether no label was cut off.
     pub(crate) exact: bool,
     trace: Vec<Step>,
-    /// Labels kept per table entry; more than this and the contraction is not exact.
-    most: usize,
 }
 
 /// Contract the instance; `gap` is in weighted units, above the least weighted sum; at most `most`
@@ -58,45 +58,28 @@ pub(crate) fn contract<const M: usize>(
     most: usize,
     monitor: &Monitor<'_>,
 ) -> Result<Classes<M>, Stopped> {
-    let mut found = Classes { list: Vec::new(), exact: true, trace: Vec::new(), most };
-    let mut sweep = Sweep::default();
+    let classes = Classes { list: Vec::new(), exact: true, trace: Vec::new() };
+    let (tables, sweep) = (Vec::with_capacity(tree.bags.len()), Sweep::default());
+    let mut contraction = Contraction {
+        instance,
+        tree,
+        weights,
+        messages,
+        marginals,
+        gap,
+        most,
+        monitor,
+        classes,
+        tables,
+        sweep,
+    };
     for &layer in &tree.loose {
-        let points = instance.choices(layer as usize);
-        monitor.spend(points.len())?;
-        let least = points.iter().map(|p| dot(weights, p)).min().unwrap_or(0);
-        let labels = (0u32..).zip(points).map(|(choice, &point)| {
-            let excess = dot(weights, &point) - least;
-            Label { point, excess, trace: choice }
-        });
-        let mut options: Vec<Label<M>> = labels.filter(|l| l.excess < gap).collect();
-        keep_undominated(&mut options, |l| l.point, &mut sweep);
-        found.push_class(options, Some(layer));
+        contraction.single(layer)?;
     }
-    let mut tables: Vec<Vec<Vec<Label<M>>>> = Vec::with_capacity(tree.bags.len());
     for at in 0..tree.bags.len() {
-        let table = found.table(
-            instance,
-            tree,
-            weights,
-            (messages, marginals),
-            gap,
-            at,
-            &tables,
-            &mut sweep,
-            monitor,
-        )?;
-        for &child in &tree.bags[at].children {
-            tables[child as usize] = Vec::new();
-        }
-        if tree.bags[at].parent.is_none() {
-            let root = table.into_iter().next().unwrap_or_default();
-            found.push_class(root, None);
-            tables.push(Vec::new());
-        } else {
-            tables.push(table);
-        }
+        contraction.bag(at)?;
     }
-    Ok(found)
+    Ok(contraction.classes)
 }
 
 impl<const M: usize> Classes<M> {
@@ -127,112 +110,6 @@ impl<const M: usize> Classes<M> {
         }
     }
 
-    /// The labels of a bag, per choice of its separator.
-    #[allow(clippy::too_many_arguments)]
-    fn table(
-        &mut self,
-        instance: &Instance<M>,
-        tree: &Tree,
-        weights: &Weights<M>,
-        (messages, marginals): (&Messages, &Marginals),
-        gap: i64,
-        at: usize,
-        tables: &[Vec<Vec<Label<M>>>],
-        sweep: &mut Sweep,
-        monitor: &Monitor<'_>,
-    ) -> Result<Vec<Vec<Label<M>>>, Stopped> {
-        let bag = &tree.bags[at];
-        let columns = instance.n_choices(bag.layer as usize);
-        let entries = tree.offsets[at]..tree.offsets[at + 1];
-        let mut joint = Vec::new();
-        monitor.spend(columns * entries.len())?;
-        tree.joint(instance, weights, at, &messages.up, &mut joint);
-        let mut own = vec![[0; M]; joint.len()];
-        for row in own.chunks_exact_mut(columns) {
-            row.copy_from_slice(instance.choices(bag.layer as usize));
-        }
-        for &edge in &bag.edges {
-            let pairs = &instance.pairs[edge.start..];
-            Walk::new(instance, bag, &[edge.tail, edge.head]).each_row(|start, from, step| {
-                for x in 0..columns {
-                    own[start + x] = add(own[start + x], pairs[from + x * step]);
-                }
-            });
-        }
-        let mut sources = vec![Vec::with_capacity(bag.children.len()); joint.len()];
-        for &child in &bag.children {
-            let walk = Walk::new(instance, bag, &tree.bags[child as usize].separator);
-            walk.each_row(|start, from, step| {
-                for x in 0..columns {
-                    sources[start + x].push((child as usize, from + x * step));
-                }
-            });
-        }
-        let mut table = Vec::with_capacity(entries.len());
-        let mut partial = Vec::new();
-        let mut joined = Vec::new();
-        for (row, entry) in entries.enumerate() {
-            let mut labels: Vec<Label<M>> = Vec::new();
-            for x in 0..columns {
-                monitor.spend(1)?;
-                let flat = row * columns + x;
-                // the least excess of any plan through this entry
-                let through = joint[flat] + marginals.down[entry] - messages.least;
-                if through >= gap {
-                    continue;
-                }
-                let choice = u16::try_from(x).unwrap_or(u16::MAX);
-                let trace = self.record(Step::Choice { layer: bag.layer, choice });
-                partial.clear();
-                partial.push(Label {
-                    point: own[flat],
-                    excess: joint[flat] - messages.up[entry],
-                    trace,
-                });
-                for &(child, position) in &sources[flat] {
-                    joined.clear();
-                    for label in &partial {
-                        monitor.spend(tables[child][position].len())?;
-                        for below in &tables[child][position] {
-                            let excess = label.excess + below.excess;
-                            if excess + messages.up[entry] - joint[flat] + through < gap {
-                                let point = add(label.point, below.point);
-                                joined.push((
-                                    Label { point, excess, trace: NONE },
-                                    label.trace,
-                                    below.trace,
-                                ));
-                            }
-                        }
-                    }
-                    if partial.len() > 1 {
-                        keep_undominated(&mut joined, |j| j.0.point, sweep);
-                    }
-                    partial.clear();
-                    for &(mut label, first, second) in &joined {
-                        label.trace = self.record(Step::Joined { first, second });
-                        partial.push(label);
-                    }
-                    self.cap(&mut partial);
-                }
-                labels.append(&mut partial);
-            }
-            keep_undominated(&mut labels, |l| l.point, sweep);
-            self.cap(&mut labels);
-            table.push(labels);
-        }
-        Ok(table)
-    }
-
-    /// Keep the labels of least excess if there are too many.
-    fn cap(&mut self, labels: &mut Vec<Label<M>>) {
-        if labels.len() > self.most {
-            self.exact = false;
-            labels.select_nth_unstable_by_key(self.most, |l| (l.excess, l.trace));
-            labels.truncate(self.most);
-        }
-    }
-
     fn record(&mut self, step: Step) -> u32 {
         self.trace.push(step);
         u32::try_from(self.trace.len() - 1).unwrap_or(NONE)
@@ -252,6 +129,177 @@ impl<const M: usize> Classes<M> {
                 Step::Choice { layer, choice } => plan[layer as usize] = choice,
                 Step::Joined { first, second } => pending.extend([first, second]),
             }
+        }
+    }
+}
+
+/// Labels of every choice of a bag's separator.
+type Table<const M: usize> = Vec<Vec<Label<M>>>;
+
+/// A contraction on its way: the tables of the bags below, and the classes found so far.
+struct Contraction<'a, 'b, const M: usize> {
+    instance: &'a Instance<M>,
+    tree: &'a Tree,
+    weights: &'a Weights<M>,
+    messages: &'a Messages,
+    marginals: &'a Marginals,
+    gap: i64,
+    /// Labels kept per table entry; if there are more, the contraction is not exact.
+    most: usize,
+    monitor: &'a Monitor<'b>,
+    classes: Classes<M>,
+    /// One table per bag, emptied once the parent has read it.
+    tables: Vec<Table<M>>,
+    sweep: Sweep,
+}
+
+impl<const M: usize> Contraction<'_, '_, M> {
+    /// Make a class of a layer without edges.
+    fn single(&mut self, layer: u32) -> Result<(), Stopped> {
+        let points = self.instance.choices(layer as usize);
+        self.monitor.spend(points.len())?;
+        let least = points.iter().map(|p| dot(self.weights, p)).min().unwrap_or(0);
+        let labels = (0u32..).zip(points).map(|(choice, &point)| {
+            let excess = dot(self.weights, &point) - least;
+            Label { point, excess, trace: choice }
+        });
+        let mut options: Vec<Label<M>> = labels.filter(|l| l.excess < self.gap).collect();
+        keep_undominated(&mut options, |l| l.point, &mut self.sweep);
+        self.classes.push_class(options, Some(layer));
+        Ok(())
+    }
+
+    /// Fill the table of a bag; at the root of a component, make it a class.
+    fn bag(&mut self, at: usize) -> Result<(), Stopped> {
+        let mut table = self.table(at)?;
+        for &child in &self.tree.bags[at].children {
+            self.tables[child as usize] = Vec::new();
+        }
+        if self.tree.bags[at].parent.is_none() {
+            let root = std::mem::take(&mut table).into_iter().next().unwrap_or_default();
+            self.classes.push_class(root, None);
+        }
+        self.tables.push(table);
+        Ok(())
+    }
+
+    fn table(&mut self, at: usize) -> Result<Table<M>, Stopped> {
+        let bag = &self.tree.bags[at];
+        let columns = self.instance.n_choices(bag.layer as usize);
+        let entries = self.tree.offsets[at]..self.tree.offsets[at + 1];
+        let mut joint = Vec::new();
+        self.monitor.spend(columns * entries.len())?;
+        self.tree.joint(self.instance, self.weights, at, &self.messages.up, &mut joint);
+        let own = self.own_points(bag, joint.len());
+        let sources = self.sources(bag, joint.len());
+        let mut table = Vec::with_capacity(entries.len());
+        let (mut partial, mut joined) = (Vec::new(), Vec::new());
+        for (row, entry) in entries.enumerate() {
+            let up = self.messages.up[entry];
+            let above = self.marginals.down[entry] - self.messages.least;
+            let mut labels: Vec<Label<M>> = Vec::new();
+            for x in 0..columns {
+                self.monitor.spend(1)?;
+                let flat = row * columns + x;
+                // the least excess of any plan through this entry
+                let through = joint[flat] + above;
+                if through >= self.gap {
+                    continue;
+                }
+                let choice = u16::try_from(x).unwrap_or(u16::MAX);
+                let trace = self.classes.record(Step::Choice { layer: bag.layer, choice });
+                let label = Label { point: own[flat], excess: joint[flat] - up, trace };
+                partial.clear();
+                partial.push(label);
+                let rest = through - label.excess;
+                self.join(&mut partial, &mut joined, &sources[flat], rest)?;
+                labels.append(&mut partial);
+            }
+            keep_undominated(&mut labels, |l| l.point, &mut self.sweep);
+            self.cap(&mut labels);
+            table.push(labels);
+        }
+        Ok(table)
+    }
+
+    /// Points of a bag's layer and of its edges, in the order of the bag's table.
+    fn own_points(&self, bag: &Bag, entries: usize) -> Vec<Point<M>> {
+        let columns = self.instance.n_choices(bag.layer as usize);
+        let mut own = vec![[0; M]; entries];
+        for row in own.chunks_exact_mut(columns) {
+            row.copy_from_slice(self.instance.choices(bag.layer as usize));
+        }
+        for &edge in &bag.edges {
+            let pairs = &self.instance.pairs[edge.start..];
+            Walk::new(self.instance, bag, &[edge.tail, edge.head]).each_row(|start, from, step| {
+                for x in 0..columns {
+                    own[start + x] = add(own[start + x], pairs[from + x * step]);
+                }
+            });
+        }
+        own
+    }
+
+    /// For each entry of a bag's table, the children and the entries of their tables that fit it.
+    fn sources(&self, bag: &Bag, entries: usize) -> Vec<Vec<(usize, usize)>> {
+        let columns = self.instance.n_choices(bag.layer as usize);
+        let mut sources = vec![Vec::with_capacity(bag.children.len()); entries];
+        for &child in &bag.children {
+            let walk = Walk::new(self.instance, bag, &self.tree.bags[child as usize].separator);
+            walk.each_row(|start, from, step| {
+                for x in 0..columns {
+                    sources[start + x].push((child as usize, from + x * step));
+                }
+            });
+        }
+        sources
+    }
+
+    /// Join the labels in `partial` with those of every child; `rest` is the least excess of what
+    /// is not below this bag, and a sum whose excess reaches the gap is dropped.
+    fn join(
+        &mut self,
+        partial: &mut Vec<Label<M>>,
+        joined: &mut Vec<(Label<M>, u32, u32)>,
+        sources: &[(usize, usize)],
+        rest: i64,
+    ) -> Result<(), Stopped> {
+        for &(child, position) in sources {
+            joined.clear();
+            for label in partial.iter() {
+                let labels = &self.tables[child][position];
+                self.monitor.spend(labels.len())?;
+                for below in labels {
+                    let excess = label.excess + below.excess;
+                    if excess + rest < self.gap {
+                        let point = add(label.point, below.point);
+                        joined.push((
+                            Label { point, excess, trace: NONE },
+                            label.trace,
+                            below.trace,
+                        ));
+                    }
+                }
+            }
+            if partial.len() > 1 {
+                keep_undominated(joined, |j| j.0.point, &mut self.sweep);
+            }
+            partial.clear();
+            for &(mut label, first, second) in joined.iter() {
+                label.trace = self.classes.record(Step::Joined { first, second });
+                partial.push(label);
+            }
+            self.cap(partial);
+        }
+        Ok(())
+    }
+
+    /// Keep the labels of least excess if there are too many.
+    fn cap(&mut self, labels: &mut Vec<Label<M>>) {
+        if labels.len() > self.most {
+            self.classes.exact = false;
+            labels.select_nth_unstable_by_key(self.most, |l| (l.excess, l.trace));
+            labels.truncate(self.most);
         }
     }
 }

@@ -11,8 +11,9 @@ use std::cmp::Reverse;
 use crate::bound::{excess_gap, slack};
 use crate::contract::{Class, Label};
 use crate::dominance::{Sweep, sweep_order};
-use crate::instance::{Instance, Point, Weights, add, dot, sub};
+use crate::instance::Instance;
 use crate::monitor::{Monitor, Stopped};
+use crate::point::{Point, Weights, add, dot, sub};
 
 /// Products of floats are trusted to this relative error.
 const ROUNDING: f64 = 1e-14;

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use crate::instance::Point;
+use crate::point::Point;
 
 /// Budgets first, objective last: the order in which a sweep meets dominators first.
 pub(crate) fn sweep_order<const M: usize>(a: &Point<M>, b: &Point<M>) -> Ordering {

@@ -7,9 +7,10 @@
 
 use crate::bound::{lower_bound, quantise, slack};
 use crate::hull::{break_step, hulls};
-use crate::instance::{Instance, Point, Weights, dot};
+use crate::instance::Instance;
 use crate::messages::{Messages, Tree};
 use crate::monitor::{Monitor, Stopped};
+use crate::point::{Point, Weights, dot};
 use crate::simplex::Basis;
 
 /// Pivots before the best multipliers so far are taken: degenerate problems stop gaining earlier.

@@ -3,7 +3,7 @@
 
 use thiserror::Error;
 
-use crate::problem::Measure;
+use crate::measure::Measure;
 
 /// A mistake in the input; the message says what is wrong and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

@@ -10,11 +10,12 @@ use crate::contract::contract;
 use crate::dominance::Sweep;
 use crate::error::Error;
 use crate::hull::{Step, hulls};
-use crate::instance::{Instance, Point, add, dot};
+use crate::instance::Instance;
+use crate::measure::Measure;
 use crate::messages::Tree;
-use crate::monitor::{Monitor, Stopped};
-use crate::problem::{Measure, Problem};
-use crate::search::{self, Options, check_width};
+use crate::monitor::{Halt, Monitor, Stopped};
+use crate::point::{Point, add, dot};
+use crate::problem::Problem;
 
 /// Pareto points `(cost, loss)`: loss ascending, cost strictly descending. `None` if stopped.
 ///
@@ -26,36 +27,16 @@ pub fn frontier(
     max_points: usize,
     stop: &dyn Fn() -> bool,
 ) -> Result<Option<Vec<(i64, i64)>>, Error> {
-    let monitor = &Monitor::new(&Options::default(), stop);
+    let monitor = &Monitor::new(None, None, stop);
     match points(problem, exact, max_points, monitor) {
-        Err(Halt::TooLarge) => Err(Error::FrontierTooLarge { max_points }),
         Err(Halt::Error(error)) => Err(error),
         Err(Halt::Stopped) => Ok(None),
         Ok(points) => Ok(Some(points.into_iter().map(|p| (p[0], p[1])).collect())),
     }
 }
 
-/// Why no frontier came out.
-#[derive(Debug)]
-enum Halt {
-    TooLarge,
-    Stopped,
-    Error(Error),
-}
-
-impl From<Stopped> for Halt {
-    fn from(_: Stopped) -> Self {
-        Self::Stopped
-    }
-}
-
-impl From<search::Halt> for Halt {
-    fn from(halt: search::Halt) -> Self {
-        match halt {
-            search::Halt::Stopped => Self::Stopped,
-            search::Halt::Error(error) => Self::Error(error),
-        }
-    }
+fn too_large(max_points: usize) -> Halt {
+    Halt::Error(Error::FrontierTooLarge { max_points })
 }
 
 fn points(
@@ -66,7 +47,7 @@ fn points(
 ) -> Result<Vec<Point<2>>, Halt> {
     let measures = [Measure::Cost, Measure::Loss];
     let instance = Instance::new(problem, measures, [i64::MAX; 2], monitor)?;
-    check_width(&instance, monitor)?;
+    Tree::check_size(&instance, monitor)?;
     let points = if exact {
         exact_points(&instance, max_points, monitor)?
     } else if instance.edges.is_empty() {
@@ -74,7 +55,7 @@ fn points(
     } else {
         corners(&instance, max_points, monitor)?
     };
-    if points.len() > max_points { Err(Halt::TooLarge) } else { Ok(points) }
+    if points.len() > max_points { Err(too_large(max_points)) } else { Ok(points) }
 }
 
 fn exact_points(
@@ -88,7 +69,7 @@ fn exact_points(
     let down = tree.down(instance, &weights, &up, monitor)?;
     let classes = contract(instance, &tree, &weights, (&up, &down), i64::MAX, max_points, monitor)?;
     if !classes.exact {
-        return Err(Halt::TooLarge);
+        return Err(too_large(max_points));
     }
     let mut lists: Vec<Vec<Point<2>>> = Vec::with_capacity(classes.list.len());
     for class in &classes.list {
@@ -107,7 +88,7 @@ fn exact_points(
             std::mem::swap(&mut next, &mut merged);
         }
         if next.len() > max_points {
-            return Err(Halt::TooLarge);
+            return Err(too_large(max_points));
         }
         std::mem::swap(&mut current, &mut next);
     }
@@ -182,7 +163,7 @@ fn corners(
         let messages = tree.up(instance, weights, monitor)?;
         Ok(instance.evaluate(&tree.decode(instance, weights, &messages, monitor)?))
     };
-    // a whisker of the other measure breaks ties towards undominated points
+    // a small weight of the other measure breaks ties towards undominated points
     let ends = [[1 << 20, 1], [1, 1 << 20]].map(|d: [i64; 2]| {
         let per_unit = |m: usize| d[m] as f64 / scale[m].max(1) as f64;
         least(&quantise(&[per_unit(0), per_unit(1)], &scale))
@@ -193,7 +174,7 @@ fn corners(
     let mut pending = vec![(good, cheap)];
     while let Some((left, right)) = pending.pop() {
         if points.len() > max_points {
-            return Err(Halt::TooLarge);
+            return Err(too_large(max_points));
         }
         let (saved, used) = (left[0] - right[0], right[1] - left[1]);
         if saved <= 0 || used <= 0 {

@@ -8,8 +8,9 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use crate::instance::{Pair, index};
+use crate::instance::Pair;
 use crate::monitor::{Monitor, Stopped};
+use crate::point::index;
 
 /// Above this degree the fill of a layer is estimated, so that one tensor that everybody reads
 /// does not make the ordering quadratic.

@@ -6,8 +6,9 @@
 
 use std::cmp::Ordering;
 
-use crate::instance::{Instance, Point, add, index};
+use crate::instance::Instance;
 use crate::monitor::{Monitor, Stopped};
+use crate::point::{Point, add, index};
 
 /// What sorting one choice counts for in table entries.
 const SORTING: usize = 4;

@@ -7,13 +7,10 @@
 use std::collections::BTreeMap;
 
 use crate::congruence::{Congruence, usable};
+use crate::measure::Measure;
 use crate::monitor::{Monitor, Stopped};
-use crate::problem::{Edge, Measure, Problem};
-
-/// Objective first, then one coordinate per budget.
-pub(crate) type Point<const M: usize> = [i64; M];
-/// Non-negative multipliers of the coordinates of a point.
-pub(crate) type Weights<const M: usize> = [i64; M];
+use crate::point::{Point, add, index};
+use crate::problem::{Edge, Problem};
 
 /// Values on the choices of two layers: row-major from `start` in [`Instance::pairs`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,8 +120,8 @@ impl<const M: usize> Instance<M> {
         }
         let congruence = Congruence::NONE;
         let mut instance = Self { offsets, nodes, edges, pairs, limits, offset: 0, congruence };
-        instance.limits = usable(&instance, monitor)?;
-        instance.congruence = Congruence::new(&instance, monitor)?;
+        instance.limits = usable(instance.tables(), limits, monitor)?;
+        instance.congruence = Congruence::new(instance.tables(), instance.limits, monitor)?;
         Ok(instance)
     }
 
@@ -145,7 +142,7 @@ impl<const M: usize> Instance<M> {
     }
 
     /// The points of every layer and of every edge.
-    pub(crate) fn tables(&self) -> impl Iterator<Item = &[Point<M>]> {
+    pub(crate) fn tables(&self) -> impl Iterator<Item = &[Point<M>]> + Clone {
         let entries = |e: &Pair| self.n_choices(e.tail as usize) * self.n_choices(e.head as usize);
         let edges = self.edges.iter().map(move |e| &self.pairs[e.start..e.start + entries(e)]);
         (0..self.n_layers()).map(|layer| self.choices(layer)).chain(edges)
@@ -177,25 +174,4 @@ impl<const M: usize> Instance<M> {
 /// An empty table is zero everywhere.
 fn value(table: &[i64], at: usize) -> i64 {
     table.get(at).copied().unwrap_or(0)
-}
-
-/// Layer positions are stored in 32 bits.
-pub(crate) fn index(layer: usize) -> u32 {
-    u32::try_from(layer).expect("a table of 2^32 layers does not fit in memory")
-}
-
-pub(crate) fn add<const M: usize>(a: Point<M>, b: Point<M>) -> Point<M> {
-    std::array::from_fn(|m| a[m] + b[m])
-}
-
-pub(crate) fn sub<const M: usize>(a: Point<M>, b: Point<M>) -> Point<M> {
-    std::array::from_fn(|m| a[m] - b[m])
-}
-
-pub(crate) fn dot<const M: usize>(weights: &Weights<M>, point: &Point<M>) -> i64 {
-    let mut sum = 0;
-    for m in 0..M {
-        sum += weights[m] * point[m];
-    }
-    sum
 }

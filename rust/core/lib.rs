@@ -14,8 +14,8 @@
 //! | stage | file |
 //! |---|---|
 //! | what a layer costs in a format, on a machine | `cost`, `hardware` |
-//! | the caller's problem, validated; its mistakes | `problem`, `error` |
-//! | canonical form: objective and budgets as coordinates | `instance` |
+//! | the caller's problem, validated; its mistakes | `problem`, `measure`, `error` |
+//! | canonical form: objective and budgets as coordinates | `instance`, `point` |
 //! | fewer choices, decided layers folded in, and the way back | `reduce` |
 //! | hulls of separable layers: the linear relaxation | `hull` |
 //! | elimination order; the dynamic program over it | `graph`, `messages` |
@@ -41,8 +41,10 @@ mod graph;
 mod hardware;
 mod hull;
 mod instance;
+mod measure;
 mod messages;
 mod monitor;
+mod point;
 mod problem;
 mod reduce;
 pub mod search;
@@ -54,7 +56,8 @@ pub use cost::{Load, Storage, Time, Work};
 pub use error::Error;
 pub use frontier::frontier;
 pub use hardware::{Hardware, Kernel, Level};
-pub use problem::{Edge, MAX_CHOICES, Measure, Problem, TOTAL_BITS};
+pub use measure::Measure;
+pub use problem::{Edge, MAX_CHOICES, Problem, TOTAL_BITS};
 pub use search::{Method, Options, Task, solve};
 pub use solution::{Closed, Proof, Solution, Status};
 pub use weighted::{Weighted, solve_weighted};

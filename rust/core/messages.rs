@@ -4,9 +4,14 @@
 //! All arithmetic is exact; weights are small enough that no sum leaves `i64` (see
 //! [`bound`](crate::bound)).
 
+use crate::error::Error;
 use crate::graph::{Bag, eliminate};
-use crate::instance::{Instance, Weights, dot};
-use crate::monitor::{Monitor, Stopped};
+use crate::instance::Instance;
+use crate::monitor::{Halt, Monitor, Stopped};
+use crate::point::{Weights, dot};
+
+/// Entries of the largest table that the dynamic program may need (32 MiB).
+const MAX_TABLE: u128 = 1 << 22;
 
 /// The tree of bags with the shapes of its tables.
 #[derive(Debug, Clone)]
@@ -58,13 +63,18 @@ impl Tree {
         rows * instance.n_choices(self.bags[at].layer as usize)
     }
 
-    /// Entries of the largest table, without building it.
-    pub(crate) fn largest_table<const M: usize>(instance: &Instance<M>, bags: &[Bag]) -> u128 {
+    /// Refuse an instance whose largest table does not fit in memory, without building the table.
+    pub(crate) fn check_size<const M: usize>(
+        instance: &Instance<M>,
+        monitor: &Monitor<'_>,
+    ) -> Result<(), Halt> {
+        let (_, bags) = eliminate(instance.n_layers(), &instance.edges, monitor)?;
         let entries = |bag: &Bag| {
             let layers = bag.separator.iter().chain([&bag.layer]);
             layers.map(|&s| instance.n_choices(s as usize) as u128).fold(1, u128::saturating_mul)
         };
-        bags.iter().map(entries).max().unwrap_or(1)
+        let entries = bags.iter().map(entries).max().unwrap_or(1);
+        if entries > MAX_TABLE { Err(Halt::Error(Error::TooDense { entries })) } else { Ok(()) }
     }
 
     /// Messages from the leaves to the roots.

@@ -1,36 +1,54 @@
-//! Counts nodes and work, watches the clock, and asks the caller whether to stop.
+//! The monitor counts nodes and work, reads the clock, and asks the caller whether to stop.
 //!
-//! Whatever takes long says how much it does, and ends with [`Stopped`] when there is a reason to.
+//! Every long computation reports its work to the monitor, and ends with [`Stopped`] when the
+//! monitor has a reason to stop.
 
 use std::cell::Cell;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::search::Options;
+use crate::error::Error;
 use crate::solution::Status;
 
-/// Table entries between two looks at the clock: some ten microseconds.
+/// Table entries between two readings of the clock: about ten microseconds of work.
 const WORK: usize = 1 << 13;
 
 /// There is a reason to stop; [`Monitor::reason`] has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stopped;
 
+/// Why a computation ends without a result.
+#[derive(Debug)]
+pub(crate) enum Halt {
+    Stopped,
+    Error(Error),
+}
+
+impl From<Stopped> for Halt {
+    fn from(_: Stopped) -> Self {
+        Self::Stopped
+    }
+}
+
 pub(crate) struct Monitor<'a> {
     stop: &'a dyn Fn() -> bool,
     deadline: Option<Instant>,
     node_limit: Option<u64>,
     nodes: Cell<u64>,
-    /// Entries since the last look at the clock.
+    /// Entries since the clock was last read.
     work: Cell<usize>,
     reason: Cell<Option<Status>>,
 }
 
 impl<'a> Monitor<'a> {
-    pub(crate) fn new(options: &Options, stop: &'a dyn Fn() -> bool) -> Self {
+    pub(crate) fn new(
+        time_limit: Option<Duration>,
+        node_limit: Option<u64>,
+        stop: &'a dyn Fn() -> bool,
+    ) -> Self {
         Self {
             stop,
-            deadline: options.time_limit.and_then(|limit| Instant::now().checked_add(limit)),
-            node_limit: options.node_limit,
+            deadline: time_limit.and_then(|limit| Instant::now().checked_add(limit)),
+            node_limit,
             nodes: Cell::new(0),
             work: Cell::new(0),
             reason: Cell::new(None),
@@ -47,7 +65,7 @@ impl<'a> Monitor<'a> {
         self.nodes.get()
     }
 
-    /// Look at the clock, and ask the caller.
+    /// Read the clock, and ask the caller.
     pub(crate) fn go_on(&self) -> Result<(), Stopped> {
         self.work.set(0);
         if self.reason.get().is_none() {
@@ -60,7 +78,7 @@ impl<'a> Monitor<'a> {
         if self.reason.get().is_some() { Err(Stopped) } else { Ok(()) }
     }
 
-    /// Called before so many entries are worked on; looks at the clock now and then.
+    /// Report that so many entries are about to be computed; reads the clock from time to time.
     #[inline]
     pub(crate) fn spend(&self, entries: usize) -> Result<(), Stopped> {
         let work = self.work.get().saturating_add(entries);

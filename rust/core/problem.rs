@@ -1,39 +1,12 @@
 //! The problem as the caller states it: layers, their choices, and the edges between them.
 
-use std::fmt;
-
 use crate::error::Error;
+use crate::measure::Measure;
 
 /// Totals of a measure stay below this, so that every sum is exact in `i64` and in `f64`.
 pub const TOTAL_BITS: u32 = 52;
 /// Choice indices are stored in 16 bits.
 pub const MAX_CHOICES: usize = u16::MAX as usize;
-
-/// What a plan is measured by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Measure {
-    /// Seconds, bytes, or whatever the caller pays.
-    Cost,
-    /// Predicted loss of accuracy.
-    Loss,
-    /// Stored size.
-    Size,
-}
-
-impl Measure {
-    /// All measures, in the order of the tables.
-    pub const ALL: [Self; 3] = [Self::Cost, Self::Loss, Self::Size];
-}
-
-impl fmt::Display for Measure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Cost => "cost",
-            Self::Loss => "loss",
-            Self::Size => "size",
-        })
-    }
-}
 
 /// Values that depend on the choices of two layers, row-major: one row per choice of `tail`.
 #[derive(Debug, Clone, PartialEq, Eq)]

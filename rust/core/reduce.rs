@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
-use crate::instance::{Instance, Pair, add, index};
+use crate::instance::{Instance, Pair};
 use crate::monitor::{Monitor, Stopped};
+use crate::point::{add, index};
 
 /// An instance with fewer choices, and where they came from.
 #[derive(Debug, Clone)]

@@ -1,7 +1,7 @@
 //! The master problem of the Lagrangian dual: which mixture of the plans met so far is cheapest
 //! while its mean keeps the budgets. As many columns as there are coordinates; floats only.
 
-use crate::instance::Point;
+use crate::point::Point;
 
 const EPSILON: f64 = 1e-11;
 /// Relative size of the box around given prices.

@@ -1,6 +1,6 @@
 //! What a search returns, and what lets others verify it.
 
-use crate::problem::Measure;
+use crate::measure::Measure;
 
 /// Why the search ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::instance::Instance;
+use crate::measure::Measure;
 use crate::monitor::{Monitor, Stopped};
-use crate::problem::{Measure, Problem};
+use crate::problem::Problem;
 use crate::search::outcome::Outcome;
 use crate::search::start::simple_plan;
 use crate::search::{Options, branch};
@@ -80,7 +81,7 @@ pub fn solve_weighted(
         }
         budgets.push((measure, limit.min(1 << crate::problem::TOTAL_BITS)));
     }
-    let monitor = &Monitor::new(options, stop);
+    let monitor = &Monitor::new(options.time_limit, options.node_limit, stop);
     let mut search = Search {
         problem,
         budgets,

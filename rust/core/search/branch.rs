@@ -14,16 +14,16 @@ use std::sync::Arc;
 use crate::bound::totals;
 use crate::dual::{self, Candidate};
 use crate::error::Error;
-use crate::instance::{Instance, Point, Weights};
+use crate::instance::Instance;
 use crate::messages::Tree;
-use crate::monitor::{Monitor, Stopped};
+use crate::monitor::{Halt, Monitor, Stopped};
+use crate::point::{Point, Weights};
 use crate::reduce::{Reduced, restrict};
 use crate::search::close::{Effort, close};
 use crate::search::outcome::{Outcome, ProofTree};
 use crate::search::queue::{Node, Queue};
 use crate::search::split::{Excess, ranked};
 use crate::search::start::{Around, fill, first_inside};
-use crate::search::{Halt, check_width};
 use crate::solution::{Closed, Status};
 
 /// States of the core program in a subproblem, at first and at most: as subproblems pile up, each
@@ -77,7 +77,7 @@ fn explore<const M: usize>(
 ) -> Result<Outcome<M>, Error> {
     let mut outcome = Outcome::unknown(start);
     let mut explored = || {
-        check_width(instance, monitor)?;
+        Tree::check_size(instance, monitor)?;
         let mut search = Search::new(instance, &mut outcome, monitor)?;
         if let Some(root) = search.root(monitor)?
             && branch

@@ -10,9 +10,10 @@ use crate::bound::{excess_gap, slack, totals};
 use crate::contract::contract;
 use crate::core_program::{Scope, run};
 use crate::dual;
-use crate::instance::{Instance, Point, Weights};
+use crate::instance::Instance;
 use crate::messages::Tree;
 use crate::monitor::{Monitor, Stopped};
+use crate::point::{Point, Weights};
 use crate::reduce::Reduced;
 use crate::search::split::{Excess, ranked};
 

@@ -2,8 +2,9 @@
 //! plan within the limits, until a sweep changes nothing.
 
 use crate::dual::Candidate;
-use crate::instance::{Instance, add};
+use crate::instance::Instance;
 use crate::monitor::{Monitor, Stopped};
+use crate::point::add;
 use crate::search::start::{Around, others};
 
 /// Improve the candidate; where it is stopped, as far as it got.

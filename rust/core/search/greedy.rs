@@ -5,8 +5,9 @@ use std::collections::BinaryHeap;
 
 use crate::bound::totals;
 use crate::dual::Candidate;
-use crate::instance::{Instance, Point, add};
+use crate::instance::Instance;
 use crate::monitor::{Monitor, Stopped};
+use crate::point::{Point, add};
 use crate::search::start::{Around, others, rating};
 
 /// What taking a change off the heap counts for in table entries.

@@ -1,4 +1,4 @@
-//! The searches: one exact, one exhaustive, two heuristics; all return a plan and a bound.
+//! The four searches (one exact, one exhaustive, two heuristics); each returns a plan and a bound.
 
 pub(crate) mod branch;
 mod close;
@@ -16,17 +16,13 @@ use std::time::Duration;
 
 use crate::dual::Candidate;
 use crate::error::Error;
-use crate::graph::eliminate;
 use crate::instance::Instance;
-use crate::messages::Tree;
+use crate::measure::Measure;
 use crate::monitor::{Monitor, Stopped};
-use crate::problem::{Measure, Problem};
+use crate::problem::Problem;
 use crate::solution::{Solution, Status};
 use outcome::Outcome;
 use start::simple_plan;
-
-/// Entries of the largest table the dynamic program may need (32 MiB).
-const MAX_TABLE: u128 = 1 << 22;
 
 /// How to search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -102,7 +98,7 @@ pub fn solve(
     if measures.contains(&Measure::Size) && !problem.has_sizes() {
         return Err(Error::NoSizes);
     }
-    let monitor = &Monitor::new(options, stop);
+    let monitor = &Monitor::new(options.time_limit, options.node_limit, stop);
     match measures.len() {
         1 => run(problem, [measures[0]], [limits[0]], options.method, monitor),
         2 => run(
@@ -117,29 +113,6 @@ pub fn solve(
             run(problem, [m[0], m[1], m[2]], [l[0], l[1], l[2]], options.method, monitor)
         }
     }
-}
-
-/// Why a search ends before its time.
-#[derive(Debug)]
-pub(crate) enum Halt {
-    Stopped,
-    Error(Error),
-}
-
-impl From<Stopped> for Halt {
-    fn from(_: Stopped) -> Self {
-        Self::Stopped
-    }
-}
-
-/// The dynamic program must fit in memory.
-pub(crate) fn check_width<const M: usize>(
-    instance: &Instance<M>,
-    monitor: &Monitor<'_>,
-) -> Result<(), Halt> {
-    let (_, bags) = eliminate(instance.n_layers(), &instance.edges, monitor)?;
-    let entries = Tree::largest_table(instance, &bags);
-    if entries > MAX_TABLE { Err(Halt::Error(Error::TooDense { entries })) } else { Ok(()) }
 }
 
 fn run<const M: usize>(

@@ -1,9 +1,10 @@
 //! The state of a search, and what is left of it at the end.
 
 use crate::dual::Candidate;
-use crate::instance::Weights;
+use crate::measure::Measure;
 use crate::monitor::Monitor;
-use crate::problem::{Measure, Problem};
+use crate::point::Weights;
+use crate::problem::Problem;
 use crate::solution::{Closed, Proof, Solution, Status};
 
 /// While it is `Interrupted`, nothing ended the search yet.

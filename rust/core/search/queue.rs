@@ -3,8 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use crate::instance::Weights;
 use crate::messages::Tree;
+use crate::point::Weights;
 use crate::reduce::Reduced;
 
 /// Size of the waiting subproblems, in points, from which on the newest goes first.

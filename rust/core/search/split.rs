@@ -3,9 +3,10 @@
 use std::cmp::Reverse;
 
 use crate::bound::{excess_gap, slack};
-use crate::instance::{Instance, Weights, sub};
+use crate::instance::Instance;
 use crate::messages::Tree;
 use crate::monitor::{Monitor, Stopped};
+use crate::point::{Weights, sub};
 use crate::reduce::{Reduced, restrict};
 
 /// A layer is worth splitting if its best two choices differ by more than this many times what the

@@ -1,9 +1,11 @@
 //! Where all searches start, and the local view they share: what one change of one layer does.
 
 use crate::dual::Candidate;
-use crate::instance::{Instance, Point, add, sub};
+use crate::instance::Instance;
+use crate::measure::Measure;
 use crate::monitor::{Monitor, Stopped};
-use crate::problem::{Measure, Problem};
+use crate::point::{Point, add, sub};
+use crate::problem::Problem;
 
 /// Sweeps over all layers in the search for a first plan within the limits.
 const SWEEPS: usize = 8;
