@@ -1,5 +1,7 @@
 """Every way of estimating against the definition it claims, computed another way."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -103,17 +105,17 @@ def test_the_slope_is_that_of_whole_networks(evaluator, measured):
     assert any(len(set(w.formats.values())) > 1 for w in measured.measured_plans), "mixed ones too"
 
 
-def test_a_look_tells_the_divergence_of_a_plan_to_a_tenth(net, evaluator, measured):
+def test_few_samples_predict_the_drop_of_a_plan(net, evaluator, measured):
     many = Evaluator(net, [batch(4000, 3)])
     for name in ("w4a4", "w2a2"):
         plan = dict.fromkeys(measured.layers, parse(name))
         exact = many.evaluate(plan).kl
-        seen = sensitivity.look(many, measured, plan)
+        seen = sensitivity.predict_drop(many, measured, plan)
         assert seen == pytest.approx(measured.slope * exact, rel=0.3), "three standard errors"
-    assert sensitivity.look(many, measured, {}) == 0
+    assert sensitivity.predict_drop(many, measured, {}) == 0
     without = sensitivity.estimate(evaluator, "w8", lambda layer, chosen: 0.01)
-    with pytest.raises(InputError, match="do not say what a nat of divergence costs"):
-        sensitivity.look(many, without, {})
+    with pytest.raises(InputError, match="no drop per nat of divergence"):
+        sensitivity.predict_drop(many, without, {})
 
 
 @pytest.mark.parametrize("joint", [True, False])
@@ -264,9 +266,7 @@ def test_degenerate_layers(net):
 
 def test_nan_is_named(evaluator, monkeypatch):
     entry = estimated.ESTIMATES["mse"]
-    broken = estimated._Entry(
-        lambda s: torch.full((2, 3, len(s.formats)), torch.nan), entry.in_nats, entry.slope
-    )
+    broken = replace(entry, harm=lambda s: torch.full((2, 3, len(s.formats)), torch.nan))
     monkeypatch.setitem(estimated.ESTIMATES, "mse", broken)
     with pytest.raises(DataError, match="mse sensitivity of layer 'conv1' as w8 is NaN"):
         sensitivity.estimate(evaluator, "w8", "mse")

@@ -407,7 +407,7 @@ def test_activations_too_small_for_a_scale_are_refused(largest):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
     x = largest * torch.ones(5, 4)
-    with pytest.raises(InputError, match="Float32 holds no scale for integers of 8 bits"):
+    with pytest.raises(InputError, match="no scale in float32 for integers of 8 bits"):
         run(simulator(net, x), x, **{"0": "w8a8"})
 
 

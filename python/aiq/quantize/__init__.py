@@ -1,1 +1,1 @@
-"""Quantisation: affine arithmetic, observers, folding, equalisation, simulation, integers alone."""
+"""Quantisation: affine arithmetic, observers, batch-norm folding and simulation in float32."""

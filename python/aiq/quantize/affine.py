@@ -1,8 +1,8 @@
 """Affine quantisation: real numbers as integers, ``r = S (q - Z)``.
 
-Scale S and zero point Z belong to a *row*: the elements that share them. A whole tensor is one
-row, or each output channel of a weight, or each group of consecutive elements of a channel.
-Rounding is to nearest, ties to even, and equals PyTorch's own quantisers bit for bit.
+A *row* is a set of elements that share a scale S and a zero point Z. A row is a whole tensor, or an
+output channel of a weight, or a group of consecutive elements of a channel. Rounding is to nearest,
+ties to even, and equals PyTorch's quantisers bit for bit.
 
 Sources: Jacob et al. 2018 (arXiv 1712.05877), section 2.1; Krishnamoorthi 2018 (arXiv 1806.08342).
 """
@@ -16,33 +16,36 @@ from torch import Tensor
 from aiq.errors import InputError
 
 SMALLEST_SCALE = torch.finfo(torch.float32).tiny
-"""The smallest number whose reciprocal float32 holds."""
+"""Smallest scale, a number whose reciprocal is finite in float32."""
 
 SCALE_OF_ZEROS = torch.finfo(torch.float32).eps
-"""Scale of a range that holds nothing but zero, as in PyTorch's observers."""
+"""Scale of a range that contains only zero, as in PyTorch's observers."""
 
 LARGEST_REAL = torch.finfo(torch.float32).max * (1 - 2.0**-8)
-"""End of the widest range: beyond it, an integer could stand for more than float32 holds."""
+"""Largest end of a range, so that every dequantised integer is finite in float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """Which integers a row may use, and what a row is.
+    """The integers that a tensor may use, and its division into rows.
+
+    A weight of shape (64, 32, 3, 3) has 64 rows of 288 elements with ``axis=0``, and 192 rows of
+    96 with ``axis=0, group=96``.
 
     Attributes
     ----------
     bits
-        Width of the integers, 2..8.
+        Width of the integers in bits: 2 to 8.
     symmetric
-        Whether ranges are +-max(|r|), so that the zero point is in the middle; it is 0 if `signed`.
+        Whether ranges are +-max(|r|). The zero point is then the middle integer: 0 if `signed`.
     signed
-        Integers from ``-2^(bits-1)``, else from 0.
+        Whether the integers start at ``-2^(bits-1)``; otherwise they start at 0.
     axis
-        Dimension whose indices are rows; ``None``: the tensor is one row.
+        Dimension of the channels, each of which is a row; ``None`` makes the tensor one row.
     group
-        Elements of an index of `axis` that share a scale; ``None``: all of them.
+        Number of elements of a channel that form a row; ``None`` makes the channel one row.
     power_of_two
-        Whether scales are powers of two, so that integers are rescaled by shifts alone.
+        Whether scales are powers of two, so that integers are rescaled by shifts only.
     """
 
     bits: int
@@ -78,11 +81,11 @@ class Affine:
     Attributes
     ----------
     scheme
-        Integers and rows.
+        The integers, and the division into rows.
     scale
-        float32, (rows,), positive.
+        Scale of each row: float32, (rows,), positive.
     zero_point
-        int32, (rows,), between ``scheme.low`` and ``scheme.high``.
+        Zero point of each row: int32, (rows,), from ``scheme.low`` to ``scheme.high``.
     """
 
     scheme: Scheme
@@ -90,40 +93,40 @@ class Affine:
     zero_point: Tensor
 
     def quantize(self, x: Tensor) -> Tensor:
-        """Return the integers of `x`: int32, of the same shape."""
+        """Return `x` as integers: int32, of the same shape."""
         rows = to_rows(x, self.scheme)
         codes = self._steps(rows).int() + self.zero_point[:, None]
         return from_rows(codes, x.shape, self.scheme)
 
     def dequantize(self, q: Tensor) -> Tensor:
-        """Return the real numbers of the integers `q`: float32, of the same shape."""
+        """Return the real numbers that the integers `q` stand for: float32, of the same shape."""
         rows = to_rows(q, self.scheme) - self.zero_point[:, None]
         return from_rows(rows.float() * self.scale[:, None], q.shape, self.scheme)
 
     def fake_quantize(self, x: Tensor) -> Tensor:
-        """Return `x` rounded to the nearest numbers that have an integer; NaN stays NaN.
+        """Return `x` rounded to the nearest numbers that integers stand for; NaN stays NaN.
 
         A tensor of one row keeps its memory format.
         """
         if self.scheme.axis is not None:
             rows = self._steps(to_rows(x, self.scheme)).mul_(self.scale[:, None])
             return from_rows(rows, x.shape, self.scheme)
-        # Four passes of vectorised operators are several times faster than torch.fake_quantize_*.
+        # Four vectorised operators are several times faster than torch.fake_quantize_*.
         zero_point = int(self.zero_point)
         low, high = self.scheme.low - zero_point, self.scheme.high - zero_point
         return x.mul(self.scale.reciprocal()).round_().clamp_(low, high).mul_(self.scale)
 
     def _steps(self, rows: Tensor) -> Tensor:
-        """Return ``q - Z`` in float32: exact, since it is an integer below 2^9."""
+        """Return ``q - Z`` in float32, which is exact for integers below 2^9."""
         zero_point = self.zero_point[:, None]
         steps = (rows * self.scale.reciprocal()[:, None]).round_()
         return steps.clamp_(self.scheme.low - zero_point, self.scheme.high - zero_point)
 
 
 def to_rows(x: Tensor, scheme: Scheme) -> Tensor:
-    """Return `x` as a matrix of the rows of `scheme`: (rows, elements that share a scale).
+    """Return `x` as a matrix of the rows of `scheme`: (rows, elements of a row).
 
-    The last group of a channel is filled up with zeros.
+    The last group of a channel is padded with zeros.
     """
     if scheme.axis is None:
         return x.reshape(1, -1)
@@ -137,7 +140,7 @@ def to_rows(x: Tensor, scheme: Scheme) -> Tensor:
 
 
 def from_rows(rows: Tensor, shape: torch.Size, scheme: Scheme) -> Tensor:
-    """Return the tensor of `shape` of which `rows` are the rows."""
+    """Return the tensor of `shape` whose rows are `rows`: the inverse of `to_rows`."""
     if scheme.axis is None:
         return rows.reshape(shape)
     moved = list(shape)
@@ -147,24 +150,24 @@ def from_rows(rows: Tensor, shape: torch.Size, scheme: Scheme) -> Tensor:
 
 
 def from_range(low: Tensor, high: Tensor, scheme: Scheme) -> Affine:
-    """Return the scales and zero points with which integers cover ranges.
+    """Return the scales and zero points with which the integers cover the given ranges.
 
     Parameters
     ----------
     low, high
-        float32, (rows,): the smallest and largest real number of each row. A range is widened
-        to contain zero, so that zero is exact.
+        Smallest and largest real number of each row: float32, (rows,). A range is widened to
+        contain zero, so that zero is exact.
     scheme
-        Integers and rows.
+        The integers, and the division into rows.
 
     Notes
     -----
-    ``S = (r_max - r_min) / (2^bits - 1)`` and ``Z = q_min - round(r_min / S)``; symmetric,
-    ``S = 2 max(|r|) / (2^bits - 1)``: PyTorch's observers to the last bit.
+    ``S = (r_max - r_min) / (2^bits - 1)`` and ``Z = q_min - round(r_min / S)``. If the scheme is
+    symmetric, ``S = 2 max(|r|) / (2^bits - 1)``. PyTorch's observers give the same bit for bit.
     """
     low, high = low.clamp(-LARGEST_REAL, 0), high.clamp(0, LARGEST_REAL)
     half = (scheme.high - scheme.low) / 2
-    # Half of a range is exact, and the whole of one can be more than float32 holds.
+    # Half of a range is exact, whereas a whole range may overflow float32.
     scale = torch.maximum(-low, high) / half if scheme.symmetric else (high / 2 - low / 2) / half
     scale = torch.where(low == high, SCALE_OF_ZEROS, scale)
     if scheme.symmetric:
@@ -175,13 +178,13 @@ def from_range(low: Tensor, high: Tensor, scheme: Scheme) -> Affine:
 
 
 def from_scale(scale: Tensor, scheme: Scheme) -> Affine:
-    """Return the symmetric quantiser of the given scales: float32, (rows,)."""
+    """Return the symmetric quantiser with the given scales: float32, (rows,)."""
     middle = (scheme.low + scheme.high + 1) // 2
     zero_point = torch.full(scale.shape, middle, dtype=torch.int32)
     return Affine(scheme, _allowed(scale, scheme), zero_point)
 
 
 def _allowed(scale: Tensor, scheme: Scheme) -> Tensor:
-    """Return the scales that `scheme` has, from `scale` up."""
+    """Return the smallest scales that `scheme` allows and that are at least `scale`."""
     scale = scale.clamp(min=SMALLEST_SCALE)
     return scale.log2().ceil().exp2() if scheme.power_of_two else scale

@@ -1,8 +1,8 @@
-"""Batch-norm folding: an affine map per channel goes into the weights before it.
+"""Batch-norm folding: multiply a batch norm into the weights and the bias of the layer before it.
 
 ``gamma (W x + b - mean) / sqrt(var + eps) + beta = (g W) x + (g (b - mean) + beta)`` with
-``g = gamma / sqrt(var + eps)`` (Jacob et al. 2018, section 3.2). So quantised weights are those
-that an inference engine really stores.
+``g = gamma / sqrt(var + eps)`` (Jacob et al. 2018, section 3.2). Inference engines store the folded
+weights, so these are the weights to quantise.
 """
 
 import copy
@@ -20,18 +20,18 @@ _OPERANDS = ("input", "weight", "bias")
 
 
 def fold(trace: Trace) -> Trace:
-    """Return a trace that computes the same without the batch norms that follow weights.
+    """Return a trace that computes the same function without the batch norms that follow weights.
 
     Parameters
     ----------
     trace
-        Left as it is. The result shares the parameters that folding does not change.
+        The trace, which is not changed. The result shares the parameters that folding keeps.
 
     Returns
     -------
     Trace
-        Its layers no longer cover the folded nodes; their counts stay those of the model. Outputs
-        agree to float32 rounding, about 1e-5 of the largest.
+        The folded trace. Its layers no longer cover the batch norms, but their FLOPs and sizes are
+        still those of the model. Outputs agree to float32 rounding, about 1e-5 of the largest.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def _fold_layer(layer: Layer, nodes: dict[str, fx.Node], module: fx.GraphModule)
     if name_of(norm) != "batch_norm" or set(head.users) != {norm}:
         return layer
     mean, var = constant(norm, "running_mean", module), constant(norm, "running_var", module)
-    if mean is None or var is None:  # normalises by the batch: nothing constant to fold
+    if mean is None or var is None:  # it uses the statistics of the batch, which are not constant
         return layer
     gamma, beta = constant(norm, "weight", module), constant(norm, "bias", module)
     gain = (var.double() + argument(norm, "eps")).rsqrt()
@@ -86,13 +86,13 @@ def _scaled(weight: Tensor, gain: Tensor, head: fx.Node) -> Tensor:
 
 
 def output_axis(head: fx.Node) -> int:
-    """Return the dimension of the weight that counts output channels."""
+    """Return the dimension of the weight that holds the output channels."""
     transposed = "transpose" in name_of(head) or bool(argument(head, "transposed", False))
     return int(transposed)
 
 
 def constant(node: fx.Node, name: str, module: fx.GraphModule) -> Tensor | None:
-    """Return the parameter or buffer that `node` has as its argument `name`, if it has one."""
+    """Return the parameter or buffer that is the argument `name` of `node`, or ``None``."""
     source = argument(node, name)
     if not isinstance(source, fx.Node):
         return None
@@ -101,7 +101,7 @@ def constant(node: fx.Node, name: str, module: fx.GraphModule) -> Tensor | None:
 
 
 def set_operand(module: fx.GraphModule, head: fx.Node, name: str, value: Tensor) -> None:
-    """Make `value`, under a name of its own, the ``weight`` or ``bias`` of `head`."""
+    """Register `value` as a buffer and make it the ``weight`` or ``bias`` of `head`."""
     index = _OPERANDS.index(name)
     target = f"folded_{head.name}_{name}"
     module.register_buffer(target, value)

@@ -1,8 +1,8 @@
-"""Ranges: how much of a tensor's values the integers cover.
+"""Observers: choose the range of a tensor that the integers cover.
 
-An observer reads the range of an activation from its `Statistics`; weights are seen whole. Few bits
-want a range narrower than the extremes: clipping the rare large values buys finer steps for all
-others.
+An observer computes the range of an activation from its `Statistics`; that of a weight is computed
+from all its values. With few bits the best range is narrower than the extremes: clipping the rare
+large values gives smaller quantisation steps to all others.
 """
 
 import math
@@ -16,23 +16,23 @@ from aiq.quantize.affine import Affine, Scheme, from_range, from_scale, to_rows
 from aiq.quantize.statistics import BINS, Statistics
 
 CLIPS = 64
-"""Ranges tried in each sweep for the least error of an activation."""
+"""Number of ranges tried in each of two sweeps for the smallest error of an activation."""
 
 SHARES, REFINEMENTS = 16, 3
-"""Scales of a weight tried from its largest magnitude down, and how often the best is refined."""
+"""Number of scales tried for a weight, and of refinements of the best one."""
 
 NARROWEST = {2: 0.1, 3: 0.1, 4: 0.2, 5: 0.5}
-"""Bits -> smallest share of the largest magnitude that is tried; 0.8 for more bits."""
+"""Number of bits -> smallest share of the largest magnitude that is tried; 0.8 for more bits."""
 
 BLOCK, PIECE = 1 << 16, 1 << 12
-"""Elements worked on at a time, which fit a core's cache, and summed at a time."""
+"""Numbers of elements that are processed at once, to fit a core's cache, and summed at once."""
 
 Observer = Callable[[Statistics, int], tuple[float, float]]
-"""Reads the range of a tensor that is to be stored in so many bits."""
+"""Function of a tensor's statistics and a number of bits that returns the range to cover."""
 
 
 def min_max(statistics: Statistics, bits: int) -> tuple[float, float]:
-    """Return the extremes."""
+    """Return the smallest and the largest value."""
     return statistics.low, statistics.high
 
 
@@ -49,7 +49,7 @@ def moving_average(
 
 
 def percentile(statistics: Statistics, bits: int, share: float = 0.9999) -> tuple[float, float]:
-    """Return the range that clips a share of ``1 - share`` at either end, to a bin's width."""
+    """Return the range that clips a part of ``1 - share`` at either end, to a bin's width."""
     cumulated = statistics.counts.cumsum(0)
     width, total = statistics.limit / BINS, int(cumulated[-1])
     kept = math.ceil(share * total)
@@ -60,7 +60,7 @@ def percentile(statistics: Statistics, bits: int, share: float = 0.9999) -> tupl
 
 
 def mse(statistics: Statistics, bits: int) -> tuple[float, float]:
-    """Return the range with the least mean squared error of quantisation."""
+    """Return the range with the smallest mean squared error of quantisation."""
     present = statistics.counts > 0
     x, weight = statistics.centers[present] / statistics.unit, statistics.counts[present].float()
 
@@ -71,11 +71,11 @@ def mse(statistics: Statistics, bits: int) -> tuple[float, float]:
 
 
 def entropy(statistics: Statistics, bits: int) -> tuple[float, float]:
-    """Return the range with the least Kullback-Leibler divergence of the quantised values.
+    """Return the range with the smallest Kullback-Leibler divergence of the quantised values.
 
-    TensorRT's calibration (Migacz 2017): what is clipped counts at the ends of the range, and the
-    values of an integer are spread evenly over its bins. Zeros do not count: they are exact. Of
-    ranges that diverge alike the one with the least squared error is taken.
+    This is TensorRT's calibration (Migacz 2017). Clipped values count at the ends of the range, and
+    the probability of an integer is spread evenly over its bins. Zeros are exact and do not count.
+    Among ranges of equal divergence, the one with the smallest squared error is returned.
     """
     counts = statistics.counts.clone()
     counts[BINS] = 0
@@ -93,7 +93,7 @@ def entropy(statistics: Statistics, bits: int) -> tuple[float, float]:
 
 
 def _divergence(p: Tensor, rounded: Tensor, inside: Tensor) -> Tensor:
-    """Return the divergence of clipped probabilities `p` from those that integers tell apart."""
+    """Return the divergence of clipped probabilities `p` from those of the quantised values."""
     kept = inside.nonzero()[:, 0]
     if not len(kept):
         return torch.tensor(math.inf, dtype=p.dtype)
@@ -121,12 +121,19 @@ OBSERVERS: dict[str, Observer] = {
 def _search(
     statistics: Statistics, bits: int, x: Tensor, error: Callable[[Tensor, Tensor], Tensor]
 ) -> tuple[float, float]:
-    """Return the range of least error over zero points and, finely, over scales.
+    """Return the range with the smallest error, by a search over zero points and scales.
 
-    The zero point is an integer, so where values pile up at an end (the black of an image) a little
-    wider range can hit them exactly. `error` maps the quantised values of `x` under each of several
-    ranges, (ranges, len(x)), and their scales, (ranges,), to (ranges,). `x` is in units of
-    ``statistics.unit``, of which no square is too large or too small.
+    The zero point is an integer. If many values are equal to an end of the range, such as the black
+    of an image, a slightly wider range can represent them exactly.
+
+    Parameters
+    ----------
+    statistics, bits
+        Statistics of the activation, and the number of bits.
+    x
+        N values in units of ``statistics.unit``, whose squares are finite and not zero.
+    error
+        Maps the values quantised with R ranges, (R, N), and the R scales to R errors.
     """
     scheme, unit = Scheme(bits, symmetric=False, signed=False, axis=0), statistics.unit
     low, high = min(statistics.low, 0.0), max(statistics.high, 0.0)
@@ -156,20 +163,21 @@ def _search(
 
 
 def symmetric_mse(weight: Tensor, scheme: Scheme) -> Affine:
-    """Return the symmetric quantiser of `weight` with the least squared error of each row.
+    """Return the symmetric quantiser of `weight` with the smallest squared error of each row.
 
-    The best of a few scales from a row's largest magnitude down is refined: the codes of a scale
-    have a least-squares scale of their own, ``<w, q> / <q, q>``, which has better codes again.
+    Some shares of a row's largest magnitude are tried as its range, and the best scale is refined:
+    the integers q of a scale have a least-squares scale ``<w, q> / <q, q>``, for which the integers
+    are computed again.
 
     Parameters
     ----------
     weight
-        Real numbers, of any shape.
+        Weight of any shape.
     scheme
-        Symmetric and signed.
+        A symmetric and signed scheme.
     """
     rows = to_rows(weight.float(), scheme)
-    # In units of the largest power of two of a row, no square overflows or vanishes.
+    # Each row is divided by a power of two near its largest magnitude: then no square overflows.
     exponent = torch.frexp(rows.abs().amax(1)).exponent.clamp(min=-126)
     rows = torch.ldexp(rows, -exponent[:, None])
     if rows.shape[1] > PIECE:
@@ -181,7 +189,7 @@ def symmetric_mse(weight: Tensor, scheme: Scheme) -> Affine:
 
 
 def _least(rows: Tensor, shares: Tensor, scheme: Scheme) -> Tensor:
-    """Return the scale of each row, (R,), found among `shares` of the largest and refined."""
+    """Return the best scale of each of R rows, (R,), among `shares` of the largest, refined."""
 
     def errors(scale: Tensor) -> tuple[Tensor, Tensor]:
         """Return allowed scales, (..., R), and their squared errors."""
@@ -210,5 +218,5 @@ def _codes(rows: Tensor, scale: Tensor, scheme: Scheme) -> Tensor:
 
 
 def _total(x: Tensor) -> Tensor:
-    """Return the sum over the last dimension, in an order that no number of threads changes."""
+    """Return the sum over the last dimension, in an order that does not depend on the threads."""
     return x.view(*x.shape[:-1], -1, min(PIECE, x.shape[-1])).sum(-1).sum(-1)

@@ -1,4 +1,4 @@
-"""What the main operator of a layer reads, and where its weight counts output channels."""
+"""The operands of a layer's main operator, and the layout of its weight."""
 
 from dataclasses import dataclass
 
@@ -12,18 +12,17 @@ from aiq.quantize.statistics import read
 
 @dataclass(frozen=True, slots=True)
 class Operands:
-    """What the main operator of a layer reads: names of graph nodes.
+    """The operands of a layer's main operator.
 
     Attributes
     ----------
     input, weight, bias
-        Node of each; `bias` is ``None`` without one.
+        Name of the graph node of each operand; `bias` is ``None`` if the layer has no bias.
     transposed
-        Whether the layer is a transposed convolution. The weight of one is stored as (inputs,
-        outputs of a group, taps...), that of every other layer as (outputs, inputs of a group,
-        taps...).
+        Whether the layer is a transposed convolution. Its weight is stored as (inputs, outputs of a
+        group, taps...), that of every other layer as (outputs, inputs of a group, taps...).
     groups
-        Groups of channels that do not meet.
+        Number of groups of channels, as of a grouped convolution.
     """
 
     input: str
@@ -44,7 +43,7 @@ class Operands:
         return split.transpose(1, 2).reshape(self.groups * outputs, -1, *taps)
 
     def as_stored(self, weight: Tensor) -> Tensor:
-        """Undo `by_output`."""
+        """Return `weight`, in the layout of `by_output`, as it is stored."""
         if not self.transposed:
             return weight
         outputs, inputs, *taps = weight.shape
@@ -53,7 +52,7 @@ class Operands:
 
 
 def operands(trace: Trace) -> dict[str, Operands]:
-    """Return what each layer with a format reads, by its name."""
+    """Return layer name -> operands, for all layers with a weight to quantise."""
     nodes = {node.name: node for node in trace.module.graph.nodes}
     return {
         layer.name: _operands(trace, layer, nodes[layer.nodes[0]])

@@ -1,7 +1,7 @@
-"""A traced network as a list of steps that can be stopped, resumed, altered, and sent elsewhere.
+"""A traced network as a list of steps, of which a run can be stopped, resumed and altered.
 
-Values are never written into, so the state after some steps can be kept and continued from in
-several ways: what two runs have in common is computed once.
+Steps never change a value in place. A state can therefore be kept, and several runs can continue
+from it, so that what they have in common is computed once.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,23 +23,23 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """Stands for the value of a graph node among the arguments of a step."""
+    """A reference, among the arguments of a step, to the value of a graph node."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One operator.
+    """One call of an operator.
 
     Attributes
     ----------
     name
-        Graph node whose value it computes.
+        Name of the graph node whose value the step computes.
     function, args, kwargs
-        The call, with a `Ref` for each value that it reads.
+        The function and its arguments, with a `Ref` for the value of a node.
     dead
-        Nodes that nothing reads after this step.
+        Names of the nodes whose values no later step reads.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Step:
 
     def __reduce__(self) -> tuple[Any, ...]:
         function: Any = self.function
-        if isinstance(function, torch._ops.OpOverload):  # cannot be pickled: send its name
+        if isinstance(function, torch._ops.OpOverload):  # it cannot be pickled, but its name can
             function = (function._schema.name, function._overloadname)
         return _step, (self.name, function, self.args, self.kwargs, self.dead)
 
@@ -77,14 +77,14 @@ def _step(
 
 @dataclass(frozen=True, slots=True)
 class _Expected:
-    """Shape and dtype of an input of the export; ``None`` is the size of a batch that is free."""
+    """Shape and dtype of an exported input; a size of ``None`` is a batch of any size."""
 
     shape: tuple[int | None, ...]
     dtype: torch.dtype
 
     @classmethod
     def of(cls, value: object) -> "_Expected | None":
-        """Return what is expected where the export had `value`."""
+        """Return what is expected of an input that was `value` in the export."""
         if not isinstance(value, Tensor):
             return None
         sizes: list[int | torch.SymInt] = list(value.shape)
@@ -92,7 +92,7 @@ class _Expected:
         return cls(tuple(fixed), value.dtype)
 
     def check(self, leaf: object) -> None:
-        """Raise `DataError` unless `leaf` fits: sizes are written into the graph."""
+        """Raise `DataError` if `leaf` does not fit the graph, in which sizes are constants."""
         if not isinstance(leaf, Tensor):
             raise DataError(
                 f"An input is a {type(leaf).__name__} where the example inputs have a tensor; give "
@@ -121,9 +121,9 @@ class Program:
     Attributes
     ----------
     steps
-        In order of execution.
+        The steps in the order of execution.
     position
-        Node name -> index of its step.
+        Node name -> index of the step that computes it.
     constants
         Node name -> parameter or buffer.
     """
@@ -139,7 +139,7 @@ class Program:
                 self.constants[node.name] = value.detach() if isinstance(value, Tensor) else value
             elif node.op == "call_function" and not isinstance(node.target, str):
                 calls.append((node, _any_order(node.target)))
-                last_use[node] = node  # what nothing reads dies at birth
+                last_use[node] = node  # a value that no step reads is dropped at once
             for source in node.all_input_nodes:
                 last_use[source] = node
         dead: dict[fx.Node, list[str]] = {}
@@ -159,7 +159,13 @@ class Program:
         self._structure = getattr(graph._codegen, "pytree_info").out_spec  # noqa: B009  (untyped)
 
     def start(self, inputs: Inputs) -> Values:
-        """Return the values of the placeholders for a call of the model on `inputs`."""
+        """Return the values of the placeholders in a call of the model on `inputs`.
+
+        Raises
+        ------
+        DataError
+            If the inputs do not have the number, shapes and dtypes of the example inputs.
+        """
         args, kwargs = call_arguments(inputs)
         leaves = pytree.arg_tree_leaves(*args, **kwargs)
         if len(leaves) != len(self._placeholders):
@@ -181,14 +187,14 @@ class Program:
         return len(self._placeholders)
 
     def call(self, step: Step, values: Values, altered: Mapping[str, Any]) -> Any:  # noqa: ANN401
-        """Return the value of `step`, reading `altered` in place of what the graph says."""
+        """Return the value of `step`, with the values in `altered` in place of those of nodes."""
         args, kwargs = self.arguments(step, values, altered)
         return step.function(*args, **kwargs)
 
     def arguments(
         self, step: Step, values: Values, altered: Mapping[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return the arguments with which `call` calls the function of `step`."""
+        """Return the arguments that `call` passes to the function of `step`."""
 
         def value(ref: Ref) -> Any:  # noqa: ANN401
             name = ref.name
@@ -200,7 +206,7 @@ class Program:
         return args, kwargs
 
     def finish(self, values: Values) -> Any:  # noqa: ANN401
-        """Return what the model returns, once all steps are done."""
+        """Return the outputs of the model, once all steps are done."""
         results = _mapped(
             self._results, Ref, lambda ref: values.get(ref.name, self.constants.get(ref.name))
         )
@@ -209,7 +215,7 @@ class Program:
 
 
 def _refs(arguments: Any) -> Any:  # noqa: ANN401
-    """Return `arguments` with a reference in place of each graph node."""
+    """Return `arguments` with a `Ref` in place of each graph node."""
     return _mapped(arguments, fx.Node, lambda node: Ref(node.name))
 
 
@@ -229,12 +235,12 @@ def _mapped(arguments: Any, kind: type, function: Callable[[Any], Any]) -> Any: 
 
 
 def _any_order(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `function`, or where it wants one memory format what does the same in any."""
+    """Return `function`, or its equivalent for any memory format if it requires one."""
     return torch.ops.aten.reshape.default if function is torch.ops.aten.view.default else function
 
 
 def _channels_last(value: Any) -> Any:  # noqa: ANN401
-    """Return images in the memory format that CPU convolutions like."""
+    """Return images in the memory format in which CPU convolutions are fastest."""
     if isinstance(value, Tensor) and value.ndim == 4:
         return value.contiguous(memory_format=torch.channels_last)
     return value

@@ -1,7 +1,7 @@
-"""What a network's numbers are rounded to: steps of weights, of biases and of activations.
+"""Rounding of weights, biases and activations.
 
-All of it is known before the network runs, from the weights and from the statistics of what passed
-by during calibration.
+Scales and zero points are computed before the network runs, from its weights and from the
+statistics of its activations on calibration data.
 """
 
 from collections.abc import Mapping
@@ -20,16 +20,19 @@ from aiq.quantize.program import Program
 from aiq.quantize.statistics import Statistics
 
 DYNAMIC = "dynamic"
-"""Observer that finds ranges while the network runs: of each image that a convolution reads, of
-each vector (a token) that a linear layer reads."""
+"""Name of the observer that computes ranges while the network runs.
+
+There is a range for each image that a convolution reads, and for each vector, such as a token, that
+a linear layer reads.
+"""
 
 FLOATS = {BF16: torch.bfloat16, FP16: torch.float16}
 
 LARGEST_BIAS = 2.0**30
-"""Steps of the largest bias: half of what 32 bits hold, the other half is for the products."""
+"""Largest bias in quantisation steps: half the range of int32; the products have the other half."""
 
 SMALLEST_PRODUCT = 2.0**-120
-"""The smallest step of products of integers: runtimes compute with it in float32."""
+"""Smallest step of products of integers, which runtimes can still hold in float32."""
 
 
 class Rounding:
@@ -45,9 +48,9 @@ class Rounding:
     program
         The steps of the trace.
     operands
-        Layer name -> nodes that its main operator reads.
+        Layer name -> operands of its main operator.
     observer
-        As given.
+        Name of the observer of activations.
     """
 
     def __init__(
@@ -85,18 +88,29 @@ class Rounding:
         granularity: Granularity = Granularity.CHANNEL,
         read: DType = FP32,
     ) -> Affine:
-        """Return the quantiser of the weights of `layer`, laid out by `Operands.by_output`.
+        """Return the quantiser of the weights of `layer`, in the layout of `Operands.by_output`.
 
-        Its steps are those of least squared error. Where weights and what is `read` are integers,
-        they are larger if the bias of a channel, in steps of its products, would not fit 32 bits.
+        Its scales have the smallest squared error. If weights and inputs are integers, the scale of
+        a channel is enlarged where its bias, in units of its products, would not fit 32 bits.
+
+        Parameters
+        ----------
+        layer
+            Name of the layer.
+        dtype
+            Dtype of the weights.
+        granularity
+            Set of weights that share a scale.
+        read
+            Dtype of the activation that the layer reads.
 
         Raises
         ------
         InputError
-            If float32 cannot hold steps so small.
+            If the scales are too small for float32.
         """
         if not self._multiplies_integers(dtype, granularity, read):
-            read = FP32  # what is read does not matter
+            read = FP32  # the scales do not depend on the input
         key = (layer, dtype, granularity, read)
         if key not in self._quantizers:
             names = self.operands[layer]
@@ -120,23 +134,23 @@ class Rounding:
         return self._quantizers[key]
 
     def _multiplies_integers(self, dtype: DType, granularity: Granularity, read: DType) -> bool:
-        """Whether products are whole numbers of steps, to which a bias is added as another."""
+        """Whether the layer multiplies integers, so that its bias is added as an integer too."""
         integers = dtype.kind is Kind.INT and read.kind is Kind.INT
         return integers and self.observer != DYNAMIC and granularity.group is None
 
     def _holding_bias(self, layer: str, plain: Affine, read: DType) -> Affine:
-        """Return `plain` with steps so large that they and the bias fit the products.
+        """Return `plain` with scales enlarged until every bias fits 32 bits.
 
-        The mean error of the weights, which the bias makes up for, grows with their steps, so the
-        two are looked at in turns; it ends where all weights of a channel are rounded to zero.
+        The bias corrects the mean error of the weights, which grows with their scales, so both are
+        computed in turns. This ends at the latest when all weights of a channel round to zero.
         """
         names = self.operands[layer]
         step = self.activation(names.input, read).scale.double()
         exact = self.program.constants[names.weight]
         if float(plain.scale.max() * step) < SMALLEST_PRODUCT and bool(exact.any()):
             raise InputError(
-                f"The weights of layer {layer!r}, times what it reads, are too small for integers "
-                "with a scale in float32; scale the model or its inputs, or leave it in fp32."
+                f"The products of the weights and the input of layer {layer!r} are too small for a "
+                "scale in float32; scale the model or its inputs, or leave the layer in fp32."
             )
         quantizer = plain
         while True:
@@ -161,11 +175,14 @@ class Rounding:
         granularity: Granularity = Granularity.CHANNEL,
         read: DType = FP32,
     ) -> Tensor:
-        """Return the weights of `layer` rounded to `dtype`, as float32, as they are stored."""
+        """Return the weights of `layer` rounded to `dtype`: float32, in the layout of the model.
+
+        The parameters are those of `weight_quantizer`.
+        """
         if dtype.kind is Kind.INT:
             quantizer = self.weight_quantizer(layer, dtype, granularity, read)
             if quantizer is self.weight_quantizer(layer, dtype, granularity):
-                read = FP32  # as most are: kept once
+                read = FP32  # most weights do not depend on it, and are then kept only once
         else:
             read = FP32
         key = (layer, dtype, granularity, read)
@@ -188,13 +205,13 @@ class Rounding:
         granularity: Granularity = Granularity.CHANNEL,
         read: DType = FP32,
     ) -> Tensor:
-        """Return the bias of `layer` for weights rounded to `dtype`: it undoes their mean error.
+        """Return the bias of `layer` that corrects the mean error of weights rounded to `dtype`.
 
-        ``b - E[(W_rounded - W) x]`` per output channel, the mean taken over the calibration data
-        and all positions (Nagel et al. 2019, arXiv 1906.04721, section 4.2). Without correction,
-        the bias itself. Where weights and what is `read` are integers with steps S_w and S_x, it is
-        a whole number of steps S_w S_x, as it is added to their products (Jacob et al. 2018, arXiv
-        1712.05877, section 2.4).
+        It is ``b - E[(W_rounded - W) x]`` for each output channel, with the mean over calibration
+        data and positions (Nagel et al. 2019, arXiv 1906.04721, section 4.2); without correction it
+        is b. If weights and inputs are integers with scales S_w and S_x, it is rounded to a
+        multiple of S_w S_x, as it is added to their products (Jacob et al. 2018, arXiv 1712.05877,
+        section 2.4). The parameters are those of `weight_quantizer`.
 
         Raises
         ------
@@ -215,9 +232,9 @@ class Rounding:
         return self._biases[key]
 
     def _exact_bias(self, layer: str, rounded: Tensor) -> Tensor:
-        """Return the bias for the weights `rounded`, itself not rounded."""
+        """Return the corrected bias for the weights `rounded`; the bias itself is not rounded."""
         names = self.operands[layer]
-        assert names.bias is not None, "asked for where there is one"
+        assert names.bias is not None, "the caller has checked that the layer has a bias"
         bias: Tensor = self.program.constants[names.bias]
         if not self._correct_bias:
             return bias
@@ -231,12 +248,12 @@ class Rounding:
         return bias - shift.movedim(channel, 0).flatten(1).mean(1)
 
     def activation(self, node: str, dtype: DType) -> Affine:
-        """Return the quantiser of the activation that `node` computes."""
+        """Return the quantiser, with `dtype`, of the activation that `node` computes."""
         key = (node, dtype)
         if key not in self._activations:
             observer = OBSERVERS[self.observer]
             low, high = observer(self._statistics[node], dtype.bits)
-            # Within the bounds of a clamp rounding clamps too, and integer kernels need do no more.
+            # A range within the bounds of a clamp replaces it, so integer kernels need no clamp.
             least, most = self._bounds.get(node, (low, high))
             low, high = max(low, least), min(high, most)
             scheme = Scheme(
@@ -244,15 +261,15 @@ class Rounding:
             )
             found = from_range(torch.tensor([low]), torch.tensor([high]), scheme)
             if low < 0 or high > 0:
-                _check_step(float(found.scale), f"what {node!r} computes", dtype)
+                _check_step(float(found.scale), f"the output of {node!r}", dtype)
             self._activations[key] = found
         return self._activations[key]
 
 
 def _check_step(step: float, what: str, dtype: DType) -> None:
-    """Raise `InputError` if numbers other than zero are too small for their integers."""
+    """Raise `InputError` if the scale of numbers that are not all zero is too small."""
     if step <= SMALLEST_SCALE:
         raise InputError(
-            f"Float32 holds no scale for integers of {dtype.bits} bits so small as {what}; scale "
-            "the model or its inputs, or leave the layer in fp32."
+            f"Numbers as small as {what} have no scale in float32 for integers of {dtype.bits} "
+            "bits; scale the model or its inputs, or leave the layer in fp32."
         )

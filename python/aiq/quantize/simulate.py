@@ -1,21 +1,21 @@
-"""Quantisation simulated in float32: what a network computes with each layer in its own format.
+"""Quantisation simulated in float32: the outputs of a network with each layer in its own format.
 
 A layer in format f
 
-* has weights rounded to ``f.weight``, with one scale per output channel or, if the format's
-  granularity says so, one for all or one for each group; weight-only formats round nothing else;
-* reads activations rounded to ``f.activation``, and writes its tensor, after what fuses into it,
-  rounded the same way, unless that is a result of the network;
-* adds and multiplies in float32, with a float32 bias that makes up for the mean error of rounded
-  weights; where weights and activations are integers, the weights of a channel get steps so large
-  that its bias is an integer of 32 bits.
+* has weights rounded to ``f.weight``, with a scale for each output channel, or for the tensor or
+  each group if the format's granularity says so;
+* rounds its input to ``f.activation``, and its output too, after the operators that fuse into it,
+  unless the output is a result of the network; weight-only formats do not round activations;
+* adds and multiplies in float32, with a float32 bias that corrects the mean error of the rounded
+  weights; if weights and activations are integers, the scales of the weights are large enough for
+  a bias of 32 bits.
 
-Quantisation is static: each tensor has one scale per number of bits, found by calibration, so
-rounding it twice to the same bits is rounding it once. With the observer ``dynamic``, layers find
-the range of what they read while they run, and write float32. Layers without a format stay float32.
+Quantisation is static: calibration gives each tensor one scale for each number of bits, so a second
+rounding to the same bits changes nothing. With the observer ``dynamic``, a layer computes the range
+of its input while it runs, and its output stays float32. Layers without a format stay float32.
 
-What stands between layers is computed in float32, whatever the formats have there
-(`Format.between`): bfloat16 rounds by 2^-9 of a value, far less than the integers around it.
+Operators between layers are computed in float32, whatever dtype the format has there
+(`Format.between`): the relative error of bfloat16, 2^-9, is far below that of the integers.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,24 +35,27 @@ from aiq.quantize.rounding import DYNAMIC, FLOATS, Rounding
 from aiq.quantize.statistics import Statistics
 
 Formats = Mapping[str, Format]
-"""Layer name -> format; layers not named stay float32."""
+"""Layer name -> format; layers that are not named stay float32."""
 
 _ARITHMETIC = 2
-"""Counts changes of what a run computes: what a journal kept of another arithmetic is not read."""
+"""Version of the simulated arithmetic, part of the fingerprint of journals.
+
+Increase it whenever the result of a run changes.
+"""
 
 
 @dataclass(slots=True)
 class State:
-    """A run that has come to the step `position`.
+    """A run that stopped before the step `position`.
 
     Attributes
     ----------
     position
         Index of the next step.
     values
-        Values that later steps read.
+        Node name -> value, for all values that later steps read.
     dtypes
-        Node name -> dtype to which its value has been rounded already.
+        Node name -> dtype to which the value is rounded.
     """
 
     position: int
@@ -61,7 +64,7 @@ class State:
 
 
 class Simulator(Rounding):
-    """A folded trace with the statistics of its activations; runs any assignment of formats.
+    """Runs a folded trace with any assignment of formats to layers.
 
     Parameters
     ----------
@@ -70,10 +73,10 @@ class Simulator(Rounding):
     statistics
         Node name -> statistics, see `aiq.quantize.statistics.observe`.
     observer
-        Which range of an activation the integers cover: a name in
+        Name of the observer that chooses the ranges of activations: one of
         `aiq.quantize.observers.OBSERVERS`, or ``dynamic``.
     correct_bias
-        Whether biases make up for the mean error of rounded weights.
+        Whether biases correct the mean error of rounded weights.
     power_of_two
         Whether all scales are powers of two.
 
@@ -115,7 +118,7 @@ class Simulator(Rounding):
                 )
 
     def fingerprint(self, hashed: Fingerprint) -> None:
-        """Add to a hash all that decides what a run computes."""
+        """Add everything that determines the result of a run to a hash."""
         for step in self.program.steps:
             hashed.add("step", (step.name, str(step.function), step.args, step.kwargs))
         for name, value in self.program.constants.items():
@@ -130,7 +133,7 @@ class Simulator(Rounding):
             hashed.add(name, statistics.mean)
 
     def run(self, inputs: Inputs, formats: Formats) -> object:
-        """Return what the model returns on `inputs` with its layers in `formats`."""
+        """Return the outputs of the model on `inputs` with its layers in `formats`."""
         self.check(formats)
         return self.finish(self.advance(self.start(inputs), formats))
 
@@ -139,11 +142,14 @@ class Simulator(Rounding):
         return State(0, self.program.start(inputs), {})
 
     def start_of(self, layer: str) -> int:
-        """Return the step at which `layer` starts: earlier states do not depend on its format."""
+        """Return the index of the step at which `layer` starts.
+
+        States before that step do not depend on the layer's format.
+        """
         return self._start[layer]
 
     def finish(self, state: State) -> object:
-        """Return what the model returns."""
+        """Return the outputs of the model, once the run has come to its end."""
         return self.program.finish(state.values)
 
     def advance(
@@ -153,9 +159,18 @@ class Simulator(Rounding):
         stop: int | None = None,
         watch: Callable[[str, object], None] | None = None,
     ) -> State:
-        """Return the state before step `stop` (default: after the last); `state` stays as it is.
+        """Return the state before step `stop`, by default after the last step.
 
-        `watch` is shown each node's name and value as it is computed.
+        Parameters
+        ----------
+        state
+            State to continue from; it is not changed.
+        formats
+            Layer name -> format, for the layers from there on.
+        stop
+            Index of the step before which to stop.
+        watch
+            Called with the name and value of each node that is computed.
         """
         values, dtypes = dict(state.values), dict(state.dtypes)
         steps = self.program.steps
@@ -180,7 +195,7 @@ class Simulator(Rounding):
     def _altered(
         self, layer: Layer, formats: Formats, values: Values, dtypes: Mapping[str, DType]
     ) -> dict[str, Tensor]:
-        """Return what the layer's main operator reads in place of the float32 operands."""
+        """Return node name -> value, for the operands that the layer's format rounds."""
         chosen = formats.get(layer.name, REFERENCE)
         names, granularity = self.operands[layer.name], chosen.weight_granularity
         weight = self.weight(layer.name, chosen.weight, granularity, chosen.activation)
@@ -209,7 +224,7 @@ class Simulator(Rounding):
 
 
 def _round_rows(value: Tensor, dtype: DType, is_linear: bool) -> Tensor:
-    """Round each vector that a linear layer reads, each sample of others, to its own range."""
+    """Return `value` rounded to a range for each vector of a linear layer, or else each sample."""
     rows = value.reshape(-1, value.shape[-1]) if is_linear else value.flatten(1)
     scheme = Scheme(dtype.bits, symmetric=False, signed=False, axis=0)
     quantizer = from_range(rows.amin(1), rows.amax(1), scheme)

@@ -1,4 +1,4 @@
-"""Statistics: what is kept of the activations that pass by during calibration."""
+"""Statistics of the activations of the float32 network on calibration data."""
 
 import math
 from collections.abc import Iterable
@@ -14,26 +14,29 @@ from aiq.graph.operators import argument
 from aiq.quantize.program import Program
 
 BINS = 4096
-"""Bins of a histogram on either side of zero: at least 16 to a step of 8 bits."""
+"""Bins of a histogram on either side of zero: at least 16 for each quantisation step of 8 bits."""
 
 
 @dataclass(slots=True)
 class Statistics:
-    """What is kept of the values of one activation tensor.
+    """Extremes, histogram and mean of the values of one activation.
 
-    Bins are symmetric about zero; where a value falls outside, their width doubles and pairs merge.
-    Widths are powers of two, so the counts do not depend on how the values were cut into batches.
+    The bins of the histogram are symmetric about zero. If a value falls outside, their width
+    doubles and pairs of bins are merged. Widths are powers of two, so the counts do not depend on
+    how the values are divided into batches.
 
     Attributes
     ----------
     extremes
         Smallest and largest value of each batch.
     limit
-        The bins cover ``-limit .. limit``: 0 (only zeros seen), or a power of two.
+        Upper end of the bins, which start at ``-limit``: a power of two, or 0 if all values are 0.
     counts
-        int64, (2 * BINS,).
-    total, batch
-        Sum over the first dimension, float64, and how many summands.
+        Number of values in each bin: int64, (2 * BINS,).
+    total
+        Sum of the values over the first dimension: float64.
+    batch
+        Number of summands of `total`.
     """
 
     extremes: list[tuple[float, float]] = field(default_factory=list)
@@ -59,7 +62,7 @@ class Statistics:
 
     @property
     def unit(self) -> float:
-        """Half the limit, a power of two of which no multiple by a bin leaves float32; else 1."""
+        """Half the limit, or 1: a power of two in whose units squares of values are finite."""
         return self.limit / 2 or 1.0
 
     @property
@@ -82,7 +85,7 @@ class Statistics:
             )
         self.extremes.append((low, high))
         self._cover(max(-low, high))
-        # In two steps, of which float32 holds both factors.
+        # Two multiplications, as the product of the factors may overflow float32.
         bins = x.mul(1 / self.limit if self.limit else 0).mul_(BINS).floor_().add_(BINS)
         bins = bins.clamp_(max=2 * BINS - 1).to(torch.int32).reshape(-1)
         self.counts += torch.bincount(bins, minlength=2 * BINS)
@@ -91,8 +94,9 @@ class Statistics:
     def _add(self, total: Tensor, count: int) -> None:
         """Add a sum of `count` values to the total.
 
-        The batch may be another dimension than the first, and batches may differ in size: then the
-        mean is over all dimensions but the last, which is what a linear layer makes of it anyway.
+        If the first dimension is not that of the batch, batches of different sizes give sums of
+        different shapes. Then the sum is taken over all dimensions but the last, as the mean is
+        used only for linear layers there.
         """
         if isinstance(self.total, Tensor) and self.total.shape != total.shape:
             self.total, self.batch = _over_positions(self.total, self.batch)
@@ -113,25 +117,25 @@ class Statistics:
 
 
 def _over_positions(total: Tensor, count: int) -> tuple[Tensor, int]:
-    """Return a sum over all dimensions but the last, and how many summands it has."""
+    """Return the sum over all dimensions but the last, and the number of its summands."""
     rows = total.reshape(-1, total.shape[-1])
     return rows.sum(0), count * len(rows)
 
 
 def observe(trace: Trace, inputs: Iterable[Inputs]) -> dict[str, Statistics]:
-    """Run the float32 network and keep statistics of every tensor that a format may round.
+    """Run the float32 network and return statistics of every activation that a format may round.
 
     Parameters
     ----------
     trace
-        Folded trace: `aiq.quantize.fold.fold` removes nodes that will not be stored.
+        Folded trace, see `aiq.quantize.fold.fold`.
     inputs
         Inputs of the model, batch by batch.
 
     Returns
     -------
     dict
-        Node name -> statistics, for what layers with weights read and write.
+        Node name -> statistics, for inputs and outputs of layers with weights.
 
     Raises
     ------
@@ -146,7 +150,7 @@ def observe(trace: Trace, inputs: Iterable[Inputs]) -> dict[str, Statistics]:
     def update(name: str, value: Tensor) -> None:
         reader = readers.get(name)
         if reader is not None and value.ndim < len(reader.weight_shape or ()):
-            value = value[None]  # without a batch: a batch of one
+            value = value[None]  # the activation has no batch dimension
         try:
             statistics[name].update(value)
         except InputError:
@@ -177,6 +181,6 @@ def observe(trace: Trace, inputs: Iterable[Inputs]) -> dict[str, Statistics]:
 
 
 def read(trace: Trace, layer: Layer) -> str:
-    """Return the node whose activation the main operator of `layer` reads."""
+    """Return the name of the node that is the input of the main operator of `layer`."""
     (head,) = (node for node in trace.module.graph.nodes if node.name == layer.nodes[0])
     return str(argument(head, "input").name)

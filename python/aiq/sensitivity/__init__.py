@@ -1,15 +1,16 @@
-"""Sensitivity: how much accuracy each layer loses, alone, in each format.
+"""Sensitivity: the accuracy drop of each layer alone in each format.
 
-One table, several ways: `measure` counts on the user's data; `estimate` tells it from outputs
-(``sqnr``, ``kl``), from what layers write (``mse``), or from derivatives (``fisher``, ``hessian``).
-And for a whole plan: `look` at it on a few samples.
+`measure` runs the network on the user's data. `estimate` is cheaper: it derives drops from errors
+of the network's output (``sqnr``, ``kl``), from errors of a layer's output (``mse``), or from
+derivatives (``fisher``, ``hessian``). `predict_drop` predicts the drop of a whole plan from a few
+samples.
 """
 
 from aiq.sensitivity.estimated import ESTIMATES, CustomDrop, estimate
 from aiq.sensitivity.measured import measure
-from aiq.sensitivity.whole_plan import look
+from aiq.sensitivity.whole_plan import predict_drop
 
 METHODS = ("measured", *ESTIMATES)
-"""Names of the ways."""
+"""Names of the methods."""
 
-__all__ = ["METHODS", "CustomDrop", "estimate", "look", "measure"]
+__all__ = ["METHODS", "CustomDrop", "estimate", "measure", "predict_drop"]

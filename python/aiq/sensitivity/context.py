@@ -1,4 +1,4 @@
-"""What every estimate works on, and the two places where it looks: outputs and layers."""
+"""The input of every estimate, and the two tensors it compares: of the network and of a layer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,28 +16,28 @@ from aiq.quantize.simulate import Formats, Simulator, State
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EstimateContext:
-    """A network, inputs, and the formats that every layer is put into, alone.
+    """A network, its inputs, and the formats whose effect on each layer alone is estimated.
 
     Attributes
     ----------
     simulator
         Runs the network.
     batches
-        Inputs, batch by batch.
+        Inputs of the network, batch by batch.
     layers
         Names of the L layers, in the order of the table.
     formats
-        The K formats, all of which round something.
+        The K formats, each of which rounds weights or activations.
     classes
-        Whether the network's output is logits of classes.
+        Whether the network's output is the logits of classes.
     seed
-        Of random draws.
+        Seed of the random draws.
     step
-        To be called once for each batch, layer and format.
+        Function to call once for each batch, layer and format.
     batch_dim
-        The dimension of the inputs that counts samples.
+        Dimension of the inputs that counts samples.
     output_dim
-        The dimension of the network's output that does; ``None``: one call is one sample.
+        Dimension of the network's output that counts samples; ``None`` if one call is one sample.
     """
 
     simulator: Simulator
@@ -51,15 +51,18 @@ class EstimateContext:
     output_dim: int | None = 0
 
     def samples(self, batch: Inputs) -> int:
-        """Return how many samples a batch has."""
+        """Return the number of samples in a batch."""
         return batch_size(batch_dims(self.batch_dim, batch), pytree.tree_leaves(batch))
 
 
-Way = Callable[[EstimateContext], Tensor]
-"""Estimates the harm of each layer in each format: float64, (S, L, K), for S samples or draws."""
+Estimator = Callable[[EstimateContext], Tensor]
+"""Returns the harm of each layer in each format: float64, (S, L, K), for S samples or draws.
 
-Look = Callable[[Simulator, State, str, Formats], Tensor]
-"""Continues a run in some formats, and returns a tensor of it."""
+For 256 samples of a network of 22 layers and 3 formats its shape is (256, 22, 3).
+"""
+
+Reader = Callable[[Simulator, State, str, Formats], Tensor]
+"""Continues a run in the given formats and returns one of its tensors."""
 
 
 def output(simulator: Simulator, state: State, layer: str, formats: Formats) -> Tensor:
@@ -68,7 +71,7 @@ def output(simulator: Simulator, state: State, layer: str, formats: Formats) -> 
 
 
 def written(simulator: Simulator, state: State, layer: str, formats: Formats) -> Tensor:
-    """Return what the layer writes; nothing after it runs."""
+    """Return the layer's output; no operator after it runs."""
     node = writes(simulator, layer)
     found: list[Tensor] = []
 
@@ -81,53 +84,53 @@ def written(simulator: Simulator, state: State, layer: str, formats: Formats) ->
 
 
 def writes(simulator: Simulator, layer: str) -> str:
-    """Return the node whose value a layer writes."""
+    """Return the name of the node whose value is the layer's output."""
     return next(x.nodes[-1] for x in simulator.layers if x.name == layer)
 
 
 def alone(
-    setting: EstimateContext,
-    look: Look,
+    context: EstimateContext,
+    read: Reader,
     judge: Callable[[Tensor, Tensor, str], Tensor],
     prepare: Callable[[Inputs], None] = lambda batch: None,
 ) -> Tensor:
-    """Return how much each layer alone in each format changes a tensor, (S, L, K).
+    """Return the harm of each layer alone in each format, (S, L, K).
 
     Parameters
     ----------
-    setting
+    context
         The network and its inputs.
-    look
-        Which tensor: `output` or `written`.
+    read
+        Reads the tensor whose change counts: `output` or `written`.
     judge
-        Maps the rounded tensor, the exact one and the layer's name to harm, of any shape: each
-        sample's harm is its sum.
+        Maps the rounded tensor, the exact one and the layer's name to harm of any shape. The harm
+        of a sample is the sum over its elements.
     prepare
-        Shown each batch before it runs.
+        Called with each batch before it runs.
     """
-    simulator, shape = setting.simulator, (len(setting.layers), len(setting.formats))
+    simulator, shape = context.simulator, (len(context.layers), len(context.formats))
 
     def seen(tensor: Tensor) -> Tensor:
-        return samples_first(tensor, setting.output_dim) if look is output else tensor
+        return samples_first(tensor, context.output_dim) if read is output else tensor
 
     found = []
-    for batch in setting.batches:
+    for batch in context.batches:
         prepare(batch)
-        count = setting.samples(batch)
+        count = context.samples(batch)
         scores = torch.zeros(count, *shape, dtype=torch.float64)
         with torch.inference_mode():
             state = simulator.start(batch)
             for layer in simulator.layers:
-                i = setting.layers.index(layer.name)
+                i = context.layers.index(layer.name)
                 state = simulator.advance(state, {}, simulator.start_of(layer.name))
-                exact = seen(look(simulator, state, layer.name, {}))
-                for k, chosen in enumerate(setting.formats):
-                    rounded = seen(look(simulator, state, layer.name, {layer.name: chosen}))
+                exact = seen(read(simulator, state, layer.name, {}))
+                for k, chosen in enumerate(context.formats):
+                    rounded = seen(read(simulator, state, layer.name, {layer.name: chosen}))
                     harm = judge(rounded, exact, layer.name).double()
-                    # what all samples share is no sample's own: each gets its part of it
+                    # A tensor without a sample dimension is divided equally among the samples.
                     own = harm.numel() % count == 0
                     scores[:, i, k] = harm.reshape(count, -1).sum(1) if own else harm.sum() / count
-                    setting.step()
+                    context.step()
         found.append(scores)
     return torch.cat(found)
 
@@ -138,9 +141,11 @@ def samples_first(output: Tensor, dim: int | None) -> Tensor:
 
 
 def relative_error(rounded: Tensor, exact: Tensor) -> Tensor:
-    """Return squared errors, over the mean power of a sample of `exact`; they add up to a ratio.
+    """Return the squared error of each element over the mean power of a sample of `exact`.
 
-    Power is that of deviations from the mean of the last dimension: logits mean the same shifted.
+    Power is the squared deviation from the mean over the last dimension, as logits keep their
+    meaning if a constant is added. The result has the shape of `rounded`; its sum over a sample
+    is the noise-to-signal ratio.
     """
     a, b = rounded.double(), exact.double()
     power = (b - b.mean(-1, keepdim=True)).square().sum() / len(b)
@@ -148,5 +153,5 @@ def relative_error(rounded: Tensor, exact: Tensor) -> Tensor:
 
 
 def class_axis(logits: Tensor) -> int:
-    """Return the dimension of logits that counts classes: images have it second, others last."""
+    """Return the dimension of the classes: the second of logits of images, else the last one."""
     return 1 if logits.ndim > 3 else logits.ndim - 1

@@ -1,10 +1,10 @@
-"""From estimates of harm to accuracy drops: one number, measured where it matters.
+"""Convert estimated harm to accuracy drops, by plans that are measured as a whole.
 
-What a way of estimating calls harm adds up over layers, but has a unit of its own, and what a nat
-of divergence costs in accuracy depends on the network. Both follow from plans measured as a whole:
-the divergence of a uniform one gives nats per unit of harm, the drops of several, uniform and
-mixed, give accuracy per nat. So the sum of a plan's drops is about what the plan loses, whatever
-the way.
+The harm that an estimate returns adds up over layers, but each estimate has its own unit. The drop
+of accuracy per nat of divergence depends on the network. Both are measured. The divergence of one
+uniform plan gives the nats per unit of harm; the drops of several plans, uniform and mixed, give
+the drop per nat. With any estimate, the sum of the drops of a plan's layers is then about the
+drop of the plan.
 """
 
 import math
@@ -20,31 +20,31 @@ from aiq.formats import Format
 from aiq.progress import Progress
 
 SLOPES: Mapping[str, float] = {"top1": 0.35, "perplexity": 1.0, "cosine": 0.5}
-"""Score lost per nat (for ``cosine``: per unit of relative squared error), as first guessed."""
+"""First guess of the drop per nat; for ``cosine``, per unit of relative squared error."""
 
 SLOPE_ERROR = 1.0
 """Relative standard error of that guess."""
 
 MODEL_ERROR = 0.3
-"""Relative error of a drop predicted by a slope: it bends where drops are large."""
+"""Relative error of a drop that is predicted as slope times divergence."""
 
 FIT_DROPS = (0.003, 0.006, 0.012, 0.025, 0.05)
-"""Predicted drops of the plans on which the slope is fitted: around the usual budgets."""
+"""Predicted drops of the plans to which the slope is fitted: around the usual budgets."""
 
 FEWEST_SAMPLES = 256
-"""Samples behind every measurement that stops early."""
+"""Smallest number of samples of a measurement that stops early."""
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
-    """What a unit of harm is.
+class DropScale:
+    """The factors from harm to divergence and from divergence to accuracy drop.
 
     Attributes
     ----------
     nats
-        Divergence per unit of harm.
+        Divergence per unit of harm, in nats.
     slope, slope_error
-        Score lost per nat, and its standard error.
+        Drop per nat, as a fraction, and its standard error.
     measured_plans
         Plans that were measured as a whole, uniform and mixed.
     """
@@ -56,7 +56,7 @@ class Unit:
 
 
 def guess(evaluator: Evaluator) -> float:
-    """Return what a nat may cost: for the user's own metric the spread of its scores."""
+    """Return a guess of the drop per nat; for a user's metric, the spread of its scores."""
     if isinstance(evaluator.metric, str):
         return SLOPES[evaluator.metric]
     return float(evaluator.baseline.scores.std()) or 1.0
@@ -71,32 +71,33 @@ def fit(
     in_nats: bool,
     seed: int = 0,
     progress: Progress | None,
-) -> Unit:
-    """Return the unit of `harm`, (L, K), by evaluating at most eleven plans.
+) -> DropScale:
+    """Return the scale of `harm`, by evaluating at most eleven plans.
 
-    Generalised least squares through the origin; drops are uncertain by their samples, which all
-    plans share, and by the model, and a prior keeps the slope positive where nothing drops.
+    The slope is fitted by generalised least squares through the origin. The errors of drops come
+    from their samples, which all plans share, and from the model. A prior keeps the slope positive
+    where no plan drops.
 
     Parameters
     ----------
     evaluator
-        Of the network on data.
+        Evaluator of the network on data.
     layers, formats
-        Of the rows and columns.
+        Names of the L rows and formats of the K columns of `harm`.
     harm
-        Of each layer alone; a format that rounds nothing has none.
+        Harm of each layer alone in each format, (L, K); 0 in a format that rounds nothing.
     in_nats
-        Whether harm is a divergence already.
+        Whether harm is a divergence in nats already.
     seed
-        Of the mixed plans.
+        Seed of the random mixed plans.
     progress
-        Called with what is going on, steps done, steps in all.
+        Called with the name of the stage, the steps done, and the number of steps.
     """
     sums = harm.sum(0)
     columns = [k for k in range(len(formats)) if sums[k] > 0]
     slope = guess(evaluator)
     if not columns:
-        return Unit(1.0, slope, slope, ())
+        return DropScale(1.0, slope, slope, ())
 
     def plan(chosen: Sequence[int]) -> dict[str, Format]:
         return {name: formats[k] for name, k in zip(layers, chosen, strict=True)}
@@ -126,13 +127,13 @@ def fit(
         MeasuredPlan({name: f.name for name, f in formats_of.items()}, evaluation.drop, float(e))
         for formats_of, e, evaluation in zip(plans, error, evaluations, strict=True)
     )
-    return Unit(nats, max(moment / weight, slope / 10), weight**-0.5, measured_plans)
+    return DropScale(nats, max(moment / weight, slope / 10), weight**-0.5, measured_plans)
 
 
 def _mixed(harm: Array, total: float, rng: np.random.Generator) -> tuple[int, ...]:
-    """Return a plan in which each layer does at most its random share of the harm.
+    """Return a plan, as columns, in which each layer has at most its random share of the harm.
 
-    Of the formats that do, a layer has the most harmful one: it is the smallest, usually.
+    Each layer gets the most harmful format within its share, which is usually the smallest one.
     """
     shares = rng.dirichlet(np.ones(len(harm))) * total
     return tuple(

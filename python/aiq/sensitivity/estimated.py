@@ -1,4 +1,4 @@
-"""Drops from estimates: a way of telling harm, and the scale that makes drops of it."""
+"""Drops from estimates: an estimator of harm, and the scale that converts harm to drops."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aiq.drops import Array, DropTable, MeasuredPlan
+from aiq.drops import Array, DropTable
 from aiq.errors import DataError, InputError
 from aiq.evaluate import Evaluator
 from aiq.formats import REFERENCE, Format, parse_all
@@ -17,34 +17,35 @@ from aiq.quantize.fold import fold
 from aiq.quantize.simulate import Simulator
 from aiq.quantize.statistics import observe
 from aiq.sensitivity import drop_scale, fisher, hessian, kl, mse, sqnr
-from aiq.sensitivity.context import EstimateContext, Way
+from aiq.sensitivity.context import EstimateContext, Estimator
+from aiq.sensitivity.drop_scale import DropScale
 
 SAMPLES = 256
-"""Samples of the data that an estimate looks at."""
+"""Number of samples of the data that an estimate uses."""
 
 NOISE_SLOPE = 0.5
-"""Accuracy lost per unit of noise-to-signal ratio where nothing is measured: a rule of thumb."""
+"""Drop per unit of noise-to-signal ratio where nothing is measured: a rule of thumb."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
-    """A way of estimating, whether its harm is in nats, and drop per unit without data."""
+class _Estimate:
+    """An estimator, whether its harm is in nats, and the drop per unit of harm without data."""
 
-    way: Way
+    harm: Estimator
     in_nats: bool
     slope: float
 
 
-ESTIMATES: Mapping[str, _Entry] = {
-    "sqnr": _Entry(sqnr.harm, False, NOISE_SLOPE),
-    "mse": _Entry(mse.harm, False, NOISE_SLOPE),
-    "kl": _Entry(kl.harm, True, drop_scale.SLOPES["top1"]),
-    "fisher": _Entry(fisher.harm, False, drop_scale.SLOPES["top1"]),
-    "hessian": _Entry(hessian.harm, False, drop_scale.SLOPES["top1"]),
+ESTIMATES: Mapping[str, _Estimate] = {
+    "sqnr": _Estimate(sqnr.harm, False, NOISE_SLOPE),
+    "mse": _Estimate(mse.harm, False, NOISE_SLOPE),
+    "kl": _Estimate(kl.harm, True, drop_scale.SLOPES["top1"]),
+    "fisher": _Estimate(fisher.harm, False, drop_scale.SLOPES["top1"]),
+    "hessian": _Estimate(hessian.harm, False, drop_scale.SLOPES["top1"]),
 }
 
 CustomDrop = Callable[[str, Format], float | tuple[float, float]]
-"""The user's way: layer name and format -> drop as a fraction, or that and its standard error."""
+"""Function of a layer's name and a format that returns a drop, or a drop and its standard error."""
 
 
 def estimate(
@@ -61,29 +62,29 @@ def estimate(
     Parameters
     ----------
     source
-        An evaluator: estimates are made on 256 of its samples, and scaled so that the drops of
-        whole networks in one format are about what these lose when measured (see
-        `aiq.sensitivity.drop_scale`). Or a trace, not folded: estimates are made on
-        `example_inputs`, and drops are a rule of thumb whose ranks mean more than their sizes.
+        An evaluator, or a trace that is not folded. With an evaluator, estimates are made on 256 of
+        its samples and scaled by the measured drops of whole plans (see
+        `aiq.sensitivity.drop_scale`). With a trace, they are made on `example_inputs`; such drops
+        are a rule of thumb, and only their order should be relied on.
     formats
         Columns of the table.
     method
-        ``sqnr`` (noise-to-signal ratio of the network's output), ``mse`` (the same of what the
-        layer writes), ``kl`` (divergence of the output), ``fisher`` (squared error of what the
-        layer writes, weighted by squared gradients), ``hessian`` (trace of the Hessian times
-        squared error), or a function of a layer's name and a format that returns a drop, which is
-        taken at its word, and if it likes its standard error.
+        ``sqnr`` (noise-to-signal ratio of the network's output), ``mse`` (the same of the layer's
+        output), ``kl`` (divergence of the network's softmax), ``fisher`` (squared error of the
+        layer's output, weighted by squared gradients), ``hessian`` (trace of the Hessian times
+        squared error), or a function of a layer's name and a format. The function returns the drop
+        as a fraction, or the drop and its standard error; its answers are not scaled.
     example_inputs
-        Arguments of one call, best real ones, for a trace.
+        Arguments of one call for a trace; real inputs give better estimates than random ones.
     seed
-        Of the draws of ``fisher`` and ``hessian``.
+        Seed of the random draws of ``fisher`` and ``hessian``, and of the measured mixed plans.
     progress
-        Called with what is going on, steps done, steps in all.
+        Called with the name of the stage, the steps done, and the number of steps.
 
     Raises
     ------
     InputError
-        If there is no such method, the own function returns no number, or inputs are missing.
+        If there is no such method, the user's function returns no number, or inputs are missing.
     DataError
         If an estimate is NaN or infinite.
     """
@@ -95,52 +96,44 @@ def estimate(
     assert isinstance(trace, Trace)
     layers = tuple(layer.name for layer in trace.graph.quantizable)
     if callable(method):
-        drop, error = _own(method, layers, columns)
-        slope, divergence, name = 1.0, drop, getattr(method, "__name__", "own")
-        measured_plans: tuple[MeasuredPlan, ...] = ()
+        name = getattr(method, "__name__", "own")
+        harm, harm_error = _custom(method, layers, columns)
+        scale = DropScale(1.0, 1.0, 0.0, ())
     else:
-        name = method
-        entry = _entry(method)
-        setting = _setting(source, example_inputs, layers, columns, method, seed, progress)
-        harm, harm_error = _summary(entry.way(setting), setting, columns, method)
+        name, chosen = method, _named(method)
+        context = _context(source, example_inputs, layers, columns, method, seed, progress)
+        harm, harm_error = _summary(chosen.harm(context), context, columns, method)
         if evaluator is None:
-            divergence, slope = harm, entry.slope
-            drop, error, measured_plans = slope * harm, slope * np.hypot(harm, harm_error), ()
+            scale = DropScale(1.0, chosen.slope, chosen.slope, ())
         else:
-            fitted = drop_scale.fit(
+            scale = drop_scale.fit(
                 evaluator,
                 layers,
                 columns,
                 harm,
-                in_nats=entry.in_nats,
+                in_nats=chosen.in_nats,
                 seed=seed,
                 progress=progress,
             )
-            slope, divergence, measured_plans = (
-                fitted.slope,
-                fitted.nats * harm,
-                fitted.measured_plans,
-            )
-            drop = slope * divergence
-            error = np.hypot(slope * fitted.nats * harm_error, fitted.slope_error * divergence)
+    divergence = scale.nats * harm
     return DropTable(
         layers=layers,
         formats=columns,
-        drop=drop,
-        error=error,
+        drop=scale.slope * divergence,
+        error=np.hypot(scale.slope * scale.nats * harm_error, scale.slope_error * divergence),
         divergence=divergence,
         measured=None,
         method=name,
-        slope=slope,
+        slope=scale.slope,
         baseline=evaluator.baseline.accuracy if evaluator else None,
         samples=evaluator.baseline.samples if evaluator else trace.graph.batch,
         evaluations=evaluator.evaluations - before if evaluator else 0,
         seconds=time.perf_counter() - started,
-        measured_plans=measured_plans,
+        measured_plans=scale.measured_plans,
     )
 
 
-def _entry(method: str) -> _Entry:
+def _named(method: str) -> _Estimate:
     if method not in ESTIMATES:
         raise InputError(
             f"There is no sensitivity {method!r}; use measured, {', '.join(ESTIMATES)}, a function "
@@ -149,7 +142,7 @@ def _entry(method: str) -> _Entry:
     return ESTIMATES[method]
 
 
-def _setting(
+def _context(
     source: Evaluator | Trace,
     example_inputs: Inputs | None,
     layers: tuple[str, ...],
@@ -193,36 +186,36 @@ def _setting(
 
 
 def _output_dim(trace: Trace) -> int | None:
-    """Return the dimension of the output that counts samples, as far as nothing has to be run.
+    """Return the dimension of the output that is likely to count samples, without a run.
 
-    What is wrong here shows only in how large estimates without data are, which is a guess anyway.
+    A wrong answer only scales the estimates without data, which are a rule of thumb anyway.
     """
     return 0 if trace.batch_dim is not None else None
 
 
 def _summary(
-    harm: object, setting: EstimateContext, columns: tuple[Format, ...], method: str
+    harm: object, context: EstimateContext, columns: tuple[Format, ...], method: str
 ) -> tuple[Array, Array]:
     """Return the mean over samples and its standard error, (L, K), with a column for float32."""
     values = np.asarray(harm)
     if not np.isfinite(values).all():
         i, k = np.argwhere(~np.isfinite(values).all(0))[0]
         raise DataError(
-            f"The {method} sensitivity of layer {setting.layers[i]!r} as {setting.formats[k]} is "
+            f"The {method} sensitivity of layer {context.layers[i]!r} as {context.formats[k]} is "
             "NaN or infinite; check the weights and the inputs, or use another sensitivity."
         )
-    mean = np.maximum(values.mean(0), 0.0)  # curvature may be estimated below zero
-    # One draw says nothing of its error: it may be all of it.
+    mean = np.maximum(values.mean(0), 0.0)  # an estimated curvature may be negative
+    # The error of a single draw is unknown; it may be as large as the draw.
     error = mean if len(values) < 2 else values.std(0, ddof=1) / len(values) ** 0.5
-    filled = [np.zeros((len(setting.layers), len(columns))) for _ in range(2)]
+    filled = [np.zeros((len(context.layers), len(columns))) for _ in range(2)]
     for k, chosen in enumerate(columns):
-        if chosen in setting.formats:
+        if chosen in context.formats:
             for table, values in zip(filled, (mean, error), strict=True):
-                table[:, k] = values[:, setting.formats.index(chosen)]
+                table[:, k] = values[:, context.formats.index(chosen)]
     return filled[0], filled[1]
 
 
-def _own(
+def _custom(
     method: CustomDrop, layers: tuple[str, ...], columns: tuple[Format, ...]
 ) -> tuple[Array, Array]:
     drop, error = np.zeros((2, len(layers), len(columns)))

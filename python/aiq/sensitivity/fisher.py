@@ -1,7 +1,8 @@
-"""Squared error of what a layer writes, weighted by the Fisher information of each element.
+"""Squared error of a layer's output, weighted by the Fisher information of each element.
 
 Half the Fisher information times the squared error is the divergence that the error causes, to
-second order and as if errors of elements were independent. NVIDIA ModelOpt's ``gradient`` score.
+second order and if the errors of elements are independent. It is the ``gradient`` score of NVIDIA
+ModelOpt.
 """
 
 import torch
@@ -12,17 +13,17 @@ from aiq.sensitivity.context import EstimateContext, alone, writes, written
 from aiq.sensitivity.likelihood import Graph
 
 
-def harm(setting: EstimateContext) -> Tensor:
-    """Return nats, (S, L, K), from one backward pass over each batch."""
-    simulator = setting.simulator
-    generator = torch.Generator().manual_seed(setting.seed)
-    node_of = {name: writes(simulator, name) for name in setting.layers}
+def harm(context: EstimateContext) -> Tensor:
+    """Return the estimated divergence in nats, (S, L, K); each batch takes one backward pass."""
+    simulator = context.simulator
+    generator = torch.Generator().manual_seed(context.seed)
+    node_of = {name: writes(simulator, name) for name in context.layers}
     gradients: dict[str, Tensor] = {}
 
     def differentiate(batch: Inputs) -> None:
-        graph = Graph(simulator, batch, node_of.values(), output_dim=setting.output_dim)
+        graph = Graph(simulator, batch, node_of.values(), output_dim=context.output_dim)
         found = torch.autograd.grad(
-            graph.log_likelihood(setting.classes, generator),
+            graph.log_likelihood(context.classes, generator),
             list(graph.activations.values()),
             allow_unused=True,
             materialize_grads=True,
@@ -32,4 +33,4 @@ def harm(setting: EstimateContext) -> Tensor:
     def judge(rounded: Tensor, exact: Tensor, layer: str) -> Tensor:
         return ((rounded - exact) * gradients[node_of[layer]]).square() / 2
 
-    return alone(setting, written, judge, differentiate)
+    return alone(context, written, judge, differentiate)

@@ -1,8 +1,8 @@
-"""Mean curvature of a layer's weights and of what it writes, times their squared errors: HAWQ-V2.
+"""Mean curvature times squared error, of a layer's weights and of its output: HAWQ-V2.
 
-Half the mean of the Hessian's diagonal times ``||Q(w) - w||^2`` (Dong et al. 2020, arXiv
-1911.03852, equation 8), and the same of the tensor that the layer writes, with activations rounded
-alone. The diagonal is summed by Hutchinson's estimator: the mean of ``v' H v`` over random signs v.
+The harm is half the mean of the Hessian's diagonal times ``||Q(w) - w||^2`` (Dong et al. 2020,
+arXiv 1911.03852, equation 8), plus the same of the layer's output with only activations rounded.
+Hutchinson's estimator gives the trace of the Hessian: the mean of ``v' H v`` over random signs v.
 """
 
 from dataclasses import replace
@@ -16,19 +16,19 @@ from aiq.sensitivity.context import EstimateContext, alone, writes, written
 from aiq.sensitivity.likelihood import Graph
 
 PROBES = 8
-"""Random signs for each batch; each takes about as long as eight runs of the network."""
+"""Draws of random signs for each batch; each takes about as long as eight runs of the network."""
 
 
-def harm(setting: EstimateContext) -> Tensor:
-    """Return nats, (batches x probes, L, K)."""
-    generator = torch.Generator().manual_seed(setting.seed)
-    curvature = torch.cat([_curvature(setting, batch, generator) for batch in setting.batches])
+def harm(context: EstimateContext) -> Tensor:
+    """Return the estimated divergence in nats, (batches x probes, L, K)."""
+    generator = torch.Generator().manual_seed(context.seed)
+    curvature = torch.cat([_curvature(context, batch, generator) for batch in context.batches])
     activations = tuple(
-        replace(f, name=f"{f.name} activations", weight=FP32) for f in setting.formats
+        replace(f, name=f"{f.name} activations", weight=FP32) for f in context.formats
     )
-    error = alone(replace(setting, formats=activations), written, _squared).mean(0)
+    error = alone(replace(context, formats=activations), written, _squared).mean(0)
     return (
-        curvature[:, 0, :, None] * _weight_errors(setting) + curvature[:, 1, :, None] * error
+        curvature[:, 0, :, None] * _weight_errors(context) + curvature[:, 1, :, None] * error
     ) / 2
 
 
@@ -36,35 +36,35 @@ def _squared(rounded: Tensor, exact: Tensor, layer: str) -> Tensor:
     return (rounded - exact).double().square()
 
 
-def _weight_errors(setting: EstimateContext) -> Tensor:
+def _weight_errors(context: EstimateContext) -> Tensor:
     """Return the squared error of each layer's weights in each format, (L, K)."""
-    simulator = setting.simulator
+    simulator = context.simulator
     rows = []
-    for layer in setting.layers:
+    for layer in context.layers:
         exact = simulator.program.constants[simulator.operands[layer].weight]
         rounded = [
             simulator.weight(layer, f.weight, f.weight_granularity, f.activation)
-            for f in setting.formats
+            for f in context.formats
         ]
         rows.append([float((w - exact).double().square().sum()) for w in rounded])
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def _curvature(setting: EstimateContext, batch: Inputs, generator: torch.Generator) -> Tensor:
-    """Return the mean of the Hessian's diagonal, (probes, 2, L): of weights, of what is written.
+def _curvature(context: EstimateContext, batch: Inputs, generator: torch.Generator) -> Tensor:
+    """Return the mean of the Hessian's diagonal for weights and outputs of layers, (probes, 2, L).
 
-    Of the mean loss of a sample for weights; of a sample's own loss for what it writes.
+    For weights it is the Hessian of the mean loss over samples, for outputs of a sample's own loss.
     """
-    simulator, count = setting.simulator, setting.samples(batch)
-    nodes = [writes(simulator, name) for name in setting.layers]
-    graph = Graph(simulator, batch, nodes, setting.layers, setting.output_dim)
-    loss = -graph.log_likelihood(setting.classes, generator)
+    simulator, count = context.simulator, context.samples(batch)
+    nodes = [writes(simulator, name) for name in context.layers]
+    graph = Graph(simulator, batch, nodes, context.layers, context.output_dim)
+    loss = -graph.log_likelihood(context.classes, generator)
     groups = (
-        [graph.weights[name] for name in setting.layers],
+        [graph.weights[name] for name in context.layers],
         [graph.activations[node] for node in nodes],
     )
     draws = torch.zeros(PROBES, len(groups), len(nodes), dtype=torch.float64)
-    for group, variables in enumerate(groups):  # apart: what they share would be noise
+    for group, variables in enumerate(groups):  # separately, as mixed derivatives would be noise
         first = torch.autograd.grad(loss, variables, create_graph=True, materialize_grads=True)
         used = [i for i, gradient in enumerate(first) if gradient.requires_grad]
         for probe in range(PROBES):
@@ -78,6 +78,6 @@ def _curvature(setting: EstimateContext, batch: Inputs, generator: torch.Generat
             )
             for i, (product, sign) in enumerate(zip(products, signs, strict=True)):
                 draws[probe, group, i] = (product * sign).double().sum() / product.numel()
-    # The loss is summed over samples; what is written has elements for each of them, weights not.
+    # The loss is a sum over samples. Outputs have elements for each sample, but weights have not.
     draws[:, 0] /= count
     return draws

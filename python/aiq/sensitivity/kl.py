@@ -1,13 +1,16 @@
-"""Divergence of the network's softmax from the float32 network's, without labels."""
+"""Divergence of the network's softmax from that of the float32 network; it needs no labels."""
 
 from torch import Tensor
 
 from aiq.sensitivity.context import EstimateContext, alone, class_axis, output, relative_error
 
 
-def harm(setting: EstimateContext) -> Tensor:
-    """Return nats, mean over a sample's positions, (S, L, K); without classes, as ``sqnr``."""
-    return alone(setting, output, _divergence if setting.classes else _error)
+def harm(context: EstimateContext) -> Tensor:
+    """Return the divergence in nats, (S, L, K), as a mean over the positions of a sample.
+
+    An output without classes has no softmax; then the harm is that of ``sqnr``.
+    """
+    return alone(context, output, _divergence if context.classes else _error)
 
 
 def _divergence(rounded: Tensor, exact: Tensor, layer: str) -> Tensor:

@@ -1,7 +1,7 @@
-"""The loss whose derivatives say how much an error matters, with targets drawn from the network.
+"""The log-likelihood whose derivatives weight errors, with targets drawn from the network.
 
-A network's own softmax is drawn from, not the labels: then the mean square of the gradient is the
-Fisher information, half of which is the divergence per squared error, whatever the labels are
+Targets are drawn from the network's own softmax rather than taken from labels. Then the mean square
+of the gradient is the Fisher information, half of which is the divergence per squared error
 (Kunstner et al. 2019, arXiv 1905.12558).
 """
 
@@ -24,20 +24,22 @@ class Graph:
     simulator
         Runs the network.
     batch
-        Its inputs.
+        Inputs of the network.
     nodes
-        Activations to differentiate by.
+        Names of the nodes whose values to differentiate by.
     weights
-        Layers whose weights to differentiate by.
+        Names of the layers whose weights to differentiate by.
     output_dim
-        The dimension of the output that counts samples; ``None``: one call is one sample.
+        Dimension of the output that counts samples; ``None`` if one call is one sample.
 
     Attributes
     ----------
-    activations, weights
-        Node name or layer name -> tensor.
+    activations
+        Node name -> value of the node.
+    weights
+        Layer name -> weight of the layer.
     logits
-        The network's output, samples first.
+        Output of the network, with the samples as its first dimension.
     """
 
     def __init__(
@@ -70,18 +72,19 @@ class Graph:
             self.logits = samples_first(main_output(program.finish(values)), output_dim)
 
     def _leaf(self, name: str, value: Tensor) -> Tensor:
-        """Keep a value to differentiate by; what does not depend on such a value becomes one."""
+        """Keep a value to differentiate by; if it has no gradient yet, let it require one."""
         if not value.requires_grad and value.is_floating_point():
             value = value.detach().requires_grad_()
         self.activations[name] = value
         return value
 
     def log_likelihood(self, classes: bool, generator: torch.Generator) -> Tensor:
-        """Return the log-likelihood of targets drawn from the network's output, summed.
+        """Return the log-likelihood of targets drawn from the network's output, a sum over samples.
 
-        Logits of `classes`: of one class for each position, divided by the positions of a sample.
-        Others: their projection on a random direction, so that half its mean square is the relative
-        squared error.
+        With `classes`, a class is drawn for each position; the sum over the P positions of a sample
+        is divided by the square root of P, so that squared gradients are means over positions.
+        Without, the result is the projection of the output on a random direction, scaled so that
+        half the mean square is the relative squared error.
         """
         logits = self.logits
         axis = class_axis(logits)

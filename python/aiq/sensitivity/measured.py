@@ -1,13 +1,14 @@
-"""Every layer alone in every format, on the user's data.
+"""Measure every layer alone in every format, on the user's data.
 
-A single layer costs a fraction of a percentage point, which drowns in the noise of a few thousand
-samples. The divergence of the network's softmax from the float32 network's does not: it grows with
-every sample whose logits move, and adds up over layers as independent errors do. So drops are
-divergences times one slope, the accuracy lost per nat, fitted where it matters: on whole networks.
+The drop of a single layer is a fraction of a percentage point, which a few thousand samples cannot
+measure. They can measure the divergence of the network's softmax from that of the float32 network:
+every sample whose logits change contributes to it, and it adds up over layers as independent errors
+do. A drop is therefore the divergence times one slope, the drop per nat, which is fitted to whole
+networks.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -28,39 +29,33 @@ def measure(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> DropTable:
-    """Measure the divergence that each layer alone causes in each format, and what it costs.
+    """Measure the divergence that each layer alone causes in each format, and the drop per nat.
 
     Parameters
     ----------
     evaluator
-        Of the model on the user's data.
+        Evaluator of the model on the user's data.
     formats
         Columns of the table.
     joint
-        Whether every ``wNaM`` is measured as it is. Otherwise its divergence is the sum of those of
-        its weights alone and of its activations alone, which are independent errors: 14 instead of
-        49 measurements a layer for all widths of 2 to 8. Default: whichever measures less.
+        Whether every ``wNaM`` is measured as it is. Otherwise its divergence is the sum of that of
+        its weights alone and that of its activations alone, which are independent errors; all
+        widths from 2 to 8 then take 14 measurements a layer instead of 49. By default, whichever
+        takes fewer measurements.
     precision
-        Standard error of a drop (as a fraction) at which a measurement may stop before it has seen
-        all samples; it also may at a tenth of the drop. 0: never.
+        Standard error of a drop, as a fraction, at which a measurement may stop before it has seen
+        all samples. It may also stop at a tenth of the drop. With 0 it sees all samples.
     seed
-        Of the mixed plans that are measured as a whole.
+        Seed of the random mixed plans that are measured as a whole.
     progress
-        Called with what is going on, steps done, steps in all.
+        Called with the name of the stage, the steps done, and the number of steps.
     """
     started, evaluations = time.perf_counter(), evaluator.evaluations
     columns = parse_all(formats)
-    kernels_of: dict[Format, tuple[Format, ...]] = {
-        f: (f.kernel,) for f in columns if f != REFERENCE
-    }
-    parts = {f: _parts(f.kernel) for f in kernels_of}
-    atoms = tuple(dict.fromkeys(atom for pair in parts.values() for atom in pair))
-    kernels = tuple(dict.fromkeys(f.kernel for f in kernels_of))
-    joint = len(atoms) >= len(kernels) if joint is None else joint
-    if joint:
-        parts, atoms = kernels_of, kernels
+    parts, joint = _parts(columns, joint)
+    measured = _distinct(parts)
     layers = tuple(layer.name for layer in evaluator.trace.graph.quantizable)
-    plans = [{layer: atom} for layer in layers for atom in atoms]
+    plans = [{layer: part} for layer in layers for part in measured]
     tolerance = precision / drop_scale.guess(evaluator)
 
     def enough(evaluation: Evaluation) -> bool:
@@ -70,19 +65,17 @@ def measure(
     found = evaluator.evaluate_many(
         plans, enough if precision else None, _named(progress, "single layers")
     )
-    shape = (len(layers), len(atoms))
 
-    def column(name: str) -> dict[Format, Array]:
-        values = np.array([getattr(evaluation, name) for evaluation in found]).reshape(shape)
-        return dict(zip(atoms, values.T, strict=True))
+    def total(values: list[float]) -> Array:
+        """Return the sum over the parts of each format, (L, K), of one value for each plan."""
+        rows = np.reshape(values, (len(layers), len(measured))).T
+        of = dict(zip(measured, rows, strict=True))
+        zero = np.zeros(len(layers))
+        return np.stack([sum((of[part] for part in parts.get(f, ())), zero) for f in columns], 1)
 
-    kl, kl_error, drop = column("kl"), column("kl_error"), column("drop")
-    zero = np.zeros(len(layers))
-    divergence = np.stack([sum((kl[a] for a in parts.get(f, ())), zero) for f in columns], 1)
-    variance = np.stack(
-        [sum((kl_error[a] ** 2 for a in parts.get(f, ())), zero) for f in columns], 1
-    )
-    fitted = drop_scale.fit(
+    divergence = total([e.kl for e in found])
+    variance = total([e.kl_error**2 for e in found])
+    scale = drop_scale.fit(
         evaluator,
         layers,
         columns,
@@ -94,22 +87,37 @@ def measure(
     return DropTable(
         layers=layers,
         formats=columns,
-        drop=fitted.slope * divergence,
-        error=np.hypot(fitted.slope * np.sqrt(variance), fitted.slope_error * divergence),
+        drop=scale.slope * divergence,
+        error=np.hypot(scale.slope * np.sqrt(variance), scale.slope_error * divergence),
         divergence=divergence,
-        measured=np.stack([sum((drop[a] for a in parts.get(f, ())), zero) for f in columns], 1),
+        measured=total([e.drop for e in found]),
         method="measured" if joint else "measured, weights and activations apart",
-        slope=fitted.slope,
+        slope=scale.slope,
         baseline=evaluator.baseline.accuracy,
         samples=evaluator.baseline.samples,
         evaluations=evaluator.evaluations - evaluations,
         seconds=time.perf_counter() - started,
-        measured_plans=fitted.measured_plans,
+        measured_plans=scale.measured_plans,
     )
 
 
-def _parts(chosen: Format) -> tuple[Format, ...]:
-    """Return formats that round only the weights and only the activations of `chosen`."""
+_Parts = Mapping[Format, tuple[Format, ...]]
+
+
+def _parts(columns: Sequence[Format], joint: bool | None) -> tuple[_Parts, bool]:
+    """Return the formats whose measurements add up to each column, and whether that is one each."""
+    whole = {f: (f.kernel,) for f in columns if f != REFERENCE}
+    apart = {f: _apart(f.kernel) for f in whole}
+    joint = len(_distinct(apart)) >= len(_distinct(whole)) if joint is None else joint
+    return whole if joint else apart, joint
+
+
+def _distinct(parts: _Parts) -> list[Format]:
+    return list(dict.fromkeys(part for found in parts.values() for part in found))
+
+
+def _apart(chosen: Format) -> tuple[Format, ...]:
+    """Return the formats that round only the weights and only the activations of `chosen`."""
     if not (chosen.quantizes_weights and chosen.quantizes_activations):
         return (chosen,)
     weights = replace(chosen, name=f"w{chosen.weight.bits}", activation=FP32, compute=FP32)

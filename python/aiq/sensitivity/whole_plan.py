@@ -1,9 +1,9 @@
-"""A look at a plan as a whole, on few samples: what it will lose on all of them.
+"""Predict the accuracy drop of a whole plan from a few samples.
 
-The sum of the drops of a plan's layers is off by a fifth or so, as their errors enlarge and cancel
-one another. The divergence of the whole network in the plan's formats is not; it takes a few
-hundred samples to tell, where a drop of accuracy takes thousands, and times the drop per nat it is
-a drop.
+The sum of the drops of a plan's layers is wrong by about a fifth, because the errors of layers
+enlarge and cancel one another. The divergence of the whole network in the plan's formats has no
+such error. A few hundred samples suffice to measure it, where a drop of accuracy takes thousands.
+Its product with the drop per nat predicts the drop.
 """
 
 from collections.abc import Mapping
@@ -15,23 +15,23 @@ from aiq.formats import Format
 from aiq.sensitivity.drop_scale import FEWEST_SAMPLES
 
 PRECISION = 0.1
-"""Relative standard error of the divergence at which a look ends."""
+"""Relative standard error of the divergence at which the measurement stops."""
 
 ERROR = 0.2
-"""Relative standard error of a drop seen so: of the divergence, and of what a nat costs."""
+"""Relative standard error of a predicted drop: that of the divergence and of the drop per nat."""
 
 
-def look(evaluator: Evaluator, drops: DropTable, formats: Mapping[str, Format]) -> float:
-    """Return the accuracy drop of a plan, as a fraction, predicted by a look at the whole.
+def predict_drop(evaluator: Evaluator, drops: DropTable, formats: Mapping[str, Format]) -> float:
+    """Return the accuracy drop of a plan, as a fraction, predicted from a few samples.
 
     Parameters
     ----------
     evaluator
-        Of the model on data; the first few hundred samples are used.
+        Evaluator of the model on data; its first few hundred samples are used.
     drops
-        Of the same model: what a nat of divergence costs is read from it.
+        Drop table of the same model, from which the drop per nat of divergence is read.
     formats
-        The plan: layer name -> format; layers not named stay float32.
+        The plan: layer name -> format. Layers that are not named stay float32.
 
     Raises
     ------
@@ -40,17 +40,17 @@ def look(evaluator: Evaluator, drops: DropTable, formats: Mapping[str, Format]) 
     """
     if drops.drop_per_nat is None:
         raise InputError(
-            "These drops do not say what a nat of divergence costs, so a look tells nothing; "
-            "measure or estimate them on data."
+            "This drop table has no drop per nat of divergence, so it predicts no whole plan; "
+            "measure or estimate the drops on data."
         )
     return drops.drop_per_nat * divergence(evaluator, formats)
 
 
 def divergence(evaluator: Evaluator, formats: Mapping[str, Format]) -> float:
-    """Return the divergence of a plan in nats, to a tenth of itself."""
-    return evaluator.evaluate(formats, _seen).kl
+    """Return the divergence of a plan in nats, with a relative standard error of `PRECISION`."""
+    return evaluator.evaluate(formats, _precise).kl
 
 
-def _seen(evaluation: Evaluation) -> bool:
+def _precise(evaluation: Evaluation) -> bool:
     wanted = PRECISION * evaluation.kl
     return evaluation.samples >= FEWEST_SAMPLES and evaluation.kl_error <= wanted

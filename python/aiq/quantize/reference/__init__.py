@@ -1,1 +1,1 @@
-"""Integers alone: what a quantised network computes, as a reference for the simulation."""
+"""A quantised network in integer arithmetic only: a reference for the simulation."""

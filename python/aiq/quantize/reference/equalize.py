@@ -1,13 +1,13 @@
-"""Cross-layer equalisation: the same function, with weights whose channels are of equal size.
+"""Cross-layer equalisation: give the channels of a weight equal ranges without changing the model.
 
-Where one layer alone reads what another writes, channel i of the tensor between them can be made
-1/s_i of what it was: the writer's weights and bias are divided by s_i, the reader's weights are
-multiplied by it, and so are the bounds of a clamp such as ReLU6 divided. With
-``s_i = sqrt(r_i / t_i)``, where r_i and t_i are the largest weights with which the channel is
-written and read, both become ``sqrt(r_i t_i)``. One scale then fits all channels of a tensor.
+If only one layer reads the output of another, channel i of the tensor between them can be divided
+by a factor s_i. The writer's weights and bias and the bounds of a clamp such as ReLU6 are divided
+by s_i, and the reader's weights are multiplied by it. With ``s_i = sqrt(r_i / t_i)``, where r_i and
+t_i are the largest weights with which the channel is written and read, both become
+``sqrt(r_i t_i)``. One scale then fits all channels of a tensor.
 
-Source: Nagel et al. 2019 (arXiv 1906.04721), section 4.1; the paper replaces ReLU6 by ReLU, which
-changes the function, where here each channel gets a bound of its own.
+Source: Nagel et al. 2019 (arXiv 1906.04721), section 4.1. The paper replaces ReLU6 by ReLU, which
+changes the function; here each channel gets its own bound instead.
 """
 
 import copy
@@ -24,10 +24,10 @@ from aiq.graph.simplify import name_of
 from aiq.quantize.fold import constant, output_axis, set_operand
 
 SWEEPS = 100
-"""Most passes over all pairs; a chain of pairs converges in a few tens."""
+"""Largest number of passes over all pairs; a chain of pairs converges in a few tens."""
 
 CONVERGED = 1e-4
-"""Relative change of a channel at which nothing is left to do."""
+"""Largest relative change of a channel in the last pass."""
 
 _HOMOGENEOUS = {"relu", "leaky_relu"}
 _CLAMPS = {"hardtanh", "relu6"}
@@ -40,22 +40,21 @@ class _Pair(NamedTuple):
 
 
 def equalize(trace: Trace) -> Trace:
-    """Return a trace that computes the same with equalised weights.
+    """Return a trace that computes the same function with equalised weights.
 
-    It helps where all channels of a weight share one scale; with a scale per channel there is
-    nothing to gain on the writer's side.
+    This helps if all channels of a weight share one scale. With a scale per channel, it gains
+    nothing for the weights of the writer.
 
     Parameters
     ----------
     trace
-        Folded trace, see `aiq.quantize.fold.fold`; left as it is. Folding the result changes
-        nothing, so it can be evaluated and compiled like any trace.
+        Folded trace, see `aiq.quantize.fold.fold`; it is not changed.
 
     Returns
     -------
     Trace
-        Outputs agree to float32 rounding, about 1e-5 of the largest. Layers that share a weight
-        have one of their own each.
+        The equalised trace, which can be evaluated and compiled like any other. Its outputs agree
+        to float32 rounding, about 1e-5 of the largest. Layers that shared a weight no longer do.
     """
     module = fx.GraphModule(trace.module, copy.deepcopy(trace.module.graph))
     nodes = {node.name: node for node in module.graph.nodes}
@@ -95,7 +94,7 @@ def equalize(trace: Trace) -> Trace:
 
 
 def _pairs(trace: Trace, nodes: dict[str, fx.Node]) -> Iterator[_Pair]:
-    """Yield the layers of which one alone reads, channel by channel, what another writes."""
+    """Yield pairs of layers where only the reader reads the writer's output, channel by channel."""
     readers = {nodes[layer.nodes[0]]: layer for layer in trace.graph.quantizable}
     for layer in trace.graph.quantizable:
         writer, tail = nodes[layer.nodes[0]], nodes[layer.nodes[-1]]
@@ -120,7 +119,7 @@ def _spatial(layer: Layer) -> int:
 
 def _double(head: fx.Node, name: str, module: fx.GraphModule) -> Tensor:
     value = constant(head, name, module)
-    assert value is not None, "asked for where it is"
+    assert value is not None, "the caller has checked that the operand exists"
     return value.double().clone(memory_format=torch.contiguous_format)
 
 
@@ -136,9 +135,9 @@ def _shaped(values: Tensor, weight: Tensor) -> Tensor:
 
 
 def _clamp_channels(module: fx.GraphModule, node: fx.Node, gain: Tensor) -> None:
-    """Make `node` a clamp with bounds of its own for each channel; it keeps its name."""
+    """Turn `node` into a clamp with bounds for each channel; the node keeps its name."""
     limits = bounds(node)
-    assert limits is not None, "chosen by its name"
+    assert limits is not None, "the operator was chosen because it is a clamp"
     source = argument(node, "input", node.args[0])
     with module.graph.inserting_before(node):
         operands = []

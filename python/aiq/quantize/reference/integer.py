@@ -1,21 +1,20 @@
-"""Integer arithmetic alone: the reference of what a quantised network computes.
+"""A network in integer arithmetic only: the reference of what a quantised network computes.
 
 With ``r = S (q - Z)`` for weights w, input x and output y, a layer with bias b computes
 
-``q_y = Z_y + M (sum_k (q_w - Z_w) (q_x - Z_x) + b / (S_w S_x))``, ``M = S_w S_x / S_y``,
+``q_y = Z_y + M (sum_k (q_w - Z_w) (q_x - Z_x) + b / (S_w S_x))``, ``M = S_w S_x / S_y``.
 
-and the sum expands into products of stored integers and terms that are known beforehand or cheap:
-``sum q_w q_x - Z_x sum q_w - Z_w sum q_x + sum Z_w Z_x``. Padding is a real zero, so what falls
-outside the image is absent from every term. Sums are held in 32 bits, which is proved for each
-layer before it runs. M is no integer; it is written as ``2^-n M_0``, M_0 in [0.5, 1) in 31 bits.
+The sum expands into ``sum q_w q_x - Z_x sum q_w - Z_w sum q_x + sum Z_w Z_x``: products of stored
+integers, and terms that are constant or cheap. Padding is a real zero, so positions outside the
+image are absent from every term. Sums are kept in 32 bits; before a layer runs, it is proved that
+they fit. M is not an integer; it is written as ``2^-n M_0``, M_0 in [0.5, 1) with 31 bits.
 
-What fuses into a layer works on its sums: ReLU is a maximum, ReLU6 a clamp at ``6 / (S_w S_x)``, a
-residual is rescaled and added. Scales are constants: no real number depends on the input.
+Operators that fuse into a layer work on its sums (`aiq.quantize.reference.operators`). All scales
+are constants, so no real number depends on the input.
 
-Sources: Jacob et al. 2018 (arXiv 1712.05877), sections 2.2 to 2.4.
+Source: Jacob et al. 2018 (arXiv 1712.05877), sections 2.2 to 2.4.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,98 +29,10 @@ from aiq.graph.export import Inputs
 from aiq.quantize.affine import Affine
 from aiq.quantize.operands import Operands
 from aiq.quantize.program import Step, Values
+from aiq.quantize.reference.fixed_point import INT32, Multiplier, fixed_point
+from aiq.quantize.reference.operators import Codes, Sums, operate, sums_of
 from aiq.quantize.rounding import DYNAMIC
 from aiq.quantize.simulate import Formats, Simulator
-
-INT32 = torch.iinfo(torch.int32)
-
-GUARD_BITS = 12
-"""Bits below the coarser scale with which an addition adds: its rounding is then invisible."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Multiplier:
-    """A positive real number as ``2^-shift * mantissa / 2^31``.
-
-    Attributes
-    ----------
-    mantissa
-        int64, below 2^31: M_0 in [0.5, 1) with 31 bits.
-    shift
-        int64, n in -30..31.
-    """
-
-    mantissa: Tensor
-    shift: Tensor
-
-    def rescale(self, values: Tensor) -> Tensor:
-        """Return `values`, int32, times this number: int32, saturated.
-
-        One product of 64 bits, one shift, rounded to nearest, ties up. (gemmlowp shifts and rounds
-        twice, and can be one off.)
-        """
-        places = 31 + self.shift
-        product = values.long() * self.mantissa + (1 << (places - 1))
-        return (product >> places).clamp_(INT32.min, INT32.max).int()
-
-
-def fixed_point(ratio: Tensor) -> Multiplier:
-    """Return the multiplier nearest to `ratio`, float64: 31 significant bits.
-
-    Raises
-    ------
-    InputError
-        If a ratio is not between 0 and 2^30.
-    """
-    if not ((ratio > 0) & (ratio < 2.0**30)).all():
-        raise InputError(
-            "Scales differ by a factor of 2^30 or more, so integers cannot be rescaled; check the "
-            "weights and the calibration data for values out of all proportion."
-        )
-    mantissa, exponent = torch.frexp(ratio)
-    digits = (mantissa * 2.0**31).round().long()
-    carry = digits == 1 << 31
-    digits, shift = torch.where(carry, 1 << 30, digits), -exponent.long() - carry.long()
-    # Shifted by 63 places or more, every product of 62 bits rounds to zero.
-    return Multiplier(torch.where(shift > 31, 0, digits), shift.clamp(max=31))
-
-
-def power_of_two(ratio: Tensor) -> Multiplier:
-    """Return the power of two nearest to `ratio` in its exponent: rescaling is a shift.
-
-    Exact where scales are powers of two (``Simulator(power_of_two=True)``), else off by a factor
-    of up to the square root of two.
-    """
-    return fixed_point(ratio.log2().round().exp2())
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Sums:
-    """Real numbers as ``scale * values``.
-
-    Attributes
-    ----------
-    values
-        int32.
-    scale
-        float64, of a shape that broadcasts: one, or one per channel.
-    """
-
-    values: Tensor
-    scale: Tensor
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Codes:
-    """A stored activation: the integers of `affine`, int32."""
-
-    codes: Tensor
-    affine: Affine
-
-    @property
-    def sums(self) -> Sums:
-        """The same real numbers, without zero point."""
-        return Sums(self.codes - self.affine.zero_point, self.affine.scale.double())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,17 +41,19 @@ class IntegerLayer:
 
     Attributes
     ----------
-    nodes, names
-        Graph nodes that it covers, and those that its main operator reads.
+    nodes
+        Graph nodes that the layer covers.
+    names
+        Graph nodes that its main operator reads.
     input, output
-        Grids on which it reads and writes; `output` is ``None`` where it writes a result of the
-        network.
+        Quantisers of its input and output; `output` is ``None`` if the layer writes a result of
+        the network.
     weight
         Stored weights.
     bias
-        int32, of a shape that broadcasts over the sums, in units of `scale`.
+        Bias in units of `scale`: int32, in a shape that broadcasts over the sums.
     scale
-        Of the sums: float64, of the same shape, ``S_w S_x``.
+        Scale of the sums, ``S_w S_x``: float64, of the shape of `bias`.
     """
 
     nodes: tuple[str, ...]
@@ -153,17 +66,17 @@ class IntegerLayer:
 
 
 class IntegerNetwork:
-    """A network whose layers compute in integers alone.
+    """A network whose layers compute in integers only.
 
     Parameters
     ----------
     simulator
-        Its scales, weights and biases are taken over, so that each layer agrees with its own to a
-        step of what it writes.
+        Simulator of the same network. Its scales, weights and biases are used, so that the output
+        of each layer agrees with the simulated one to a quantisation step.
     formats
-        Layer name -> format; each must quantise weights and activations.
+        Layer name -> format; each format must quantise weights and activations.
     multiplier
-        How ratios of scales become integers: `fixed_point` or `power_of_two`.
+        Function that represents ratios of scales by integers: `fixed_point` or `power_of_two`.
 
     Raises
     ------
@@ -193,7 +106,7 @@ class IntegerNetwork:
         self._tails = {layer.nodes[-1]: layer for layer in self.layers.values()}
 
     def run(self, inputs: Inputs) -> object:
-        """Return what the model returns on `inputs`: all in integers, and results as float32."""
+        """Return the model's outputs on `inputs`, as float32; the layers compute in integers."""
         values = self._program.start(inputs)
         for step in self._program.steps:
             values[step.name] = self._call(step, values)
@@ -202,14 +115,14 @@ class IntegerNetwork:
         return self._program.finish(values)
 
     def run_layer(self, layer: str, operands: Values) -> Any:  # noqa: ANN401  (Codes, or Tensor)
-        """Return what one layer writes: `Codes`, or float32 where it is a result of the network.
+        """Return the output of one layer: `Codes`, or float32 if it is a result of the network.
 
         Parameters
         ----------
         layer
-            Name.
+            Name of the layer.
         operands
-            Node name -> what the layer reads: `Codes`, or real numbers for its main operator.
+            Node name -> value that the layer reads: `Codes`, or real numbers for its main operator.
         """
         values = dict(operands)
         for node in self.layers[layer].nodes:
@@ -222,7 +135,7 @@ class IntegerNetwork:
         if head is not None:
             value = self._multiply(step, head, values)
         else:
-            value = _operate(step, *self._program.arguments(step, values, {}))
+            value = operate(step, *self._program.arguments(step, values, {}))
         if tail is None:
             return value
         if tail.output is None:
@@ -230,14 +143,14 @@ class IntegerNetwork:
         return self._store(value, tail.output)
 
     def _multiply(self, step: Step, layer: IntegerLayer, values: Values) -> Sums:
-        """Return the sums of a layer's main operator."""
+        """Return the sums that a layer's main operator computes."""
         names = layer.names
         rest = {} if names.bias is None else {names.bias: None}
 
         def product(x: Tensor, weight: Tensor) -> Tensor:
             operands = {names.input: x, names.weight: weight, **rest}
             args, kwargs = self._program.arguments(step, {}, operands)
-            if len(args) > _DILATION:  # of which PyTorch's integer convolutions know nothing
+            if len(args) > _DILATION:  # PyTorch's integer convolutions ignore dilation
                 x, weight, *options = args
                 dilation = options[_DILATION - 2]
                 weight = _dilated(weight, dilation)
@@ -247,7 +160,7 @@ class IntegerNetwork:
             return result
 
         def transposed(x: Tensor, weight: Tensor) -> Tensor:
-            # PyTorch has no integer kernel; float64 holds these integers and their sums exactly.
+            # PyTorch has no integer kernel for this; float64 holds the integers and sums exactly.
             operands = {names.input: x.double(), names.weight: weight.double(), **rest}
             args, kwargs = self._program.arguments(step, {}, operands)
             result: Tensor = step.function(*args, **kwargs)
@@ -258,15 +171,15 @@ class IntegerNetwork:
         return Sums(accumulate(multiply, read, layer.weight) + layer.bias, layer.scale)
 
     def _read(self, value: Any, grid: Affine) -> Codes:  # noqa: ANN401  (Codes, Sums, or Tensor)
-        """Return `value` on the grid on which a layer reads it."""
+        """Return `value` as stored integers of the quantiser `grid`."""
         if isinstance(value, Tensor):  # an input of the network
             return Codes(grid.quantize(value), grid)
         if isinstance(value, Codes) and value.affine is grid:
             return value
-        return self._store(_sums(value), grid)
+        return self._store(sums_of(value), grid)
 
     def _store(self, value: Sums, grid: Affine) -> Codes:
-        """Return `value` rounded to a grid."""
+        """Return `value` rounded to the integers of the quantiser `grid`."""
         steps = self._multiplier(value.scale / grid.scale.double()).rescale(value.values)
         low, high = grid.scheme.low - grid.zero_point, grid.scheme.high - grid.zero_point
         return Codes(steps.clamp_(low, high) + grid.zero_point, grid)
@@ -277,7 +190,7 @@ _DILATION = 5
 
 
 def _dilated(weight: Tensor, dilation: Sequence[int]) -> Tensor:
-    """Return `weight` with the zeros between its taps written out."""
+    """Return `weight` with explicit zeros between its taps."""
     sizes = [(n - 1) * d + 1 for n, d in zip(weight.shape[2:], dilation, strict=True)]
     result = weight.new_zeros((*weight.shape[:2], *sizes))
     taps: list[Any] = [slice(None, None, d) for d in dilation]
@@ -291,10 +204,12 @@ def accumulate(product: Callable[[Tensor, Tensor], Tensor], x: Codes, weight: Co
     Parameters
     ----------
     product
-        Any operator that is linear in both, of an input and a weight; output channels are
-        dimension 1, or the last one of a linear layer.
-    x, weight
-        Stored integers with one zero point, and with one for all or for each output channel.
+        Operator of an input and a weight that is linear in each. Output channels are dimension 1,
+        or the last dimension of a linear layer.
+    x
+        Stored input, with one zero point.
+    weight
+        Stored weight, with one zero point or one for each output channel.
     """
     zero, ones = x.affine.zero_point, torch.ones_like(x.codes[:1])
     total = product(x.codes, weight.codes) - zero * product(ones, weight.codes)
@@ -308,8 +223,8 @@ def accumulate(product: Callable[[Tensor, Tensor], Tensor], x: Codes, weight: Co
 def _integer_layer(simulator: Simulator, layer: Layer, chosen: Format) -> IntegerLayer:
     if not (chosen.quantizes_weights and chosen.quantizes_activations):
         raise InputError(
-            f"Layer {layer.name!r} is {chosen}, which is not computed in integers; give every "
-            "layer a format such as w8a8."
+            f"Layer {layer.name!r} has the format {chosen}, which is not computed in integers; "
+            "give every layer a format such as w8a8."
         )
     names, granularity = simulator.operands[layer.name], chosen.weight_granularity
     exact = simulator.program.constants[names.weight]
@@ -348,95 +263,5 @@ def _check_sums(layer: str, codes: Tensor, read: Affine, bias: Tensor) -> None:
 
 
 def _per_channel(values: Tensor, weight: Tensor) -> Tensor:
-    """Return one value per output channel in a shape that broadcasts over what a layer computes."""
+    """Return one value per output channel in a shape that broadcasts over the layer's sums."""
     return values.view(-1, *[1] * (weight.ndim - 2))
-
-
-def _sums(value: Codes | Sums) -> Sums:
-    return value.sums if isinstance(value, Codes) else value
-
-
-def _operate(step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
-    """Call an operator without weights; integers make it one on integers."""
-    integers = next((x for x in args if isinstance(x, (Codes, Sums))), None)
-    if integers is None:
-        return step.function(*args, **kwargs)
-    name = step.operator
-    if name in _OPERATORS:
-        args = tuple(_sums(x) if isinstance(x, Codes) else x for x in args)
-        result = _OPERATORS[name](*args, **kwargs)
-        if result is not None:
-            return result
-    elif name in _MOVES:
-        if isinstance(integers, Codes):
-            moved = step.function(integers.codes, *args[1:], **kwargs)
-            return Codes(moved, integers.affine) if isinstance(moved, Tensor) else moved
-        moved = step.function(integers.values, *args[1:], **kwargs)
-        return Sums(moved, integers.scale) if isinstance(moved, Tensor) else moved
-    raise InputError(
-        f"Operator {name!r} (node {step.name!r}) has no form in integers here; run the network "
-        "with the simulator."
-    )
-
-
-_MOVES = frozenset(
-    {"view", "reshape", "_unsafe_view", "flatten", "squeeze", "unsqueeze", "permute", "transpose"}
-    | {"clone", "sym_size", "max_pool1d", "max_pool2d", "max_pool3d"}
-)
-"""Operators that choose among integers, and compute none."""
-
-
-def _relu(x: Sums) -> Sums:
-    return Sums(x.values.clamp(min=0), x.scale)
-
-
-def _clamp(x: Sums, low: Tensor | float | None = None, high: Tensor | float | None = None) -> Sums:
-    def bound(value: Tensor | float | None, extreme: int) -> Tensor:
-        value = torch.as_tensor(extreme * x.scale if value is None else value).double()
-        return (value / x.scale).round().clamp(INT32.min, INT32.max).int()
-
-    values = torch.maximum(x.values, bound(low, INT32.min))
-    return Sums(torch.minimum(values, bound(high, INT32.max)), x.scale)
-
-
-def _hardtanh(x: Sums, low: float = -1.0, high: float = 1.0) -> Sums:
-    return _clamp(x, low, high)
-
-
-def _relu6(x: Sums) -> Sums:
-    return _clamp(x, 0.0, 6.0)
-
-
-def _add(x: object, y: object, alpha: float = 1) -> Sums | None:
-    if not (isinstance(x, Sums) and isinstance(y, Sums)) or alpha != 1:
-        return None
-    common = torch.maximum(x.scale, y.scale) / 2.0**GUARD_BITS
-    one, other = (fixed_point(z.scale / common).rescale(z.values).long() for z in (x, y))
-    return Sums((one + other).clamp_(INT32.min, INT32.max).int(), common)
-
-
-def _mean(
-    x: Sums, dim: Sequence[int] | None = None, keepdim: bool = False, dtype: object = None
-) -> Sums | None:
-    if x.scale.numel() > 1 or dtype is not None:
-        return None
-    dims = tuple(range(x.values.ndim)) if dim is None else tuple(dim)
-    count = math.prod(x.values.shape[d] for d in dims)
-    total = x.values.sum(dims, keepdim).clamp_(INT32.min, INT32.max)
-    return Sums(total.int(), x.scale / count)
-
-
-def _adaptive_avg_pool2d(x: Sums, output_size: Sequence[int]) -> Sums | None:
-    return _mean(x, (-2, -1), keepdim=True) if tuple(output_size) == (1, 1) else None
-
-
-_OPERATORS: dict[str, Callable[..., Sums | None]] = {
-    "relu": _relu,
-    "relu6": _relu6,
-    "hardtanh": _hardtanh,
-    "clamp": _clamp,
-    "add": _add,
-    "mean": _mean,
-    "adaptive_avg_pool2d": _adaptive_avg_pool2d,
-}
-"""Operators in integers; ``None`` where their arguments have no such form."""
