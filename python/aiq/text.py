@@ -1,7 +1,9 @@
 """Numbers with their units, and plain tables, for reading."""
 
+import io
 from collections.abc import Iterable
 
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -36,3 +38,10 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> 
     for row in rows:
         result.add_row(*map(Text, row))  # names are text, not markup
     return result
+
+
+def plain(shown: RenderableType) -> str:
+    """Return what a terminal of 120 columns without colours would show."""
+    stream = io.StringIO()
+    Console(file=stream, width=120, color_system=None).print(shown)
+    return stream.getvalue().rstrip()

@@ -15,6 +15,15 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "Run the main job on a trained ResNet-20: search, plan, prediction beside measurement.",
     ),
     "search": ("aiq.cli.search:search", "Choose a format for every layer of a model."),
+    "show": ("aiq.cli.report:show", "Show a saved plan: what it buys, and every layer's format."),
+    "frontier": (
+        "aiq.cli.report:frontier",
+        "Show the plans at other budgets that a search kept: time, accuracy drop, formats.",
+    ),
+    "report": (
+        "aiq.cli.report:report",
+        "Write a plan as one HTML page with its frontier, layers, roofline and network.",
+    ),
     "compare": (
         "aiq.cli.measure:compare",
         "Time a plan against float32 on this machine, and set the prediction beside.",

@@ -1,13 +1,11 @@
 """A plan: which format every layer gets, what that is predicted to buy, and how sure we are."""
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
 import msgspec
-from rich.console import Console
 
 from aiq import files
 from aiq.errors import InputError
@@ -16,8 +14,11 @@ from aiq.formats import parse as parse_format
 from aiq.graph import BatchDim
 from aiq.plan import show
 from aiq.plan.certificate import SolveSummary
+from aiq.plan.frontier import PlanFrontier
 from aiq.plan.tables import PlanTables
 from aiq.plan.timed import Shortlist
+from aiq.report import Comparable, Measured, frame, html
+from aiq.text import plain
 from aiq.typed import (
     Count,
     Name,
@@ -235,13 +236,51 @@ class Plan:
         """
         return read_json(path, cls, what=_WHAT, advice=_ADVICE, schema=SCHEMA, older=_OLDER)
 
-    def __str__(self) -> str:
+    def frontier(self) -> PlanFrontier:
+        """Return the plans at other budgets that the search kept; nothing is measured anew.
 
-        console = Console(file=io.StringIO(), width=120, color_system=None)
-        console.print(show.plan(self))
-        stream = console.file
-        assert isinstance(stream, io.StringIO)
-        return stream.getvalue().rstrip()
+        Raises
+        ------
+        InputError
+            If the plan was saved by an older version, which kept none.
+        """
+        if self.tables is None:
+            raise InputError(
+                "The plan was saved by an older version, which kept no other plans; search again."
+            )
+        return PlanFrontier(
+            layers=tuple(layer.name for layer in self.layers),
+            formats=self.tables.formats,
+            unit=self.tables.unit,
+            level=self.predicted.level,
+            points=self.tables.frontier,
+        )
+
+    def report(
+        self, path: str | Path, comparison: str | Path | Comparable | Measured | None = None
+    ) -> None:
+        """Write the plan to `path` as one HTML page, which needs no network.
+
+        Parameters
+        ----------
+        path
+            The file to write.
+        comparison
+            What `aiq.compare` returned, or a file that ``aiq compare --json`` wrote: the page then
+            shows measured times beside predicted ones.
+
+        Raises
+        ------
+        InputError
+            If the comparison cannot be read, or the file cannot be written.
+        """
+        files.write_atomic(path, html(self, comparison))
+
+    def _repr_html_(self) -> str:
+        return frame(html(self))
+
+    def __str__(self) -> str:
+        return plain(show.plan(self))
 
 
 def _from_v1(document: dict[str, Any]) -> dict[str, Any]:

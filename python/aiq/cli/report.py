@@ -1,0 +1,48 @@
+"""``aiq show``, ``aiq frontier`` and ``aiq report``: a saved plan, looked at again."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aiq import files
+from aiq.cli.common import JsonOption, err, out, print_json
+from aiq.plan import Plan
+from aiq.plan import show as as_text
+
+PlanArgument = Annotated[Path, typer.Argument(help="A plan that `aiq search -o` wrote.")]
+
+
+def show(plan: PlanArgument, json_: JsonOption = False) -> None:
+    """Show a saved plan: what it buys, and every layer's format."""
+    found = Plan.load(plan)
+    if json_:
+        sys.stdout.write(found.to_json())
+    else:
+        out.print(as_text.plan(found))
+
+
+def frontier(plan: PlanArgument, json_: JsonOption = False) -> None:
+    """Show the plans at other budgets that a search kept: time, accuracy drop, formats."""
+    found = Plan.load(plan).frontier()
+    if json_:
+        print_json(found.to_dict())
+    else:
+        out.print(found.table())
+
+
+def report(
+    plan: PlanArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")] = Path(
+        "report.html"
+    ),
+    comparison: Annotated[
+        Path | None,
+        typer.Option(help="What `aiq compare --json` wrote: measured times beside predicted ones."),
+    ] = None,
+) -> None:
+    """Write a plan as one HTML page with its frontier, layers, roofline and network."""
+    files.check_target(output)
+    Plan.load(plan).report(output, comparison)
+    err.print(f"saved {output}", markup=False, highlight=False)

@@ -1,0 +1,76 @@
+"""The plans at other budgets, as they can be read, printed and counted."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.table import Table
+
+from aiq.plan.tables import FrontierPoint
+from aiq.text import count, duration, plain, points, table
+
+
+@dataclass(frozen=True, slots=True)
+class PlanFrontier:
+    """Plans by predicted accuracy drop, ascending: the frontier, every uniform plan, the chosen.
+
+    Attributes
+    ----------
+    layers, formats
+        Names of the layers, and of the formats that points refer to by position.
+    unit
+        What the search minimised: ``seconds`` or ``bytes``.
+    level
+        Cost model behind the seconds; ``roofline`` is a lower bound.
+    points
+        The plans. No plan is cheaper at the drop of one that is `optimal`.
+    """
+
+    layers: tuple[str, ...]
+    formats: tuple[str, ...]
+    unit: str
+    level: str
+    points: tuple[FrontierPoint, ...]
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __iter__(self) -> Iterator[FrontierPoint]:
+        return iter(self.points)
+
+    def plan(self, point: FrontierPoint) -> dict[str, str]:
+        """Return layer -> format of a point."""
+        return {n: self.formats[k] for n, k in zip(self.layers, point.formats, strict=True)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON takes it."""
+        return asdict(self)
+
+    def table(self) -> Table:
+        """Return the points for reading."""
+        bound = ">= " if self.level == "roofline" else ""
+        columns = ["<plan", "<frontier", "time", "bytes moved", "weights", "drop"]
+        columns += ["measured", "at most", "<layers"]
+        rows = (
+            (
+                point.name,
+                "yes" if point.optimal else "",
+                bound + duration(point.seconds),
+                f"{count(point.bytes)}B",
+                f"{count(point.weight_bytes)}B",
+                points(point.drop),
+                "" if point.measured_drop is None else points(point.measured_drop),
+                "" if point.drop_limit is None else points(point.drop_limit),
+                self._mix(point),
+            )
+            for point in self.points
+        )
+        return table("", columns, rows)
+
+    def _mix(self, point: FrontierPoint) -> str:
+        found = Counter(self.formats[k] for k in point.formats)
+        return ", ".join(f"{n} {name}" for name, n in found.most_common())
+
+    def __str__(self) -> str:
+        return plain(self.table())

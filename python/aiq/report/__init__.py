@@ -1,0 +1,6 @@
+"""What a person looks at: a plan as one HTML page that needs no network."""
+
+from aiq.report.measured import Comparable, Measured
+from aiq.report.page import frame, html
+
+__all__ = ["Comparable", "Measured", "frame", "html"]

@@ -1,0 +1,326 @@
+"""The JSON that the page shows: every number and sentence of it is computed here."""
+
+from typing import TYPE_CHECKING, Any
+
+from aiq.formats import REFERENCE
+from aiq.formats import parse as parse_format
+from aiq.report import drawing
+from aiq.report.facts import commands, facts
+from aiq.report.measured import Measured
+from aiq.report.sentence import described, drop, gain, mix
+from aiq.text import count, duration, points
+
+if TYPE_CHECKING:  # a plan shows itself through this room
+    from aiq.plan import Plan, Prediction
+    from aiq.plan.tables import FrontierPoint, PlanTables
+
+NO_TABLES = (
+    "This plan keeps no tables, because an older version saved it: the frontier, the roofline, the "
+    "graph and the heat map are missing. Search again to see them."
+)
+LOWER_BOUND = (
+    "Times are lower bounds, from the peaks of the machine alone, so no speed-up is stated. "
+    "`aiq calibrate` makes them predictions."
+)
+NOT_SOLVED = (
+    "This search measured whole plans only, so it knows no other plan to put on the frontier."
+)
+SINGLE = "The frontier is a single plan: no other one is faster at any accuracy drop."
+NOT_COMPARED = (
+    "Nothing was timed layer by layer. `aiq compare --layers --json` does that, and "
+    "`aiq report --comparison` shows it here."
+)
+NO_ENERGY = "Energy is left out: the hardware profile states none for an operation or a byte."
+
+
+def document(plan: "Plan", measured: Measured | None) -> dict[str, Any]:
+    """Return all that the page shows of a plan."""
+    view = _View(plan, measured)
+    names = [layer.name for layer in plan.layers]
+    return {
+        "title": f"{plan.model} on {plan.hardware}",
+        "answer": view.answer(),
+        "notes": view.notes(),
+        "formats": view.formats(),
+        "lowerBound": view.lower_bound,
+        "layers": [view.layer(i, short) for i, short in enumerate(drawing.short(names))],
+        "unit": view.unit,
+        "budget": view.budget(),
+        "points": [view.point(p) for p in view.frontier],
+        "slider": view.slider(),
+        "chosen": view.chosen,
+        "edges": [list(edge) for edge in view.tables.edges] if view.tables else [],
+        "conversions": view.conversions(),
+        "roofline": view.roofline(),
+        "measured": view.compared(),
+        "table": view.table(),
+        "gainHeading": view.gain_heading(),
+        "tableNotes": [NO_ENERGY],
+        "facts": [list(row) for row in facts(plan)],
+        "commands": commands(plan),
+    }
+
+
+class _View:
+    """A plan with its tables, or with what an old plan has instead of them."""
+
+    def __init__(self, plan: "Plan", measured: Measured | None) -> None:
+        self.plan, self.measured = plan, measured
+        self.tables: PlanTables | None = plan.tables
+        self.lower_bound = plan.predicted.level != "calibrated"
+        used = dict.fromkeys([REFERENCE.name, *(layer.format for layer in plan.layers)])
+        self.names = list(used) if self.tables is None else list(self.tables.formats)
+        self.frontier: tuple[FrontierPoint, ...] = self.tables.frontier if self.tables else ()
+        self.unit = self.tables.unit if self.tables else "seconds"
+        self.places = drawing.places(
+            len(plan.layers), self.tables.edges if self.tables else ()
+        )  # of the layers in the picture of the graph
+        self.chosen = next((i for i, p in enumerate(self.frontier) if p.name == "plan"), -1)
+
+    def answer(self) -> dict[str, Any]:
+        """Return the sentence, in parts."""
+        plan, found = self.plan, gain(self.plan, self.measured)
+        formats = [layer.format for layer in plan.layers]
+        known = plan.provenance
+        where = [
+            f"runtime {known['runtime']}" if known.get("runtime") else "",
+            f"batch {known['batch']}" if known.get("batch") else "",
+            f"profile {plan.hardware}",
+        ]
+        main = max(dict.fromkeys(formats), key=formats.count)
+        layers = f"{formats.count(main)} of {len(formats)} layers in {described(main)}"
+        return {
+            "figure": found.figure,
+            "words": found.words,
+            "how": found.how,
+            "measured": found.measured,
+            "drop": drop(plan),
+            "dropMeasured": plan.accuracy is not None,
+            "layers": layers + ("" if described(main) == main else f" ({main})"),
+            "where": ", ".join(word for word in where if word),
+        }
+
+    def notes(self) -> list[str]:
+        """Return what is missing and why, each in one sentence."""
+        found = []
+        if self.tables is None:
+            found.append(NO_TABLES)
+        elif len(self.frontier) == 1 and self.frontier[0].name == "plan":
+            found.append(NOT_SOLVED if not self.frontier[0].optimal else SINGLE)
+        elif len({p.formats for p in self.frontier if p.optimal}) <= 1:
+            found.append(SINGLE)
+        if self.lower_bound:
+            found.append(LOWER_BOUND)
+        return found
+
+    def formats(self) -> list[dict[str, Any]]:
+        """Return name, words and colour of each format."""
+        colours = drawing.colours(self.names)
+        return [
+            {"name": name, "words": described(name), "colour": colour}
+            for name, colour in zip(self.names, colours, strict=True)
+        ]
+
+    def layer(self, i: int, short: str) -> dict[str, Any]:
+        """Return one layer, in all formats where tables are kept."""
+        row, tables = self.plan.layers[i], self.tables
+        chosen = self.names.index(row.format)
+        size = len(self.names)
+        found: dict[str, Any] = {
+            "name": row.name,
+            "short": short,
+            "op": row.op,
+            "format": chosen,
+            "why": row.why,
+            "work": f"{count(row.flops)} FLOP, {count(row.weight_elements)} weights",
+        }
+        if tables is None:
+            # what an old plan knows: shares of the cost of float32, and what the format saves
+            share: list[float | None] = [None] * size
+            share[chosen], share[0] = row.share * (1 - row.saving), row.share
+            drops: list[float | None] = [None] * size
+            drops[chosen], drops[0] = row.drop, 0.0
+            return found | {"cost": share, "drop": drops, "allowed": [0, chosen]}
+        cost = tables.seconds if self.unit == "seconds" else tables.bytes
+        return found | {
+            "cost": list(cost[i]),
+            "drop": list(tables.drop[i]),
+            "allowed": list(tables.allowed[i]),
+            "roof": [
+                _on_roof(row.flops, *x)
+                for x in zip(tables.bytes[i], tables.seconds[i], strict=True)
+            ],
+            "place": list(self.places[i]),
+        }
+
+    def budget(self) -> float | None:
+        """Return the accuracy drop that the search allowed."""
+        allowed = self.plan.provenance.get("max_drop")
+        weighted = self.plan.provenance.get("lam") is not None
+        return float(allowed) if isinstance(allowed, int | float) and not weighted else None
+
+    def slider(self) -> list[int]:
+        """Return the points that the slider passes: the frontier, and the plan itself."""
+        return [i for i, p in enumerate(self.frontier) if p.optimal or p.name == "plan"]
+
+    def point(self, p: "FrontierPoint") -> dict[str, Any]:
+        """Return a plan on or beside the frontier, with its words."""
+        formats = [self.names[k] for k in p.formats]
+        return {
+            "name": p.name,
+            "cost": p.seconds if self.unit == "seconds" else p.bytes,
+            "drop": p.drop,
+            "measured": p.measured_drop,
+            "limit": p.drop_limit,
+            "optimal": p.optimal,
+            "formats": list(p.formats),
+            "words": {
+                "gain": self.gain(p),
+                "time": self.time(p.seconds),
+                "drop": f"{points(p.drop)} predicted",
+                "measured": ""
+                if p.measured_drop is None or p.drop_limit is None
+                else f"{points(p.measured_drop)} measured, at most {points(p.drop_limit)}",
+                "size": f"{count(p.weight_bytes)}B",
+                "mix": mix(formats),
+            },
+        }
+
+    @property
+    def in_time(self) -> bool:
+        """Whether plans are compared by time: two lower bounds on time are never divided."""
+        return self.unit == "seconds" and not self.lower_bound
+
+    def gain_heading(self) -> str:
+        """Return what `ratio` is a ratio of."""
+        return "speed-up, predicted" if self.in_time else "fewer bytes"
+
+    def ratio(self, now: "FrontierPoint | Prediction") -> str:
+        """Return how many times as fast as float32 a plan is, or how many times fewer its bytes."""
+        before = self.plan.baseline
+        above, below = (before.seconds, now.seconds) if self.in_time else (before.bytes, now.bytes)
+        return f"{above / below:.2f}x" if below > 0 else ""
+
+    def gain(self, p: "FrontierPoint") -> str:
+        """Return the ratio in words."""
+        words = "the speed of float32, predicted" if self.in_time else "fewer bytes than float32"
+        return f"{self.ratio(p)} {words}"
+
+    def time(self, seconds: float) -> str:
+        """Return a predicted time, marked where it is a lower bound."""
+        return ("at least " if self.lower_bound else "") + duration(seconds)
+
+    def conversions(self) -> list[dict[str, Any]]:
+        """Return the costs between layers."""
+        found = self.tables.conversions if self.tables and self.unit == "seconds" else ()
+        return [
+            {"source": x.source, "target": x.target, "cost": [list(r) for r in x.seconds]}
+            for x in found
+        ]
+
+    def roofline(self) -> dict[str, Any] | None:
+        """Return the roofs of the machine, in FLOP/s and bytes/s."""
+        tables = self.tables
+        if tables is None or not tables.peaks_gflops or not tables.memory_gbps:
+            return None
+        wanted = {parse_format(name).compute.name for name in self.names}
+        return {
+            "peaks": [[d, g * 1e9] for d, g in tables.peaks_gflops.items() if d in wanted],
+            "memory": [[name, g * 1e9] for name, g in tables.memory_gbps.items()],
+        }
+
+    def compared(self) -> dict[str, Any] | None:
+        """Return prediction beside measurement, layer by layer if there is that."""
+        found = self.measured
+        if found is None:
+            return None
+        rows = [
+            [name, found.predicted_seconds[name], *_interval(found[name].seconds)]
+            for name in ("fp32", "plan")
+        ]
+        return {
+            "words": f"{found.runtime}, noise {100 * found.timing.noise:.1f} %, intervals of "
+            f"{100 * found.timing.confidence:g} %",
+            "lowerBound": found.level != "calibrated",
+            "whole": rows,
+            "layers": [
+                {
+                    "name": x.layer,
+                    "format": self.names.index(x.format) if x.format in self.names else -1,
+                    "predicted": x.predicted,
+                    "measured": x.measured,
+                }
+                for x in found.layers
+                if x.measured is not None
+            ],
+            "note": "" if found.layers else NOT_COMPARED,
+        }
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return uniform precisions and the plan: a table after HAWQ-V3."""
+        rows = [
+            self._row(p.name, [self.names[k] for k in p.formats], i, p)
+            for i, p in enumerate(self.frontier)
+            if p.name
+        ]
+        if not rows:
+            plan = self.plan
+            rows = [
+                self._old_row("fp32", [REFERENCE.name] * len(plan.layers)),
+                self._old_row("plan", [layer.format for layer in plan.layers]),
+            ]
+        # the chosen plan last, after the uniform ones from the most bits to the fewest
+        return sorted(rows, key=lambda row: (row["name"] == "plan", -row["operations"]))
+
+    def _row(self, name: str, formats: list[str], index: int, p: "FrontierPoint") -> dict[str, Any]:
+        loss = points(p.drop)
+        if p.measured_drop is not None:
+            loss = f"{points(p.measured_drop)} measured"
+        operations = self._bit_operations(formats)
+        return {
+            "name": name,
+            "words": mix(formats) if name == "plan" else described(name),
+            "point": index,
+            "operations": operations,
+            "cells": [
+                f"{count(p.weight_bytes)}B",
+                count(operations),
+                f"{count(p.bytes)}B",
+                self.time(p.seconds),
+                self.ratio(p),
+                loss,
+            ],
+        }
+
+    def _old_row(self, name: str, formats: list[str]) -> dict[str, Any]:
+        plan, operations = self.plan, self._bit_operations(formats)
+        own = plan.predicted if name == "plan" else plan.baseline
+        loss = plan.predicted_drop if plan.accuracy is None else plan.accuracy.drop
+        return {
+            "name": name,
+            "words": mix(formats) if name == "plan" else described(name),
+            "point": -1,
+            "operations": operations,
+            "cells": [
+                f"{count(own.weight_bytes)}B",
+                count(operations),
+                f"{count(own.bytes)}B",
+                self.time(own.seconds),
+                self.ratio(own),
+                points(loss if name == "plan" else 0.0),
+            ],
+        }
+
+    def _bit_operations(self, formats: list[str]) -> float:
+        """Return the BOPs of a plan: multiplications x bits of a weight x bits of an activation."""
+        rows = zip(self.plan.layers, formats, strict=True)
+        return sum(layer.flops / 2 * drawing.bits(name) for layer, name in rows)
+
+
+def _on_roof(flops: int, moved: float, seconds: float) -> list[float] | None:
+    """Return FLOP/byte and FLOP/s of a layer, or ``None`` if it has no place on a roofline."""
+    return [flops / moved, flops / seconds] if flops and moved and seconds else None
+
+
+def _interval(found: Any) -> list[float]:  # noqa: ANN401
+    return [found.value, found.low, found.high]

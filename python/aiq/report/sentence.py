@@ -1,0 +1,100 @@
+"""The answer in one sentence, and whether it was predicted or measured."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aiq.formats import Format, Kind
+from aiq.formats import parse as parse_format
+from aiq.report.measured import Measured
+from aiq.text import points
+
+if TYPE_CHECKING:  # a plan shows itself through this room
+    from aiq.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """What a plan buys.
+
+    Attributes
+    ----------
+    figure, words
+        ``3.2x`` and ``faster than float32``.
+    how
+        Where the figure comes from, with its interval.
+    measured
+        Whether a stopwatch says so.
+    """
+
+    figure: str
+    words: str
+    how: str
+    measured: bool
+
+
+def gain(plan: "Plan", measured: Measured | None) -> Gain:
+    """Return what a plan buys: measured if it was measured, else predicted.
+
+    Two lower bounds on time are never divided: then the gain is in bytes.
+    """
+    if measured is not None:
+        ratio = measured["plan"].speedup
+        how = f"measured, {ratio.low:.2f} to {ratio.high:.2f}"
+        return _faster(ratio.value, f"{how} in {measured.runtime}", measured=True)
+    timed = plan.shortlist
+    if timed is not None and {"fp32", timed.chosen} <= {row.name for row in timed.plans}:
+        ratio_ = timed["fp32"].seconds / timed[timed.chosen].seconds
+        return _faster(ratio_, f"measured in {timed.runtime}", measured=True)
+    now, before = plan.predicted, plan.baseline
+    if plan.objective == "throughput" and now.level == "calibrated" and now.seconds > 0:
+        how, tables = "predicted", plan.tables
+        if tables is not None and tables.spread is not None and 0 not in tables.spread:
+            low, high = sorted(before.seconds / now.seconds / s for s in tables.spread)
+            how = f"predicted, {low:.1f} to {high:.1f}"
+        return _faster(before.seconds / now.seconds, how, measured=False)
+    if now.bytes <= 0:
+        return Gain("1.0x", "fewer bytes moved than float32", "predicted", measured=False)
+    return Gain(
+        f"{before.bytes / now.bytes:.1f}x",
+        "fewer bytes moved than float32",
+        "counted, no time is claimed",
+        measured=False,
+    )
+
+
+def _faster(ratio: float, how: str, *, measured: bool) -> Gain:
+    if ratio < 0.995:
+        return Gain(f"{ratio:.2f}x", "the speed of float32", how, measured)
+    if ratio < 1.005:
+        return Gain("As fast", "as float32", how, measured)
+    return Gain(
+        f"{ratio:.1f}x" if ratio >= 1.95 else f"{ratio:.2f}x", "faster than float32", how, measured
+    )
+
+
+def drop(plan: "Plan") -> str:
+    """Return what a plan loses, in words."""
+    scores = plan.accuracy
+    if scores is None:
+        return f"estimated accuracy drop {points(plan.predicted_drop)}, not measured"
+    limit = f"at most {points(scores.drop_limit)} with {100 * scores.confidence:g} %"
+    return f"accuracy drop {points(scores.drop)} ({limit}, {scores.samples:,} samples)"
+
+
+def mix(names: list[str]) -> str:
+    """Return how many layers have which format, most first: ``19 w8a8, 2 fp32``."""
+    return ", ".join(f"{n} {name}" for name, n in Counter(names).most_common())
+
+
+def described(name: str) -> str:
+    """Return what the field calls a format: ``w8a8`` is ``int8``, ``w4`` is ``int4 weights``."""
+    found: Format = parse_format(name)
+    if found.weight.kind is Kind.FLOAT:
+        return {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[found.name]
+    weights, group = found.weight.name, found.weight_granularity.group
+    if not found.quantizes_activations:
+        return f"{weights} weights" + (f" in groups of {group}" if group else "")
+    activations = found.activation.name
+    both = weights if weights == activations else f"{weights} weights, {activations} activations"
+    return both + (f", {described(found.between.name)} between" if name.endswith("bf16") else "")
