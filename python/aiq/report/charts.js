@@ -34,7 +34,7 @@ function frontier() {
   for (const t of drops.ticks) {
     svg.append(line(left, y(t), right, y(t), "grid"), text(left - 8, y(t) + 4, digits(100 * t), { "text-anchor": "end" }));
   }
-  const what = doc.unit === "seconds" ? `${doc.lowerBound ? "lower bound on time" : "predicted time"} of a batch` : "bytes moved";
+  const what = doc.unit === "seconds" ? `${doc.lowerBound ? "lower bound on time" : measured.length ? "time" : "predicted time"} of a batch` : "bytes moved";
   svg.append(text(right, bottom + 36, `${what}, ${unit}`, { "text-anchor": "end" }), text(4, 12, `accuracy drop, pp${drops.note}`));
   if (doc.budget !== null && doc.budget <= high) {
     svg.append(line(left, y(doc.budget), right, y(doc.budget), "budget"));
@@ -45,12 +45,16 @@ function frontier() {
   svg.append(draw("path", { d: steps.join(""), class: "path" }));
   doc.points.forEach((p, i) => svg.append(frontierMark(p, i, x, y, high)));
   const taken = [];
-  for (const p of doc.points.filter((q) => q.name)) svg.append(frontierLabel(p, x(p.cost), y(p.drop), right, p.drop > high, taken));
+  for (const p of doc.points.filter((q) => q.name)) {
+    const above = p.drop > high;
+    svg.append(frontierLabel(above ? `${p.name} (${percentPoints(p.drop)})` : p.name, x(p.cost), y(p.drop), right, above, taken));
+  }
   for (const [name, , value, from, to] of measured) {
     const p = doc.points.find((q) => q.name === name);
     const at = y(p ? p.measured ?? p.drop : 0);
     svg.append(line(x(from), at, x(to), at, "whisker"));
     svg.append(draw("rect", { x: x(value) - 5, y: at - 5, width: 10, height: 10, class: "solid", "data-tip": `${name}, measured: ${cost(value)} (${cost(from)} to ${cost(to)})` }));
+    svg.append(frontierLabel(`${name}, measured`, x(value), at, right, false, taken));
   }
   const p = doc.points[state.point];
   if (p) {
@@ -78,11 +82,10 @@ function frontierMark(p, i, x, y, high) {
   return group;
 }
 
-function frontierLabel(p, px, py, right, above, taken) {
-  const words = above ? `${p.name} (${percentPoints(p.drop)})` : p.name;
+function frontierLabel(words, px, py, right, above, taken) {
   const end = px + 10 + 8 * words.length > right;
   let at = py + (above ? 22 : -10);
-  while (taken.some(([qx, qy]) => Math.abs(qx - px) < 60 && Math.abs(qy - at) < 14)) at += above ? 14 : -14;
+  while (taken.some(([qx, qy]) => Math.abs(qx - px) < (words.length > 8 ? 100 : 60) && Math.abs(qy - at) < 14)) at += above ? 14 : -14;
   taken.push([px, at]);
   return text(end ? px - 6 : px + 6, at, words, { class: "strong", "text-anchor": end ? "end" : "start", "pointer-events": "none" });
 }
@@ -92,7 +95,7 @@ function frontierLabel(p, px, py, right, above, taken) {
 const GUTTER = 64; // room for what is left of both
 
 function layerColumns(width) {
-  const step = (width - GUTTER - 4) / doc.layers.length;
+  const step = Math.min(80, (width - GUTTER - 4) / doc.layers.length);
   return { at: (i) => GUTTER + i * step, step, gap: Math.min(3, step / 6) };
 }
 
@@ -102,7 +105,8 @@ function bars() {
   const incoming = doc.layers.map(() => 0);
   for (const edge of converted.values()) incoming[edge.target] += edge.price;
   const wide = $("bars").clientWidth / doc.layers.length >= 13;
-  const names = wide ? 90 : 18;
+  const longest = Math.max(...doc.layers.map((layer) => Math.min(15, layer.short.length)));
+  const names = wide ? 18 + 5 * longest : 18;
   const [svg, width] = canvas($("bars"), 210 + names, `Cost of ${doc.layers.length} layers in float32 and in the plan`);
   const columns = layerColumns(width);
   const own = (layer, k) => layer.cost[k] ?? 0;
@@ -180,26 +184,29 @@ function inspector() {
 
 function graph() {
   const places = doc.layers.map((layer) => layer.place);
-  const lanes = Math.max(...places.map(([, lane]) => lane)) + 1;
   const box = $("graph").clientWidth;
   const across = Math.max(4, Math.floor(box / 46));
   const step = box / across;
-  const deep = 36 + 34 * lanes;
-  const rows = Math.floor(Math.max(...places.map(([column]) => column)) / across) + 1;
+  const lanes = []; // of each row
+  for (const [column, lane] of places) {
+    const row = Math.floor(column / across);
+    lanes[row] = Math.max(lanes[row] ?? 1, lane + 1);
+  }
+  const tops = lanes.map((_, row) => lanes.slice(0, row).reduce((sum, n) => sum + 36 + 34 * n, 0));
   const formats = current();
   const converted = conversionsOf(formats);
-  const [svg] = canvas($("graph"), rows * deep + 8, `Network of ${doc.layers.length} layers, ${converted.size} conversions`);
+  const [svg] = canvas($("graph"), tops.at(-1) + 36 + 34 * lanes.at(-1), `Network of ${doc.layers.length} layers, ${converted.size} conversions`);
   const at = places.map(([column, lane]) => {
     const row = Math.floor(column / across);
     const turn = column % across; // every other row runs back, so that neighbours stay together
-    return [(row % 2 ? across - 1 - turn : turn) * step + step / 2, row * deep + 36 + 34 * lane, row];
+    return [(row % 2 ? across - 1 - turn : turn) * step + step / 2, tops[row] + 36 + 34 * lane, row];
   });
   const nodes = draw("g", {});
   for (const [source, target] of doc.edges) {
     const [[x1, y1, r1], [x2, y2, r2]] = [at[source], at[target]];
     const far = r1 === r2 && Math.abs(x2 - x1) > 1.5 * step && y1 === y2;
     const bend = far ? y1 - 46 : (y1 + y2) / 2;
-    const d = far || r1 !== r2 ? `M${x1} ${y1}Q${(x1 + x2) / 2 + (r1 !== r2 && x1 === x2 ? 14 : 0)} ${bend} ${x2} ${y2}` : `M${x1} ${y1}L${x2} ${y2}`;
+    const d = far ? `M${x1} ${y1}Q${(x1 + x2) / 2} ${bend} ${x2} ${y2}` : `M${x1} ${y1}L${x2} ${y2}`;
     const edge = converted.get(`${source}-${target}`);
     svg.append(draw("path", { d, class: edge ? "converted" : "edge" }));
     if (!edge) continue;
@@ -234,14 +241,18 @@ function roofline() {
   for (const t of decades(...xs, width / 90)) svg.append(line(x(t), top, x(t), bottom, "grid"), text(x(t), bottom + 18, digits(t), { "text-anchor": "middle" }));
   for (const t of decades(...ys, 7)) svg.append(line(left, y(t), right, y(t), "grid"), text(left - 6, y(t) + 4, prefixed(t, ""), { "text-anchor": "end" }));
   svg.append(text(right, bottom + 36, "FLOP/byte", { "text-anchor": "end" }), text(left + 6, top + 2, "FLOP/s"));
+  let [before, above] = [-100, -100]; // where the last label of a cache is
   for (const [name, bandwidth] of memory) {
     const [from, to] = [Math.max(xs[0], ys[0] / bandwidth), highest / bandwidth];
     if (to <= xs[0]) continue;
     const main = bandwidth === slowest;
     svg.append(line(x(from), y(from * bandwidth), x(to), y(highest), main ? "roof" : "cache"));
-    const middle = Math.sqrt(from * to);
-    if (main) svg.append(text(x(middle) + 8, y(middle * bandwidth) + 12, `${name} ${prefixed(bandwidth, "B/s")}`));
-    else svg.append(text(x(from) + 3, y(from * bandwidth) - 3, name, { style: "font-size:10px" }));
+    const [lx, ly] = [x(from), y(from * bandwidth)];
+    if (main) svg.append(text(lx + 30, Math.min(ly + 8, bottom - 6), `${name} ${prefixed(bandwidth, "B/s")}`));
+    else if (Math.abs(ly - above) > 11 || Math.abs(lx - before) > 20) {
+      svg.append(text(lx + 3, ly - 3, name, { style: "font-size:10px" }));
+      [before, above] = [lx, ly];
+    }
   }
   for (const [name, peak] of peaks) {
     svg.append(line(x(Math.max(xs[0], peak / slowest)), y(peak), right, y(peak), "roof"), text(right - 2, y(peak) - 5, `${name} ${prefixed(peak, "FLOP/s")}`, { "text-anchor": "end" }));

@@ -161,7 +161,12 @@ class _View:
 
     def slider(self) -> list[int]:
         """Return the points that the slider passes: the frontier, and the plan itself."""
-        return [i for i, p in enumerate(self.frontier) if p.optimal or p.name == "plan"]
+        chosen = {p.formats for p in self.frontier if p.name == "plan"}
+        return [
+            i
+            for i, p in enumerate(self.frontier)
+            if p.name == "plan" or (p.optimal and p.formats not in chosen)
+        ]
 
     def point(self, p: "FrontierPoint") -> dict[str, Any]:
         """Return a plan on or beside the frontier, with its words."""

@@ -138,7 +138,7 @@ function setUpControls() {
   slider.max = String(doc.slider.length - 1);
   slider.addEventListener("input", () => select(doc.slider[Number(slider.value)]));
   $("slide").hidden = doc.slider.length < 2;
-  if (doc.slider.length < 2) $("slide").style.display = "none";
+  if (doc.unit === "bytes") $("cheap").textContent = "few bytes";
   $("reset").addEventListener("click", () => select(doc.chosen));
   $("legend").append(
     ...doc.formats.map((f) =>

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from aiq.formats import Format, Kind
+from aiq.formats import REFERENCE, Format, Kind
 from aiq.formats import parse as parse_format
 from aiq.report.measured import Measured
 from aiq.text import points
@@ -47,6 +47,8 @@ def gain(plan: "Plan", measured: Measured | None) -> Gain:
         ratio_ = timed["fp32"].seconds / timed[timed.chosen].seconds
         return _faster(ratio_, f"measured in {timed.runtime}", measured=True)
     now, before = plan.predicted, plan.baseline
+    if all(layer.format == REFERENCE.name for layer in plan.layers):
+        return Gain("Stay", "with float32", "predicted: no cheaper plan holds", measured=False)
     if plan.objective == "throughput" and now.level == "calibrated" and now.seconds > 0:
         how, tables = "predicted", plan.tables
         if tables is not None and tables.spread is not None and 0 not in tables.spread:

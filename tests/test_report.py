@@ -1,0 +1,332 @@
+"""The report: what it says, that no name runs in it, and how it behaves in a browser."""
+
+import dataclasses
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+import torch
+from torch import nn
+
+import aiq
+from aiq.errors import InputError
+from aiq.report import drawing, html
+from aiq.report.sentence import described
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>{{ data }}"
+
+
+def network(layers):
+    torch.manual_seed(0)
+    middle = [nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()) for _ in range(layers - 2)]
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), *middle, nn.Flatten(), nn.Linear(16 * 16 * 16, 10)
+    ).eval()
+
+
+def searched(model, inputs, **options):
+    settings = {"hw": "epyc_zen4_2vcpu", "runtime": "openvino", "max_drop": 0.002} | options
+    return aiq.search(model, example_inputs=inputs, **settings)
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return searched(network(5), torch.randn(8, 3, 16, 16))
+
+
+@pytest.fixture(scope="module")
+def plans(plan):
+    """Plans of many shapes: name -> plan."""
+    two = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    roofline = searched(two, torch.randn(4, 64), hw="xeon_2vcpu", runtime=None)
+    hostile = tuple(
+        dataclasses.replace(layer, name=f"{HOSTILE}.{i}", why=HOSTILE)
+        for i, layer in enumerate(plan.layers)
+    )
+    return {
+        "plan": plan,
+        "sixty layers": searched(network(60), torch.randn(1, 3, 16, 16)),
+        "one layer": searched(nn.Sequential(nn.Linear(64, 10)), torch.randn(4, 64)),
+        "one point": searched(two, torch.randn(4, 64), formats="fp32"),
+        "lower bounds": roofline,
+        "bytes": searched(two, torch.randn(4, 64), hw="xeon_2vcpu", objective="intensity"),
+        "old": aiq.Plan.from_json(version_1(plan)),
+        "hostile": dataclasses.replace(plan, model=HOSTILE, layers=hostile),
+    }
+
+
+def version_1(plan):
+    document = json.loads(plan.to_json()) | {"schema": "aiq/plan/v1"}
+    del document["tables"]
+    document["predicted_loss"] = document.pop("predicted_drop")
+    for name in ("budget", "factor"):
+        document["proof"][f"loss_{name}"] = document["proof"].pop(f"drop_{name}")
+    for layer in document["layers"]:
+        layer["loss"] = layer.pop("drop")
+    return json.dumps(document)
+
+
+@pytest.fixture
+def comparison(plan, tmp_path):
+    def candidate(name, seconds):
+        interval = {"value": seconds, "low": 0.9 * seconds, "high": 1.1 * seconds}
+        ratio = {"value": 0.002 / seconds, "low": 0.0019 / seconds, "high": 0.0021 / seconds}
+        return {"name": name, "seconds": interval, "speedup": ratio, "verdict": "faster"}
+
+    rows = [
+        {"layer": layer.name, "format": layer.format, "predicted": 1e-5, "measured": 2e-5}
+        for layer in plan.layers
+    ]
+    path = tmp_path / "comparison.json"
+    timing = {"timings": [candidate("fp32", 0.002), candidate("plan", 0.0008)]}
+    document = {
+        "runtime": "openvino",
+        "hardware": "epyc_zen4_2vcpu",
+        "level": "calibrated",
+        "predicted_seconds": {"fp32": 0.002, "plan": 0.001},
+        "timing": timing | {"noise": 0.02, "confidence": 0.95},
+        "layers": rows,
+        "what a later version adds": 1,
+    }
+    path.write_text(json.dumps(document))
+    return path
+
+
+class Elements(HTMLParser):
+    """Collects elements, attributes that name an address, and the text of scripts."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.addresses, self.scripts = [], [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [v for k, v in attrs if k in {"src", "href", "srcset", "action", "data"}]
+
+    def handle_data(self, data):
+        if self.tags[-1:] == ["script"]:
+            self.scripts.append(data)
+
+
+def shown(plan, comparison=None):
+    return json.loads(Elements(html(plan, comparison)).scripts[0])
+
+
+def test_one_small_file_without_addresses(plans):
+    for name, plan in plans.items():
+        page = html(plan)
+        found = Elements(page)
+        assert len(page.encode()) < 200_000, name
+        assert found.addresses == []
+        assert found.tags.count("script") == 2
+        assert not {"img", "link", "iframe", "object", "base"} & set(found.tags)
+        assert re.findall(r"https?://[^\"\s]+", page) == ["http://www.w3.org/2000/svg"]
+        assert html(plan) == page
+
+
+def test_hostile_names_stay_text(plans):
+    page = html(plans["hostile"])
+    assert "owned" in page
+    assert "<script>document" not in page
+    assert "onerror=alert(1)>" not in page
+    names = [layer["name"] for layer in shown(plans["hostile"])["layers"]]
+    assert names == [layer.name for layer in plans["hostile"].layers]
+    assert Elements(plans["hostile"]._repr_html_()).tags == ["iframe"]
+
+
+def test_points_say_what_the_tables_say(plan):
+    document = shown(plan)
+    assert document["points"][document["chosen"]]["formats"] == [
+        layer["format"] for layer in document["layers"]
+    ]
+    for point in document["points"]:
+        seconds = plan.tables.fixed_seconds
+        for layer, k in zip(document["layers"], point["formats"], strict=True):
+            seconds += layer["cost"][k]
+        for edge in document["conversions"]:
+            formats = point["formats"]
+            seconds += edge["cost"][formats[edge["source"]]][formats[edge["target"]]]
+        assert point["cost"] == pytest.approx(seconds, rel=1e-4)
+
+
+def test_bit_operations_are_multiplications_times_bits(plan):
+    rows = {row["name"]: row["operations"] for row in shown(plan)["table"]}
+    multiplications = sum(layer.flops for layer in plan.layers) / 2
+    assert rows["fp32"] == multiplications * 32 * 32
+    assert rows["w8a8"] == multiplications * 8 * 8
+    assert rows["bf16"] == multiplications * 16 * 16
+
+
+def test_lower_bounds_are_not_divided(plans):
+    document = shown(plans["lower bounds"])
+    assert "fewer bytes" in document["answer"]["words"]
+    assert any("lower bounds" in note for note in document["notes"])
+    ratio = plans["lower bounds"].baseline.bytes / plans["lower bounds"].predicted.bytes
+    assert document["points"][document["chosen"]]["words"]["gain"].startswith(f"{ratio:.2f}x fewer")
+    assert "faster" not in json.dumps([document["answer"], document["points"], document["table"]])
+
+
+def test_what_is_missing_is_said(plans):
+    assert shown(plans["plan"])["notes"] == []
+    assert "older version" in shown(plans["old"])["notes"][0]
+    assert "single plan" in shown(plans["one point"])["notes"][0]
+    assert "Energy" in shown(plans["plan"])["tableNotes"][0]
+
+
+def test_a_measurement_replaces_the_prediction(plan, comparison):
+    assert shown(plan)["answer"]["how"].startswith("predicted")
+    answer = shown(plan, comparison)["answer"]
+    assert (answer["figure"], answer["measured"]) == ("2.5x", True)
+    assert len(shown(plan, comparison)["measured"]["layers"]) == len(plan.layers)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"runtime": 1}', "[" * 100_000])
+def test_what_is_no_comparison_is_refused(plan, tmp_path, text):
+    (tmp_path / "bad.json").write_text(text)
+    with pytest.raises(InputError, match=r"bad\.json is not a comparison"):
+        plan.report(tmp_path / "report.html", tmp_path / "bad.json")
+    with pytest.raises(InputError, match="cannot be read"):
+        plan.report(tmp_path / "report.html", tmp_path / "none.json")
+    with pytest.raises(InputError, match="The comparison is a int"):
+        plan.report(tmp_path / "report.html", 3)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_formats_have_the_names_of_the_field():
+    names = ("fp32", "bf16", "w8a8", "w4", "w4g64", "w4a8", "w8a8bf16")
+    assert [described(name) for name in names] == [
+        "float32",
+        "bfloat16",
+        "int8",
+        "int4 weights",
+        "int4 weights in groups of 64",
+        "int4 weights, int8 activations",
+        "int8, bfloat16 between",
+    ]
+
+
+def test_every_format_has_a_colour_of_its_own():
+    grid = ["fp32", *(f"w{w}a{a}" for w in range(8, 1, -1) for a in range(8, 1, -1))]
+    for names in (["fp32", "bf16", "w8a8"], grid):
+        assert len(set(drawing.colours(names))) == len(names)
+
+
+def test_a_layer_stands_behind_all_that_it_reads():
+    edges = [(0, 1), (0, 2), (1, 3), (2, 3), (0, 4), (3, 4)]
+    places = drawing.places(5, edges)
+    assert places == [(0, 0), (1, 0), (1, 1), (2, 0), (3, 0)]
+    assert drawing.short(["a.b.x.1", "a.b.y"]) == ["x.1", "y"]
+    assert drawing.short(["only.one"]) == ["only.one"]
+
+
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("There is no chromium; install Debian's package of that name to test the page.")
+    driver_module = pytest.importorskip("playwright.sync_api")
+    with driver_module.sync_playwright() as driver:
+        found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    """Open a plan's page: errors and requests that leave the file fail the test at its end."""
+    problems, contexts = [], []
+
+    def open_(plan, comparison=None, width=1200, scheme="light"):
+        path = tmp_path / "report.html"
+        plan.report(path, comparison)
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: problems.append(message.text))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("dialog", lambda dialog: (problems.append("a dialog"), dialog.dismiss()))
+        page.on("request", lambda r: r.url == path.as_uri() or problems.append(r.url))
+        page.goto(path.as_uri())
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert problems == []
+
+
+def colours(page):
+    return page.eval_on_selector_all("#bars .bar", "bars => bars.map(b => b.getAttribute('fill'))")
+
+
+def test_the_slider_recolours_the_layers(plan, opened):
+    page = opened(plan)
+    document = shown(plan)
+    for step in (0, 1, len(document["slider"]) - 1):
+        page.eval_on_selector(
+            "#slider",
+            "(s, v) => { s.value = v; s.dispatchEvent(new Event('input', {bubbles: true})); }",
+            str(step),
+        )
+        point = document["points"][document["slider"][step]]
+        wanted = [document["formats"][k]["colour"] for k in point["formats"]]
+        assert colours(page) == wanted
+        boxes = page.eval_on_selector_all(
+            "#graph rect[fill^='#']", "b => b.map(x => x.getAttribute('fill'))"
+        )
+        assert boxes == wanted
+        assert point["words"]["time"] in page.inner_text("#readout")
+
+
+def test_the_keyboard_does_all(plan, opened):
+    page = opened(plan)
+    before = colours(page)
+    page.focus("#slider")
+    page.keyboard.press("Home")
+    accurate = colours(page)
+    assert accurate != before
+    page.focus("#reset")
+    page.keyboard.press("Enter")
+    assert colours(page) == before
+    page.focus("#table button")
+    page.keyboard.press("Space")
+    assert set(colours(page)) == {drawing.GREY}  # the first row is float32
+    page.focus("#layer")
+    page.keyboard.press("ArrowDown")
+    assert plan.layers[1].op in page.inner_text("#layer-words")
+    assert page.eval_on_selector("#layer", "s => s.value") == "1"
+    unnamed = "svg:not([aria-label]), input:not([id]), section:not([aria-labelledby])"
+    assert page.locator(unnamed).count() == 0
+
+
+def test_every_plan_fits_a_narrow_screen(plans, opened):
+    for name, plan in plans.items():
+        page = opened(plan, width=400)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400, name
+        assert page.title() != "owned"
+        assert page.locator("#bars .bar").count() == len(plan.layers), name
+
+
+def test_dark_is_dark(plan, opened, comparison):
+    def background(scheme):
+        page = opened(plan, comparison, scheme=scheme)
+        assert page.locator("#measured circle").count() == len(plan.layers)
+        text = page.eval_on_selector("body", "b => getComputedStyle(b).backgroundColor")
+        return sum(map(int, re.findall(r"\d+", text)))
+
+    assert background("dark") < 150
+    assert background("light") > 600
+
+
+def test_what_is_missing_is_hidden(plans, opened):
+    page = opened(plans["old"])
+    for part in ("#frontier-section", "#graph-section", "#roofline-section", "#heat-part"):
+        assert not page.is_visible(part)
+    assert page.is_visible("#bars")
+    assert not opened(plans["one point"]).is_visible("#slider")
