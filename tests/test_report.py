@@ -9,8 +9,10 @@ from html.parser import HTMLParser
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 import aiq
+from aiq.cli import app
 from aiq.errors import InputError
 from aiq.report import drawing, html
 from aiq.report.sentence import described
@@ -330,3 +332,38 @@ def test_what_is_missing_is_hidden(plans, opened):
         assert not page.is_visible(part)
     assert page.is_visible("#bars")
     assert not opened(plans["one point"]).is_visible("#slider")
+
+
+# The commands
+
+
+def run(*words):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_the_commands_read_a_saved_plan(plan, comparison, tmp_path):
+    path, page = tmp_path / "plan.json", tmp_path / "page.html"
+    plan.save(path)
+    assert run("report", path, "-o", page, "--comparison", comparison).exit_code == 0
+    assert page.read_text() == html(plan, comparison)
+    assert run("show", path, "--json").stdout == path.read_text()
+    assert plan.layers[0].name in run("show", path).stdout
+    points = json.loads(run("frontier", path, "--json").stdout)["points"]
+    assert len(points) == len(plan.frontier()) == len(plan.tables.frontier)
+    assert "w8a8" in run("frontier", path).stdout
+
+
+def test_the_frontier_names_the_formats_of_every_point(plan):
+    frontier = plan.frontier()
+    found = {point.name: point for point in frontier}
+    chosen = {layer.name: layer.format for layer in plan.layers}
+    assert frontier.plan(found["plan"]) == chosen
+    assert set(frontier.plan(found["bf16"]).values()) == {"bf16"}
+    assert len(str(frontier).splitlines()) >= len(frontier)
+
+
+def test_an_old_plan_has_no_frontier(plans, tmp_path):
+    with pytest.raises(InputError, match="search again"):
+        plans["old"].frontier()
+    with pytest.raises(InputError, match="cannot be written"):
+        plans["old"].report(tmp_path)
