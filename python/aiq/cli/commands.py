@@ -11,7 +11,7 @@ from aiq.cli import signals
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "demo": (
-        "aiq.cli.search:demo",
+        "aiq.cli.demo:demo",
         "Run the main job on a trained ResNet-20: search, plan, prediction beside measurement.",
     ),
     "search": ("aiq.cli.search:search", "Choose a format for every layer of a model."),

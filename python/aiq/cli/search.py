@@ -1,4 +1,4 @@
-"""``aiq demo`` and ``aiq search``: a format for every layer."""
+"""``aiq search``: a format for every layer."""
 
 import sys
 from contextlib import suppress
@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from aiq.cli import demo as story
 from aiq.cli.common import (
     BatchDimOption,
     CacheOption,
@@ -19,7 +18,6 @@ from aiq.cli.common import (
     deliver,
     evaluations,
     out,
-    print_json,
     progress_bars,
 )
 from aiq.cli.spec import load_data, load_model, parse_pins
@@ -27,16 +25,6 @@ from aiq.errors import Interrupted
 from aiq.files import check_target
 from aiq.plan import Plan, show
 from aiq.planning.search import search as run_search
-
-
-def demo(json_: JsonOption = False) -> None:
-    """Run the main job on a trained ResNet-20: search, plan, prediction beside measurement."""
-    with progress_bars() as progress:
-        result = story.run(progress)
-    if json_:
-        print_json(result.to_dict())
-    else:
-        out.print(story.render(result))
 
 
 def _number(text: Any) -> Any:  # noqa: ANN401
