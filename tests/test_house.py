@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "python" / "aiq"
 FLOORS = (
     ("_core", "errors"),
-    ("exporting", "files", "fingerprint", "progress", "text", "userpath"),
+    ("exporting", "files", "fingerprint", "names", "progress", "text", "userpath"),
     ("formats", "typed"),
     ("graph", "machine"),
     ("measure",),

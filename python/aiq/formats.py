@@ -9,6 +9,7 @@ arithmetic. Its name is the usual one: ``fp32``, ``bf16``, ``fp16``, ``w8a8``, `
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from enum import StrEnum
 
 from aiq.errors import FormatError
@@ -126,6 +127,12 @@ class Format:
         return self.name
 
 
+ALIASES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "int8": "w8a8", "int4": "w4"}
+"""Other names of formats: what the field calls them."""
+
+_USUAL = (*ALIASES, *ALIASES.values(), "w4a8", "w4a4", "w4g64", "w8", "w8a8bf16")
+"""Names among which the nearest to a misspelled one is looked for."""
+
 _PATTERN = re.compile(r"w([2-8])(?:a([2-8])(bf16)?|g(32|64|128))?")
 
 
@@ -136,7 +143,8 @@ def parse(name: str) -> Format:
     ----------
     name
         ``fp32``, ``bf16``, ``fp16``, ``wN``, ``wNgK``, ``wNaM`` or ``wNaMbf16`` with N and M in
-        2..8 and K 32, 64 or 128; case and blanks around do not matter.
+        2..8 and K 32, 64 or 128; ``int8`` is ``w8a8`` and ``int4`` is ``w4``, as the field says.
+        Case and blanks around do not matter.
 
     Raises
     ------
@@ -149,14 +157,17 @@ def parse(name: str) -> Format:
     (4, 8, 'fp32')
     """
     key = str(name).strip().lower()
+    key = ALIASES.get(key, key)
     for dtype in (FP32, BF16, FP16):
         if key == dtype.name:
             return Format(key, dtype, dtype, dtype, between=dtype)
     match = _PATTERN.fullmatch(key)
     if match is None:
+        close = get_close_matches(key, _USUAL, n=1)
+        meant = f"did you mean {close[0]!r}? There are" if close else "use"
         raise FormatError(
-            f"Unknown format {name!r}; use fp32, bf16, fp16, wN or wNaM with N and M from 2 to 8, "
-            "for example w8a8 or w4; weights in groups of 32, 64 or 128, for example w4g64; or "
+            f"Unknown format {name!r}; {meant} fp32, bf16, fp16, wN or wNaM with N and M from 2 to "
+            "8, for example w8a8 or w4; weights in groups of 32, 64 or 128, for example w4g64; or "
             "bfloat16 between integer layers, for example w8a8bf16."
         )
     weight = INTEGERS[int(match[1])]

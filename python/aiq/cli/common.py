@@ -3,7 +3,7 @@
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -73,6 +73,17 @@ CacheOption = Annotated[
         "default: one in the user's cache folder.",
     ),
 ]
+
+
+def completions(names: Iterable[str]) -> Callable[[str], list[str]]:
+    """Return what the shell calls for the names that go on as typed; of a list, the last item."""
+    known = list(names)
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        return [before + comma + name for name in known if name.startswith(last)]
+
+    return complete
 
 
 def evaluations(folder: Path | None) -> Path | None:

@@ -1,7 +1,10 @@
 """``aiq search``: a format for every layer."""
 
+import inspect
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +18,7 @@ from aiq.cli.common import (
     InputOption,
     JsonOption,
     ModelArgument,
+    completions,
     deliver,
     evaluations,
     out,
@@ -23,7 +27,9 @@ from aiq.cli.common import (
 from aiq.cli.spec import load_data, load_model, parse_pins
 from aiq.errors import Interrupted
 from aiq.files import check_target
+from aiq.hardware import Hardware
 from aiq.plan import Plan, show
+from aiq.planning.options import SearchOptions
 from aiq.planning.search import search as run_search
 
 
@@ -35,8 +41,45 @@ def _number(text: Any) -> Any:  # noqa: ANN401
     return text
 
 
+def _search_options() -> list[inspect.Parameter]:
+    """Return an option of the command line for every field of `SearchOptions` with a help text."""
+    options = []
+    for known in fields(SearchOptions):
+        if "help" not in known.metadata:
+            continue
+        kind, names = known.metadata["kind"], [str(name) for name in known.metadata["names"]()]
+        number: dict[str, Any] = {"parser": _number, "metavar": kind.__name__.upper()}
+        option = typer.Option(
+            f"--{known.name.replace('_', '-')}",
+            help=known.metadata["help"],
+            autocompletion=completions(names) if names else None,
+            **(number if kind is not str else {}),
+        )
+        options.append(
+            inspect.Parameter(
+                known.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=known.default,
+                annotation=Annotated[kind if known.default is not None else kind | None, option],
+            )
+        )
+    return options
+
+
+def _with_search_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of a search in the place of its ``**options``."""
+    signature = inspect.signature(command, eval_str=True)
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    every = [*own, *_search_options()]
+    command.__signature__ = signature.replace(parameters=every)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in every} | {"return": None}
+    return command
+
+
+@_with_search_options
 def search(
     model: ModelArgument,
+    *,
     hw: HardwareOption = "xeon_2vcpu",
     data: Annotated[
         str | None,
@@ -46,63 +89,35 @@ def search(
         ),
     ] = None,
     shape: InputOption = None,
-    objective: Annotated[
-        str, typer.Option(help="throughput, intensity, or weighted (the paper's).")
-    ] = "throughput",
     batch_dim: BatchDimOption = 0,
-    max_drop: Annotated[
-        float,
-        typer.Option(parser=_number, metavar="FLOAT", help="Largest accuracy drop: 0.01 is 1 pp."),
-    ] = 0.01,
-    confidence: Annotated[
-        float, typer.Option(help="With which the plan must keep to --max-drop.")
-    ] = 0.95,
-    lam: Annotated[float, typer.Option(help="Weight of the intensity in `weighted`.")] = 0.9,
-    formats: Annotated[
-        str | None, typer.Option(help="Formats to choose from, e.g. fp32,bf16,w8a8.")
-    ] = None,
-    runtime: Annotated[str, typer.Option(help="What will execute the plan.")] = "inductor",
-    method: Annotated[
-        str, typer.Option(help="exact, greedy, coordinate, or exhaustive.")
-    ] = "exact",
     pin: Annotated[
         list[str] | None, typer.Option(help="PATTERN=FORMAT for layers that are no decision.")
     ] = None,
-    max_size: Annotated[int | None, typer.Option(help="Most bytes of all weights.")] = None,
-    measure_top: Annotated[
-        int,
-        typer.Option(help="Plans to time beside the uniform ones; the fastest is returned."),
-    ] = 0,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Save the plan as JSON here.")
     ] = None,
     cache: CacheOption = None,
     json_: JsonOption = False,
+    **options: Any,  # noqa: ANN401 - those of SearchOptions
 ) -> None:
     """Choose a format for every layer of a model."""
     if output is not None:
         check_target(output)
+    hardware = Hardware.load(hw)
+    options |= {"pin": parse_pins(pin or [])}
+    SearchOptions(**options).validate(hardware)
     loaded = load_model(model, shape)
     try:
         with progress_bars() as progress:
             plan = run_search(
                 loaded.module,
-                hw,
+                hardware,
                 None if data is None else load_data(data),
                 example_inputs=loaded.example_inputs,
                 batch_dim=batch_dim,
-                objective=objective,
-                max_drop=max_drop,
-                confidence=confidence,
-                lam=lam,
-                formats=formats,
-                runtime=runtime,
-                method=method,
-                pin=parse_pins(pin or []),
-                max_size=max_size,
-                measure_top=measure_top,
                 cache_dir=None if data is None else evaluations(cache),
                 progress=progress,
+                **options,
             )
     except Interrupted as stop:
         if isinstance(stop.plan, Plan):

@@ -8,6 +8,7 @@ from torch import Tensor, from_numpy
 from torch.utils import _pytree as pytree
 
 from aiq.errors import AiqError, DataError
+from aiq.graph.batch import BatchDim, batch_dims, batch_size
 from aiq.graph.export import Inputs
 
 
@@ -71,3 +72,58 @@ def arranged(inputs: Any) -> Any:  # noqa: ANN401
         except TypeError:  # text or objects: the caller says that they are no tensors
             return inputs
     return inputs
+
+
+def reiterable(data: Iterable[Any], what: str = "data") -> Iterable[Any]:
+    """Return `data`, or a list of what can be iterated only once: it is read more often."""
+    try:
+        once = iter(data) is data
+    except TypeError:
+        raise DataError(
+            f"{what} is a {type(data).__name__}, which cannot be iterated; give an iterable of "
+            "(inputs, targets) batches."
+        ) from None
+    except Exception:  # noqa: BLE001  (whatever a loader raises is explained when it is read)
+        return data
+    return list(read(data, what)) if once else data
+
+
+def first_inputs(data: Iterable[Any], reads: int | None = None) -> Inputs:
+    """Return the inputs of the first batch of `data`; `reads` as for `inputs_of`.
+
+    Raises
+    ------
+    DataError
+        If there is no batch.
+    """
+    batch = next(read(data), None)
+    if batch is None:
+        raise DataError("data has no batches; give at least one (inputs, targets).")
+    return inputs_of(batch, reads)
+
+
+def observed(
+    data: Iterable[Any], reads: int, batch_dim: BatchDim = 0, samples: int | None = None
+) -> list[Inputs]:
+    """Return the inputs of `data` on which programs observe their activations.
+
+    Parameters
+    ----------
+    data
+        Batches of ``(inputs, targets)`` or of inputs.
+    reads
+        Tensors that the model reads.
+    batch_dim
+        The dimension of the inputs that counts samples.
+    samples
+        Samples after which no further batch is read; ``None``: all are read.
+    """
+    found: list[Inputs] = []
+    count = 0
+    for batch in read(data, "calibration data" if samples is None else "data"):
+        inputs = inputs_of(batch, reads)
+        found.append(inputs)
+        count += batch_size(batch_dims(batch_dim, inputs), pytree.tree_leaves(inputs))
+        if samples is not None and count >= samples:
+            break
+    return found

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import platformdirs
 
-from aiq import files
+from aiq import files, names
 from aiq.errors import HardwareError, InputError
 
 MAX_BYTES = 256 * 1024
@@ -61,7 +61,7 @@ def find(name: str) -> Path:
     profiles = available()
     if name not in profiles:
         raise HardwareError(
-            f"There is no hardware profile {name!r}; use one of {', '.join(profiles)}, or the "
+            f"There is no hardware profile {name!r}; {names.advice(name, profiles)}, or use the "
             "path of a .yaml file, or put the file into a folder named by AIQ_HW_PROFILES."
         )
     return profiles[name]

@@ -1,17 +1,133 @@
 """An outcome of the search as a plan tells it: predictions, proof, a reason for each layer."""
 
 import math
+import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
-from aiq import placement, solver
+from aiq import machine, placement, solver
 from aiq.cost import CostTable
+from aiq.drops import DropTable
 from aiq.formats import REFERENCE, Format
-from aiq.graph import LayerGraph
-from aiq.plan import Accuracy, PlannedLayer, Prediction, SolveSummary
-from aiq.planning.accuracy import HeldBack
+from aiq.graph import LayerGraph, Trace
+from aiq.hardware import Hardware
+from aiq.plan import Accuracy, Plan, PlannedLayer, Prediction, Shortlist, SolveSummary
+from aiq.planning import kept
+from aiq.planning.accuracy import AccuracyMeter, HeldBack
+from aiq.planning.objective import Objective
+from aiq.planning.options import SearchOptions
+from aiq.planning.stages import Choices, Source
 from aiq.planning.tables import Tables
-from aiq.planning.task import Outcome
+from aiq.planning.task import Outcome, Task
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """What a search found.
+
+    Attributes
+    ----------
+    task
+        What was searched for, with the drops of the layers if they were needed.
+    meter
+        What measured accuracy, or ``None``.
+    outcome
+        The best plan; ``None`` while there is none.
+    drops
+        The drops of the layers, or ``None`` if the search did without.
+    timed
+        The plans that were timed, or ``None``.
+    stopped
+        Whether Ctrl-C came before the end.
+    """
+
+    task: Task
+    meter: AccuracyMeter | None
+    outcome: Outcome | None = None
+    drops: DropTable | None = None
+    timed: Shortlist | None = None
+    stopped: bool = False
+
+
+def plan(
+    trace: Trace,
+    hardware: Hardware,
+    source: Source,
+    choices: Choices,
+    seconds: CostTable,
+    options: SearchOptions,
+    found: Found,
+    started: float,
+) -> Plan:
+    """Return the plan that a search found; `started` is when it began, by ``perf_counter``."""
+    tables, meter, outcome = found.task.tables, found.meter, found.outcome
+    assert outcome is not None
+    held_back = None if meter is None else meter.held_back(found.task, outcome.formats)
+    walked = options.measures_candidates(has_data=meter is not None)
+    runtime = options.runtime_name if options.goal is Objective.THROUGHPUT else None
+    float32 = dict.fromkeys(tables.cost.layers, REFERENCE)
+    return Plan(
+        model=trace.graph.model,
+        hardware=hardware.name,
+        objective=str(options.objective),
+        method=f"{options.method}, measuring every candidate" if walked else str(options.method),
+        layers=rows(
+            trace.graph,
+            tables,
+            outcome.formats,
+            runtime,
+            held_back,
+            measured=found.drops is not None,
+        ),
+        predicted=prediction(outcome.formats, tables, seconds),
+        baseline=prediction(float32, tables, seconds),
+        predicted_drop=outcome.predicted_drop,
+        accuracy=accuracy(outcome, held_back),
+        proof=proof(outcome, options.goal.unit, tables),
+        evaluations=0 if meter is None else meter.evaluator.evaluations,
+        seconds=time.perf_counter() - started,
+        provenance=_provenance(trace, source, choices, options, found.drops),
+        shortlist=found.timed,
+        tables=kept.keep(
+            trace.graph,
+            hardware,
+            found.task,
+            seconds,
+            outcome,
+            known=None if meter is None else meter.known,
+            solve=found.drops is not None,
+        ),
+    )
+
+
+def _provenance(
+    trace: Trace,
+    source: Source,
+    choices: Choices,
+    options: SearchOptions,
+    drops: DropTable | None,
+) -> dict[str, Any]:
+    """Return what is needed to repeat the search."""
+    metric = options.metric
+    return {
+        "machine": machine.describe(),
+        "formats": [f.name for f in choices.formats],
+        "max_drop": options.max_drop,
+        "confidence": options.confidence,
+        "lam": options.lam if options.goal is Objective.WEIGHTED else None,
+        "max_size": options.max_size,
+        "pin": options.pins,
+        "batch": trace.graph.batch,
+        "batch_dim": source.batch_dim,
+        "runtime": options.runtime_name,
+        "sensitivity": None if drops is None else drops.method,
+        "measure_top": options.measure_top,
+        "metric": metric if isinstance(metric, str) else getattr(metric, "__name__", "own"),
+        "seed": options.seed,
+        "undecided": [asdict(parameter) for parameter in trace.graph.undecided],
+        "uncounted": [layer.name for layer in trace.graph.uncounted],
+    }
 
 
 def prediction(formats: Mapping[str, Format], tables: Tables, seconds: CostTable) -> Prediction:

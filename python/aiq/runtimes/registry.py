@@ -1,12 +1,12 @@
 """The runtimes there are, installed or not."""
 
-from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 from aiq.errors import InputError, RuntimeUnavailableError
+from aiq.names import advice
 from aiq.runtimes.base import Runtime
 
 
@@ -58,9 +58,7 @@ def get(name: str) -> Runtime:
         If there is no such runtime, or something that it needs is not installed.
     """
     if name not in _RUNTIMES:
-        close = get_close_matches(str(name).lower(), _RUNTIMES, n=1)
-        hint = f"did you mean {close[0]!r}? There are" if close else "choose one of"
-        raise RuntimeUnavailableError(f"Unknown runtime {name!r}; {hint} {', '.join(_RUNTIMES)}.")
+        raise RuntimeUnavailableError(f"Unknown runtime {name!r}; {advice(name, _RUNTIMES)}.")
     entry = _RUNTIMES[name]
     missing = [package for package in entry.needs if find_spec(package) is None]
     if missing:

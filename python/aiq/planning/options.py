@@ -1,0 +1,163 @@
+"""The options of a search: their names, defaults and meaning, and what is refused."""
+# ruff: noqa: RUF009 - `_option` returns a field
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aiq import runtimes
+from aiq.drops import DropTable
+from aiq.errors import InputError
+from aiq.evaluate import journal, metrics
+from aiq.evaluate.metrics import Metric
+from aiq.formats import Format, parse, parse_all
+from aiq.hardware import Hardware
+from aiq.planning import checks
+from aiq.planning.objective import Method, Objective
+from aiq.runtimes import Runtime
+from aiq.sensitivity import METHODS, CustomDrop
+
+_FORMATS = ("fp32", "bf16", "w8a8", "w8a8bf16", "w4a8", "w8", "w4", "w4g64")
+
+
+def _option(
+    default: object, text: str, kind: type, names: Callable[[], Iterable[str]] = tuple
+) -> Any:  # noqa: ANN401 - a field of any type
+    """Return a field that is an option of the command line, too.
+
+    Parameters
+    ----------
+    default
+        The default value.
+    text
+        What ``aiq search --help`` says of it.
+    kind
+        What is written on the command line: a text or a number.
+    names
+        Returns the names that the shell completes.
+    """
+    return field(default=default, metadata={"help": text, "kind": kind, "names": names})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchOptions:
+    """What a search looks for and how. `aiq.search` says what each option means.
+
+    The command line makes the options of ``aiq search`` from the fields that have a help text.
+    """
+
+    objective: str = _option(
+        "throughput", "throughput, intensity, or weighted (the paper's).", str, lambda: Objective
+    )
+    max_drop: float = _option(0.01, "Largest accuracy drop: 0.01 is 1 pp.", float)
+    confidence: float = _option(
+        0.95, "Confidence with which the measured plan must keep to --max-drop.", float
+    )
+    lam: float = _option(0.9, "Weight of the intensity in the weighted objective.", float)
+    formats: str | Iterable[str | Format] | None = _option(
+        None, "Formats to choose from, for example fp32,bf16,w8a8.", str, lambda: _FORMATS
+    )
+    runtime: str | Runtime | None = _option(
+        "inductor", "What will execute the plan.", str, runtimes.names
+    )
+    method: str = _option("exact", "exact, greedy, coordinate, or exhaustive.", str, lambda: Method)
+    sensitivity: str | CustomDrop | DropTable = _option(
+        "measured", f"Source of the layers' drops: {', '.join(METHODS)}.", str, lambda: METHODS
+    )
+    pin: Mapping[str, str] | None = None
+    max_size: int | None = _option(None, "Largest size of all weights in bytes.", int)
+    time_limit: float | None = _option(None, "Seconds that one solve may take.", float)
+    measure_top: int = _option(
+        0, "Plans to time beside the uniform ones; the fastest is returned.", int
+    )
+    metric: str | Metric = _option(
+        "top1", f"What accuracy is: {', '.join(metrics.NAMES)}.", str, lambda: metrics.NAMES
+    )
+    cache_dir: str | Path | None = None
+    seed: int = _option(0, "Seed of all random draws.", int)
+
+    @property
+    def goal(self) -> Objective:
+        """The objective."""
+        return Objective(self.objective)
+
+    @property
+    def runtime_name(self) -> str | None:
+        """Name of the runtime, which may be given as an object."""
+        return checks.runtime_name(self.runtime)
+
+    @property
+    def engine(self) -> Runtime | None:
+        """The runtime that compiles and times plans; ``None`` where none are timed."""
+        if not self.measure_top or self.runtime is None:
+            return None
+        return runtimes.get(self.runtime) if isinstance(self.runtime, str) else self.runtime
+
+    @property
+    def pins(self) -> dict[str, str]:
+        """Formats of pinned layers, by pattern."""
+        return dict(self.pin or {})
+
+    def measures_candidates(self, *, has_data: bool) -> bool:
+        """Whether the search measures the accuracy of every candidate, as the paper's do."""
+        walks = self.method in {Method.GREEDY, Method.COORDINATE}
+        return has_data and walks and self.sensitivity == "measured"
+
+    def validate(self, hardware: Hardware) -> None:
+        """Raise an error of `aiq.errors` unless every option is what it should be.
+
+        Nothing is computed before: a misspelled name costs no time.
+
+        Parameters
+        ----------
+        hardware
+            The profile, which may describe runtimes that aiq does not know.
+
+        Raises
+        ------
+        InputError, FormatError
+            If an option is not what it should be; the message says what to do.
+        RuntimeUnavailableError
+            If plans are to be timed in a runtime that is not installed.
+        """
+        checks.name("objective", self.objective, Objective)
+        checks.name("method", self.method, Method)
+        checks.max_drop(self.max_drop)
+        checks.fraction("lam", self.lam)
+        checks.confidence(self.confidence)
+        checks.time_limit(self.time_limit)
+        checks.count("seed", self.seed, "a seed")
+        checks.count("measure_top", self.measure_top, "how many plans to time")
+        if self.max_size is not None:
+            checks.count("max_size", self.max_size, "bytes")
+        checks.folder("cache_dir", self.cache_dir)
+        if not (callable(self.sensitivity) or isinstance(self.sensitivity, DropTable)):
+            checks.name("sensitivity", self.sensitivity, METHODS)
+        if not callable(self.metric):
+            checks.name("metric", self.metric, metrics.NAMES)
+        name = checks.runtime_name(self.runtime)
+        if isinstance(self.runtime, str):
+            checks.name("runtime", self.runtime, [*runtimes.names(), *hardware.runtimes])
+        checks.pins(self.pin)
+        for format_name in self.pins.values():
+            parse(format_name)
+        if isinstance(self.formats, str):
+            parse_all(self.formats)
+        self._validate_together(name)
+        if self.cache_dir is not None:
+            journal.check_folder(self.cache_dir)
+
+    def _validate_together(self, runtime: str | None) -> None:
+        """Raise an error if options exclude each other."""
+        if self.goal is Objective.WEIGHTED and self.method == Method.EXHAUSTIVE:
+            raise InputError(
+                "The weighted objective is not enumerated; use method exact, it is exact."
+            )
+        if self.measure_top and (self.goal is not Objective.THROUGHPUT or runtime is None):
+            raise InputError(
+                f"measure_top is {self.measure_top!r} for objective {self.goal} and runtime "
+                f"{runtime}; the stopwatch needs objective throughput, a runtime, and at least 1 "
+                "plan."
+            )
+        _ = self.engine

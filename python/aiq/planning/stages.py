@@ -1,0 +1,238 @@
+"""The stages of a search before anything is searched: each a function from what is known so far."""
+
+from collections.abc import Iterable
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils import _pytree as pytree
+
+from aiq import cost, graph, machine
+from aiq import sensitivity as sensitivity_stage
+from aiq.cost import CostTable
+from aiq.data.reading import first_inputs, observed, reiterable
+from aiq.drops import DropTable
+from aiq.errors import InputError
+from aiq.evaluate import Evaluator
+from aiq.evaluate.evaluator import CALIBRATION_SAMPLES
+from aiq.formats import REFERENCE, Format, parse_all
+from aiq.graph import BatchDim, LayerGraph, Trace
+from aiq.graph.export import Inputs, call_arguments
+from aiq.hardware import Hardware
+from aiq.planning import stopwatch, weights
+from aiq.planning.allowed import allowed_formats, with_kernels
+from aiq.planning.objective import Objective, default_formats
+from aiq.planning.options import SearchOptions
+from aiq.planning.tables import Tables, drop_matrix
+from aiq.planning.task import Task
+from aiq.progress import Progress
+from aiq.runtimes import instructions
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """What a search reads.
+
+    Attributes
+    ----------
+    batches
+        Batches that can be read again; ``None``: there is no data to measure accuracy on.
+    calibration
+        Batches on which activations are observed, or ``None`` for `batches`.
+    inputs
+        Arguments of one call.
+    batch_dim
+        The dimension of the inputs that counts samples.
+    """
+
+    batches: Iterable[Any] | None
+    calibration: Iterable[Any] | None
+    inputs: Inputs
+    batch_dim: BatchDim
+
+    def observed(self) -> list[Inputs]:
+        """Return the inputs on which programs observe their activations."""
+        reads = len(pytree.tree_leaves(call_arguments(self.inputs)))
+        if self.calibration is not None:
+            return observed(self.calibration, reads, self.batch_dim)
+        if self.batches is not None:
+            return observed(self.batches, reads, self.batch_dim, CALIBRATION_SAMPLES)
+        return [self.inputs]
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """Which formats there are, and which each layer may have.
+
+    Attributes
+    ----------
+    formats
+        The formats to choose from.
+    columns
+        The formats of all tables: float32, those to choose from, and those of pinned layers.
+    allowed
+        For each layer, the columns that it may have.
+    """
+
+    formats: tuple[Format, ...]
+    columns: tuple[Format, ...]
+    allowed: tuple[tuple[int, ...], ...]
+
+
+def read(
+    data: Iterable[Any] | None,
+    calibration: Iterable[Any] | None,
+    example_inputs: Inputs | None,
+    batch_dim: BatchDim,
+) -> Source:
+    """Return what the search reads; the example inputs default to those of the first batch."""
+    batches = None if data is None else reiterable(data)
+    if calibration is not None:
+        calibration = reiterable(calibration, "calibration")
+    if example_inputs is None and batches is None:
+        raise InputError(
+            "Neither data nor example_inputs were given; give one batch of inputs as "
+            "example_inputs, and data to measure accuracy."
+        )
+    if example_inputs is None and batches is not None:
+        example_inputs = first_inputs(batches)
+    assert example_inputs is not None
+    return Source(batches, calibration, example_inputs, batch_dim)
+
+
+def export(model: torch.nn.Module, source: Source, progress: Progress) -> Trace:
+    """Return the exported model and its layer graph."""
+    progress("export the model", 0, 1)
+    trace = graph.trace(model, source.inputs, source.batch_dim)
+    progress("export the model", 1, 1)
+    return trace
+
+
+def choices(layers: LayerGraph, hardware: Hardware, options: SearchOptions) -> Choices:
+    """Return the formats to choose from, for each layer those that the runtime can run there."""
+    runtime = options.runtime_name
+    formats = (
+        default_formats(options.goal, hardware, runtime, layers)
+        if options.formats is None
+        else parse_all(options.formats)
+    )
+    columns = parse_all([REFERENCE, *formats, *options.pins.values()])
+    runs_in = runtime if options.goal is Objective.THROUGHPUT else None
+    allowed = allowed_formats(layers, columns, formats, options.pins, runs_in)
+    if options.engine is not None:
+        allowed = with_kernels(layers, columns, allowed, options.engine)
+    return Choices(formats, columns, allowed)
+
+
+def tables(
+    layers: LayerGraph, choices: Choices, seconds: CostTable, options: SearchOptions
+) -> Tables:
+    """Return what every layer costs in every format; what it loses is not known yet."""
+    intensity = cost.intensity_table(layers, choices.columns)
+    return Tables(
+        cost=seconds if options.goal is Objective.THROUGHPUT else intensity,
+        intensity=intensity,
+        drop=np.zeros(intensity.cost.shape),
+        sizes=weights.bits(layers, choices.columns),
+        allowed=choices.allowed,
+        shared=weights.shared(layers),
+        fixed_bytes=sum(parameter.bytes for parameter in layers.undecided),
+    )
+
+
+def task(tables: Tables, options: SearchOptions) -> Task:
+    """Return what is to be searched for."""
+    return Task(
+        tables=tables,
+        weighted_by=options.lam if options.goal is Objective.WEIGHTED else None,
+        max_drop=options.max_drop,
+        confidence=options.confidence,
+        max_size=options.max_size,
+        method=str(options.method),
+        time_limit=options.time_limit,
+    )
+
+
+def evaluator(
+    trace: Trace,
+    source: Source,
+    hardware: Hardware,
+    options: SearchOptions,
+    executor: Executor | None,
+    progress: Progress,
+) -> Evaluator | None:
+    """Return what measures the accuracy of plans on the data, or ``None`` without data."""
+    if source.batches is None:
+        return None
+    return Evaluator(
+        trace,
+        source.batches,
+        calibration=source.calibration,
+        metric=options.metric,
+        weight_bits=_kernel_bits(hardware, options),
+        cache=options.cache_dir,
+        executor=executor,
+        progress=progress,
+    )
+
+
+def drop_table(
+    trace: Trace,
+    evaluator: Evaluator | None,
+    source: Source,
+    columns: tuple[Format, ...],
+    options: SearchOptions,
+    progress: Progress,
+) -> DropTable:
+    """Return the drops of every layer in every column, measured or estimated."""
+    method = options.sensitivity
+    if isinstance(method, DropTable):
+        return method
+    if method == "measured" and evaluator is not None:
+        return sensitivity_stage.measure(evaluator, columns, seed=options.seed, progress=progress)
+    return sensitivity_stage.estimate(
+        trace if evaluator is None else evaluator,
+        columns,
+        "sqnr" if method == "measured" else method,  # without data: the weakest, but honest
+        source.inputs,
+        seed=options.seed,
+        progress=progress,
+    )
+
+
+def with_drops(tables: Tables, drops: DropTable) -> Tables:
+    """Return the tables with what every layer loses in every format."""
+    return replace(
+        tables,
+        drop=drop_matrix(drops, tables.cost.layers, tables.cost.formats),
+        drop_per_nat=drops.drop_per_nat,
+        measured_plans=drops.measured_plans,
+    )
+
+
+def bench(
+    model: torch.nn.Module, trace: Trace, source: Source, options: SearchOptions
+) -> stopwatch.TimingBench:
+    """Return what plans are compiled and timed on."""
+    engine = options.engine
+    assert engine is not None
+    compiler = engine.compiler(model, source.inputs, source.observed(), batch_dim=source.batch_dim)
+    return stopwatch.TimingBench(
+        runtime=engine.name,
+        compile=compiler,
+        inputs=source.inputs,
+        batch=trace.graph.batch,
+        kinds=tuple(str(layer.op) for layer in trace.graph.quantizable),
+    )
+
+
+def _kernel_bits(hardware: Hardware, options: SearchOptions) -> int:
+    """Return the bits of a weight in integer kernels, as far as the machine of the plan is known.
+
+    It is this machine if plans are timed here or the profile was measured here.
+    """
+    measured_here = not machine.differences(hardware.measured_on)
+    here = options.runtime_name is not None and (options.measure_top or measured_here)
+    return instructions.weight_bits() if here else 8
