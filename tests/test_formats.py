@@ -41,11 +41,18 @@ def test_floating_point_formats():
 
 
 @pytest.mark.parametrize(
-    "name", ["w1", "w9", "w8a9", "w8a", "a8", "int8", "", "w16a16", "w8 a8", "w8bf16"]
+    "name", ["w1", "w9", "w8a9", "w8a", "a8", "int9", "", "w16a16", "w8 a8", "w8bf16"]
 )
 def test_unknown_format_says_what_is_known(name):
     with pytest.raises(FormatError, match="use fp32, bf16, fp16, wN or wNaM"):
         parse(name)
+
+
+def test_the_fields_names_of_formats_are_ours_too():
+    assert parse("int8") == parse("w8a8")
+    assert parse("INT4") == parse("w4")
+    with pytest.raises(FormatError, match="did you mean 'int8'"):
+        parse("int88")
 
 
 def test_lists():

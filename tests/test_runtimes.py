@@ -492,7 +492,7 @@ def test_support(runtime, op, name, support):
 
 def test_bad_input(net, inputs, batches):
     with pytest.raises(
-        RuntimeUnavailableError, match="choose one of eager, inductor, onnxruntime, openvino"
+        RuntimeUnavailableError, match="use one of eager, inductor, onnxruntime, openvino"
     ):
         runtimes.get("tensorrt")
     with pytest.raises(RuntimeUnavailableError, match="eager cannot run conv layer 'stem' in w8a8"):

@@ -164,10 +164,10 @@ def parse(name: str) -> Format:
     match = _PATTERN.fullmatch(key)
     if match is None:
         close = get_close_matches(key, _USUAL, n=1)
-        meant = f"did you mean {close[0]!r}? There are" if close else "use"
+        meant = f" (did you mean {close[0]!r}?)" if close else ""
         raise FormatError(
-            f"Unknown format {name!r}; {meant} fp32, bf16, fp16, wN or wNaM with N and M from 2 to "
-            "8, for example w8a8 or w4; weights in groups of 32, 64 or 128, for example w4g64; or "
+            f"Unknown format {name!r}{meant}; use fp32, bf16, fp16, wN or wNaM with N and M from 2 "
+            "to 8, for example w8a8 or w4; weights in groups of 32, 64 or 128, as in w4g64; or "
             "bfloat16 between integer layers, for example w8a8bf16."
         )
     weight = INTEGERS[int(match[1])]
