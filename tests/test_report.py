@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import aiq
 from aiq.cli import app
 from aiq.errors import InputError
+from aiq.plan import Shortlist, TimedPlan
 from aiq.report import drawing, html
 from aiq.report.sentence import described
 
@@ -186,6 +187,43 @@ def test_a_measurement_replaces_the_prediction(plan, comparison):
     assert len(shown(plan, comparison)["measured"]["layers"]) == len(plan.layers)
 
 
+def timed(name, seconds):
+    row = {"predicted": seconds, "seconds": seconds, "against": "fp32", "speedup": 0.004 / seconds}
+    rest = {"low": 1.0, "high": 9.0, "verdict": "faster", "drop_limit": None, "mismatches": 0}
+    return TimedPlan(name=name, layers={}, **row, **rest)
+
+
+def test_what_the_search_timed_is_shown(plan, opened):
+    rows = (timed("fp32", 0.004), timed("w8a8", 0.003), timed("mixed 1", 0.0016))
+    settings = {"runtime": "openvino", "batch": 8, "threads": 2, "noise": 0.02, "confidence": 0.95}
+    chosen = {"best_uniform": "w8a8", "chosen": "mixed 1", "steal": None, "interrupted": False}
+    measured = dataclasses.replace(plan, shortlist=Shortlist(plans=rows, **settings, **chosen))
+    answer = shown(measured)["answer"]
+    assert (answer["figure"], answer["how"]) == ("2.5x", "measured in openvino")
+    page = opened(measured)
+    assert "1.6 ms" in page.inner_text("#measured-table")
+    assert page.locator("#frontier rect.solid").count() == 3
+
+
+def test_of_many_uniform_plans_the_beaten_are_left_out(opened):
+    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    grid = searched(model, torch.randn(4, 64), hw="xeon_2vcpu", objective="intensity")
+    assert len(grid.tables.formats) == 50
+    document = shown(grid)
+    rows = [row["name"] for row in document["table"]]
+    points = {p.name: p for p in grid.frontier() if p.name not in {"", "plan", "fp32"}}
+    for name, point in points.items():
+        beaten = any(
+            (q.bytes, q.drop) != (point.bytes, point.drop)
+            and q.bytes <= point.bytes
+            and q.drop <= point.drop
+            for q in points.values()
+        )
+        assert (name in rows) != beaten
+    assert f"{len(points) + 2 - len(rows)} uniform" in document["tableNotes"][0]
+    assert opened(grid).locator("#legend li").count() < 10
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"runtime": 1}', "[" * 100_000])
 def test_what_is_no_comparison_is_refused(plan, tmp_path, text):
     (tmp_path / "bad.json").write_text(text)
@@ -313,6 +351,19 @@ def test_every_plan_fits_a_narrow_screen(plans, opened):
         assert page.evaluate("document.documentElement.scrollWidth") <= 400, name
         assert page.title() != "owned"
         assert page.locator("#bars .bar").count() == len(plan.layers), name
+
+
+def test_a_notebook_shows_the_page_in_a_frame(plan, browser, tmp_path):
+    path, problems = tmp_path / "notebook.html", []
+    path.write_text("<!doctype html><title>notebook</title>" + plan._repr_html_())
+    page = browser.new_page()
+    page.on("console", lambda message: problems.append(message.text))
+    page.goto(path.as_uri())
+    frame = page.frame_locator("iframe")
+    frame.locator("#bars .bar").first.wait_for()
+    assert "faster" in frame.locator("h1").inner_text()
+    page.close()
+    assert problems == []
 
 
 def test_dark_is_dark(plan, opened, comparison):

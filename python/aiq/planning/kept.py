@@ -30,7 +30,7 @@ CLOSE = 0.002
 MOST_EDGES = 5_000
 """More edges than these are not kept."""
 
-MOST_CONVERSIONS = 100_000
+MOST_CONVERSIONS = 30_000
 """More conversion costs than these are not kept."""
 
 DIGITS = 6

@@ -21,7 +21,8 @@ function dropScale(range) {
 function frontier() {
   const [svg, width] = canvas($("frontier"), 348, `Frontier of ${doc.points.length} plans by cost and accuracy drop`);
   const [left, right, top, bottom] = [54, width - 16, 28, 304];
-  const measured = doc.measured ? doc.measured.whole : [];
+  // a plan that was timed and is not kept has no place here: its drop is not known
+  const measured = (doc.unit === "seconds" ? doc.measured?.whole ?? [] : []).filter(([name]) => doc.points.some((p) => p.name === name));
   const costs = [...doc.points.map((p) => p.cost), ...measured.flatMap((row) => row.slice(2))];
   const drops = dropScale([bottom, top]);
   const high = drops.high;
@@ -45,13 +46,15 @@ function frontier() {
   svg.append(draw("path", { d: steps.join(""), class: "path" }));
   doc.points.forEach((p, i) => svg.append(frontierMark(p, i, x, y, high)));
   const taken = [];
-  for (const p of doc.points.filter((q) => q.name)) {
+  const important = (q) => ["plan", "fp32"].indexOf(q.name) >= 0;
+  const labelled = doc.points.filter((q) => q.labelled).sort((p, q) => important(q) - important(p));
+  for (const p of labelled) {
     const above = p.drop > high;
     svg.append(frontierLabel(above ? `${p.name} (${percentPoints(p.drop)})` : p.name, x(p.cost), y(p.drop), right, above, taken));
   }
   for (const [name, , value, from, to] of measured) {
     const p = doc.points.find((q) => q.name === name);
-    const at = y(p ? p.measured ?? p.drop : 0);
+    const at = y(p.measured ?? p.drop);
     svg.append(line(x(from), at, x(to), at, "whisker"));
     svg.append(draw("rect", { x: x(value) - 5, y: at - 5, width: 10, height: 10, class: "solid", "data-tip": `${name}, measured: ${cost(value)} (${cost(from)} to ${cost(to)})` }));
     svg.append(frontierLabel(`${name}, measured`, x(value), at, right, false, taken));
@@ -85,7 +88,9 @@ function frontierMark(p, i, x, y, high) {
 function frontierLabel(words, px, py, right, above, taken) {
   const end = px + 10 + 8 * words.length > right;
   let at = py + (above ? 22 : -10);
-  while (taken.some(([qx, qy]) => Math.abs(qx - px) < (words.length > 8 ? 100 : 60) && Math.abs(qy - at) < 14)) at += above ? 14 : -14;
+  const hidden = () => taken.some(([qx, qy]) => Math.abs(qx - px) < (words.length > 8 ? 100 : 60) && Math.abs(qy - at) < 14);
+  for (let turn = 0; turn < 3 && hidden(); turn += 1) at += above ? 14 : -14;
+  if (hidden()) return ""; // there is no room: the tip says it
   taken.push([px, at]);
   return text(end ? px - 6 : px + 6, at, words, { class: "strong", "text-anchor": end ? "end" : "start", "pointer-events": "none" });
 }
@@ -171,7 +176,11 @@ function inspector() {
   const what = doc.points.length ? (doc.unit === "seconds" ? "time" : "bytes") : "share";
   const headings = ["format", bound ? "time, at least" : what, ...(bound ? [] : ["against this"]), "drop alone"];
   const head = make("tr", {}, ...headings.map((h) => make("th", { scope: "col" }, h)));
-  const rows = doc.formats.map((f, k) => {
+  // of many formats, those that another one beats in both are left out
+  const beaten = (k) => layer.cost.some((c, j) => j !== k && c <= layer.cost[k] && layer.drop[j] <= layer.drop[k] && (c < layer.cost[k] || layer.drop[j] < layer.drop[k]));
+  const listed = doc.formats.map((_, k) => k).filter((k) => doc.formats.length <= 12 || k === now || !beaten(k));
+  const rows = listed.map((k) => {
+    const f = format(k);
     const value = layer.cost[k];
     const change = value === null || own === null || k === now ? "" : `${value > own ? "+" : ""}${digits(100 * (value / own - 1) || 0)} %`;
     const words = layer.allowed.includes(k) ? "" : " (not allowed)";
@@ -276,10 +285,11 @@ function arrow(x1, y1, x2, y2) {
 // ---- (f) predicted and measured ----
 
 function measuredTable() {
-  const { words, whole, note, lowerBound } = doc.measured;
+  const { words, whole, note } = doc.measured;
   $("measured-words").textContent = [words, note].filter(Boolean).join(". ");
-  const head = make("tr", {}, ...["network", lowerBound ? "at least" : "predicted", "measured", "interval"].map((h) => make("th", { scope: "col" }, h)));
-  const row = ([name, predicted, value, low, high]) => make("tr", {}, make("th", { scope: "row" }, name === "plan" ? "plan" : "float32"), ...[cost(predicted), cost(value), `${cost(low)} to ${cost(high)}`].map((c) => make("td", {}, c)));
+  const intervals = whole.some(([, , , low, high]) => low < high) ? ["interval"] : [];
+  const head = make("tr", {}, ...["network", doc.lowerBound ? "at least" : "predicted", "measured", ...intervals].map((h) => make("th", { scope: "col" }, h)));
+  const row = ([name, predicted, value, low, high]) => make("tr", {}, make("th", { scope: "row" }, name === "fp32" ? "float32" : name), ...[cost(predicted), cost(value), ...intervals.map(() => `${cost(low)} to ${cost(high)}`)].map((c) => make("td", {}, c)));
   $("measured-table").replaceChildren(make("thead", {}, head), make("tbody", {}, ...whole.map(row)));
 }
 

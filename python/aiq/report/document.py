@@ -30,7 +30,11 @@ NOT_COMPARED = (
     "Nothing was timed layer by layer. `aiq compare --layers --json` does that, and "
     "`aiq report --comparison` shows it here."
 )
+BEATEN = "{} uniform precisions that another one beats in cost and in drop are left out."
 NO_ENERGY = "Energy is left out: the hardware profile states none for an operation or a byte."
+
+MANY = 12
+"""Of more uniform precisions than these, those that another one beats are left out."""
 
 
 def document(plan: "Plan", measured: Measured | None) -> dict[str, Any]:
@@ -46,7 +50,10 @@ def document(plan: "Plan", measured: Measured | None) -> dict[str, Any]:
         "layers": [view.layer(i, short) for i, short in enumerate(drawing.short(names))],
         "unit": view.unit,
         "budget": view.budget(),
-        "points": [view.point(p) for p in view.frontier],
+        "points": [
+            view.point(p) | {"labelled": bool(p.name) and i not in view.beaten}
+            for i, p in enumerate(view.frontier)
+        ],
         "slider": view.slider(),
         "chosen": view.chosen,
         "edges": [list(edge) for edge in view.tables.edges] if view.tables else [],
@@ -55,7 +62,7 @@ def document(plan: "Plan", measured: Measured | None) -> dict[str, Any]:
         "measured": view.compared(),
         "table": view.table(),
         "gainHeading": view.gain_heading(),
-        "tableNotes": [NO_ENERGY],
+        "tableNotes": [*([BEATEN.format(len(view.beaten))] if view.beaten else []), NO_ENERGY],
         "facts": [list(row) for row in facts(plan)],
         "commands": commands(plan),
     }
@@ -72,10 +79,26 @@ class _View:
         self.names = list(used) if self.tables is None else list(self.tables.formats)
         self.frontier: tuple[FrontierPoint, ...] = self.tables.frontier if self.tables else ()
         self.unit = self.tables.unit if self.tables else "seconds"
+        self.beaten = self._beaten()
         self.places = drawing.places(
             len(plan.layers), self.tables.edges if self.tables else ()
         )  # of the layers in the picture of the graph
         self.chosen = next((i for i, p in enumerate(self.frontier) if p.name == "plan"), -1)
+
+    def _beaten(self) -> set[int]:
+        """Return the uniform plans, of many, that another one beats in cost and in drop."""
+        uniform = {
+            i: (p.seconds if self.unit == "seconds" else p.bytes, p.drop)
+            for i, p in enumerate(self.frontier)
+            if p.name not in {"", "plan", REFERENCE.name}
+        }
+        if len(uniform) <= MANY:
+            return set()
+        return {
+            i
+            for i, (cost, loss) in uniform.items()
+            if any(c <= cost and d <= loss and (c, d) != (cost, loss) for c, d in uniform.values())
+        }
 
     def answer(self) -> dict[str, Any]:
         """Return the sentence, in parts."""
@@ -235,19 +258,30 @@ class _View:
         }
 
     def compared(self) -> dict[str, Any] | None:
-        """Return prediction beside measurement, layer by layer if there is that."""
-        found = self.measured
-        if found is None:
+        """Return prediction beside measurement, of whole networks and layer by layer."""
+        found, timed = self.measured, self.plan.shortlist
+        if found is None and timed is None:
             return None
-        rows = [
-            [name, found.predicted_seconds[name], *_interval(found[name].seconds)]
-            for name in ("fp32", "plan")
-        ]
+        if found is None:
+            assert timed is not None
+            names = {row.name: row.name for row in timed.plans} | {timed.chosen: "plan"}
+            whole: list[list[Any]] = [
+                [names[row.name], row.predicted, row.seconds, row.seconds, row.seconds]
+                for row in timed.plans
+            ]
+            words = f"{timed.runtime}, batch {timed.batch}, noise {100 * timed.noise:.1f} %"
+        else:
+            times = {name: found[name].seconds for name in ("fp32", "plan")}
+            whole = [
+                [name, found.predicted_seconds[name], t.value, t.low, t.high]
+                for name, t in times.items()
+            ]
+            noise, confidence = 100 * found.timing.noise, 100 * found.timing.confidence
+            words = f"{found.runtime}, noise {noise:.1f} %, intervals of {confidence:g} %"
+        layers = () if found is None else found.layers
         return {
-            "words": f"{found.runtime}, noise {100 * found.timing.noise:.1f} %, intervals of "
-            f"{100 * found.timing.confidence:g} %",
-            "lowerBound": found.level != "calibrated",
-            "whole": rows,
+            "words": words,
+            "whole": whole,
             "layers": [
                 {
                     "name": x.layer,
@@ -255,10 +289,10 @@ class _View:
                     "predicted": x.predicted,
                     "measured": x.measured,
                 }
-                for x in found.layers
+                for x in layers
                 if x.measured is not None
             ],
-            "note": "" if found.layers else NOT_COMPARED,
+            "note": "" if layers else NOT_COMPARED,
         }
 
     def table(self) -> list[dict[str, Any]]:
@@ -266,7 +300,7 @@ class _View:
         rows = [
             self._row(p.name, [self.names[k] for k in p.formats], i, p)
             for i, p in enumerate(self.frontier)
-            if p.name
+            if p.name and i not in self.beaten
         ]
         if not rows:
             plan = self.plan
@@ -324,8 +358,6 @@ class _View:
 
 def _on_roof(flops: int, moved: float, seconds: float) -> list[float] | None:
     """Return FLOP/byte and FLOP/s of a layer, or ``None`` if it has no place on a roofline."""
-    return [flops / moved, flops / seconds] if flops and moved and seconds else None
-
-
-def _interval(found: Any) -> list[float]:  # noqa: ANN401
-    return [found.value, found.low, found.high]
+    if not (flops and moved and seconds):
+        return None
+    return [float(f"{value:.4g}") for value in (flops / moved, flops / seconds)]

@@ -125,12 +125,21 @@ function showSelection() {
   $("panel").hidden = !point;
   if (!point) return;
   const words = point.words;
-  const name = point.name ? (point.name === "plan" ? "chosen plan" : `uniform ${point.name}`) : "another plan";
+  const name = point.name ? (point.name === "plan" ? "chosen plan" : `uniform ${point.name}`) : "plan on the frontier";
   const parts = [[name, ""], [words.time, words.gain], [words.drop, words.measured], [words.size, "weights"], [words.mix, ""]];
   $("readout").replaceChildren(
     ...parts.filter(([a]) => a).map(([a, b]) => make("span", {}, make("b", {}, a), b ? `${b === "weights" ? "" : ","} ${b}` : "")),
   );
   $("slider").setAttribute("aria-valuetext", `${name}, ${words.time}, ${words.drop}, ${words.mix}`);
+}
+
+function showLegend() {
+  const used = new Set([float32, ...current()]);
+  const listed = doc.formats.filter((_, k) => doc.formats.length <= 9 || used.has(k));
+  $("legend").replaceChildren(
+    ...listed.map((f) =>
+      make("li", {}, make("i", { style: `background:${f.colour}` }), f.words === f.name ? f.name : `${f.name}: ${f.words}`)),
+  );
 }
 
 function setUpControls() {
@@ -140,10 +149,6 @@ function setUpControls() {
   $("slide").hidden = doc.slider.length < 2;
   if (doc.unit === "bytes") $("cheap").textContent = "few bytes";
   $("reset").addEventListener("click", () => select(doc.chosen));
-  $("legend").append(
-    ...doc.formats.map((f) =>
-      make("li", {}, make("i", { style: `background:${f.colour}` }), f.words === f.name ? f.name : `${f.name}: ${f.words}`)),
-  );
   $("layer").append(...doc.layers.map((layer, i) => make("option", { value: i }, `${i + 1}  ${layer.name}`)));
   $("layer").addEventListener("change", () => inspect(Number($("layer").value)));
 }
@@ -179,6 +184,7 @@ const shown = { frontier: doc.points.length > 0, "heat-part": doc.points.length 
 
 function redraw() {
   showSelection();
+  showLegend();
   if (shown.frontier) frontier();
   bars();
   if (shown["heat-part"]) heat();
