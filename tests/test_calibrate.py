@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from aiq import _core, calibrate, machine, runtimes
-from aiq.calibrate import chains, programs, roofs
+from aiq.calibrate import calibration, chains, programs, roofs, this_machine
 from aiq.calibrate.fit import Coefficients, Prior, fit
 from aiq.calibrate.samples import Sample, Store
 from aiq.cost import calibrated_table, rows, shape
@@ -23,7 +23,7 @@ from aiq.errors import HardwareError, InputError
 from aiq.formats import parse, parse_all
 from aiq.graph import trace
 from aiq.hardware import Hardware, MemoryLevel
-from aiq.hardware.runtime_profile import Correction, Fit, Kernel
+from aiq.hardware.runtime_profile import Correction, Fit, KernelProfile
 from aiq.runtimes.eager import Eager
 
 NAMES = ("pointwise/fp32/0", "linear/bf16/0", "residual/fp32+bf16/0", "attention/fp32/0")
@@ -108,11 +108,11 @@ TOY = Hardware(
     provenance={"method": "spec", "date": "2026-01-01", "sources": ["none"]},
 )
 KERNELS = {
-    "conv.fp32": Kernel(12, 0.7, 0.1, compute=0.8),
-    "conv.int8": Kernel(14, 0.9, 0.2, compute=0.6),
-    "linear.fp32": Kernel(5, 0.5, 0.05, compute=0.9),
-    "add.fp32": Kernel(2, 0.8, 0.02),
-    "fp32_to_int8": Kernel(3, 0.9, 0.03),
+    "conv.fp32": KernelProfile(12, 0.7, 0.1, compute=0.8),
+    "conv.int8": KernelProfile(14, 0.9, 0.2, compute=0.6),
+    "linear.fp32": KernelProfile(5, 0.5, 0.05, compute=0.9),
+    "add.fp32": KernelProfile(2, 0.8, 0.02),
+    "fp32_to_int8": KernelProfile(3, 0.9, 0.03),
 }
 RUN = 6e-6
 
@@ -178,7 +178,7 @@ def test_of_noisy_samples_less_is_learned(samples):
 def test_of_a_kernel_that_no_sample_has_the_fit_says_what_it_knew_before(samples):
     without = fit(samples, TOY, noise=0.0).kernels
     found = fit(samples, TOY, noise=0.0, needed={"pool.fp32", "add.bf16"}).kernels
-    assert found["pool.fp32"] == Kernel(3, 1.0, 0.03, compute=0.6667)
+    assert found["pool.fp32"] == KernelProfile(3, 1.0, 0.03, compute=0.6667)
     assert found == {**found, **without}
     assert found.keys() - without.keys() == {"pool.fp32"}  # "add" is known by its like
 
@@ -441,7 +441,7 @@ def test_a_machine_that_slows_down_changes_no_sample(tmp_path, monkeypatch, bund
 
         monkeypatch.setattr(programs, "samples", samples)
         monkeypatch.setattr(
-            calibrate,
+            calibration,
             "fit",
             lambda samples, *_: (
                 found.extend(s.seconds for s in samples)
@@ -523,7 +523,7 @@ def test_a_calibration_that_is_killed_goes_on_where_it_was(tmp_path, monkeypatch
 
 def test_a_profile_names_the_limits_that_it_was_measured_under(monkeypatch):
     found = {"threads": 1, "peaks": {"fp32": 9.0}, "kib": [16.0, 1024.0], "gbps": [80.0, 20.0]}
-    monkeypatch.setattr(calibrate, "_roofs", lambda threads, report: found)
+    monkeypatch.setattr(this_machine, "_roofs", lambda threads, report: found)
     assert "AVX2" not in calibrate.quick().description
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     profile = calibrate.quick()
@@ -537,7 +537,7 @@ def test_differences_between_a_profile_and_this_machine(monkeypatch):
         peak_gflops={"fp32": 50.0, "int8": 400.0},
         memory=(replace(TOY.memory[0], read_gbps=90.0), replace(TOY.memory[1], read_gbps=30.0)),
     )
-    monkeypatch.setattr(calibrate, "quick", lambda progress: here)
+    monkeypatch.setattr(this_machine, "quick", lambda progress: here)
     found = {difference.key: difference.ratio for difference in calibrate.compare(TOY)}
     assert found == {
         "compute.fp32.peak_gflops": 0.5,

@@ -275,7 +275,7 @@ def test_calibration_measures_each_runtime_into_one_profile(here, monkeypatch):
 def test_calibration_compares_this_machine_with_a_profile(here, monkeypatch):
     (here / "toy.yaml").write_text(CALIBRATED)
     quick = hardware.parse(CALIBRATED.replace("peak_gflops: 100", "peak_gflops: 80"), "toy.yaml")
-    monkeypatch.setattr(aiq.calibrate, "quick", lambda progress: quick)
+    monkeypatch.setattr("aiq.calibrate.this_machine.quick", lambda progress: quick)
     document = json.loads(run("calibrate", "--compare", "toy.yaml", "--json").stdout)
     rows = {row["key"]: row["ratio"] for row in document["numbers"]}
     assert rows["compute.fp32.peak_gflops"] == 0.8

@@ -1,4 +1,4 @@
-"""Blocks of layers with what stands between layers in networks, in random shapes."""
+"""Blocks of layers in random shapes, with the operators that stand between layers in networks."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ def log_uniform(rng: Random, low: float, high: float) -> float:
 
 
 def channels(rng: Random, low: float, high: float) -> int:
-    """Return a number of channels: multiples of 16 or 8, as networks have them, seldom others."""
+    """Return a number of channels; like those of networks, most are multiples of 16 or 8."""
     value = log_uniform(rng, low, high)
     multiple = rng.choice((16,) * 12 + (8,) * 6 + (2,) * 2)
     return multiple * max(1, round(value / multiple))
@@ -31,7 +31,7 @@ def activation(rng: Random) -> Callable[[], nn.Module]:
 
 
 class _Residual(nn.Module):
-    """Two or three convolutions around which the input passes, perhaps through another one."""
+    """A residual block of two or three convolutions, with a convolution on the skip if needed."""
 
     def __init__(self, rng: Random, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class _Residual(nn.Module):
 
 
 class _Inverted(nn.Module):
-    """Expand, filter by depth, weigh the channels, project, add."""
+    """An inverted residual block, with or without squeeze and excitation."""
 
     def __init__(self, rng: Random, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class _Inverted(nn.Module):
 
 
 class _Branches(nn.Module):
-    """Two paths whose results are concatenated and, perhaps, shuffled."""
+    """Two paths whose results are concatenated and, in some draws, shuffled by channel."""
 
     def __init__(self, rng: Random, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class _Branches(nn.Module):
 
 
 class _Pool(nn.Module):
-    """A convolution and a pooling."""
+    """A convolution followed by a pooling."""
 
     def __init__(self, rng: Random, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class _Pool(nn.Module):
 
 
 class _Permuted(nn.Module):
-    """A depthwise convolution, then a norm and linear layers on channels last."""
+    """A depthwise convolution, then a norm and two linear layers in channels-last layout."""
 
     def __init__(self, rng: Random, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ class _Permuted(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Attention and a perceptron, each with a norm and a residual addition."""
+    """A transformer block: attention and a feed-forward part, each with a norm and a skip."""
 
     def __init__(self, rng: Random, width: int) -> None:
         super().__init__()
@@ -164,7 +164,7 @@ class _Attention(nn.Module):
         self.fused = rng.random() < 0.7
 
     def attend(self, x: torch.Tensor) -> torch.Tensor:
-        """Attend to all tokens."""
+        """Apply self-attention over all tokens."""
         n, t, c = x.shape
         q, k, v = self.qkv(x).view(n, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         if self.fused:
@@ -189,7 +189,7 @@ _IMAGES = (  # batch, height and width
     *((2, 20), (4, 14), (4, 56), (8, 7), (8, 28), (16, 14), (16, 28), (16, 56)),
     *((32, 7), (32, 16), (64, 8), (64, 32), (128, 4), (128, 8), (128, 16)),
 )
-_MOST_FLOPS = 2e9  # of all layers of a program
+_MOST_FLOPS = 2e9  # FLOPs of all layers of a program
 
 
 def _blocks(
@@ -208,7 +208,7 @@ def _blocks(
                 width, side = outputs, side // stride
             module = nn.Sequential(*parts)
             weights = sum(p.numel() for p in module.parameters())
-            # Resolution falls along the chain, so this is an upper bound.
+            # This is an upper bound, since the resolution falls along the chain.
             if 2 * batch * size**2 * weights < _MOST_FLOPS and batch * size**2 * first < 4e6:
                 return module, (batch, first, size, size)
 
@@ -227,7 +227,7 @@ def _tokens(rng: Random) -> Built:
 
 
 def _stem(rng: Random) -> Built:
-    """Return what turns an image into channels."""
+    """Return the first layers of a network: an image becomes channels."""
     batch, size = rng.choice(((1, 32), (1, 64), (1, 160), (1, 224), (1, 256), (4, 64), (8, 112)))
     kernel, stride = rng.choice(((3, 1), (3, 2), (3, 2), (7, 2), (4, 4), (8, 8), (16, 16)))
     width = channels(rng, 16, 96 if stride <= 2 else 512)
@@ -242,7 +242,7 @@ def _stem(rng: Random) -> Built:
 
 
 def _head(rng: Random) -> Built:
-    """Return what turns channels into classes."""
+    """Return the last layers of a network: channels become classes."""
     batch, size = rng.choice((1, 1, 8, 16)), rng.choice((4, 7, 8, 14))
     width = channels(rng, 32, 768)
     wide = channels(rng, 64, 1536)
@@ -261,4 +261,4 @@ FAMILIES: Mapping[str, Callable[[Random], Built]] = {
     "stem": _stem,
     "head": _head,
 }
-"""Family -> from a generator to a network."""
+"""Family -> function that draws a network of the family from a random generator."""

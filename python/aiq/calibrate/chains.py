@@ -1,8 +1,9 @@
-"""Synthetic networks that the calibration times: random chains, none of them a known network.
+"""Synthetic networks that the calibration times: random chains, none of which is a known network.
 
-Every program is drawn from a generator seeded with its own name, so a calibration that goes on
-tomorrow times the same ones. Shapes are those that networks have, spread evenly on a logarithmic
-scale within the limits below: a layer's efficiency hangs on its shape.
+Every program is drawn from a generator seeded with the name of the program, so a calibration that
+is continued later times the same programs. Shapes are spread evenly on a logarithmic scale within
+the limits below, which cover those of known networks, because the efficiency of a layer depends on
+its shape.
 """
 
 import math
@@ -16,13 +17,16 @@ from torch import nn
 from aiq.calibrate import blocks
 from aiq.calibrate.blocks import Built, channels, log_uniform
 
-_LAYERS = (2, 8)  # fewest and most of a chain: the lengths tell a layer's start from a run's
-_MANY_LAYERS = (12, 32)  # of a deep one, whose weights and code no longer stay in the first caches
-_MOST_FLOPS = 1.2e9  # of a layer: some milliseconds on one core
+# Different lengths separate the time that a layer needs to start from that of a whole run.
+_LAYERS = (2, 8)  # fewest and most layers of a chain
+# The weights and the code of a deep chain do not stay in the nearest caches.
+_MANY_LAYERS = (12, 32)  # fewest and most layers of a deep chain
+_MOST_FLOPS = 1.2e9  # FLOPs of a layer: some milliseconds on one core
 _MOST_IN_ALL = 3e9  # FLOPs of a chain
-_MOST_ACTIVATIONS = 1.2e7  # elements that a layer reads and writes: beyond most caches
-_MOST_WEIGHTS = 4e6  # elements of a layer
-_SIZES = (4, 7, 8, 10, 12, 14, 16, 20, 28, 32, 40, 56, 64, 80, 112, 160, 224)  # of images
+_MOST_ACTIVATIONS = 1.2e7  # elements that a layer reads and writes: more than most caches hold
+_MOST_WEIGHTS = 4e6  # weight elements of a layer
+# Height and width of images in pixels.
+_SIZES = (4, 7, 8, 10, 12, 14, 16, 20, 28, 32, 40, 56, 64, 80, 112, 160, 224)
 _BATCHES = (1, 1, 1, 1, 2, 4, 8, 16, 16, 32, 64, 128)
 
 
@@ -33,7 +37,7 @@ class TimedNetwork:
     Attributes
     ----------
     name
-        Family, formats and number; says all about the program.
+        Family, formats and number, which together define the program.
     module, inputs
         The network in evaluation mode and the arguments of one call.
     formats
@@ -47,16 +51,16 @@ class TimedNetwork:
 
 
 def names(formats: Sequence[str], count: int) -> list[str]:
-    """Return the names of the programs of a calibration, the most telling first.
+    """Return the names of the programs of a calibration, the most informative first.
 
     Parameters
     ----------
     formats
-        Names of the formats that the runtime has kernels for, float32 first.
+        Names of the formats for which the runtime has kernels, float32 first.
     count
         Programs of each operator class and format.
     """
-    # Where there are both, integer layers can have bfloat16 between them.
+    # A runtime with both formats can keep bfloat16 activations between integer layers.
     between = [_BETWEEN] if {"bf16", "w8a8"} <= set(formats) else []
     found = []
     for i in range(count):
@@ -76,14 +80,14 @@ def program(name: str) -> TimedNetwork:
     torch_rng = torch.Generator().manual_seed(rng.randrange(2**31))
     module, shape = {**_CHAINS, **_SELDOM}[family](rng)
     if len(shape) == 4 and family != "head":
-        # Networks do not end in a convolution, and some runtimes have no integer kernel for one
-        # whose result is returned.
+        # Networks do not end in a convolution, and some runtimes have no integer kernel for a
+        # convolution whose result is the output of the network.
         with torch.no_grad():
             width = module(torch.zeros(1, *shape[1:])).shape[1]
         end = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
         module = nn.Sequential(module, *end)
     with torch.no_grad():
-        for parameter in module.parameters():  # activations neither grow nor die along the chain
+        for parameter in module.parameters():  # keeps activations of one size
             bound = math.sqrt(3 / max(1, parameter[0].numel())) if parameter.dim() > 1 else 0.1
             parameter.uniform_(-bound, bound, generator=torch_rng)
     layers = [
@@ -98,11 +102,11 @@ def program(name: str) -> TimedNetwork:
 
 
 def _choose(rng: Random, formats: Sequence[str], count: int) -> list[str]:
-    """Alternate two formats, scatter some over the layers, or give each a run of layers."""
+    """Give layers formats: two in turns, scattered ones, or one run of layers for each format."""
     if len(formats) > 2 and rng.random() < 0.7:
         formats = rng.sample([name for name in formats if name != _BETWEEN], 2)
     draw = rng.random()
-    if draw < 0.4 and len(formats) > 1:  # most of what stands between layers, for their number
+    if draw < 0.4 and len(formats) > 1:  # the most conversions that so many layers can have
         pair = rng.sample(formats, 2)
         return [pair[i % 2] for i in range(count)]
     if draw < 0.7:
@@ -113,7 +117,7 @@ def _choose(rng: Random, formats: Sequence[str], count: int) -> list[str]:
 
 
 class _Walk:
-    """Appends convolutions that fit the limits."""
+    """A chain of convolutions that grows within the limits."""
 
     def __init__(self, rng: Random, shape: tuple[int, int, int]) -> None:
         self.rng = rng
@@ -124,7 +128,7 @@ class _Walk:
         self._activation = blocks.activation(rng)
 
     def step(self, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
-        """Append a convolution and an activation function if it is within the limits."""
+        """Append a convolution and an activation function if the limits allow it."""
         size = -(-self.size // stride)
         weights = outputs * self.channels // groups * kernel**2
         flops = 2 * self.batch * size**2 * weights
@@ -149,7 +153,7 @@ def _chain(
     multiple: int = 1,
     lengths: tuple[int, int] = _LAYERS,
 ) -> Built:
-    while True:  # draw again where hardly any layer fits the limits
+    while True:  # draw again if too few layers fit the limits
         batch, size = rng.choice(_BATCHES), rng.choice(_SIZES)
         width = -(-channels(rng, *_widths(size)) // multiple) * multiple
         walk = _Walk(rng, (batch, width, size))
@@ -162,7 +166,7 @@ def _chain(
 
 
 def _widths(size: int) -> tuple[float, float]:
-    """Return the fewest and the most channels that images of a size have in networks."""
+    """Return the fewest and the most channels that networks have at an image size in pixels."""
     return max(8, 300 / size), min(1536, max(64, 9000 / size))
 
 
@@ -180,7 +184,7 @@ def _conv_step(walk: _Walk) -> None:
 
 
 def _pointwise_step(walk: _Walk) -> None:
-    # No stride: a runtime may leave out what the layer before computes and this one would skip.
+    # A strided pointwise layer would let the runtime skip part of the layer before it.
     walk.step(_outputs(walk), 1)
 
 
@@ -236,7 +240,11 @@ _MIXED = (
     *("chain", "conv", "pointwise", "depthwise", "linear"),
     *("residual", "inverted", "branches", "attention"),
 )
-_FLOATING = ("inverted", "permuted", "attention")  # much stands between layers, without integers
+_FLOATING = (
+    "inverted",
+    "permuted",
+    "attention",
+)  # families with many operators between layers that have no integer kernels
 _BETWEEN = "w8a8bf16"
 
 __all__ = ["TimedNetwork", "log_uniform", "names", "program"]

@@ -1,12 +1,12 @@
-"""From timed programs to the coefficients of kernels.
+"""Fit the coefficients of kernels to timed programs.
 
-A program takes the overhead of a run plus, over its pieces, ``loads x coefficients`` of the piece's
-kernel times the correction for the layer's shape. Coefficients are positive, so the unknowns are
-their logarithms and the slopes of the corrections. Estimated are the most probable ones: relative
-errors with a robust loss, and a prior that pulls every kernel towards a plain one and every
-correction towards none, which settles what the samples leave open. A layer that the runtime's
-profiler timed is a sample too, of one piece and without the overhead of a run; so is all that
-stands between layers.
+The time of a program is the overhead of a run plus, summed over its pieces, ``loads x
+coefficients`` of the kernel of the piece times the correction for the shape of the layer.
+Coefficients are positive, so the unknowns are their logarithms and the slopes of the corrections.
+The estimate is the maximum of the posterior. Its likelihood is a robust loss of relative errors.
+Its prior pulls every kernel towards a plain one and every correction towards none, and decides
+where the samples say little. A layer that the runtime's profiler timed is a sample of one piece
+without the overhead of a run, and so are all operators between the layers.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from aiq import _core
+from aiq.calibrate.roofs import short
 from aiq.calibrate.samples import Sample
 from aiq.cost import rows, shape
 from aiq.cost.pieces import DTYPES
@@ -27,36 +28,38 @@ from aiq.hardware.runtime_profile import Correction, Fit, KernelProfile
 Matrix = NDArray[np.float64]
 
 ALIKE = ("add", "mul", "activation", "embedding", "other")
-"""Operator classes whose kernels are fitted together."""
+"""Operator classes that share one kernel in the fit."""
 
-_PLAIN = (3e-6, 1.5, 1.0, 3e-11)  # start, 1 / compute, 1 / memory, seconds per output
-_RUN = 1e-5  # overhead of a run
-_MOST = 3.0  # logarithm of the largest correction
-_LEAST = 1e-3  # of a term that is worth keeping
+_PLAIN = (3e-6, 1.5, 1.0, 3e-11)  # seconds to start, 1 / compute, 1 / memory, seconds per output
+_RUN = 1e-5  # seconds of overhead of a run
+_MOST = 3.0  # natural logarithm of the largest correction
+_LEAST = 1e-3  # smaller coefficients of a correction are left out of the profile
 _FOLDS = 5
-_COVERED = 1.96  # standard deviations within which 95 % of all noise lies
+_COVERED = 1.96  # standard deviations that contain 95 % of a normal distribution
 
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """What is taken for known before a sample is seen: standard deviations, most of logarithms.
+    """The prior of the fit: standard deviations, of natural logarithms unless said otherwise.
 
-    `benches/calibration.py` shows what each of them is worth.
+    `benches/calibration.py` shows the effect of each.
 
     Attributes
     ----------
     program_error
-        Relative error of a program beyond its noise: the model's own.
+        Relative error of the model for a program, in addition to the noise of its time.
     layer_error
-        That of a layer. The larger: nothing averages out in it, and profilers count in the waking
-        of threads and what the last layer left unfinished.
+        Relative error of the model for a layer. It is larger than that for a program, because
+        errors do not average out, and because profilers add the time for waking the threads and
+        for the unfinished work of the layer before.
     coefficients
-        Of a kernel: its start, 1 / compute, 1 / memory, and seconds per output; a run's overhead is
-        as open as a start. Few samples are larger than the caches: what a kernel takes per byte
-        must not pass for a share of the bandwidth, or it would take several times as long per byte
-        beyond them. So that share, and that of the peak, are known best.
+        Standard deviations of the four coefficients of a kernel: start, 1 / compute, 1 / memory and
+        seconds per output. That of the start holds for the overhead of a run, too. Shares of the
+        peak and of the bandwidth have the smallest: few samples are larger than the caches, so a
+        time per element could pass for a low share of the bandwidth, and layers beyond the caches
+        would be predicted several times too slow.
     slope
-        Of the corrections for shapes.
+        Standard deviation of the slopes of the corrections for shapes.
     """
 
     program_error: float = 0.15
@@ -66,11 +69,12 @@ class Prior:
 
 
 PRIOR = Prior()
+"""The prior of every shipped profile."""
 
 
 @dataclass(frozen=True, slots=True)
 class Coefficients:
-    """A fitted runtime: overhead of a run in seconds, kernels by group, and how well they fit."""
+    """A fitted runtime: overhead of a run in seconds, kernels by group, and errors of the fit."""
 
     run: float
     kernels: Mapping[str, KernelProfile]
@@ -78,7 +82,7 @@ class Coefficients:
 
 
 def group(key: str) -> str:
-    """Return the name under which kernels that are alike are fitted together."""
+    """Return the group of a kernel; the kernels of a group are fitted together."""
     return "elementwise" if key.partition(".")[0] in ALIKE else key
 
 
@@ -89,21 +93,26 @@ def fit(
     needed: Collection[str] = (),
     prior: Prior = PRIOR,
 ) -> Coefficients:
-    """Return the coefficients that fit `samples` best, with the error on samples left out.
+    """Return the coefficients that fit `samples` best, with the errors of a cross-validation.
 
     Parameters
     ----------
     samples
-        Timed programs.
+        Timed programs and layers.
     hardware
-        Roofs of the machine.
+        Profile with the roofs of the machine.
     noise
-        Relative difference between two times of one program, with 95 % confidence: the more, the
-        less is learned from a sample.
+        Relative difference that 95 % of all pairs of times of one program stay below. The higher
+        it is, the less a sample counts against the prior.
     needed
-        Kernels to return in any case: of one that no sample has, what the prior says.
+        Kernels to return in any case; one that no sample has gets the coefficients of the prior.
     prior
-        How open everything is.
+        The prior.
+
+    Returns
+    -------
+    Coefficients
+        The estimate, and the errors on programs that were left out of the fit.
     """
     problem = _Problem(samples, hardware, noise, prior)
     order = np.random.default_rng(0).permutation(int(problem.is_whole.sum()))
@@ -111,8 +120,8 @@ def fit(
     for fold in range(_FOLDS):
         out = problem.of_programs(order[fold::_FOLDS])  # with their layers
         predicted, _ = problem.predict(problem.solve(np.flatnonzero(~out)))
-        told = out & problem.is_whole
-        ratios += list(problem.seconds[told] / predicted[told])
+        tested = out & problem.is_whole
+        ratios += list(problem.seconds[tested] / predicted[tested])
     low, high = np.quantile(ratios, (0.05, 0.95))
     solution = problem.solve(np.arange(len(samples)))
     return Coefficients(
@@ -120,10 +129,10 @@ def fit(
         kernels={**{group(key): _kernel(*_PLAIN) for key in needed}, **problem.kernels(solution)},
         fit=Fit(
             samples=len(order),
-            noise=_short(noise),
-            mape=_short(float(np.mean(np.abs(1 / np.array(ratios) - 1)))),
-            low=_short(min(float(low), 1.0)),
-            high=_short(max(float(high), 1.0)),
+            noise=short(noise),
+            mape=short(float(np.mean(np.abs(1 / np.array(ratios) - 1)))),
+            low=short(min(float(low), 1.0)),
+            high=short(max(float(high), 1.0)),
         ),
     )
 
@@ -131,8 +140,9 @@ def fit(
 class _Problem:
     """The least-squares problem behind a calibration.
 
-    The vector of unknowns: the run's overhead; four coefficients per kernel (logarithms over
-    `_PLAIN`); the slopes of the correction of each kernel that computes layers with weights.
+    The vector of unknowns holds the logarithm of the overhead of a run over `_RUN`, the logarithms
+    of four coefficients per kernel over `_PLAIN`, and the slopes of the correction of each kernel
+    that computes layers with weights.
     """
 
     def __init__(
@@ -190,7 +200,7 @@ class _Problem:
     def _ranges(
         self, shapes: Sequence[tuple[float, ...]]
     ) -> dict[int, dict[str, tuple[float, float]]]:
-        """Return the ranges of features and work, by the group whose layers have features."""
+        """Return the lowest and highest value of each feature and of the work, by group."""
         found = {}
         for index in range(len(self._groups)):
             mine = [s for g, s in zip(self._group, shapes, strict=True) if g == index and s]
@@ -204,11 +214,11 @@ class _Problem:
         return found
 
     def of_programs(self, programs: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """Return which samples are programs, by their order, or layers of them."""
+        """Return which samples belong to `programs`, given by their order of appearance."""
         return np.isin(self._program, programs)
 
     def solve(self, kept: NDArray[np.intp]) -> Matrix:
-        """Return the most probable unknowns, given the samples `kept`."""
+        """Return the unknowns that maximise the posterior given the samples `kept`."""
         target, spread = np.log(self.seconds[kept]), self._error[kept]
 
         def residuals(unknowns: Matrix) -> Matrix:
@@ -223,14 +233,14 @@ class _Problem:
             return np.vstack([data, np.diag(1 / self._prior)])
 
         start = np.zeros(len(self._prior))
-        # LSMR: dense steps need singular values, for which LAPACK has given up on such a problem.
+        # LSMR needs no singular values; LAPACK failed to find those of such a problem.
         found: Matrix = least_squares(
             residuals, start, slopes, tr_solver="lsmr", max_nfev=60, ftol=1e-6
         ).x
         return found
 
     def predict(self, unknowns: Matrix) -> tuple[Matrix, Matrix]:
-        """Return the seconds of every sample, and the derivatives of their logarithms."""
+        """Return the predicted seconds of every sample, and the derivatives of their logarithms."""
         coefficients, corrections = self._split(unknowns)
         exponent = (self._features * corrections[self._group]).sum(axis=1)
         factor = np.exp(np.clip(exponent, -_MOST, _MOST))
@@ -281,10 +291,10 @@ def _kernel(
     correction: Correction | None = None,
 ) -> KernelProfile:
     return KernelProfile(
-        start_us=_short(start * 1e6),
-        compute=_short(min(1 / compute, 4.0)),
-        memory=_short(min(1 / memory, 100.0)),
-        output_ns=_short(output * 1e9),
+        start_us=short(start * 1e6),
+        compute=short(min(1 / compute, 4.0)),
+        memory=short(min(1 / memory, 100.0)),
+        output_ns=short(output * 1e9),
         correction=correction,
     )
 
@@ -296,7 +306,3 @@ def _robust(error: Matrix) -> tuple[Matrix, Matrix]:
     small = np.abs(error) < 1e-4
     slope = np.where(small, 1.0, error / (root * np.where(small, 1.0, residual)))
     return residual, slope
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.4g}")

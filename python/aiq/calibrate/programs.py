@@ -1,4 +1,4 @@
-"""Timing synthetic programs in a runtime, and what each of them is made of."""
+"""Time synthetic programs in a runtime, and cut them into pieces of work."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ FUSES: Mapping[str, tuple[str, ...]] = {
         str(op) for op in Op if op not in {*WEIGHTED, Op.MATMUL, Op.OTHER, Op.EMBEDDING}
     ),
 }
-"""Operator classes for which a runtime generates code, and so fuses them with their neighbours."""
+"""Operator classes that a runtime fuses with their neighbours because it generates their code."""
 
 INTEGER_KERNELS: Mapping[str, tuple[Op, ...]] = {
     "onnxruntime": (Op.POOL, Op.CONCAT),
@@ -32,25 +32,27 @@ INTEGER_KERNELS: Mapping[str, tuple[Op, ...]] = {
 """Operator classes without weights that a runtime computes in integers between integer layers."""
 
 BUNDLE = 12
-"""Programs that are exported together: an export costs more than twelve of these programs."""
+"""Programs that are exported together, since an export takes longer than twelve programs run."""
 
 _ANCHOR = "anchor"
 _ROUNDS = 12
 _LEAST_SECONDS = 1.5
-_MOST_SECONDS = 12.0  # after which six rounds are enough
+_MOST_SECONDS = 12.0  # after this long, fewer rounds are enough
 _WARM_UP_SECONDS = 0.2
 _PROFILED_SECONDS = 0.03
-_PROFILED_RUNS = (5, 50)  # fewest and most
-_LEAST_LAYER = 15e-6  # seconds of a layer worth a sample: profilers count microseconds
-_LEAST_SHARE = 0.05  # of its program: less is mostly the waking of threads
-_LEAST_REST = 5e-6  # seconds; what takes less is still known to be short
+_PROFILED_RUNS = (5, 50)  # fewest and most runs under the profiler
+# Profilers count in microseconds, and the time of a very short layer is mostly that of waking the
+# threads, so shorter layers are no samples.
+_LEAST_LAYER = 15e-6  # seconds
+_LEAST_SHARE = 0.05  # share of the time of the program
+_LEAST_REST = 5e-6  # seconds; a shorter rest counts as this long
 
 REST = "rest"
-"""Name of the sample of all that a profiler times beside the layers with weights."""
+"""Name of the sample of all operators without weights in a program, timed by the profiler."""
 
 
 def realisations(runtime: Runtime) -> dict[str, Realisation]:
-    """Return what `runtime` does when asked for each format."""
+    """Return for each format what `runtime` does when it is asked for the format."""
     found = {}
     for name, example in (
         ("fp32", "fp32"),
@@ -78,7 +80,7 @@ def native(runtime: Runtime) -> tuple[Format, ...]:
 
 
 def kernels(runtime: Runtime) -> dict[str, tuple[str, ...]]:
-    """Return the dtypes in which `runtime` computes each operator class, and reorders inputs."""
+    """Return the dtypes in which `runtime` computes each operator class and reorders inputs."""
     formats, integers = native(runtime), INTEGER_KERNELS.get(runtime.name, ())
     floats = tuple(f.name for f in formats if f.name in {"fp32", "bf16"})
     every = tuple(dict.fromkeys(f.compute.name for f in formats))
@@ -87,7 +89,7 @@ def kernels(runtime: Runtime) -> dict[str, tuple[str, ...]]:
 
 
 def needed(runtime: Runtime) -> set[str]:
-    """Return the kernels that networks may need (`Piece.kernel`), whatever a calibration drew."""
+    """Return all kernels that networks may need (`Piece.kernel`), in the samples or not."""
     by_op = dict(kernels(runtime))
     by_op |= dict.fromkeys({*FUNCTIONS.values(), "residual"}, by_op[Op.CONV])
     by_op |= dict.fromkeys(("mean", "average"), by_op[Op.POOL])
@@ -106,18 +108,18 @@ def compile_programs(runtime: Runtime, programs: Sequence[chains.TimedNetwork]) 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """The pieces of work of which a program is made, and those of layers that are one piece.
+    """The pieces of work of a program, and those that a profiler can time separately.
 
     Attributes
     ----------
     pieces
-        All of them.
+        All pieces of the program.
     layers
-        By name, the kernel of each layer with weights into which nothing is fused but a clamp: all
-        that a profiler can mean by it.
+        Layer name -> piece, for each layer with weights that is a single piece. A layer into which
+        more than a clamp is fused is several pieces, and a profiler gives only their sum.
     rest
-        All that is no layer with weights, if `layers` are all that are: what a profiler times
-        beside them.
+        The pieces that belong to no layer with weights, if `layers` has all layers with weights;
+        otherwise empty, because their time cannot be told from that of the missing layers.
     """
 
     pieces: tuple[Piece, ...]
@@ -126,18 +128,18 @@ class Cut:
 
 
 def cut(runtime: Runtime, graph: LayerGraph, formats: Mapping[str, str]) -> Cut:
-    """Return the pieces of work of which a program is made.
+    """Return the pieces of work of a program.
 
     Parameters
     ----------
     runtime
-        What runs it.
+        The runtime that executes the program.
     graph
-        Its layers.
+        The layers of the program.
     formats
         Format name by layer name.
     """
-    # By name: layers do not always run in the order in which a module lists them.
+    # Match layers by name, because a module may run them in another order than it lists them.
     ordered = [parse_format(formats[layer.name]) for layer in graph.quantizable]
     distinct = list(dict.fromkeys(ordered))
     choices = [distinct.index(fmt) for fmt in ordered]
@@ -157,22 +159,23 @@ def cut(runtime: Runtime, graph: LayerGraph, formats: Mapping[str, str]) -> Cut:
 
 
 def samples(runtime: Runtime, names: Sequence[str], anchor: Call) -> tuple[list[Sample], float]:
-    """Compile the programs called `names` together, time them in turns, and cut them up.
+    """Compile the programs called `names` together, time them in turns, and cut them into pieces.
 
     Parameters
     ----------
     runtime
-        What runs them.
+        The runtime that executes the programs.
     names
-        Which programs (`chains.program`).
+        Names of the programs (`chains.program`).
     anchor
-        Takes turns with them: on a shared machine times change from minute to minute, ratios to
-        the anchor's time hardly.
+        A program that is timed in turns with the others. On a shared machine times change from
+        minute to minute, but their ratios to the time of the anchor hardly change.
 
     Returns
     -------
     list of Sample, float
-        Programs and layers, and the noise: the relative difference that is none.
+        The programs and their layers, and the noise: the relative difference between two times of
+        the same program.
     """
     drawn = [chains.program(name) for name in names]
     parts, found = compile_programs(runtime, drawn), []
@@ -193,12 +196,12 @@ def samples(runtime: Runtime, names: Sequence[str], anchor: Call) -> tuple[list[
 
 
 def _profiled(whole: Sample, part: Part, made_of: Cut) -> Iterator[Sample]:
-    """Yield the layers that the runtime's profiler times, and all else, if it has one."""
+    """Yield a sample of each layer and of the rest, if the runtime has a profiler."""
     if part.profile is None:
         return
     fewest, most = _PROFILED_RUNS
     times = part.profile(min(max(round(_PROFILED_SECONDS / whole.seconds), fewest), most))
-    # Profiling slows a program down; what it adds is no part of a layer.
+    # Profiling slows a program down, so its times are scaled to the time without the profiler.
     share = min(1.0, whole.seconds / times.total)
 
     def sample(name: str, seconds: float, pieces: tuple[Piece, ...]) -> Sample:

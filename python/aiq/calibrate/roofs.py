@@ -1,7 +1,8 @@
-"""The roofs of this machine: the fastest kernel of each dtype, and how fast memory is read.
+"""The roofs of this machine: the peak of each dtype, and the bandwidth of each memory level.
 
-Peaks are those of PyTorch's own kernels. In float32 that is oneDNN's or MKL's: MKL's products take
-AVX2 where AMD's processors have AVX-512, half of what the runtimes' kernels reach.
+Peaks are measured with PyTorch's own kernels. Its float32 products come from MKL or oneDNN. On AMD
+processors MKL uses AVX2 even if there is AVX-512, and reaches half of what other kernels reach;
+therefore the faster of the two counts.
 """
 
 import time
@@ -18,18 +19,18 @@ from aiq.hardware import MemoryLevel
 
 Clock = Callable[[], float]
 
-# A call lasts a few milliseconds at most, so that some call finds the processors free on a machine
-# that has other work as well.
-_SIZE = 512  # of the square products: large enough for every kernel's blocking
-_WINDOW = 16 << 20  # bytes that a call reads
-_SECONDS = 0.3  # at least, per kernel or working set
-_ROUNDS = 5
+# A call lasts a few milliseconds at most, so that even on a shared machine some call runs while no
+# other program uses the processors.
+_SIZE = 512  # rows and columns of the square matrices: large enough for every kernel's blocking
+_WINDOW = 16 << 20  # bytes that one call reads
+_SECONDS = 0.3  # least time spent on each kernel
+_ROUNDS = 5  # least number of calls
 
 
 def best_seconds(
     call: Callable[[], object], seconds: float = _SECONDS, clock: Clock = time.perf_counter
 ) -> float:
-    """Return the shortest time of a call, over `seconds` and at least five calls."""
+    """Return the least seconds of a call, repeated for `seconds` and at least five times."""
     call()
     best, rounds, start = float("inf"), 0, clock()
     while rounds < _ROUNDS or clock() - start < seconds:
@@ -43,7 +44,7 @@ def best_seconds(
 def peak_gflops(dtype: str) -> float | None:
     """Return the speed of the fastest matrix product in `dtype` in GFLOP/s (GOP/s for int8).
 
-    ``None`` if no kernel of this machine computes in it.
+    ``None`` if this machine has no kernel for the dtype.
     """
     rates: list[float] = []
     for kernel in _KERNELS[dtype]:
@@ -57,6 +58,7 @@ def peak_gflops(dtype: str) -> float | None:
 
 
 DTYPES = ("fp32", "bf16", "int8")
+"""Dtypes whose peak is measured."""
 
 
 def _float_product(dtype: torch.dtype) -> Callable[[int], Callable[[], object]]:
@@ -68,7 +70,7 @@ def _float_product(dtype: torch.dtype) -> Callable[[int], Callable[[], object]]:
 
 
 def _linear(dtype: torch.dtype) -> Callable[[int], Callable[[], object]]:
-    """Return the linear layer that Inductor calls: oneDNN's."""
+    """Return oneDNN's linear layer, which Inductor calls."""
 
     def kernel(size: int) -> Callable[[], object]:
         ops = torch.ops.mkldnn
@@ -84,7 +86,7 @@ def _codes(size: int, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _linear_int8(size: int) -> Callable[[], object]:
-    """Return the quantised linear layer that Inductor calls: unsigned by signed bytes."""
+    """Return oneDNN's product of unsigned activations and signed weights, which Inductor calls."""
     ops = torch.ops.onednn
     weight = ops.qlinear_prepack(_codes(size, torch.int8), [size, size])
     scales, zeros = torch.full((size,), 1e-3), torch.zeros(size, dtype=torch.int64)
@@ -112,9 +114,9 @@ class Sweep:
     Attributes
     ----------
     kib
-        Size of each working set in KiB, all threads together, ascending.
+        Size of each working set in KiB, summed over the threads, ascending.
     gbps
-        Bandwidth at which all threads together read it again and again, in GB/s.
+        Bandwidth in GB/s at which all threads together read each working set repeatedly.
     """
 
     kib: tuple[float, ...]
@@ -122,14 +124,14 @@ class Sweep:
 
 
 def working_sets(threads: int, largest_kib: float) -> list[float]:
-    """Return the sizes to sweep in KiB: two per doubling, from 8 KiB a thread."""
+    """Return the sizes to sweep in KiB: two for each doubling, from 8 KiB per thread."""
     steps = int(2 * np.log2(largest_kib / (8 * threads)))
     return [round(8 * threads * 2 ** (i / 2)) for i in range(steps + 1)]
 
 
 def read_gbps(kib: float, threads: int) -> float:
-    """Return how fast `threads` threads read a working set again and again, each its own share."""
-    share = max(1024, int(kib * 256 / threads))  # float32 elements a thread
+    """Return the bandwidth in GB/s of `threads` threads that read equal shares of a working set."""
+    share = max(1024, int(kib * 256 / threads))  # float32 elements per thread
     window = min(share, _WINDOW // (4 * threads))
     repeats = max(1, _WINDOW // (4 * threads * share))
     data = torch.ones(threads, share)
@@ -145,21 +147,22 @@ def read_gbps(kib: float, threads: int) -> float:
 
 
 def levels(sweep: Sweep, memory_kib: float) -> tuple[MemoryLevel, ...]:
-    """Return the memory levels that a sweep shows, near to far.
+    """Return the memory levels that a sweep shows, from the nearest to the farthest.
 
-    A level is a run of working sets of about the same bandwidth, the runs chosen to minimise the
-    squared error of log bandwidth plus a price per level. It ends where the bandwidth crosses the
-    geometric mean of its own and of the next level's. What a processor reports of its caches does
-    not matter: a virtual machine gets a part of them.
+    A level is a run of working sets of about the same bandwidth. The runs minimise the squared
+    error of the logarithm of the bandwidth plus a price for each level. A level ends where the
+    bandwidth crosses the geometric mean of its own bandwidth and that of the next level. The cache
+    sizes that the processor reports are not used, because a virtual machine gets only a part of
+    the caches.
 
     Parameters
     ----------
     sweep
-        Bandwidth by working set; the largest must be beyond every cache.
+        Bandwidth by working set; the largest working set must not fit any cache.
     memory_kib
-        Size of the last level.
+        Size of the last level in KiB.
     """
-    # Reading more never goes faster: a dip is somebody else's use of the machine.
+    # A larger working set is never read faster; where it seems to be, another program interfered.
     speed = np.maximum.accumulate(np.asarray(sweep.gbps)[::-1])[::-1]
     logs = np.log(speed)
     price = _LEVEL_PRICE
@@ -170,24 +173,24 @@ def levels(sweep: Sweep, memory_kib: float) -> tuple[MemoryLevel, ...]:
     found = []
     for index, plateau in enumerate(plateaus):
         if index == len(plateaus) - 1:
-            found.append(MemoryLevel("DRAM", round(memory_kib), _round(float(speed[-1]))))
+            found.append(MemoryLevel("DRAM", round(memory_kib), short(float(speed[-1]))))
             break
         middle = 0.5 * (np.log(plateau) + np.log(plateaus[index + 1]))
         last = int(np.flatnonzero(logs >= middle)[-1])
         size = float(
             np.exp(np.interp(-middle, -logs[last : last + 2], np.log(sweep.kib[last : last + 2])))
         )
-        found.append(MemoryLevel(f"L{index + 1}", round(size), _round(plateau)))
+        found.append(MemoryLevel(f"L{index + 1}", round(size), short(plateau)))
     return tuple(found)
 
 
 _MOST_LEVELS = 4
 _LEVEL_PRICE = 0.05
-"""A level is worth its price if it explains a drop of about 20 % over two doublings."""
+"""Price of a level: it pays if the level explains a drop of about 20 % over two doublings."""
 
 
 def _segments(logs: NDArray[np.float64], level_price: float) -> list[int]:
-    """Return where the runs of a piecewise constant fit end, by dynamic programming."""
+    """Return the end of each run of a piecewise constant fit, found by dynamic programming."""
     count, least = len(logs), 3
     best = [0.0] + [float("inf")] * count
     previous = [0] * (count + 1)
@@ -203,5 +206,6 @@ def _segments(logs: NDArray[np.float64], level_price: float) -> list[int]:
     return ends
 
 
-def _round(value: float) -> float:
+def short(value: float) -> float:
+    """Return a number with four significant digits, as profiles keep it."""
     return float(f"{value:.4g}")

@@ -1,4 +1,4 @@
-"""Timed programs on disk: a calibration killed at any moment goes on where it was."""
+"""Timed programs in a file, so that a calibration that was killed goes on where it stopped."""
 
 import hashlib
 import json
@@ -16,29 +16,29 @@ from aiq.cost.pieces import Piece
 from aiq.errors import InputError
 from aiq.typed import Count, Name, NonNegative, Positive, dump_json, read_json
 
-SCHEMA = "aiq/calibration/v10"  # raised, too, where programs or times would not compare
+SCHEMA = "aiq/calibration/v10"  # also raised when programs change so that old times do not compare
 _WHAT = "a file of a calibration's samples"
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """How long something takes, and the pieces of work that it is made of.
+    """The time of a program or of a part of it, and the pieces of work that it consists of.
 
     Attributes
     ----------
     name
-        That of the program; of a part, the program's, ``#`` and its own.
+        Name of the program. The name of a part is that of the program, ``#`` and its own name.
     seconds
-        Of a run.
+        Seconds of one run.
     pieces
-        In the program's plan.
+        Pieces of work in the formats of the program.
     anchor
-        Seconds that the anchor, a program that all are timed beside, took at the same time.
+        Seconds of one run of the anchor, a program that takes turns with all others.
     is_whole
-        Whether it is a program, which pays the overhead of a run, or a part of it as the runtime's
-        profiler saw it: one layer, or all but the layers with weights.
+        Whether this is a program, which pays the overhead of a run, or a part that the runtime's
+        profiler timed: one layer, or all operators without weights.
     passes
-        How often it was timed; `seconds` and `anchor` are geometric means.
+        How often it was timed; `seconds` and `anchor` are geometric means over these passes.
     """
 
     name: Name
@@ -55,7 +55,7 @@ class Sample:
 
 
 class Roofs(TypedDict):
-    """Peaks by dtype and bandwidths by working set, as they were measured."""
+    """Peaks by dtype in GFLOP/s, working sets in KiB and their bandwidths in GB/s, as measured."""
 
     threads: Count
     peaks: dict[Name, Positive]
@@ -65,7 +65,7 @@ class Roofs(TypedDict):
 
 
 class Values(TypedDict, total=False):
-    """What else a calibration keeps: roofs, noise of each bundle of programs, time stolen."""
+    """Other results of a calibration: roofs, noise of each bundle, share of time stolen."""
 
     roofs: Roofs
     noise: dict[Name, NonNegative]
@@ -74,7 +74,7 @@ class Values(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class _Document:
-    """What is in a file."""
+    """The content of a file."""
 
     signature: Mapping[str, Any]
     values: Values = field(default_factory=Values)
@@ -93,13 +93,13 @@ class Store:
     path
         The file; ``None`` keeps them in memory only.
     signature
-        What the samples hold for: machine, versions, threads. A file with another one is an error,
-        since its times would not compare.
+        Machine, versions and threads of the samples. A file with another signature is an error,
+        because its times would not compare.
 
     Raises
     ------
     InputError
-        If the file is not one of this class, its signature differs, or it could not be written.
+        If the file is of another kind, its signature differs, or it could not be written.
     """
 
     def __init__(self, path: str | Path | None, signature: Mapping[str, Any]) -> None:
@@ -114,12 +114,12 @@ class Store:
 
     @property
     def path(self) -> Path | None:
-        """The file; ``None`` keeps samples in memory only."""
+        """The file; ``None`` if samples are kept in memory only."""
         return self._path
 
     @property
     def noise(self) -> float:
-        """Relative difference between times that is none: the median over those found so far.
+        """Relative difference between two times of one program: the median over all bundles.
 
         Raises
         ------
@@ -144,7 +144,7 @@ class Store:
         self._write()
 
     def _read(self, path: Path) -> None:
-        """Take over what is in the file and not here."""
+        """Add the samples and values of the file that are not in memory."""
         advice = "name another file, or move this one away"
         document = read_json(path, _Document, what=_WHAT, advice=advice, schema=SCHEMA)
         if document.signature != self._signature:
@@ -167,14 +167,14 @@ class Store:
         if self._path is None:
             return
         with files.locked(self._path.parent):
-            if self._path.exists():  # another calibration may have added to it meanwhile
+            if self._path.exists():  # another process may have added to it
                 self._read(self._path)
             document = _Document(self._signature, self.values, tuple(self.samples.values()))
             files.write_atomic(self._path, dump_json(document, _WHAT, SCHEMA, indent=None))
 
 
 def _mean(before: Sample, now: Sample) -> Sample:
-    """Return a sample with what one more pass found, as the geometric mean of all passes."""
+    """Return a sample with one more pass, as the geometric mean of all passes."""
     share = 1 / (before.passes + 1)
     return replace(
         now,
@@ -185,7 +185,7 @@ def _mean(before: Sample, now: Sample) -> Sample:
 
 
 def default_path(signature: Mapping[str, Any]) -> Path:
-    """Return where the samples with a signature are kept unless the caller says otherwise."""
+    """Return the default path of the samples with a signature."""
     said = json.dumps({"schema": SCHEMA, **signature}, sort_keys=True)
     digest = hashlib.sha256(said.encode()).hexdigest()[:16]
     return platformdirs.user_cache_path("aiq") / "calibration" / f"{digest}.json"

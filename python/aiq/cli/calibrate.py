@@ -13,7 +13,7 @@ from aiq.cli import profile_tables as tables
 from aiq.cli.common import JsonOption, deliver, out, print_json, progress_bars
 from aiq.errors import InputError
 from aiq.files import check_target
-from aiq.hardware import Hardware, Pair
+from aiq.hardware import Hardware
 
 
 def calibrate(
@@ -70,8 +70,7 @@ def calibrate(
 
 def _compare(profile: Hardware, json_: bool) -> None:
     with progress_bars() as progress:
-        found = calibration.compare(profile, progress)
-    pairs = [Pair(d.key, d.profile, d.here) for d in found]
+        pairs = calibration.compare(profile, progress)
     here = machine.describe()["cpu"]
     if json_:
         rows = [

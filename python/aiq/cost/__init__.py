@@ -1,11 +1,11 @@
-"""What every layer costs in every format: exact integer tables for the search.
+"""The cost of every layer in every format: exact integer tables for the search.
 
-* ``intensity``: bits moved by convolution and linear layers, so that FLOPs / bytes is the metric of
-  arXiv 2512.14090. The paper's accounting: biases count as weights, scales are not counted.
-* ``roofline``: picoseconds under the roofline (Williams, Waterman, Patterson, CACM 52(4), 2009) of
-  every layer, scales and fused operands counted: a lower bound.
-* ``calibrated``: picoseconds that a runtime takes, from a profile calibrated on the machine, with
-  the conversions between layers of different formats on the edges.
+* ``intensity``: bits that convolution and linear layers move, so that FLOPs / bytes is the metric
+  of arXiv 2512.14090. As in the paper, biases count as weights, and scales are not counted.
+* ``roofline``: picoseconds of every layer under the roofline (Williams, Waterman, Patterson, CACM
+  52(4), 2009), scales and fused operands included. It is a lower bound on the time.
+* ``calibrated``: picoseconds of every layer in a runtime, from a profile calibrated on the machine.
+  Conversions between layers of different formats are costs of the edges.
 """
 
 from collections.abc import Sequence
@@ -34,10 +34,11 @@ __all__ = [
 def time_table(
     graph: LayerGraph, formats: Sequence[Format], hardware: Hardware, runtime: str | None = None
 ) -> CostTable:
-    """Return the best table of seconds that a profile allows.
+    """Return the most exact table of seconds that a profile allows.
 
-    Calibrated where the profile has a section for `runtime`, else the roofline. A layer that
-    `runtime` runs in another format than the one asked for (`aiq.placement`) costs what that takes.
+    The table is calibrated if the profile has a section for `runtime`, otherwise it is the
+    roofline. A layer that `runtime` runs in another format than the one asked for (`aiq.placement`)
+    costs what the format that runs costs.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Levels 0 and 1: the paper's bytes, and the roofline."""
+"""The cost levels that are bounds: the bytes of the paper, and the roofline."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,11 +14,12 @@ from aiq.hardware import Hardware
 
 
 def intensity_table(graph: LayerGraph, formats: Sequence[Format]) -> CostTable:
-    """Bits moved by each convolution and linear layer in each format.
+    """Return the bits that each convolution and linear layer moves in each format.
 
-    AI of a plan = sum of FLOPs / sum of ``(W b_w + X b_a + Y b_y) / 8`` over these layers, where W
-    are weights and biases, X and Y activations read and written, and b the bits of the format
-    (b_y = 32 where Y is a result of the network). A weight that several layers share counts once.
+    The arithmetic intensity of a plan is the sum of FLOPs / sum of ``(W b_w + X b_a + Y b_y) / 8``
+    over these layers, where W are weights and biases, X and Y activations read and written, and b
+    the bits of the format (b_y = 32 where Y is a result of the network). A weight that several
+    layers share counts once.
     """
     layers = graph.quantizable
     once = [replace(x, weight_elements=x.weight_elements - x.repeated_elements) for x in layers]

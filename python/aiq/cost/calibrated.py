@@ -1,4 +1,4 @@
-"""Level 2: seconds that a runtime takes, from a profile calibrated on the machine."""
+"""The calibrated cost level: the time in a runtime, from a profile of the machine."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ _PICOSECONDS_PER_US = 10**6
 def calibrated_table(
     graph: LayerGraph, formats: Sequence[Format], hardware: Hardware, runtime: str
 ) -> CostTable:
-    """Time of each layer in each format on a runtime, and of what stands between layers.
+    """Return the time of each layer in each format in a runtime, and of what is between layers.
 
-    Per piece of work (`aiq.cost.pieces`) ``start + FLOPs / (compute peak) + bytes / (memory
+    A piece of work (`aiq.cost.pieces`) takes ``start + FLOPs / (compute peak) + bytes / (memory
     bandwidth) + output Y`` with the coefficients of its kernel in the profile, times a correction
-    for the layer's shape (`aiq.cost.shape`). The layers without weights are in the rows of the
-    layers that they follow; the runtime's own overhead is `fixed`.
+    for the shape of the layer (`aiq.cost.shape`). The time of a layer without weights is in the row
+    of the layer that it follows; the overhead of a run is `CostTable.fixed`.
 
     Raises
     ------
@@ -65,7 +65,9 @@ def calibrated_table(
             case (i,):
                 (k,) = part.formats
                 cost[i, k] += price
-                causes[i][k] = causes[i][k] or names[cause]  # its own kernel comes first
+                causes[i][k] = (
+                    causes[i][k] or names[cause]
+                )  # the kernel of the layer itself comes first
             case (i, j):
                 a, b = part.formats
                 if i < j:

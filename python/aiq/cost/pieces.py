@@ -1,18 +1,18 @@
 """A network as pieces of work, each done by one kernel of a runtime.
 
-Which pieces there are depends on the plan: a layer's format selects its kernel, and between two
-layers of different formats stands a conversion. A piece therefore names the layers, none to two,
-whose formats it hangs on. The calibrated table prices pieces; the calibration counts them.
+The pieces depend on the plan: the format of a layer selects its kernel, and a conversion is needed
+between two layers of different formats. A piece therefore names the layers, at most two, on whose
+formats it depends. The calibrated table prices the pieces; the calibration fits their kernels.
 
 Layers without weights have no format of their own. Each follows its *root*, the first layer with
-weights upstream: it computes in bfloat16 or integers where the root does and the runtime has such
-a kernel, else in the floating-point dtype that the root's format has between layers. Where the
-runtime fuses its operator (`RuntimeProfile.fuses`), conversions next to it cost nothing extra, and
-a run of such operators starts once.
+weights upstream. It computes in bfloat16 or integers if the root does and the runtime has such a
+kernel, otherwise in the floating-point dtype that the format of the root has between layers. If the
+runtime fuses the operator (`RuntimeProfile.fuses`), conversions next to it cost nothing, and a
+sequence of such operators starts only once.
 
-A tensor that several layers read is converted once for all of them. With k readers a conversion
-counts 1/k, and two readers that differ count 1/k between them: exact if one or all of the readers
-differ from the writer.
+A tensor that several layers read is converted once for all of them. With k readers, the conversion
+for each reader counts 1/k, and each pair of readers that differ counts another 1/k. The sum is
+exact if either one reader or all readers differ from the writer.
 """
 
 import re
@@ -39,49 +39,49 @@ FUNCTIONS: Mapping[str, str] = {
     **dict.fromkeys(("hardswish", "hardsigmoid"), "hardswish"),
     **dict.fromkeys(("tanh", "softplus", "mish", "elu", "selu", "log_sigmoid"), "sigmoid"),
 }
-"""Activation functions that are more than a clamp, by the kernel that is like them."""
+"""Activation function -> kernel that stands for it, for functions that are more than a clamp."""
 
 
 def _kind(layer: Layer) -> str:
-    """Return the kernel of a layer without weights: its class, or a finer one."""
+    """Return the kernel of a layer without weights: its operator class, or a part of the class."""
     function = re.sub(r"_*\d*$", "", layer.nodes[0])
     if layer.op is Op.ACTIVATION:
         return FUNCTIONS.get(function, "activation")
     if layer.op is Op.POOL and layer.output_elements * 8 < layer.input_elements:
-        return "mean"  # over whole images: it reads much and writes little
+        return "mean"  # a mean over whole images reads much and writes little
     if layer.op is Op.POOL and "avg" in function:
         return "average"
     return str(layer.op)
 
 
 def _reversed(work: rows.Work) -> rows.Work:
-    """Return work that reads what `work` writes, and writes what it reads.
+    """Return work with inputs and outputs exchanged.
 
-    It moves as many bytes; what its kernel takes for each element, it takes for those read.
+    The bytes are the same, and the time per element written then applies to the elements read.
     """
     return work._replace(inputs=work.outputs, outputs=work.inputs, is_output=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A piece of work that is part of a run if its layers have its formats.
+    """A piece of work that a run includes if the layers of the piece have its formats.
 
     Attributes
     ----------
     kernel
         ``<operator class>.<dtype>``, or ``<dtype>_to_<dtype>``.
     work, storage
-        What is done, on what.
+        FLOPs and elements of the piece, and how the elements are stored.
     resident
-        Bytes that stay in memory between two runs.
+        Bytes that the whole network keeps in memory between two runs.
     layers, formats
-        Positions of the layers whose formats it hangs on, and of these formats.
+        Positions of the layers on whose formats the piece depends, and of these formats.
     starts
-        Whether it pays the kernel's start.
+        Whether the piece takes the time of a kernel's start.
     share
-        Part of it that counts.
+        Share of its time that counts, from 0 to 1.
     shape
-        `aiq.cost.shape.FEATURES` of a layer with weights.
+        `aiq.cost.shape.FEATURES` of a layer with weights, otherwise empty.
     """
 
     kernel: Name
@@ -96,7 +96,7 @@ class Piece:
 
 
 def dtypes(formats: Iterable[Format]) -> list[DType]:
-    """Return the compute dtypes behind the indices in pieces of `formats`, float32 first."""
+    """Return the dtypes to which indices in the pieces of `formats` refer, float32 first."""
     used = [dtype for f in formats for dtype in (f.compute, f.between)]
     return list(dict.fromkeys([FP32, *used]))
 
@@ -119,9 +119,9 @@ def pieces(
     graph
         The network.
     formats
-        Formats as they are executed (`RuntimeProfile.executed`).
+        Formats in which layers are executed (`RuntimeProfile.executed`).
     kernels
-        Operator class, or the finer name of a kernel -> dtypes in which the runtime computes it.
+        Operator class, or part of a class -> dtypes in which the runtime computes it.
     fuses
         Operator classes without weights that the runtime fuses.
     """
@@ -163,7 +163,8 @@ class _Cutter:
         self._sources: dict[int, list[Edge]] = defaultdict(list)
         for edge in graph.edges:
             self._sources[edge.target].append(edge)
-        # Convolutions that read as much of the network's inputs read the same one, reordered once.
+        # Convolutions that read equally many elements of the network's inputs are taken to read the
+        # same input, which is reordered once.
         self._reading = Counter(
             self._outside(index, layer)
             for index, layer in enumerate(graph.layers)
@@ -185,7 +186,7 @@ class _Cutter:
         ]
 
     def absorbs(self, index: int) -> bool:
-        """Whether conversions of what this layer reads or writes fuse into it."""
+        """Whether conversions of the inputs and outputs of this layer are fused into it."""
         layer = self._layers[index]
         return not layer.quantizable and str(layer.op) in self._fuses
 
@@ -193,7 +194,7 @@ class _Cutter:
         root = self._root[index]
         assert root is not None
         outside = self._outside(index, layer)
-        work = rows.work(layer)._replace(fused=0)  # what is fused is cut off below
+        work = rows.work(layer)._replace(fused=0)  # fused operands are pieces of their own, below
         for k, (fmt, stored) in enumerate(zip(self._formats, self._stored, strict=True)):
             yield Piece(
                 f"{layer.op}.{fmt.compute.name}",
@@ -212,7 +213,7 @@ class _Cutter:
                     n = layer.output_elements
                     yield self._pass(FUNCTIONS[name], stored, (n, n), (root,), (k,))
             if outside > 0 and layer.op is not Op.LINEAR:
-                # Convolutions want channels last: a copy, whatever the format.
+                # Convolutions need channels last, so the input is copied in every format.
                 kernel = self._reorder(stored)
                 share = 1 / self._reading[outside]
                 yield self._copy(kernel, outside, "fp32", stored, (root,), (k,), share)
@@ -222,14 +223,14 @@ class _Cutter:
                 yield self._convert(layer.output_elements, stored, "fp32", (root,), (k,))
 
     def _outside(self, index: int, layer: Layer) -> int:
-        """Return how many elements a layer reads from the inputs of the network, float32."""
+        """Return how many float32 elements a layer reads from the inputs of the network."""
         inside = sum(edge.elements for edge in self._sources[index] if not edge.fused)
         return layer.input_elements - inside
 
     def _reorder(self, stored: str) -> str:
-        """Return the kernel that brings an input to the layout of a convolution.
+        """Return the kernel that converts an input to the layout of a convolution.
 
-        Profiles of earlier calibrations have one for all dtypes, or none of its own.
+        Old profiles have one such kernel for all dtypes, or none.
         """
         known = self._kernels.get("reorder")
         if known is None:
@@ -272,16 +273,16 @@ class _Cutter:
         return Piece(f"{kernel}.{stored}", work, storage, 0.0, layers, formats)
 
     def conversions(self, edge: Edge, share: float) -> Iterable[Piece]:
-        """Cut what it takes to hand a tensor on, for every two formats at its ends."""
+        """Yield the conversions of a tensor, for every two formats at the ends of its edge."""
         for source, target, layers, formats in self._ends(edge):
             if source != target:
                 yield self._convert(edge.elements, source, target, layers, formats, share)
 
     def residual(self, edge: Edge) -> Iterable[Piece]:
-        """Cut what a residual operand of another format costs.
+        """Yield the extra work for a residual operand of another format.
 
-        Converted to float32 it can still be added by the kernel; otherwise the addition becomes a
-        pass of its own.
+        An operand that is converted to float32 can still be added by the kernel of the layer;
+        otherwise the addition becomes a separate pass.
         """
         for source, target, layers, formats in self._ends(edge):
             if source == target:
@@ -294,7 +295,7 @@ class _Cutter:
                 yield Piece("add.fp32", work, storage, 0.0, layers, formats)
 
     def disagreement(self, first: Edge, second: Edge, share: float) -> Iterable[Piece]:
-        """Cut what it costs that two readers want one tensor in different formats."""
+        """Yield the conversions that are needed if two readers of a tensor differ in format."""
         layers = (self._root[first.target], self._root[second.target])
         assert layers[0] is not None
         assert layers[1] is not None
@@ -307,7 +308,7 @@ class _Cutter:
                     )
 
     def _ends(self, edge: Edge) -> Iterable[tuple[str, str, tuple[int, ...], tuple[int, ...]]]:
-        """Yield dtype written, dtype wanted, and the layers and formats that make it so."""
+        """Yield dtype written, dtype read, and the layers and formats on which they depend."""
         source, target = self._root[edge.source], self._root[edge.target]
         choices = range(len(self._formats))
         for a, b in product(
@@ -325,7 +326,7 @@ class _Cutter:
             )
 
     def _computed(self, layer: Layer, k: int | None) -> str:
-        """Return the dtype in which a layer reads and writes when its root has format `k`."""
+        """Return the dtype in which a layer reads and writes if its root has format `k`."""
         if k is None:
             return "fp32"
         if layer.quantizable:

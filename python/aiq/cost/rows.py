@@ -1,4 +1,4 @@
-"""Layers, formats and machines as the named tuples that the core reads."""
+"""Named tuples in which layers, formats and machines are passed to the Rust core."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from aiq.typed import Count
 
 
 class Work(NamedTuple):
-    """What one layer computes and touches, whatever its format; all but FLOPs count elements."""
+    """The work of one layer, the same in every format: FLOPs, and numbers of elements."""
 
     flops: Count = 0
     weights: Count = 0
@@ -24,7 +24,7 @@ class Work(NamedTuple):
 
 
 class Storage(NamedTuple):
-    """How a layer is stored, and the position of the dtype that it is computed in."""
+    """How a layer is stored, and the position of the dtype in which it computes."""
 
     weight_bits: Count
     activation_bits: Count
@@ -34,7 +34,7 @@ class Storage(NamedTuple):
 
 
 class KernelRow(NamedTuple):
-    """What a kernel takes: seconds to start, shares of peak and bandwidth, seconds an output."""
+    """A kernel: seconds to start, shares of peak and bandwidth, seconds per output element."""
 
     start: float
     compute: float
@@ -43,21 +43,21 @@ class KernelRow(NamedTuple):
 
 
 class MemoryLevel(NamedTuple):
-    """Bytes that a level of memory holds, and bytes read from it in a second."""
+    """A memory level: its size in bytes, and its read bandwidth in bytes per second."""
 
     size: float
     bandwidth: float
 
 
 class Machine(NamedTuple):
-    """FLOPs in a second by dtype, and the levels of memory, nearest first."""
+    """A machine: FLOPs per second by dtype, and the memory levels, nearest first."""
 
     peaks: list[float]
     levels: list[MemoryLevel]
 
 
 class LayerRow(NamedTuple):
-    """Work, how it is stored, the kernel that does it, and bytes that stay in memory meanwhile."""
+    """A piece of work, its storage, its kernel, and the bytes that stay in memory meanwhile."""
 
     work: Work
     storage: Storage
@@ -85,7 +85,7 @@ def storage(format_: Format, compute: int) -> Storage:
 
 
 def kernel(found: profile.KernelProfile, *, starts: bool = True, factor: float = 1.0) -> KernelRow:
-    """Return what a profile's kernel takes, all of it `factor` times as long."""
+    """Return a kernel of a profile with all its times multiplied by `factor`."""
     return KernelRow(
         start=found.start_us * 1e-6 * factor if starts else 0.0,
         compute=found.compute / factor,
@@ -109,6 +109,6 @@ def machine(hardware: Hardware, dtypes: Sequence[DType]) -> Machine:
 
 
 def largest_activations(layers: Sequence[Layer], bits: int) -> float:
-    """Return the bytes of what the widest layer reads and writes."""
+    """Return the bytes of the activations that the widest layer reads and writes."""
     widest = max(x.input_elements + x.fused_elements + x.output_elements for x in layers)
     return math.ceil(widest * bits / 8)

@@ -1,8 +1,9 @@
-"""What the shape of a layer does to the speed of its kernel.
+"""How the shape of a layer changes the speed of its kernel.
 
-Kernels compute blocks of rows and channels, share them out to threads, and pad what is left over,
-so that the share of the peak they reach hangs on the layer's shape. The factor on a layer's time is
-``exp(sum of coefficient x feature)``, fitted by `aiq.calibrate` on random layers.
+Kernels compute blocks of rows and channels, distribute them over threads, and pad incomplete
+blocks. Therefore the share of the peak that they reach depends on the shape of the layer. The
+factor on the time of a layer is ``exp(sum of coefficient x feature)``, fitted by `aiq.calibrate` to
+random layers.
 """
 
 import math
@@ -11,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from aiq.graph import Layer
 from aiq.hardware.runtime_profile import Correction
 
-FEATURES: Mapping[str, tuple[float, float]] = {  # centre and scale of each
+FEATURES: Mapping[str, tuple[float, float]] = {  # centre and scale of each feature
     "rows": (9, 3),
     "width": (4, 2),
     "inputs": (5, 2),
@@ -26,21 +27,27 @@ FEATURES: Mapping[str, tuple[float, float]] = {  # centre and scale of each
     "padding": (0, 0.5),
     "fused": (0, 1),
 }
-"""Logarithms to base 2 of the positions computed (batch, height and width of the output; rows of a
-matrix product), the width of the output image, channels of a group read and written, groups,
-elements of a filter, positions read per position written; then 1 where the channels read, written
-are no multiple of 16, of 4; log2 of the channels written, padded to 16, over those written; and 1
-where an activation function or an addition is fused into it: not every kernel can, so a runtime may
-take another one (OpenVINO has two for float32 matrices)."""
+"""Feature of a layer -> its centre and its scale.
+
+``rows``, ``width``, ``inputs``, ``outputs``, ``groups``, ``taps`` and ``stride`` are logarithms to
+base 2 of: positions computed (batch x height x width of the output, or rows of a matrix product);
+width of the output image; channels that a group reads; channels that a group writes; groups;
+elements of a filter; positions read per position written. ``inputs_16``, ``outputs_16``,
+``inputs_4`` and ``outputs_4`` are 1 if the channels read or written are not a multiple of 16 or 4,
+otherwise 0. ``padding`` is log2 of the channels written, padded to a multiple of 16, over the
+channels written. ``fused`` is 1 if an activation function or an addition is fused into the layer,
+because a runtime may use another kernel then (OpenVINO has two for float32 matrices).
+"""
 
 WORK = "work"
-"""In a correction's range: log2 of a layer's multiplications (`work`), beside the features."""
+"""Key in the range of a correction, beside the features: log2 of a layer's multiplications."""
 
-_FACTORS = ("rows", "inputs", "outputs", "groups", "taps")  # of a layer's multiplications
+# The sum of these features is log2 of the multiplications of a layer.
+_FACTORS = ("rows", "inputs", "outputs", "groups", "taps")
 
 
 def features(layer: Layer) -> tuple[float, ...]:
-    """Return `FEATURES` of a layer with weights, in order."""
+    """Return the features of a layer with weights, in the order of `FEATURES`."""
     assert layer.weight_shape is not None
     outputs, inputs, *filters = layer.weight_shape
     positions = max(1, layer.output_elements // outputs)
@@ -59,21 +66,22 @@ def features(layer: Layer) -> tuple[float, ...]:
         float(channels % 4 > 0),
         float(outputs % 4 > 0),
         math.log2(-(-outputs // 16) * 16 / outputs),
-        float(any(name != "batch_norm" for name in layer.fused)),  # which goes into the weights
+        # Batch norms do not count, since they are folded into the weights.
+        float(any(name != "batch_norm" for name in layer.fused)),
     )
 
 
 def work(shape: Sequence[float]) -> float:
-    """Return log2 of the multiplications of a layer with a shape."""
+    """Return log2 of the multiplications of a layer with these features."""
     named = dict(zip(FEATURES, shape, strict=True))
     return sum(named[name] for name in _FACTORS)
 
 
 def scaled(shape: Sequence[float], limits: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-    """Return features by name, held within `limits`, centred and scaled.
+    """Return features by name, clamped to `limits`, centred and scaled.
 
-    A feature that a profile does not know says nothing. Kernels compute blocks of rows: a layer of
-    more work than any that was calibrated runs at the speed of one with as many rows fewer.
+    A feature without limits is 0. A layer of more work than any in the calibration gets the factor
+    of a layer with fewer rows, because kernels compute blocks of rows one after the other.
     """
     named = dict(zip(FEATURES, shape, strict=True))
     if WORK in limits:
@@ -86,7 +94,7 @@ def scaled(shape: Sequence[float], limits: Mapping[str, tuple[float, float]]) ->
 
 
 def factor(correction: Correction | None, shape: Sequence[float]) -> float:
-    """Return what a kernel's time is multiplied by for a shape."""
+    """Return the factor on the time of a kernel for a layer with these features."""
     if correction is None or not shape:
         return 1.0
     value = scaled(shape, correction.range)

@@ -1,4 +1,4 @@
-"""A table of costs: what the search minimises, and what a plan is predicted to take."""
+"""The table of costs that the search minimises and that predicts the cost of a plan."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from aiq.formats import REFERENCE, Format
 
 
 class Level(StrEnum):
-    """How much a cost model knows."""
+    """The three levels of detail of the cost model."""
 
     INTENSITY = "intensity"
     ROOFLINE = "roofline"
@@ -29,14 +29,14 @@ _PER_UNIT = {  # bits in a byte, picoseconds in a second
 
 @dataclass(frozen=True, slots=True)
 class EdgeCost:
-    """What the formats of two layers cost together.
+    """The cost that depends on the formats of two layers.
 
     Attributes
     ----------
     source, target
         Positions of the layers in the table, source before target.
     cost
-        Shape (K, K), int64: by format of the source, then of the target.
+        Shape (K, K), int64: rows are formats of the source, columns formats of the target.
     """
 
     source: int
@@ -51,24 +51,24 @@ class CostTable:
     Attributes
     ----------
     level
-        The cost model behind the numbers.
+        Level of the cost model.
     layers
-        Names of the L layers whose format is a decision.
+        Names of the L layers whose format is to be chosen.
     formats
         The K formats.
     cost
         Shape (L, K), int64: bits (``intensity``) or picoseconds (the others).
     fixed
-        Cost of what no format changes, in the same unit.
+        Cost that does not depend on any format, in the unit of `cost`.
     flops
-        Floating-point operations that `cost` and `fixed` account for.
+        Floating-point operations of all layers in the table.
     edges
-        Costs between layers, in the same unit; only ``calibrated`` has them.
+        Costs between layers, in the unit of `cost`; only a ``calibrated`` table has them.
     causes
-        L x K words: what most of a layer's own time is spent on, ``overhead``, ``compute``, or
-        the name of a memory level. Only ``calibrated`` has them.
+        L x K words: the largest part of the time of each layer itself, ``overhead``, ``compute``
+        or the name of a memory level. Only a ``calibrated`` table has them.
     spread
-        5 % and 95 % quantiles of measured over predicted time in the calibration.
+        5 % and 95 % quantiles of the ratio of measured to predicted time in the calibration.
     """
 
     level: Level
@@ -83,16 +83,16 @@ class CostTable:
 
     @property
     def per_unit(self) -> int:
-        """Steps of `cost` in a byte (``intensity``) or second (the others)."""
+        """Units of `cost` per byte (``intensity``) or per second (the other levels)."""
         return _PER_UNIT[self.level]
 
     def total(self, formats: Mapping[str, Format]) -> float:
-        """Return what a plan costs, in bytes (``intensity``) or seconds (the others).
+        """Return the cost of a plan in bytes (``intensity``) or seconds (the other levels).
 
         Parameters
         ----------
         formats
-            Layer name -> format. Layers that are not named are float32.
+            Layer name -> format; layers without an entry are float32.
 
         Raises
         ------
@@ -104,14 +104,14 @@ class CostTable:
     def with_columns(
         self, columns: Sequence[Sequence[int]], formats: Sequence[Format]
     ) -> "CostTable":
-        """Return the costs of `formats` where a layer costs what another format would.
+        """Return a table of `formats` whose costs are those of other columns of this table.
 
         Parameters
         ----------
         columns
-            For each layer and each of `formats`, the column of this table that holds its cost.
+            For each layer and each of `formats`, the column of this table with its cost.
         formats
-            The formats of the result.
+            The formats of the new table.
         """
         return replace(
             self,
@@ -128,7 +128,7 @@ class CostTable:
         )
 
     def totals(self, columns: npt.ArrayLike) -> NDArray[np.float64]:
-        """Return what many plans cost, in bytes (``intensity``) or seconds (the others).
+        """Return the costs of many plans in bytes (``intensity``) or seconds (the other levels).
 
         Parameters
         ----------
@@ -142,7 +142,7 @@ class CostTable:
         return np.asarray(sums / self.per_unit, dtype=np.float64)
 
     def layer_seconds(self, formats: Mapping[str, Format]) -> dict[str, float]:
-        """Return what each layer of a plan takes in seconds, without conversions on its edges.
+        """Return the seconds of each layer of a plan, without the conversions on its edges.
 
         Raises
         ------
@@ -158,20 +158,20 @@ class CostTable:
         }
 
     def interval(self, formats: Mapping[str, Format]) -> tuple[float, float]:
-        """Return the seconds between which a plan's time lies, nine times out of ten.
+        """Return the interval in seconds that contains the time of a plan nine times out of ten.
 
-        From the residuals of the calibration; without one, from the prediction to infinity, since
-        a roofline is a lower bound.
+        The interval comes from the residuals of the calibration. That of a roofline, which is a
+        lower bound, reaches from the prediction to infinity.
         """
         low, high = self.spread or (1.0, np.inf)
         seconds = self.total(formats)
         return seconds * low, seconds * high
 
     def binding(self, formats: Mapping[str, Format]) -> dict[str, str]:
-        """Return what binds each layer of a plan.
+        """Return what limits the speed of each layer of a plan.
 
-        ``overhead``, ``compute``, the name of a memory level, or ``boundary`` where conversions on
-        the layer's edges cost more than the layer itself (each edge counted for its reader).
+        That is ``overhead``, ``compute``, the name of a memory level, or ``boundary`` if
+        conversions on the edges into the layer cost more than the layer itself.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Hardware profiles: what a machine can do, and what its runtimes make of it."""
+"""Hardware profiles: the limits of a machine, and the speed of its runtimes."""
 
 from aiq.hardware.compare import Pair, side_by_side
 from aiq.hardware.library import MAX_BYTES, available, builtin_folder, folders, name_of

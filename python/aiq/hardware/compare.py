@@ -1,4 +1,4 @@
-"""Two profiles side by side, number by number."""
+"""Compare two profiles number by number."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from aiq.hardware.profile import Hardware, to_document
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One number of two profiles; ``None`` where a profile does not have it."""
+    """One number of two profiles; ``None`` if a profile does not have it."""
 
     key: str
     first: float | None
@@ -24,7 +24,7 @@ class Pair:
 
 
 def side_by_side(first: Hardware, second: Hardware) -> tuple[Pair, ...]:
-    """Return every number that one of two profiles has, in the order of the files."""
+    """Return the pairs of all numbers that either profile has, in the order of the files."""
     left, right = dict(_numbers(first)), dict(_numbers(second))
     keys = dict.fromkeys([*left, *right])
     return tuple(Pair(key, left.get(key), right.get(key)) for key in keys)

@@ -1,4 +1,4 @@
-"""Where profiles are: the folders searched, the files found in them, and their text."""
+"""Find and read profiles: the folders that are searched, and the files in them."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from aiq import files, names
 from aiq.errors import HardwareError, InputError
 
 MAX_BYTES = 256 * 1024
-"""A larger file is not a profile."""
+"""Largest size of a profile in bytes."""
 
 
 def builtin_folder() -> Path:
@@ -20,7 +20,7 @@ def builtin_folder() -> Path:
 
 
 def folders() -> tuple[Path, ...]:
-    """Return the folders searched for profiles, first match wins."""
+    """Return the folders that are searched for profiles; the first match wins."""
     named = os.environ.get("AIQ_HW_PROFILES", "")
     user = [Path(p) for p in named.split(os.pathsep) if p]
     return (*user, platformdirs.user_config_path("aiq") / "hw_profiles", builtin_folder())
@@ -56,7 +56,7 @@ def find(name: str) -> Path:
     Raises
     ------
     HardwareError
-        If there is none; the message lists those there are.
+        If there is no such profile; the message lists the known ones.
     """
     profiles = available()
     if name not in profiles:
@@ -68,7 +68,7 @@ def find(name: str) -> Path:
 
 
 def read(path: Path) -> str:
-    """Return the text of a profile; never more than `MAX_BYTES` are read.
+    """Return the text of a profile; at most `MAX_BYTES` are read.
 
     Raises
     ------

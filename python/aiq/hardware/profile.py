@@ -22,20 +22,21 @@ SCHEMA = "aiq/hw-profile/v1"
 
 @dataclass(frozen=True, slots=True)
 class MemoryLevel:
-    """One level of the memory hierarchy, all threads together.
+    """One level of the memory hierarchy; its numbers are sums over all threads.
 
     Attributes
     ----------
     level
-        Its name, for example ``L2``.
+        Name of the level, for example ``L2``.
     size_kib
         Capacity in KiB.
     read_gbps
         Sustained read bandwidth in decimal gigabytes per second.
     spec_gbps
-        What the hardware allows at most, in GB/s, where `read_gbps` is measured.
+        Highest bandwidth in GB/s that the hardware allows, if `read_gbps` is measured.
     formula
-        Where `spec_gbps` (else `read_gbps`) comes from: ``12 channels x 4.8 GT/s x 8 byte``.
+        Derivation of `spec_gbps`, or of `read_gbps` if there is no `spec_gbps`: for example
+        ``12 channels x 4.8 GT/s x 8 byte``.
     """
 
     level: str
@@ -47,16 +48,18 @@ class MemoryLevel:
 
 @dataclass(frozen=True, slots=True)
 class Specification:
-    """What the hardware allows in a dtype.
+    """The peak of a dtype that the hardware allows.
 
     Attributes
     ----------
     isa
-        Instructions or units that compute it.
+        Instructions or units that compute in the dtype.
     spec_gflops
-        Peak in GFLOP/s (GOP/s for integers), where `Hardware.peak_gflops` is measured.
+        Highest possible peak in GFLOP/s (GOP/s for integers), if `Hardware.peak_gflops` is
+        measured.
     formula
-        Where `spec_gflops` (else the peak) comes from: ``96 cores x 2.4 GHz x 32 FLOP/cycle``.
+        Derivation of `spec_gflops`, or of the peak if there is no `spec_gflops`: for example
+        ``96 cores x 2.4 GHz x 32 FLOP/cycle``.
     """
 
     isa: str | None = None
@@ -66,27 +69,27 @@ class Specification:
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What a cost model needs to know of a machine.
+    """A machine as the cost models see it.
 
     Attributes
     ----------
     name, description
-        How profiles are called and told apart.
+        Name of the profile, and one line on the machine.
     threads
-        Threads for which every number below holds.
+        Number of threads for which every number below holds.
     peak_gflops
         Dense peak per compute dtype in GFLOP/s (GOP/s for integers); 1 multiply-accumulate = 2.
     memory
-        Levels from the nearest to the farthest.
+        Memory levels from the nearest to the farthest.
     provenance
-        How the numbers came about: method, date, sources.
+        Origin of the numbers: method, date, sources.
     specification
-        Compute dtype -> what the hardware allows, where the profile says it.
+        Compute dtype -> highest possible peak, for the dtypes of which the profile has one.
     parallel_efficiency
-        Speed-up over one thread divided by `threads`, per compute dtype and for ``DRAM``, where
-        that was measured.
+        Speed-up over one thread divided by `threads`, for each compute dtype and for ``DRAM``;
+        empty if it was not measured.
     runtimes
-        Runtime -> what it makes of the machine, where that was calibrated.
+        Runtime -> its calibrated section; empty if no runtime was calibrated.
     """
 
     name: str
@@ -101,12 +104,12 @@ class Hardware:
 
     @property
     def dram_gbps(self) -> float:
-        """Bandwidth of the farthest level in GB/s."""
+        """Read bandwidth of the farthest memory level in GB/s."""
         return self.memory[-1].read_gbps
 
     @property
     def measured_on(self) -> Mapping[str, Any]:
-        """The machine that it was measured on (`aiq.machine.describe`); empty where on none."""
+        """The machine of the measurements (`aiq.machine.describe`); empty for a data sheet."""
         found: Mapping[str, Any] = self.provenance.get("machine", {})
         return found
 
@@ -128,7 +131,7 @@ class Hardware:
 
     @classmethod
     def load(cls, source: "str | Path | Hardware") -> "Hardware":
-        """Return the profile called `source`, or read from the file `source`.
+        """Return the profile that is called `source`, or that is in the file `source`.
 
         Parameters
         ----------
@@ -139,8 +142,8 @@ class Hardware:
         Raises
         ------
         HardwareError
-            If there is no such profile, or the file is not a valid one; the message names file,
-            key and what is expected.
+            If there is no such profile, or the file is not a valid profile; the message names the
+            file, the key and what is expected.
         """
         if isinstance(source, Hardware):
             return source
@@ -155,7 +158,7 @@ class Hardware:
         Raises
         ------
         HardwareError
-            If it is not a valid profile; then nothing is written.
+            If the profile is not valid; nothing is written then.
         """
         text = to_yaml(self)
         parse(text, str(path))
@@ -163,12 +166,12 @@ class Hardware:
 
 
 def validate(path: "str | Path") -> Hardware:
-    """Return the profile in the file `path`, which must be called like it.
+    """Return the profile in the file `path`, whose name must be that of the profile.
 
     Raises
     ------
     HardwareError
-        As `Hardware.load`, and if name and file differ.
+        For the same reasons as `Hardware.load`, and if the names of profile and file differ.
     """
     name = library.name_of(Path(path))
     found = parse(library.read(Path(path)), str(path))
@@ -178,12 +181,12 @@ def validate(path: "str | Path") -> Hardware:
 
 
 def parse(text: str, file: str) -> Hardware:
-    """Turn the text of a profile into a `Hardware`; `file` is what error messages call it.
+    """Return the profile in `text`; errors call it `file`.
 
     Raises
     ------
     HardwareError
-        If the text is not YAML, breaks the schema, or is impossible.
+        If the text is not YAML, breaks the schema, or states impossible numbers.
     """
     try:
         document = strictyaml.parse(text)
@@ -195,7 +198,7 @@ def parse(text: str, file: str) -> Hardware:
     return Hardware(
         name=document["name"],
         description=document["description"],
-        threads=int(document["threads"]),  # YAML has whole numbers with a fraction too: 2.0
+        threads=int(document["threads"]),  # a whole number may be written 2.0
         peak_gflops=MappingProxyType({d: float(p["peak_gflops"]) for d, p in compute.items()}),
         memory=tuple(MemoryLevel(**_floats(level)) for level in document["memory"]),
         provenance=MappingProxyType(document["provenance"]),
@@ -217,7 +220,7 @@ def parse(text: str, file: str) -> Hardware:
 
 
 def to_document(hardware: Hardware) -> dict[str, Any]:
-    """Return a profile as the plain data of its file; what is empty is left out."""
+    """Return a profile as the plain data of its file, without empty parts."""
     compute = {
         dtype: {"peak_gflops": peak, **_given(hardware.specification.get(dtype, Specification()))}
         for dtype, peak in hardware.peak_gflops.items()

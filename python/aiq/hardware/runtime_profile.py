@@ -1,4 +1,4 @@
-"""What a runtime makes of a machine: the coefficients of the calibrated cost model."""
+"""The section of a runtime in a profile: the coefficients of the calibrated cost model."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,18 +15,19 @@ DTYPES = ("fp32", "bf16", "int8")
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """How the shape of a layer changes the time that its kernel takes.
+    """The factor on the time of a kernel that depends on the shape of the layer.
 
-    The factor is ``exp(sum of coefficient x feature)``, learned on random chains of layers;
-    features are those of `aiq.cost.shape`.
+    The factor is ``exp(sum of coefficient x feature)``, fitted to random chains of layers, with the
+    features of `aiq.cost.shape`.
 
     Attributes
     ----------
     terms
         Feature -> coefficient.
     range
-        Feature, and `aiq.cost.shape.WORK` -> lowest and highest value calibrated. A value outside
-        counts as the nearer one; of more work, fewer rows count.
+        Feature, or `aiq.cost.shape.WORK` -> lowest and highest value in the calibration. A feature
+        outside its range counts as the nearer end. A layer of more work counts as one with fewer
+        rows.
     """
 
     terms: Mapping[str, float]
@@ -35,23 +36,24 @@ class Correction:
 
 @dataclass(frozen=True, slots=True)
 class KernelProfile:
-    """How long a kernel of one operator class takes in one dtype.
+    """The time of a kernel of one operator class in one dtype.
 
-    ``start_us + FLOPs / (compute peak) + bytes / (memory bandwidth) + output_ns elements written``,
-    times the correction for the layer's shape.
+    It is ``start_us + FLOPs / (compute peak) + bytes / (memory bandwidth) + output_ns elements
+    written``, times the correction for the layer's shape.
 
     Attributes
     ----------
     start_us
         Microseconds before the first operation.
     compute
-        Share of the dtype's peak.
+        Share of the peak of the dtype that the kernel reaches.
     memory
-        Share of a memory level's bandwidth; above 1 where arithmetic hides the reads.
+        Share of the bandwidth of the memory level that the kernel reaches. It is above 1 if
+        arithmetic hides the reads.
     output_ns
-        Nanoseconds for each element written; of poolings, for each read.
+        Nanoseconds for each element written; for poolings, for each element read.
     correction
-        What the layer's shape adds to that; ``None``: nothing.
+        Factor for the shape of the layer; ``None`` if the shape does not matter.
     """
 
     start_us: float
@@ -63,14 +65,14 @@ class KernelProfile:
 
 @dataclass(frozen=True, slots=True)
 class Realisation:
-    """What a runtime does when asked for a format.
+    """What a runtime does when it is asked for a format.
 
     Attributes
     ----------
     support
         ``native``, ``dequant`` (weights stored small, computed wide), ``emulated`` or ``none``.
     runs_as
-        Name of the format whose kernels run.
+        Name of the format whose kernels it runs.
     """
 
     support: str
@@ -79,21 +81,21 @@ class Realisation:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """How well the model fits what it was calibrated on.
+    """The errors of the model on the programs of the calibration.
 
     Attributes
     ----------
     samples
-        Programs that were timed.
+        Number of programs that were timed.
     noise
-        Relative difference between two times of one program that is none.
+        Relative difference between two times of the same program.
     mape
         Mean absolute relative error on programs left out of the fit, 0.05 = 5 %.
     low, high
         5 % and 95 % quantiles of measured over predicted time, on programs left out.
     anchor_us
-        Microseconds of one run of the program `aiq.calibrate.anchor`, the machine as fast as the
-        profile holds for; ``None`` in profiles that were not calibrated beside it.
+        Microseconds of one run of the program `aiq.calibrate.anchor` at the speed of the machine
+        for which the profile holds; ``None`` in profiles of calibrations without an anchor.
     """
 
     samples: int
@@ -111,20 +113,21 @@ class RuntimeProfile:
     Attributes
     ----------
     name, version
-        The runtime, and the versions of the software behind it.
+        Name of the runtime, and versions of the software.
     run_overhead_us
-        Microseconds of a run on top of its kernels.
+        Microseconds of a run in addition to its kernels.
     formats
-        Format (``fp32``, ``bf16``, ``w8a8``; else ``wN`` or ``wNaM``) -> what happens.
+        Format -> what the runtime does when it is asked for the format. The keys are ``fp32``,
+        ``bf16``, ``w8a8``, and ``wN`` or ``wNaM`` for all others.
     kernels
         Operator class -> compute dtype -> kernel.
     boundaries
-        ``fp32_to_int8`` and so on -> kernel that converts a tensor (no FLOPs).
+        Conversion, such as ``fp32_to_int8`` -> kernel that converts a tensor without FLOPs.
     fuses
-        Operator classes without weights that the runtime fuses with each other and with
-        conversions of what they read and write.
+        Operator classes without weights that the runtime fuses with each other and with the
+        conversions of their inputs and outputs.
     fit
-        How well all this fits.
+        Errors of the model.
     """
 
     name: str
@@ -137,14 +140,15 @@ class RuntimeProfile:
     fit: Fit
 
     def executed(self, fmt: Format) -> Format:
-        """Return how `fmt` is stored and computed when it is asked for.
+        """Return the format in which the runtime executes a layer of format `fmt`.
 
-        Itself where weights are only stored small, else the format whose kernels run.
+        That is `fmt` itself if weights are only stored in fewer bits and computed wide, otherwise
+        the format whose kernels run.
 
         Raises
         ------
         HardwareError
-            If the runtime cannot run it.
+            If the runtime cannot run the format.
         """
         found = self._realisation(fmt)
         if found is None:
@@ -176,7 +180,7 @@ class RuntimeProfile:
         Raises
         ------
         HardwareError
-            If the profile lacks it; the message names the key to add.
+            If the profile lacks the kernel; the message names the key to add.
         """
         found = self.kernels.get(op, {}).get(dtype)
         if found is None:
@@ -192,7 +196,7 @@ class RuntimeProfile:
         Raises
         ------
         HardwareError
-            If the profile lacks it; the message names the key to add.
+            If the profile lacks the kernel; the message names the key to add.
         """
         key = f"{source}_to_{target}"
         if key not in self.boundaries:
@@ -204,7 +208,7 @@ class RuntimeProfile:
 
 
 def from_document(name: str, document: Mapping[str, Any]) -> RuntimeProfile:
-    """Return the runtime section called `name` of a profile that satisfies the schema."""
+    """Return the section of the runtime `name`, from a document that satisfies the schema."""
     return RuntimeProfile(
         name=name,
         version=document["version"],

@@ -1,4 +1,4 @@
-"""What a profile must satisfy: the JSON Schema, and what JSON Schema cannot say."""
+"""The rules for profiles: a JSON Schema, and the rules that JSON Schema cannot express."""
 
 import datetime
 import json
@@ -20,18 +20,18 @@ from aiq.hardware.strictyaml import shown
 Document = Mapping[str, Any]
 
 _ABOVE_SPEC = 1.05
-"""A measurement this much above what is possible means that one of the two is wrong."""
+"""Largest ratio of a measured number to its specification; above it, one of them is wrong."""
 _FORMULA = 0.01
-"""Data sheets round: a formula may be off by this share."""
+"""Largest relative error of a formula, because data sheets round."""
 
 
 def check(document: Any, file: str) -> None:  # noqa: ANN401 - whatever the file holds
-    """Raise if `document` is no profile; `file` is what the message calls it.
+    """Check that `document` is a profile; errors call it `file`.
 
     Raises
     ------
     HardwareError
-        With one sentence that names file, key, what was found, and what is expected.
+        If it is not; one sentence names the file, the key, what was found and what is expected.
     """
     failure = best_match(_validator().iter_errors(document), key=lambda e: -len(e.absolute_path))
     problem = next(_problems(document), None) if failure is None else _explain(failure)
@@ -40,9 +40,9 @@ def check(document: Any, file: str) -> None:  # noqa: ANN401 - whatever the file
 
 
 def product(formula: str) -> float:
-    """Return what a formula such as ``96 cores x 2.4 GHz x 32 FLOP/cycle`` comes to.
+    """Return the product of the numbers in a formula like ``96 cores x 2.4 GHz x 32 FLOP/cycle``.
 
-    The units are for the reader: the numbers in front of them are multiplied.
+    The units are for the reader and are not interpreted.
     """
     return math.prod(map(float, re.findall(r"(?:^| x )([0-9.]+)", formula)))
 
@@ -68,7 +68,7 @@ def _dates(document: Document) -> Iterator[str]:
 
 
 def _hierarchy(memory: list[Document]) -> Iterator[str]:
-    """Farther levels are larger and slower; anything else is a slip of the pen."""
+    """Yield what is wrong with levels that do not get larger and slower from near to far."""
     names = [level["level"] for level in memory]
     for index, (near, far) in enumerate(pairwise(memory)):
         if near["level"] in names[index + 1 :]:
@@ -86,7 +86,7 @@ def _hierarchy(memory: list[Document]) -> Iterator[str]:
 
 
 def _specification(key: str, entry: Document, unit: str, measured: str) -> Iterator[str]:
-    """Nothing is faster than possible, and a formula gives the number beside it."""
+    """Yield numbers above their specification, and formulas that do not give their number."""
     spec = entry.get(f"spec_{unit}", math.inf)
     if entry[measured] > _ABOVE_SPEC * spec:
         yield (
@@ -104,7 +104,7 @@ def _specification(key: str, entry: Document, unit: str, measured: str) -> Itera
 
 
 def _dtypes(key: str, runtime: Document, compute: Document) -> Iterator[str]:
-    """Whatever a kernel computes in has a peak."""
+    """Yield dtypes in which a kernel computes but that have no peak."""
     used = {f"kernels.{op}.{d}": d for op, kernels in runtime["kernels"].items() for d in kernels}
     for name, entry in runtime["formats"].items():
         if entry["support"] != "none":
@@ -135,7 +135,7 @@ def _validator() -> Draft202012Validator:
 
 
 def _explain(failure: ValidationError) -> str:
-    """One sentence for a broken rule of the schema: key, what was found, what is expected."""
+    """Return one sentence for a broken rule: the key, what was found and what is expected."""
     path = [_word(part) for part in failure.absolute_path]
     rule: Any = failure.validator_value
     schema: Any = failure.schema

@@ -1,8 +1,8 @@
-"""YAML without its traps: plain data of the YAML 1.2 core schema, and nothing else.
+"""A strict subset of YAML: plain data of the YAML 1.2 core schema.
 
-Aliases (they can explode), tags, repeated keys, keys that are not words, infinities and deep
-nesting are refused. What YAML 1.1 takes for dates, sexagesimal or octal numbers is text; ``1e3`` is
-a number, ``no`` is a word.
+Refused are aliases (their expansion can be exponential), tags, repeated keys, keys that are not
+words, infinities and deep nesting. What YAML 1.1 reads as dates, sexagesimal or octal numbers is
+text here; ``1e3`` is a number, and ``no`` is a word.
 """
 
 import math
@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 
 MAX_DEPTH = 32
-"""Deeper nesting is no profile."""
+"""Deepest nesting allowed."""
 MAX_NODES = 20_000
-"""More keys and values are no profile either."""
+"""Largest number of keys and values allowed."""
 
 
 class StrictError(Exception):
@@ -28,7 +28,7 @@ def parse(text: str) -> Any:  # noqa: ANN401 - whatever the text holds
     Raises
     ------
     StrictError
-        If it is not YAML, or uses what this module forbids.
+        If the text is not YAML, or not of the strict subset.
     """
     try:
         return yaml.load(text, Loader=_Loader)  # a SafeLoader
@@ -47,13 +47,13 @@ def dump(document: Any) -> str:  # noqa: ANN401 - plain data
 
 
 def shown(value: object) -> str:
-    """Return a value as a message shows it: on one line, quoted, and short."""
+    """Return a value for a message: quoted, on one line, and at most 60 characters long."""
     text = ascii(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 class _Core(yaml.resolver.BaseResolver):
-    """What a plain scalar means: https://yaml.org/spec/1.2.2/#103-core-schema, in decimal only."""
+    """Types of plain scalars as in https://yaml.org/spec/1.2.2/#103-core-schema, decimal only."""
 
 
 for _tag, _first, _pattern in (

@@ -1,0 +1,233 @@
+"""Calibrate a runtime on this machine: time synthetic programs and fit the cost model to them."""
+
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import torch
+
+from aiq import machine, runtimes
+from aiq.calibrate import chains, programs, roofs
+from aiq.calibrate.fit import ALIKE, PRIOR, Coefficients, Prior, fit
+from aiq.calibrate.samples import Sample, Store, default_path
+from aiq.calibrate.this_machine import NAME, as_hardware, roofs_by_threads
+from aiq.errors import Interrupted
+from aiq.hardware import Hardware
+from aiq.hardware.runtime_profile import KernelProfile, RuntimeProfile
+from aiq.measure import Call
+from aiq.progress import Progress, silent
+from aiq.runtimes import Runtime
+
+_COUNT = 20  # programs of each operator class and format
+_LIMIT = 480.0  # seconds after which no further program is timed
+_ANCHOR = "chain/fp32/5"  # takes some milliseconds, so that waking the threads does not matter
+_QUIET = 0.25  # quantile of the anchor's times that stands for the machine without other load
+
+
+@dataclass(frozen=True, slots=True)
+class _Effort:
+    """How many programs a calibration times, and for how many seconds."""
+
+    count: int
+    limit: float
+    again: bool
+
+
+def calibrate(
+    runtime: str = "inductor",
+    *,
+    name: str = NAME,
+    threads: int | None = None,
+    samples: str | Path | None = None,
+    add_to: Hardware | None = None,
+    count: int = _COUNT,
+    limit: float = _LIMIT,
+    again: bool = False,
+    progress: Progress | None = None,
+) -> Hardware:
+    """Measure this machine and a runtime in some minutes; a killed call goes on when repeated.
+
+    The roofs are measured with one thread and with all threads. Then random chains of layers
+    (`aiq.calibrate.chains`; none is a known network) are timed in every format for which the
+    runtime has kernels, whole and, where the runtime has a profiler, layer by layer. Last, the
+    coefficients of `aiq.cost.calibrated_table` are fitted to all these times.
+
+    Parameters
+    ----------
+    runtime
+        Name of the runtime.
+    name
+        Name of the profile.
+    threads
+        Threads to measure with; by default all that the process may use.
+    samples
+        File that keeps the times. By default it is in the user's cache folder, and its name
+        depends on machine, versions and threads.
+    add_to
+        Profile that gets the section of the runtime; its roofs are not measured again.
+    count
+        Programs of each operator class and format. Fewer take less time and fit worse.
+    limit
+        Seconds after which this call times no further program, once it has timed one of each
+        operator class and format. The next call goes on from there.
+    again
+        Whether to time the programs of earlier calls again and take the mean, for less noise.
+    progress
+        Called with the name of the stage, the steps done and the steps in all.
+
+    Returns
+    -------
+    Hardware
+        The profile, with a section for the runtime.
+
+    Raises
+    ------
+    RuntimeUnavailableError
+        If the runtime is not installed.
+    InputError
+        If `samples` is another kind of file, or holds times of another machine.
+    Interrupted
+        On Ctrl-C: a KeyboardInterrupt whose message says what is kept.
+    """
+    engine = runtimes.get(runtime)
+    report = progress or silent
+    with machine.threads(threads) as used:
+        store = open_store(engine, samples, count)
+        try:
+            hardware = add_to or _measured_hardware(store, name, used, report)
+            ticks = machine.cpu_ticks()
+            _measure_programs(engine, _Effort(count, limit, again), store, report)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"{len(store.samples)} times are kept in {store.path}; the same call goes on "
+                "from there."
+            ) from None
+        # The largest share of all calls: the last call may find every program timed.
+        stolen = machine.steal(ticks, machine.cpu_ticks()) or 0.0
+        store.set("steal", max(store.values.get("steal", 0.0), stolen))
+    report("fit", 0, 1)
+    section = fitted(engine, store.samples.values(), store.noise, hardware)
+    report("fit", 1, 1)
+    return _with_section(hardware, section, used, store.values["steal"])
+
+
+def _measured_hardware(store: Store, name: str, threads: int, report: Progress) -> Hardware:
+    if "roofs" not in store.values:
+        store.set("roofs", roofs_by_threads(threads, report))
+    return as_hardware(store.values["roofs"], machine.describe(), name)
+
+
+def _with_section(
+    hardware: Hardware, section: RuntimeProfile, threads: int, steal: float
+) -> Hardware:
+    """Return a profile with the section of a runtime, and with the source of its numbers."""
+    others = [s for s in hardware.provenance["sources"] if not s.startswith(f"{section.name}: ")]
+    source = (
+        f"{section.name}: {section.fit.samples} random chains, {threads} threads, steal {steal:.3f}"
+    )
+    return replace(
+        hardware,
+        runtimes=MappingProxyType({**hardware.runtimes, section.name: section}),
+        provenance=MappingProxyType({**hardware.provenance, "sources": [*others, source]}),
+    )
+
+
+def open_store(engine: Runtime, path: str | Path | None = None, count: int = _COUNT) -> Store:
+    """Return the times measured so far with PyTorch's present thread count; see `calibrate`."""
+    signature = {
+        "runtime": f"{engine.name} {engine.version}",
+        "threads": torch.get_num_threads(),
+        "count": count,
+        "machine": machine.describe(),
+    }
+    return Store(default_path(signature) if path is None else path, signature)
+
+
+def fitted(
+    engine: Runtime,
+    samples: Collection[Sample],
+    noise: float,
+    hardware: Hardware,
+    prior: Prior = PRIOR,
+) -> RuntimeProfile:
+    """Fit the section of a runtime to timed programs.
+
+    Parameters
+    ----------
+    engine
+        The runtime.
+    samples
+        Programs and layers with their times.
+    noise
+        Relative difference between two times of the same program (`aiq.calibrate.fit.fit`).
+    hardware
+        Profile with the roofs of the machine.
+    prior
+        Prior of the fit.
+
+    Returns
+    -------
+    RuntimeProfile
+        The section, for the speed that the machine has without other load.
+    """
+    quiet = float(np.quantile([s.anchor for s in samples if s.is_whole], _QUIET))
+    levelled = [replace(s, seconds=s.seconds * quiet / s.anchor) for s in samples]
+    return _section(engine, fit(levelled, hardware, noise, programs.needed(engine), prior), quiet)
+
+
+def _measure_programs(engine: Runtime, effort: _Effort, store: Store, report: Progress) -> None:
+    """Time the programs that `store` lacks, and keep them there with the noise of their times."""
+    formats = [fmt.name for fmt in programs.native(engine)]
+    names, least = chains.names(formats, effort.count), len(chains.names(formats, 1))
+    stage = f"time chains in {engine.name}"
+    began = time.monotonic()
+    beside = anchor(engine)
+    for first in range(0, len(names), programs.BUNDLE):
+        report(stage, first, len(names))
+        if first >= least and time.monotonic() - began > effort.limit:
+            break
+        bundle = names[first : first + programs.BUNDLE]
+        wanted = [name for name in bundle if effort.again or name not in store.samples]
+        if wanted:
+            found, noise = programs.samples(engine, wanted, beside)
+            store.set("noise", {**store.values.get("noise", {}), str(first): noise})
+            store.add(found)
+    report(stage, len(names), len(names))
+
+
+def anchor(runtime: Runtime) -> Call:
+    """Compile the program whose time shows the present speed of the machine (`Fit.anchor_us`)."""
+    (part,) = programs.compile_programs(runtime, [chains.program(_ANCHOR)])
+    return part.run
+
+
+def _section(engine: Runtime, found: Coefficients, quiet: float) -> RuntimeProfile:
+    kernels: dict[str, dict[str, KernelProfile]] = {}
+    for key, kernel in found.kernels.items():
+        op, _, dtype = key.partition(".")
+        if dtype:
+            kernels.setdefault(op, {})[dtype] = kernel
+    everything = found.kernels.get("elementwise")
+    if everything is not None:
+        floats = [fmt.name for fmt in programs.native(engine) if not fmt.quantizes_activations]
+        for op in ALIKE:
+            kernels[op] = dict.fromkeys(floats, everything)
+    return RuntimeProfile(
+        name=engine.name,
+        version=engine.version,
+        run_overhead_us=float(f"{found.run * 1e6:.4g}"),
+        formats=MappingProxyType(programs.realisations(engine)),
+        kernels=MappingProxyType({op: MappingProxyType(ds) for op, ds in sorted(kernels.items())}),
+        boundaries=MappingProxyType(
+            {
+                key: replace(kernel, compute=1.0)
+                for key, kernel in found.kernels.items()
+                if "_to_" in key
+            }
+        ),
+        fuses=programs.FUSES.get(engine.name, ()),
+        fit=replace(found.fit, anchor_us=roofs.short(quiet * 1e6)),
+    )
