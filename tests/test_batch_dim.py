@@ -215,10 +215,10 @@ def test_inputs_that_all_samples_share():
         data = [(i, model(x, positions).argmax(-1)) for i, x in zip(inputs, xs, strict=True)]
         evaluator = Evaluator(model, data, batch_dim=dims)
         assert (evaluator.baseline.samples, evaluator.baseline.accuracy) == (6, 1.0)
-    with pytest.raises(DataError, match=r"as \(0, None\) where all samples share the second"):
+    with pytest.raises(DataError, match=r"\(0, None\) if all samples share the second"):
         Evaluator(model, data[:1])
     other = [data[0], ({"x": xs[1], "positions": positions.flip(0)}, data[1][1])]
-    with pytest.raises(DataError, match="not the same in batch 1"):
+    with pytest.raises(DataError, match="differs between batch 1"):
         Evaluator(model, other, batch_dim={"x": 0, "positions": None})
 
 

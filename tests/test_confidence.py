@@ -14,7 +14,6 @@ from aiq.evaluate.confidence import (
     bootstrap_limit,
     covariance,
     drop_limit,
-    mcnemar,
     samples_needed,
 )
 
@@ -57,12 +56,6 @@ def test_coverage(lost, won):
     assert 0.93 <= covered <= 0.98
 
 
-def test_mcnemar_is_a_sign_test():
-    assert mcnemar(evaluation(0, 0, 100)) == 1
-    assert mcnemar(evaluation(5, 0, 100)) == pytest.approx(0.5**5)
-    assert mcnemar(evaluation(7, 3, 100)) == pytest.approx(176 / 1024)
-
-
 @given(n=st.integers(20, 500), lost=st.integers(0, 10), won=st.integers(0, 10))
 def test_limits_grow_with_confidence_and_lie_above_the_drop(n, lost, won):
     e = evaluation(lost, won, n)
@@ -87,7 +80,7 @@ def test_so_many_samples_are_enough(lost, won):
 
 def test_the_hopeless_are_stopped_and_the_others_hardly_ever():
     rng = np.random.default_rng(0)
-    test = Hopeless(max_drop=0.01, looks=20, risk=0.05)
+    test = Hopeless(max_drop=0.01, calls=20, risk=0.05)
 
     def stopped(lost, won):
         """Return how many samples were seen before it stopped; 2,000 are all."""

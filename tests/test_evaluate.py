@@ -90,7 +90,7 @@ def test_without_formats_it_is_the_model(net, data, evaluator):
     x, y = (torch.cat(parts) for parts in zip(*data, strict=True))
     logits = net(x)
     right = (logits.argmax(1) == y).numpy()
-    assert np.array_equal(evaluator.baseline.correct, right), "in the order of the data"
+    assert np.array_equal(evaluator.baseline.scores == 1, right), "in the order of the data"
     assert evaluator.baseline.accuracy == right.mean()
     assert evaluator.baseline.cross_entropy == pytest.approx(float(cross_entropy(logits, y)))
     assert evaluator.baseline.kl == evaluator.baseline.drop == 0
@@ -220,7 +220,7 @@ def test_a_network_of_one_batch_size_is_filled_up():
     assert not traced.dynamic_batch
     evaluator = Evaluator(traced, [(x, y)])
     expected = model.fc(x).argmax(1) == y
-    assert np.array_equal(evaluator.baseline.correct, expected.numpy())
+    assert np.array_equal(evaluator.baseline.scores == 1, expected.numpy())
     assert evaluator.evaluate({"fc": parse("w8a8")}).samples == 10
 
 
@@ -239,7 +239,7 @@ def test_inputs_may_be_tuples_and_dicts():
     expected = (model.fc(a - b).argmax(1) == y).numpy()
     for inputs in ((a, b), {"right": b, "left": a}):
         evaluator = Evaluator(model, [(inputs, y)])
-        assert np.array_equal(evaluator.baseline.correct, expected)
+        assert np.array_equal(evaluator.baseline.scores == 1, expected)
 
 
 # What is wrong with the data
@@ -313,7 +313,7 @@ def test_infinite_activations_name_the_layer():
 
 def test_outputs_without_classes():
     model = nn.Sequential(nn.Linear(3, 4), nn.Flatten(0))
-    with pytest.raises(DataError, match="for 4 samples, which has not one entry for each"):
+    with pytest.raises(DataError, match="for 4 samples, so no dimension counts samples"):
         Evaluator(model, [(torch.randn(4, 3), torch.zeros(4, dtype=torch.long))])
 
 
@@ -345,7 +345,7 @@ def test_tied_weights_and_a_layer_called_twice():
     evaluator = Evaluator(model, [(x, y)])
     assert evaluator.layers == ("first", "second", "twice", "twice#2", "out")
     logits = model(x)
-    assert np.array_equal(evaluator.baseline.correct, (logits.argmax(1) == y).numpy())
+    assert np.array_equal(evaluator.baseline.scores == 1, (logits.argmax(1) == y).numpy())
     simulator = evaluator.runner.simulator
 
     def expected(**rounded):

@@ -299,9 +299,9 @@ def test_the_folder_is_checked_before_the_work(net, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluator, "gather", began)
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "below", "/proc/none"):
-        with pytest.raises(DataError, match=r"journal is of no use: .*cannot be"):
+        with pytest.raises(DataError, match=r"journal cannot be used: .*cannot be"):
             Evaluator(net, [(X, Y)], cache=folder)
-        with pytest.raises(DataError, match=r"journal is of no use: .*cannot be"):
+        with pytest.raises(DataError, match=r"journal cannot be used: .*cannot be"):
             aiq.search(net, "xeon_2vcpu", [(X, Y)], cache_dir=folder)
 
 

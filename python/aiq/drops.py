@@ -20,7 +20,7 @@ _ADVICE = "give a file that DropTable.save or `aiq sensitivity --output` wrote"
 
 Array = NDArray[np.float64]
 Drop = Annotated[float, Meta(ge=-1e100, le=1e100)]
-"""Far beyond what any metric says, and sums of it stay finite."""
+"""A drop of any metric; the limits keep sums of drops finite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class MeasuredPlan:
     formats
         Layer name -> name of its format.
     drop, error
-        What it lost, and the standard error of that.
+        Accuracy drop of the plan as a fraction, and its standard error.
     """
 
     formats: Mapping[Name, Name]
@@ -48,6 +48,8 @@ class MeasuredPlan:
 class DropTable:
     """Predicted accuracy drop of L layers in K formats, each layer alone.
 
+    For a network of 22 layers and the formats fp32, w8 and w4, L is 22 and K is 3.
+
     Attributes
     ----------
     layers
@@ -55,29 +57,29 @@ class DropTable:
     formats
         The K formats.
     drop
-        (L, K): predicted accuracy drop, as a fraction (0.01 is one percentage point).
+        Predicted accuracy drop as a fraction (0.01 is one percentage point), (L, K).
     error
-        (L, K): its standard error.
+        Standard error of `drop`, (L, K).
     divergence
-        (L, K): what the drops were derived from: mean divergence in nats, measured or estimated;
-        without data the noise-to-signal ratio for ``sqnr`` and ``mse``.
+        Mean divergence in nats, measured or estimated, from which drops are derived, (L, K). For
+        ``sqnr`` and ``mse`` without data it is the noise-to-signal ratio.
     measured
-        (L, K): accuracy drop that was counted on the same samples, noise and all; ``None``
-        where nothing was counted.
+        Accuracy drop of each layer alone, measured on the same samples, (L, K); it is too noisy to
+        be used as a prediction. ``None`` if accuracy was not measured.
     method
-        How, in words.
+        Name of the method, such as ``measured`` or ``sqnr``.
     slope
         Drop per unit of `divergence`.
     baseline
-        Accuracy of the float32 network; ``None`` where it was not measured.
+        Accuracy of the float32 network; ``None`` if it was not measured.
     samples
-        Samples in the data.
+        Number of samples in the data.
     evaluations
-        Evaluations of the network on all of them that the table took.
+        Number of evaluations of the network on all samples that the table took.
     seconds
-        Time that it took.
+        Time in seconds that the table took.
     measured_plans
-        Plans that were measured as a whole on the way.
+        Plans that were measured as a whole for the table.
     """
 
     layers: tuple[str, ...]
@@ -111,7 +113,7 @@ class DropTable:
         """
         total = 0.0
         for name, chosen in formats.items():
-            # What computes between the layers is not simulated, so it loses nothing more.
+            # The dtype between layers is not simulated, so it does not change the drop.
             known = chosen if chosen in self.formats else chosen.kernel
             if name not in self.layers or known not in {*self.formats, REFERENCE}:
                 raise InputError(
@@ -186,7 +188,7 @@ class DropTable:
 
 @dataclass(frozen=True, slots=True)
 class _Document:
-    """A drop table as JSON has it: lists in the place of arrays, names in that of formats."""
+    """A drop table as JSON: with lists instead of arrays, and names instead of formats."""
 
     layers: tuple[Name, ...]
     formats: tuple[Name, ...]
@@ -205,12 +207,14 @@ class _Document:
     def __post_init__(self) -> None:
         for names in (self.layers, [parse(name) for name in self.formats]):
             if len({*names}) < len(names):
-                raise InputError("A drop table names each layer and each format once.")
+                raise InputError("A drop table must name each layer and each format once.")
         for rows in (self.drop, self.error, self.divergence, self.measured):
             if rows is not None and [len(row) for row in rows] != [len(self.formats)] * len(
                 self.layers
             ):
-                raise InputError("A drop table has a row for each layer, a column for each format.")
+                raise InputError(
+                    "A drop table must have a row for each layer and a column for each format."
+                )
 
     def table(self) -> DropTable:
         """Return the table."""
@@ -237,7 +241,7 @@ class _Document:
 
 
 def _from_v2(document: dict[str, Any]) -> dict[str, Any]:
-    """Return a table of version 2, which said loss where accuracy drop is meant."""
+    """Return a table of version 2, which called the accuracy drop loss, in today's names."""
     found: dict[str, Any] = renamed(document, {"loss": "drop", "whole": "measured_plans"})
     return found
 

@@ -1,9 +1,10 @@
-"""The stopwatch: interleaved timing with intervals, which refuses to call noise a difference.
+"""The stopwatch: interleaved timing with confidence intervals and a noise floor.
 
-Candidates take turns, so that a change in the machine's speed hits all of them alike, and the
-baseline takes two turns in every round: what the stopwatch says of it against itself is the noise
-floor. A turn first fills the caches that the others have emptied, so times are those of a network
-that runs again and again. Every sample is kept; outliers are part of what a user will see.
+Candidates take turns, so that a change of the machine's speed affects all of them alike. The
+baseline takes two turns in every round; the difference between them is the noise floor, below which
+no difference is reported. A turn first fills the caches that other candidates have emptied, so
+times are those of a network that runs again and again. Every sample is kept, outliers too, because
+users see them as well.
 """
 
 import math
@@ -24,11 +25,11 @@ from aiq.progress import Progress
 Call = Callable[[], object]
 Clock = Callable[[], float]
 _WINDOW = 5
-"""Turns whose median has to settle before the warm-up ends."""
+"""Number of turns whose median has to settle before the warm-up ends."""
 
 
 class Verdict(StrEnum):
-    """What a measurement allows one to say of two candidates."""
+    """The conclusion from a measurement of two candidates."""
 
     FASTER = "faster"
     SLOWER = "slower"
@@ -49,20 +50,20 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How long one call of a candidate takes.
+    """The time of one call of a candidate.
 
     Attributes
     ----------
     name
-        The candidate.
+        Name of the candidate.
     batch
-        Samples of the network that one call processes.
+        Number of samples of the network that one call processes.
     seconds
-        Median time of a call, with its interval.
+        Median time of a call, with its confidence interval.
     calls_per_sample
-        Calls that were timed together for each entry of `samples`.
+        Number of calls that were timed together for each entry of `samples`.
     samples
-        Seconds per call, one entry a round, in the order taken, none left out.
+        Seconds per call in each round, in the order of the rounds.
     steady
         Whether the median had settled when the warm-up ended.
     """
@@ -80,33 +81,33 @@ class Timing:
         return self.batch / self.seconds.value
 
     def latency(self, quantile: float) -> float:
-        """Return a quantile (0..1) of the seconds per call."""
+        """Return the quantile (0 to 1) of the seconds per call."""
         return float(np.quantile(self.samples, quantile))
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Candidates timed side by side.
+    """Candidates that were timed in turns.
 
     Attributes
     ----------
     timings
-        One for each candidate, in the order given.
+        Timing of each candidate, in the order in which they were given.
     baseline
-        The candidate that took two turns a round.
+        Name of the candidate that took two turns in each round.
     again
         Seconds per call in the baseline's second turns.
     noise
-        Relative difference below which nothing is called a difference.
+        Noise floor: relative difference up to which two candidates are indistinguishable.
     confidence
-        Coverage of every interval, 0..1.
+        Coverage of every interval: 0 to 1.
     threads
-        Threads that the candidates could use.
+        Number of threads that the candidates could use.
     steal
-        Share of the processor time that the hypervisor gave to others meanwhile, 0..1; ``None``
-        where the system does not tell.
+        Fraction of the processor time that the hypervisor gave to others meanwhile, 0 to 1;
+        ``None`` if the system does not report it.
     machine
-        `aiq.machine.describe` at the time.
+        Description of the machine by `aiq.machine.describe`.
     """
 
     timings: tuple[Timing, ...]
@@ -119,7 +120,7 @@ class Comparison:
     machine: Mapping[str, Any]
 
     def __getitem__(self, name: str) -> Timing:
-        """Return the timing of candidate `name`."""
+        """Return the timing of the candidate `name`."""
         for timing in self.timings:
             if timing.name == name:
                 return timing
@@ -127,20 +128,20 @@ class Comparison:
         raise InputError(f"No candidate {name!r} was timed; choose one of {known}.")
 
     def speedup(self, name: str, against: str | None = None) -> Interval:
-        """Return how many times faster `name` is than `against` (by default the baseline).
+        """Return the speed-up of `name` over `against`, which is the baseline by default.
 
-        The median over rounds of the ratio within a round: what disturbs one turn of a round
-        disturbs the others, so the ratio varies less than the times do. The bootstrap draws rounds.
+        It is the median over rounds of the ratio within a round. A disturbance usually affects all
+        turns of a round, so the ratio varies less than the times. The bootstrap resamples rounds.
         """
         fast, slow = self[name].samples, self[against or self.baseline].samples
         return _ratio(slow, fast, self.confidence)
 
     def levelled(self) -> dict[str, float]:
-        """Return the seconds per call of each candidate at one speed of the machine.
+        """Return the seconds per call of each candidate at one common speed of the machine.
 
-        What slowed a round as a whole is taken out of its turns before their median is taken
-        (a step of median polish, Tukey 1977); on a busy machine this varies by a third of what the
-        medians of the times vary.
+        The common slowdown of each round is removed from its turns before their median is taken: a
+        step of median polish (Tukey 1977). On a busy machine, the result varies by a third of what
+        the medians of the times vary.
         """
         logs = np.log([timing.samples for timing in self.timings])
         typical = np.median(logs, axis=1)
@@ -149,7 +150,7 @@ class Comparison:
         return {t.name: float(level) for t, level in zip(self.timings, levels, strict=True)}
 
     def verdict(self, name: str, against: str | None = None) -> Verdict:
-        """Say whether `name` is faster than `against`: yes, no, or within the noise."""
+        """Return whether `name` is faster or slower than `against`, or within the noise."""
         ratio = self.speedup(name, against)
         if ratio.low > 1 + self.noise:
             return Verdict.FASTER
@@ -158,7 +159,7 @@ class Comparison:
         return Verdict.INDISTINGUISHABLE
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything, with the speed-ups and verdicts against the baseline, for JSON."""
+        """Return all fields, with speed-ups and verdicts against the baseline, for JSON."""
         document = asdict(self)
         for entry, timing in zip(document["timings"], self.timings, strict=True):
             entry["throughput"] = timing.throughput
@@ -184,59 +185,44 @@ def compare_timing(
     clock: Clock = time.perf_counter,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Time `candidates` in turns until there are enough rounds to tell them apart.
+    """Time `candidates` in turns, for a given time and number of rounds.
 
     Parameters
     ----------
     candidates
-        What to call, by name. Each call is one forward pass and returns when it is done.
+        Function to call by name of the candidate. A call is one forward pass, and returns when that
+        is done.
     batch
-        Samples of the network that one call processes.
+        Number of samples of the network that one call processes.
     baseline
-        The candidate that the others are compared with; the first one by default.
+        Name of the candidate with which the others are compared; the first one by default.
     min_seconds, min_rounds
-        Length of the measurement, both to be reached.
+        Smallest time and number of rounds of the measurement.
     max_seconds
-        After this long six rounds are enough.
+        Time after which six rounds are enough.
     warmup_seconds
-        Least length of the warm-up, which goes on until every median has settled within
-        `tolerance` (or five times as long, and is then marked as not steady).
+        Smallest length of the warm-up. It continues until every median has settled, but at most for
+        five times as long; a candidate that has not settled by then is marked as not steady.
+    tolerance
+        Relative change of a median below which it has settled.
     confidence
-        Coverage of the intervals, 0..1.
+        Coverage of the intervals: 0 to 1.
     threads
-        Threads to use and to pin to as many processors; all that the process may use by default.
-        Compiled programs keep the count they were compiled for, so it should be the same.
+        Number of threads, which are pinned to as many processors; by default all processors that
+        the process may use. It should be the number for which the programs were compiled.
     seed
-        Shuffles the order of turns within each round.
+        Seed of the random order of turns within each round.
     clock
-        Returns seconds; for tests.
+        Function that returns the current time in seconds.
     progress
         Called with ``("timing", rounds done, rounds expected)``.
 
     Raises
     ------
     InputError
-        If there is no candidate, `baseline` is none of them, or a number is out of range.
+        If there is no candidate, `baseline` is not one of them, or a number is out of range.
     """
-    if not candidates:
-        raise InputError("There is nothing to time; pass at least one candidate.")
-    base = next(iter(candidates)) if baseline is None else baseline
-    if base not in candidates:
-        raise InputError(
-            f"The baseline {base!r} is not a candidate; choose one of {', '.join(candidates)}."
-        )
-    if not 0 < confidence < 1:
-        raise InputError(f"The confidence is {confidence}; it must lie between 0 and 1.")
-    if min_rounds < 2 or batch < 1:
-        raise InputError("Timing needs at least two rounds and a batch of at least one.")
-    if not 0 <= min_seconds < math.inf:
-        raise InputError(f"The timing is to last {min_seconds} s; give seconds, 0 or more.")
-    if max_seconds < min_seconds:
-        raise InputError(
-            f"The timing is to last at least {min_seconds} s and at most {max_seconds} s; "
-            "give a maximum that is not below the minimum."
-        )
-
+    base = _check(candidates, baseline, batch, min_seconds, min_rounds, max_seconds, confidence)
     turns = {**candidates, _AGAIN: candidates[base]}
     with machine.threads(threads) as used:
         ticks = machine.cpu_ticks()
@@ -277,23 +263,59 @@ def compare_timing(
     )
 
 
+def _check(
+    candidates: Mapping[str, Call],
+    baseline: str | None,
+    batch: int,
+    min_seconds: float,
+    min_rounds: int,
+    max_seconds: float,
+    confidence: float,
+) -> str:
+    """Return the name of the baseline, or raise `InputError` if an argument is not valid."""
+    if not candidates:
+        raise InputError("There is nothing to time; pass at least one candidate.")
+    base = next(iter(candidates)) if baseline is None else baseline
+    if base not in candidates:
+        raise InputError(
+            f"The baseline {base!r} is not a candidate; choose one of {', '.join(candidates)}."
+        )
+    if not 0 < confidence < 1:
+        raise InputError(f"The confidence is {confidence}; it must lie between 0 and 1.")
+    if min_rounds < 2 or batch < 1:
+        raise InputError("Timing needs at least two rounds and a batch of at least one.")
+    if not 0 <= min_seconds < math.inf:
+        raise InputError(f"The timing is to last {min_seconds} s; give seconds, 0 or more.")
+    if max_seconds < min_seconds:
+        raise InputError(
+            f"The timing is to last at least {min_seconds} s and at most {max_seconds} s; "
+            "give a maximum that is not below the minimum."
+        )
+    return base
+
+
 _AGAIN = "\0again"
-"""Key of the baseline's second turn; no candidate can have this name by accident."""
+"""Key of the baseline's second turn, which no candidate has by accident."""
 
 _LEAST_SAMPLE = 4e-3
-"""Seconds a sample lasts at least: what waking threads adds to the first call of a turn is no part
-of a call among others like it."""
+"""Smallest length of a sample in seconds.
+
+The first call of a turn also wakes threads, and that time must be small against the sample.
+"""
 
 _REFILL = 20e-3
-"""Seconds of calls that come before a sample, untimed. One call does not fill the caches again:
-among thirteen others an int8 MobileNetV2 of 1.6 ms took 2.3, 2.0, 1.9, 1.9, 1.8 ms and so on, on
-EPYC Zen 5 with one thread, and ten calls until it was as fast as in a loop of its own."""
+"""Seconds of untimed calls before a sample, which fill the caches again.
+
+One call is not enough. In turns with thirteen others, an int8 MobileNetV2 of 1.6 ms took 2.3, 2.0,
+1.9, 1.9, 1.8 ms and so on, and needed ten calls to become as fast as in a loop of its own (EPYC
+Zen 5, one thread).
+"""
 
 _FEWEST_ROUNDS = 6
-"""Rounds of a measurement that has taken too long: of these, a bootstrap still tells something."""
+"""Number of rounds after `max_seconds`, which is enough for a bootstrap."""
 
 _OWN_CACHE = 0.05
-"""Seconds of a call beside which it does not matter that others have emptied the cache."""
+"""Seconds of a call from which on the state of the caches at its start does not matter."""
 
 
 def _enough(
@@ -305,16 +327,16 @@ def _enough(
 
 
 def _turn(call: Call, seconds: float, clock: Clock) -> float:
-    """Return the seconds per call, of as many calls as a sample needs.
+    """Return the seconds per call in one sample.
 
     Parameters
     ----------
     call
-        What to call.
+        Function to call.
     seconds
-        What a call took so far. Before short ones come some that bring their data into the caches.
+        Typical seconds of a call, from which the number of calls follows.
     clock
-        Returns seconds.
+        Function that returns the current time in seconds.
     """
     calls = _calls(seconds)
     if seconds < _OWN_CACHE:
@@ -333,7 +355,7 @@ def _calls(seconds: float, least: float = _LEAST_SAMPLE) -> int:
 def _warm_up(
     turns: Mapping[str, Call], seconds: float, tolerance: float, clock: Clock
 ) -> tuple[dict[str, float], dict[str, bool]]:
-    """Run in turns until every median has settled; return the medians, and who settled."""
+    """Run in turns until every median has settled; return the medians, and whether each settled."""
     history: dict[str, list[float]] = {name: [] for name in turns}
     start = clock()
     while True:
@@ -358,7 +380,7 @@ _RESAMPLES = 2000
 
 
 def _ratio(above: Sequence[float], below: Sequence[float], confidence: float) -> Interval:
-    # In logarithms, so that the ratio the other way round is its reciprocal.
+    # In logarithms, so that the ratio with the two exchanged is the reciprocal.
     found = _median(np.log(above) - np.log(below), confidence)
     return Interval(*(math.exp(value) for value in (found.value, found.low, found.high)))
 

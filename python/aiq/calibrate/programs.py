@@ -16,7 +16,7 @@ from aiq.graph import WEIGHTED, LayerGraph, Op
 from aiq.hardware.runtime_profile import Realisation
 from aiq.measure import Call
 from aiq.runtimes import Runtime, Support
-from aiq.runtimes.base import Part
+from aiq.runtimes.times import Part
 
 FUSES: Mapping[str, tuple[str, ...]] = {
     "inductor": tuple(

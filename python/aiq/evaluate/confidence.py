@@ -1,7 +1,7 @@
-"""How sure a measured drop is: the same samples, with and without quantisation, are pairs.
+"""Confidence in a measured drop, from samples that are paired with and without quantisation.
 
-Only samples on which the two networks differ say anything. Of N samples, b are right in float32
-alone and c are right quantised alone; the drop is (b - c) / N, however many both get right.
+Only samples on which the two networks differ carry information. Of N samples, b are right only in
+float32 and c only in the quantised network. The drop is (b - c) / N, however many both get right.
 """
 
 import math
@@ -18,17 +18,21 @@ if TYPE_CHECKING:
     from aiq.evaluate import Evaluation
 
 RESAMPLES = 4000
+"""Number of bootstrap samples."""
 
 SHARED = 0.4
-"""Correlation of the drops of two plans on the same samples, measured on ResNet-20 for 50 plans:
-the same samples, those on which float32 is unsure, change sides."""
+"""Correlation of the drops of two plans on the same samples, measured on 50 plans of ResNet-20.
+
+It is positive because the same samples, those on which float32 is unsure, change their answer.
+"""
 
 
 def drop_limit(evaluation: "Evaluation", confidence: float = 0.95, seed: int = 0) -> float:
-    """Return the drop that the true one does not exceed, at the given one-sided confidence.
+    """Return the upper confidence limit of the drop, one-sided, as a fraction.
 
-    Scores of 0 and 1 get Tango's score limit (Statistics in Medicine 17, 1998), which inverts
-    McNemar's test and holds for few samples and no disagreement; others the paired bootstrap's.
+    For scores of 0 and 1 it is Tango's score limit (Statistics in Medicine 17, 1998), which inverts
+    McNemar's test and is valid for few samples and for no disagreement. For other scores it is the
+    limit of the paired bootstrap.
 
     Raises
     ------
@@ -43,19 +47,10 @@ def drop_limit(evaluation: "Evaluation", confidence: float = 0.95, seed: int = 0
     return _score_limit(lost, won, len(difference), float(stats.norm.ppf(confidence)))
 
 
-def mcnemar(evaluation: "Evaluation") -> float:
-    """Return the p-value of McNemar's exact one-sided test that the drop is mere chance."""
-    difference = evaluation.baseline - evaluation.scores
-    lost, won = int((difference > 0).sum()), int((difference < 0).sum())
-    if not lost + won:
-        return 1.0
-    return float(stats.binomtest(lost, lost + won, alternative="greater").pvalue)
-
-
 def bootstrap_limit(difference: NDArray[np.float64], confidence: float, seed: int = 0) -> float:
     """Return the upper limit of the mean of paired differences, by the percentile bootstrap.
 
-    Values that repeat are resampled together, so that correct and wrong cost nothing.
+    Equal values are resampled together, which is fast if there are few distinct ones.
     """
     _check(confidence)
     values, counts = np.unique(difference, return_counts=True)
@@ -67,9 +62,10 @@ def bootstrap_limit(difference: NDArray[np.float64], confidence: float, seed: in
 def samples_needed(
     evaluation: "Evaluation", max_drop: float, confidence: float = 0.95
 ) -> int | None:
-    """Return how many samples would show this drop to be at most `max_drop`, were it the true one.
+    """Return the number of samples that would show this drop to be at most `max_drop`.
 
-    ``None`` if no number would, or more than 1e12: the drop is not below `max_drop`, or hardly.
+    It assumes that the measured drop is the true one. It is ``None`` if the drop is not below
+    `max_drop`, or so little below it that more than 1e12 samples would be needed.
     """
     _check(confidence)
     if evaluation.drop >= max_drop:
@@ -93,35 +89,35 @@ def samples_needed(
 def covariance(errors: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the covariance, (P, P), of the drops of P plans on the same samples.
 
-    Several plans are no proof where one would be none: if the samples are easy, all look good.
+    The drops are correlated: on easy samples, every plan has a small drop.
 
     Parameters
     ----------
     errors
-        (P,): standard error of each drop.
+        Standard error of each drop, (P,).
     """
     return SHARED * np.outer(errors, errors) + (1 - SHARED) * np.diag(errors**2)
 
 
 @dataclass(frozen=True, slots=True)
 class Hopeless:
-    """Stops an evaluation, as its `enough`, once the drop exceeds `max_drop` beyond doubt.
+    """A sequential test that stops an evaluation once the drop surely exceeds the budget.
 
-    Exact Clopper-Pearson bounds on both kinds of disagreement, each look at its share of the risk:
-    however often it looks, a plan within the budget is stopped with probability `risk` at most.
+    It is passed to an evaluation as `enough`. Each time it is called it computes exact
+    Clopper-Pearson bounds on both kinds of disagreement, at an equal share of the risk.
 
     Attributes
     ----------
     max_drop
         The budget, as a fraction.
-    looks
-        How often it may be asked: chunks of the data.
+    calls
+        Largest number of calls in an evaluation: the number of chunks of the data.
     risk
-        Probability of stopping a plan that is within the budget.
+        Largest probability of stopping the evaluation of a plan that is within the budget.
     """
 
     max_drop: float
-    looks: int
+    calls: int
     risk: float = 0.01
 
     def __call__(self, evaluation: "Evaluation") -> bool:
@@ -129,7 +125,7 @@ class Hopeless:
         difference = evaluation.baseline - evaluation.scores
         if not np.isin(difference, (-1, 0, 1)).all():
             return False
-        n, share = len(difference), self.risk / self.looks / 2
+        n, share = len(difference), self.risk / self.calls / 2
         lost, won = int((difference > 0).sum()), int((difference < 0).sum())
         least_lost = float(stats.beta.ppf(share, lost, n - lost + 1)) if lost else 0.0
         most_won = float(stats.beta.isf(share, won + 1, n - won)) if won < n else 1.0
@@ -147,7 +143,7 @@ def _score_limit(lost: float, won: float, n: float, z: float) -> float:
         return lost - won - n * drop + z * math.sqrt(max(variance, 0.0))
 
     estimate = (lost - won) / n
-    above = estimate + 1e-9  # at the estimate itself the test says nothing
+    above = estimate + 1e-9  # the test has no answer at the estimate itself
     if above >= 1 or excess(above) <= 0:
         return estimate
     return float(optimize.brentq(excess, above, 1.0, xtol=1e-12))

@@ -1,7 +1,7 @@
 """Accuracy of a network with each layer in its own format, on the user's data.
 
-Samples run in chunks that fit the caches of the processor. What two runs of a chunk share, from the
-input up to the first layer whose format differs, is computed once and kept while memory lasts.
+Samples run in chunks that fit the caches of the processor. Two runs of a chunk are equal up to the
+first layer whose format differs. That part is computed once, and kept as far as memory allows.
 """
 
 import math
@@ -37,26 +37,28 @@ from aiq.quantize.simulate import Formats, Simulator
 from aiq.quantize.statistics import observe
 
 CALIBRATION_SAMPLES = 512
-"""Samples of the data on which ranges are observed when no calibration data is given."""
+"""Number of samples of the data that calibrate activations if no calibration data is given."""
 
 CHUNK_BYTES = 4 * 2**20
-"""Size to which the largest activation of a chunk is held: a few of them fit the last cache."""
+"""Largest size of an activation of a chunk, so that a few of them fit the last-level cache."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
-    """How one plan did on N samples.
+    """The scores of one plan on N samples.
 
     Attributes
     ----------
-    scores, baseline
-        float64, (N,): score of each sample, and the float32 network's; 1 for right and 0 for wrong
-        where the metric is ``top1``.
+    scores
+        Score of each sample: float64, (N,). With the metric ``top1`` it is 1 for a right answer and
+        0 for a wrong one.
+    baseline
+        Score of each sample in the float32 network: float64, (N,).
     divergence
-        float64, (N,): Kullback-Leibler divergence in nats from the float32 network's softmax to
-        this one's; without classes, relative squared error of the output.
+        Kullback-Leibler divergence in nats from the float32 network's softmax to the plan's:
+        float64, (N,). Without classes, relative squared error of the output.
     cross_entropy
-        Mean, in nats; NaN without classes.
+        Mean cross-entropy in nats; NaN without classes.
     """
 
     scores: NDArray[np.float64]
@@ -70,23 +72,18 @@ class Evaluation:
         return len(self.scores)
 
     @property
-    def correct(self) -> NDArray[np.bool_]:
-        """Whether each sample is right, for ``top1`` on class indices."""
-        return self.scores > 0.5
-
-    @property
     def accuracy(self) -> float:
-        """Mean score: for ``top1`` the share of samples that are right."""
+        """Mean score; for ``top1``, the fraction of samples with the right answer."""
         return float(self.scores.mean())
 
     @property
     def drop(self) -> float:
-        """How much more the float32 network scored on the same samples."""
+        """Accuracy drop: mean score of the float32 network minus that of the plan."""
         return float((self.baseline - self.scores).mean())
 
     @property
     def drop_error(self) -> float:
-        """Standard error of the drop, samples being paired."""
+        """Standard error of the drop, from paired samples."""
         return float((self.baseline - self.scores).std()) / math.sqrt(self.samples)
 
     @property
@@ -101,42 +98,43 @@ class Evaluation:
 
 
 Enough = Callable[[Evaluation], bool]
-"""Shown an evaluation of a random part of the samples; says whether that will do."""
+"""Returns whether an evaluation of a random part of the samples is sufficient."""
 
 
 class Evaluator:
-    """Evaluates any plan for a model, quickly, and never the same one twice.
+    """Evaluates the accuracy of plans for a model.
 
     Parameters
     ----------
     model
-        A module in any mode (it is evaluated in evaluation mode), or its trace.
+        A module, which is evaluated in evaluation mode, or its trace.
     data
-        Iterable of ``(inputs, targets)`` batches; read once.
+        Iterable of ``(inputs, targets)`` batches, which is read once.
     calibration
-        Batches of ``(inputs, targets)``, or of inputs, on which activations are observed. Default:
-        the first 512 samples of `data`.
+        Batches of ``(inputs, targets)`` or of inputs that calibrate the ranges of activations. By
+        default these are the first 512 samples of `data`.
     batch_dim
-        The dimension of the inputs that counts samples, see `aiq.graph.trace`; a trace has its own.
-        ``None``: each batch of `data` is one sample, evaluated whole. Samples of which every target
-        is ignored (-100) are left out.
+        Dimension of the inputs that counts samples, see `aiq.graph.trace`; not used for a trace,
+        which knows its own. With ``None``, each batch of `data` is one sample. Samples whose
+        targets are all ignored (-100) are left out.
     metric
-        ``top1``, ``perplexity``, ``cosine``, or a function of what the model returns and the
-        targets that returns a score per sample, more being better. ``cosine`` needs no targets.
+        ``top1``, ``perplexity``, ``cosine``, or a function of the model's output and the targets
+        that returns a score for each sample, greater being better. ``cosine`` needs no targets.
     observer
-        How ranges follow from what is observed: a name in `aiq.quantize.observers.OBSERVERS`, or
-        ``dynamic``: each sample's own range, found while it runs.
+        Name of the observer that chooses the ranges of activations: one of
+        `aiq.quantize.observers.OBSERVERS`, or ``dynamic`` for ranges computed while the network
+        runs.
     weight_bits
-        Bits that the integer kernels have for a weight, `aiq.runtimes.rewrite.Target`: layers whose
-        format has more are evaluated with these.
+        Bits of a weight in integer kernels, see `aiq.runtimes.rewrite.Target`. Weights of more bits
+        are evaluated with this many.
     memory
-        Bytes that kept activations may take.
+        Largest size of kept activations in bytes.
     cache
-        Folder of a journal of all evaluations; what is in it is not run again. ``None``: none.
+        Folder of a journal of all evaluations, so that none is run twice; ``None`` for no journal.
     executor
-        A ``concurrent.futures`` executor that runs the chunks; ``None``: this process does.
+        A ``concurrent.futures`` executor that runs the chunks; ``None`` for this process.
     progress
-        Called with what is going on, steps done, steps in all.
+        Called with the name of the stage, the steps done, and the number of steps.
 
     Attributes
     ----------
@@ -145,14 +143,14 @@ class Evaluator:
     layers
         Names of the layers whose format is a decision, in the order in which they start to run.
     metric
-        As given.
+        The metric that was given.
     baseline
         Evaluation of the float32 network.
 
     Raises
     ------
     DataError
-        If the data is empty, does not fit the model, or drives it to NaN.
+        If the data is empty, does not fit the model, or leads to NaN.
     GraphError
         If the model cannot be exported.
     """
@@ -186,7 +184,7 @@ class Evaluator:
         program = Program(self.trace)
         self._batch = batch = None if self.trace.dynamic_batch else self.trace.graph.batch
         size = 1 if samples.whole else batch or _chunk_size(self.trace, memory)
-        # In random order every chunk is a fair sample, even of data sorted by class.
+        # In random order every chunk is a random sample, even of data sorted by class.
         self._order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))
         self._chunks = samples.at(self._order).chunks(size)
         seen = samples.part(0, CALIBRATION_SAMPLES)
@@ -213,32 +211,32 @@ class Evaluator:
 
     @property
     def evaluations(self) -> int:
-        """How often the network was evaluated on all samples so far, parts adding up.
+        """Number of evaluations on all samples so far, to which parts add up.
 
-        What the journal knew counts too: it is what the answer takes, not what this process did.
+        Evaluations that were read from the journal count too.
         """
         return math.ceil(round(self._work, 6))
 
     @property
     def chunks(self) -> int:
-        """Chunks into which the samples are cut: how often `enough` is asked."""
+        """Number of chunks, and so the largest number of calls of `enough`."""
         return len(self._chunks)
 
     def inputs(self, limit: int) -> list[Inputs]:
-        """Return the inputs of about the first `limit` samples, in a random order, in chunks."""
+        """Return chunks of the inputs of about `limit` random samples."""
         count = min(len(self._chunks), max(1, round(limit / len(self._chunks[0]))))
         return [chunk.filled(self._batch) for chunk in self._chunks[:count]]
 
     def evaluate(self, formats: Formats, enough: Enough | None = None) -> Evaluation:
-        """Return how the model does with its layers in `formats`; layers not named stay float32.
+        """Return the evaluation of the model with its layers in `formats`.
 
         Parameters
         ----------
         formats
-            Layer name -> format.
+            Layer name -> format; layers that are not named stay float32.
         enough
-            Shown the evaluation so far; where it says yes, that is the result. Default: all
-            samples.
+            Called with the evaluation so far, which is the result once it returns true. By default
+            all samples are evaluated.
 
         Raises
         ------
@@ -265,19 +263,19 @@ class Evaluator:
         enough: Enough | None = None,
         progress: Progress | None = None,
     ) -> list[Evaluation]:
-        """Return the evaluation of each of `plans`, sharing what they have in common.
+        """Return the evaluation of each of `plans`.
 
-        Quicker than one at a time: plans are sorted so that neighbours share most, and all of them
-        run on a chunk before the next one.
+        This is faster than one plan at a time: plans with equal first layers share their results,
+        and all plans run on a chunk before the next one.
 
         Parameters
         ----------
         plans
             Layer name -> format, for each plan.
         enough
-            As for `evaluate`, for each plan.
+            Called for each plan as in `evaluate`.
         progress
-            In place of the evaluator's own.
+            Called instead of the evaluator's own `progress`.
         """
         report = progress or self._progress
         whole = [self._plan(formats) for formats in plans]
@@ -300,17 +298,17 @@ class Evaluator:
         chosen = (formats.get(name, REFERENCE) for name in self.layers)
         return tuple(fmt.kernel.held_to(self._weight_bits) for fmt in chosen)
 
-    def _start(self, tasks: Sequence[ChunkJob]) -> list[Scores]:
-        """Return the results of each task, from the journal or from the workers, who start now."""
-        found = [{plan: self._known(index, plan) for plan in plans} for index, plans in tasks]
+    def _start(self, jobs: Sequence[ChunkJob]) -> list[Scores]:
+        """Return the results of each job, from the journal or from the workers, which start now."""
+        found = [{plan: self._known(index, plan) for plan in plans} for index, plans in jobs]
         missing = [
             (index, [plan for plan in plans if known[plan] is None])
-            for (index, plans), known in zip(tasks, found, strict=True)
+            for (index, plans), known in zip(jobs, found, strict=True)
         ]
         running = self._workers.start(missing)
         return [
             self._merged(index, plans, known, results)
-            for (index, plans), known, results in zip(tasks, found, running, strict=True)
+            for (index, plans), known, results in zip(jobs, found, running, strict=True)
         ]
 
     def _merged(
@@ -328,7 +326,7 @@ class Evaluator:
                     self._journal.put(self._key(plan), index, score.numpy())
             self._work += score.shape[1] / len(self._order)
             yield plan, score
-        for _ in results:  # lets the workers keep what they have
+        for _ in results:  # at their end, the workers keep their activations
             pass
 
     def _known(self, index: int, plan: LayerFormats) -> Tensor | None:
@@ -338,7 +336,7 @@ class Evaluator:
         return None if scores is None else torch.from_numpy(scores.copy())
 
     def _key(self, plan: LayerFormats) -> str:
-        """Return the name of a plan in the journal: layers that are not float32."""
+        """Return the name of a plan in the journal, made of the layers that are not float32."""
         return ";".join(
             f"{layer}={f.weight.name},{f.weight_granularity},{f.activation.name}"
             for layer, f in zip(self.layers, plan, strict=True)
@@ -346,7 +344,7 @@ class Evaluator:
         )
 
     def _evaluation(self, scores: Sequence[Tensor]) -> Evaluation:
-        """Join the scores of the first chunks, samples in the order in which the data gave them."""
+        """Join the scores of the first chunks, with samples in the order of the data."""
         score, divergence, cross_entropy = torch.cat(list(scores), 1)
         baseline = torch.cat(self._float32[: len(scores)]) if self._float32 else score
         back = self._order[: len(score)].argsort()
@@ -358,7 +356,7 @@ class Evaluator:
         )
 
     def _fingerprint(self, samples: Samples, size: int, metric: str | Metric) -> str:
-        """Return a hash of all that decides an evaluation."""
+        """Return a hash of everything that determines the result of an evaluation."""
         hashed = Fingerprint()
         hashed.add("aiq", metadata.version("aiq"))
         hashed.add("torch", (torch.__version__, torch.backends.cpu.get_cpu_capability()))
@@ -373,7 +371,7 @@ class Evaluator:
 
 
 def _identity(metric: Metric) -> tuple[object, ...]:
-    """Return what tells a metric from another, as far as that can be known."""
+    """Return what identifies a metric, as far as that can be known."""
     code = getattr(metric, "__code__", None)
     if code is None:
         raise InputError(
@@ -384,11 +382,11 @@ def _identity(metric: Metric) -> tuple[object, ...]:
 
 
 def _by_first_change(plan: LayerFormats) -> list[tuple[bool, str, str]]:
-    """Sort plans so that those that agree up to a layer stand together, float32 first."""
+    """Return a sort key with which plans that have equal first layers become neighbours."""
     return [(f != REFERENCE, f.weight.name, f.name) for f in plan]
 
 
 def _chunk_size(trace: Trace, memory: int) -> int:
-    """Return the samples of a chunk: its largest activation small, all of them within memory."""
+    """Return the number of samples in a chunk: its activations fit the cache and the memory."""
     written = [4 * layer.output_elements / trace.graph.batch for layer in trace.graph.layers]
     return max(1, int(min(CHUNK_BYTES / max(written), memory / 2 / sum(written))))

@@ -1,4 +1,4 @@
-"""The user's data, read once, checked, and joined into samples."""
+"""Read the user's data once, check it, and join its batches into samples."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -28,22 +28,23 @@ def gather(
     Parameters
     ----------
     data
-        Iterable of ``(inputs, targets)`` batches, of any and of different sizes; inputs are a
-        tensor, or a tuple or dict of tensors. Not `labelled`, inputs alone will do.
+        Iterable of ``(inputs, targets)`` batches, whose sizes may differ. Inputs are a tensor, or a
+        tuple or dict of tensors. If not `labelled`, batches may consist of inputs only.
     limit
-        Samples to stop after.
+        Number of samples after which to stop.
     labelled
         Whether targets are needed.
     batch_dim
-        The dimension that counts samples, see `aiq.graph.batch.BatchDim`. Targets have their batch
-        in the dimension of the inputs, or first.
+        Dimension that counts samples, see `aiq.graph.batch.BatchDim`. Targets have their batch in
+        the dimension of the inputs, or in their first.
     reads
-        Tensors that the model reads, if that is known: tells pairs from inputs.
+        Number of tensors that the model reads, if known; it distinguishes two inputs from inputs
+        and targets.
 
     Raises
     ------
     DataError
-        If there are no samples, or a batch is not what it should be.
+        If there are no samples, or a batch has the wrong type or shape.
     InputError
         If `batch_dim` does not fit the inputs.
     """
@@ -115,7 +116,7 @@ def _batch(
     labelled: bool,
     reads: int | None,
 ) -> _Batch:
-    """Return one batch of the data, checked by itself."""
+    """Return one batch of the data, after checking it."""
     if labelled and not (isinstance(given, (tuple, list)) and len(given) == 2):
         raise DataError(
             f"Batch {number} is a {type(given).__name__}, not a pair; let the data yield "
@@ -144,9 +145,9 @@ def _batch(
     if len(set(sizes)) > 1:
         where = "first dimensions" if batch_dim == 0 else "batch dimensions"
         raise DataError(
-            f"The inputs of batch {number} have {where} {', '.join(map(str, sizes))}; give all the "
-            "same, the batch, or say with batch_dim which dimension of each tensor is the batch, "
-            "as (0, None) where all samples share the second."
+            f"The inputs of batch {number} have {where} {', '.join(map(str, sizes))}; give tensors "
+            "of one batch size, or say with batch_dim which dimension of each tensor is the batch, "
+            "such as (0, None) if all samples share the second tensor."
         )
     if labelled:
         batch = replace(batch, targets=_labels(given[1], number, scalar=is_whole(dims)))
@@ -154,7 +155,7 @@ def _batch(
 
 
 def _same(first: _Batch, batch: _Batch, number: int) -> None:
-    """Raise `DataError` unless a batch goes with the first one."""
+    """Raise `DataError` if a batch cannot be joined with the first one."""
     if batch.structure != first.structure or batch.shapes != first.shapes:
         raise DataError(
             f"The batches do not fit together (batch {number} has inputs of {_say(batch)}, the "
@@ -165,8 +166,8 @@ def _same(first: _Batch, batch: _Batch, number: int) -> None:
         for dim, a, b in zip(first.dims, first.leaves, batch.leaves, strict=True):
             if dim is None and not torch.equal(a, b):
                 raise DataError(
-                    f"An input that all samples share by batch_dim is not the same in batch "
-                    f"{number} as in the first one; give its batch dimension."
+                    f"An input that all samples share, according to batch_dim, differs between "
+                    f"batch {number} and the first one; give its batch dimension."
                 )
     if batch.targets is not None and first.targets is not None:
         one, other = first.targets, batch.targets
@@ -184,7 +185,7 @@ def _say(batch: _Batch) -> str:
 
 
 def _target_dim(batches: Sequence[_Batch]) -> int | None:
-    """Return the dimension of the targets that counts samples: that of the inputs, or the first."""
+    """Return the dimension of the targets that counts samples: the inputs' one, or the first."""
     dims = batches[0].dims
     if is_whole(dims):
         return _stackable([b.targets for b in batches if b.targets is not None], None)
@@ -228,5 +229,5 @@ def _labels(targets: Any, number: int, *, scalar: bool) -> Tensor:  # noqa: ANN4
 
 
 def _first(leaf: Tensor, dim: int | None) -> Tensor:
-    """Return a tensor of a batch with the samples first; without a batch it is one sample."""
+    """Return a tensor with the samples as its first dimension; without a batch, one sample."""
     return leaf[None] if dim is None else leaf.movedim(dim, 0)

@@ -1,8 +1,8 @@
-"""Whether samples can be taken apart: the output of one must not depend on the others.
+"""Check that samples are independent: the output of one must not depend on the others.
 
-An evaluation shuffles the samples and cuts them into chunks. For a sequence-first model, such as
-``nn.LSTM`` by default, the first dimension counts time steps, and contrastive logits, (batch,
-batch), compare samples. Both would be judged on something that nobody asked for.
+An evaluation shuffles the samples and divides them into chunks. That would be wrong for a
+sequence-first model, such as ``nn.LSTM`` by default, whose first dimension counts time steps, and
+for contrastive logits, (batch, batch), which compare samples.
 """
 
 import torch
@@ -15,29 +15,31 @@ from aiq.graph.export import Inputs
 from aiq.quantize.program import Program
 
 PROBED = 8
-"""Samples that are run, together and then in another order and in two parts."""
+"""Number of samples that are run, first together, then in another order and in two parts."""
 
 TOLERANCE = 1e-4
-"""Difference of a sample's output, relative to its size, that rounding may explain."""
+"""Difference of a sample's output, relative to its norm, that rounding may cause."""
 
 SPREAD = 1e-2
-"""The same, relative to how much outputs differ from sample to sample."""
+"""Difference, relative to the mean distance of outputs from their mean, that rounding may cause."""
 
 SHARE = 0.25
-"""Share of samples that must differ: a near tie in a router may tip over for single ones."""
+"""Fraction of samples that must differ, as rounding may change a router's choice for a few."""
 
 
 def output_dim(program: Program, samples: Samples, batch: int | None) -> int | None:
-    """Return the dimension of the main output that counts samples; ``None``: a call is a sample.
+    """Return the dimension of the main output that counts samples.
+
+    It is ``None`` if one call is one sample.
 
     Parameters
     ----------
     program
         The float32 network.
     samples
-        The data, as the caller says that it has to be cut.
+        The data, with the batch dimensions that the caller gave.
     batch
-        Samples that the network takes at a time; ``None``: any number.
+        Number of samples that the network takes at a time; ``None`` for any number.
 
     Raises
     ------
@@ -58,14 +60,14 @@ def output_dim(program: Program, samples: Samples, batch: int | None) -> int | N
         [probed.at(part) for part in order.tensor_split(2)]
         if count > 1
         else [
-            probed.at(order.repeat(2))  # one sample alone does not tell which dimension it is
+            probed.at(order.repeat(2))  # with one sample, dimensions of size 1 look alike
         ]
     )
     try:
         parts = [run(part) for part in mixed]
     except AiqError:
         raise
-    except RuntimeError as error:  # an operator that does not take this part of the batch
+    except RuntimeError as error:  # an operator refuses this part of the batch
         raise _coupled(samples) from error
     dim = (
         _grown((whole, count), (parts[0], len(mixed[0])))
@@ -75,7 +77,7 @@ def output_dim(program: Program, samples: Samples, batch: int | None) -> int | N
     if dim is None:
         raise DataError(
             f"The model returns an output of shape {tuple(whole.shape)} for {batch or count} "
-            "samples, which has not one entry for each; " + _advice(samples)
+            "samples, so no dimension counts samples; " + _advice(samples)
         )
     if count == 1:
         return dim
@@ -92,7 +94,7 @@ def output_dim(program: Program, samples: Samples, batch: int | None) -> int | N
 
 
 def _grown(one: tuple[Tensor, int], other: tuple[Tensor, int]) -> int | None:
-    """Return the only dimension in which two outputs differ, if it has their samples' sizes."""
+    """Return the only dimension whose size differs, if its sizes are the numbers of samples."""
     (a, many), (b, few) = one, other
     if a.ndim != b.ndim:
         return None
@@ -102,9 +104,9 @@ def _grown(one: tuple[Tensor, int], other: tuple[Tensor, int]) -> int | None:
 
 
 def _of_size(batch: int, output: Tensor, samples: Samples) -> int | None:
-    """Return the dimension of the size of a batch that is fixed, that of the inputs if it may be.
+    """Return the dimension whose size is that of a fixed batch, preferably that of the inputs.
 
-    The output has this size whatever is run, and another dimension may have it by chance.
+    The size of a fixed batch is the same in every run, and other dimensions may have it by chance.
     """
     given = next(dim for dim in samples.dims if dim is not None)
     found = [dim for dim, size in enumerate(output.shape) if size == batch]
@@ -112,10 +114,10 @@ def _of_size(batch: int, output: Tensor, samples: Samples) -> int | None:
 
 
 def _differ(one: Tensor, other: Tensor) -> bool:
-    """Whether the outputs of some samples differ by more than rounding explains."""
+    """Whether the outputs of some samples differ by more than rounding can cause."""
     a, b = (x.double().reshape(len(x), -1) for x in (one, other))
     if not (a.isfinite().all() and b.isfinite().all()):
-        return False  # whoever evaluates it says which layer is to blame
+        return False  # the evaluation will name the layer
     error = (a - b).norm(dim=1)
     size = torch.maximum(a.norm(dim=1), b.norm(dim=1))
     spread = (b - b.mean(0)).norm(dim=1).mean()

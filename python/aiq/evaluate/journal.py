@@ -1,7 +1,8 @@
-"""A journal of evaluations on disk, so that nothing is evaluated twice, whatever interrupts it.
+"""A journal of evaluations on disk, so that an interrupted search evaluates nothing twice.
 
-One SQLite file per fingerprint of all that decides a result. SQLite's own journal makes every
-record complete or absent, also after ``kill -9``. Threads and processes may share a file.
+There is one SQLite file for each fingerprint of everything that determines a result. SQLite's
+transactions make every record complete or absent, even after ``kill -9``. Threads and processes may
+share a file.
 """
 
 import sqlite3
@@ -19,13 +20,13 @@ from aiq.errors import DataError, InputError, printable
 from aiq.files import check_target
 
 VERSION = 1
-"""Of the tables; raised when they change."""
+"""Version of the tables; increase it when they change."""
 
 PATIENCE_SECONDS = 60.0
-"""How long another process may lock the file."""
+"""Longest time to wait for another process that locks the file."""
 
 _MOST_BYTES = 2**28
-"""No record of a chunk is larger."""
+"""Largest size of a record of a chunk."""
 
 _ABOUT = "CREATE TABLE IF NOT EXISTS about (fingerprint TEXT UNIQUE)"
 _SCORES = (
@@ -35,17 +36,17 @@ _SCORES = (
 
 
 def check_folder(folder: str | Path) -> None:
-    """Raise now if no journal could be kept in a folder: before the work, not after it.
+    """Check, before any work is done, that a journal can be kept in a folder.
 
     Raises
     ------
     DataError
-        If nothing can be written there.
+        If no file can be written there.
     """
     try:
         check_target(Path(folder) / "evaluations.sqlite")
     except (InputError, TypeError) as error:
-        raise DataError(f"The folder of the journal is of no use: {error}") from None
+        raise DataError(f"The folder of the journal cannot be used: {error}") from None
 
 
 class Journal:
@@ -54,15 +55,15 @@ class Journal:
     Parameters
     ----------
     folder
-        Where the file is or will be.
+        Folder of the file.
     fingerprint
-        Of all that decides the results.
+        Hash of everything that determines the results.
 
     Raises
     ------
     DataError
-        If the folder cannot be used, or the file in it is no journal of this fingerprint. The file
-        is left as it is.
+        If the folder cannot be used, or the file in it is not a journal of this fingerprint. The
+        file is not changed then.
     """
 
     def __init__(self, folder: str | Path, fingerprint: str) -> None:
@@ -72,7 +73,7 @@ class Journal:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.exists() and not self.path.is_file():
                 raise OSError("it is not a file")
-            # The lock lets threads share the connection, of which SQLite itself asks no more.
+            # Threads may share the connection, because the lock lets them use it one at a time.
             self._connection = sqlite3.connect(
                 self.path, timeout=PATIENCE_SECONDS, isolation_level=None, check_same_thread=False
             )
@@ -91,9 +92,9 @@ class Journal:
         Parameters
         ----------
         plan, chunk
-            As they were given to `put`.
+            Key of the record, as it was given to `put`.
         samples
-            How many the record must have; ``None``: any number.
+            Number of samples that the record must have; ``None`` for any number.
 
         Raises
         ------
@@ -130,7 +131,10 @@ class Journal:
             )
 
     def _write_ahead(self) -> None:
-        """Let readers and a writer work at once; SQLite does not wait here if it is locked."""
+        """Let readers and a writer work at the same time.
+
+        SQLite does not wait by itself if the file is locked here.
+        """
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
@@ -143,7 +147,7 @@ class Journal:
                 return
 
     def _prepare(self, fingerprint: str) -> list[tuple[str]]:
-        """Create what is missing, and return the fingerprints in the file."""
+        """Create missing tables, and return the fingerprints in the file."""
         run = self._connection.execute
         (version,) = run("PRAGMA user_version").fetchone()
         if version > VERSION:
@@ -151,7 +155,7 @@ class Journal:
                 f"{self._name} was written by a newer version of aiq; update aiq, or give another "
                 "folder."
             )
-        with self._connection:  # one transaction: other processes see all of it or nothing
+        with self._connection:  # one transaction, so other processes see all of it or none
             run("BEGIN IMMEDIATE")
             run(_ABOUT)
             run(_SCORES)
@@ -174,7 +178,7 @@ class Journal:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turn what goes wrong into one sentence; nothing that is only unreadable is damaged."""
+        """Turn errors of SQLite and of the disk into `DataError`."""
         try:
             yield
         except sqlite3.Error as error:
@@ -190,7 +194,7 @@ class Journal:
 
 
 def _code(error: sqlite3.Error) -> int:
-    """Return SQLite's primary result code; what the module itself raises has none."""
+    """Return SQLite's primary result code, which errors of the module itself do not have."""
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
 
 

@@ -1,4 +1,4 @@
-"""Metrics: what one sample's output is worth, and how far it is from the float32 network's."""
+"""Metrics: the score of each sample's output, and its divergence from the float32 network."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from aiq.errors import DataError, InputError
 from aiq.evaluate.samples import IGNORED
 
 Metric = Callable[[Any, Tensor], Tensor]
-"""Maps what the model returns and the targets to one score per sample, more being better."""
+"""Maps the model's output and the targets to a score for each sample, greater being better."""
 
 NAMES = ("top1", "perplexity", "cosine")
 
 FLAT = 1e-12
-"""Share of its power below which the spread of an output is rounding."""
+"""Fraction of an output's power below which its variance is only rounding."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reference:
-    """What the float32 network says of N samples: its output, and its scores, float64, (N,)."""
+    """The output of the float32 network on N samples, and their scores: float64, (N,)."""
 
     output: Tensor
     scores: Tensor
@@ -31,7 +31,10 @@ class Reference:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scores:
-    """Of N samples, each float64, (N,): score, divergence, cross-entropy (NaN without classes)."""
+    """Score, divergence and cross-entropy of N samples, each float64, (N,).
+
+    The cross-entropy is NaN without classes.
+    """
 
     score: Tensor
     divergence: Tensor
@@ -48,12 +51,12 @@ def check(metric: str | Metric) -> None:
 
 
 def main_output(output: Any) -> Tensor:  # noqa: ANN401  (whatever the model returns)
-    """Return the first floating-point tensor of what a model returned: logits, usually.
+    """Return the first floating-point tensor of a model's output, which is usually the logits.
 
     Raises
     ------
     DataError
-        If there is none with a batch dimension.
+        If there is no such tensor with a batch dimension.
     """
     for leaf in pytree.tree_leaves(output):
         if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim:
@@ -71,22 +74,22 @@ def evaluate(
     reference: Reference | None,
     dim: int | None = 0,
 ) -> tuple[Scores, Reference]:
-    """Return the scores of N samples, and what the float32 network says of them.
+    """Return the scores of N samples, and the reference of the float32 network on them.
 
     Parameters
     ----------
     metric
-        ``top1`` (share of positions whose largest logit is the target's), ``perplexity`` (mean
+        ``top1`` (fraction of positions whose largest logit is the target's), ``perplexity`` (mean
         log-likelihood of the targets, so that differences are differences of log-perplexity),
-        ``cosine`` (of the output and the float32 network's), or a function.
+        ``cosine`` (cosine of the output and that of the float32 network), or a function.
     output
-        What the model returned.
+        Output of the model.
     targets
-        Of the samples; ``None`` for ``cosine``.
+        Targets of the samples; ``None`` for ``cosine``.
     reference
-        ``None``: the output is the float32 network's itself.
+        Reference of the float32 network; ``None`` if `output` is the float32 network's own.
     dim
-        The dimension of the main output that counts samples; ``None``: the output is one sample's.
+        Dimension of the main output that counts samples; ``None`` if the output is of one sample.
 
     Raises
     ------
@@ -121,9 +124,10 @@ def evaluate(
 
 
 def class_axis(logits: Tensor, targets: Tensor) -> int | None:
-    """Return the dimension of `logits` that counts classes: what `targets` lack, if anything.
+    """Return the dimension of the classes: the one of `logits` that `targets` do not have.
 
-    Images have it second, (batch, classes, height, width); sequences last, (batch, length, tokens).
+    It is the second of images, (batch, classes, height, width), and the last of sequences, (batch,
+    length, tokens). It is ``None`` if the targets are not class indices of that shape.
     """
     if targets.dtype != torch.int64 or targets.ndim != logits.ndim - 1:
         return None
@@ -136,7 +140,7 @@ def class_axis(logits: Tensor, targets: Tensor) -> int | None:
 def _from_classes(
     logits: Tensor, exact: Tensor, targets: Tensor, axis: int
 ) -> tuple[Tensor, Tensor]:
-    """Return cross-entropy and Kullback-Leibler divergence, mean over a sample's positions."""
+    """Return cross-entropy and Kullback-Leibler divergence as means over a sample's positions."""
     classes = logits.shape[axis]
     counted = targets[targets != IGNORED]
     low, high = (int(counted.min()), int(counted.max())) if len(counted) else (0, 0)
@@ -160,22 +164,23 @@ def _mean_over_positions(values: Tensor, targets: Tensor) -> Tensor:
 
 
 def _cosine(output: Tensor, exact: Tensor) -> Tensor:
-    """Return the cosine of each sample's output and the exact one; of two zeros it is 1."""
+    """Return the cosine of each sample's output and the exact one, which is 1 if both are zero."""
     a, b = (_scaled(t.double().reshape(len(t), -1)) for t in (output, exact))
     zero = (a == 0).all(1) & (b == 0).all(1)
     return torch.where(zero, 1.0, cosine_similarity(a, b))
 
 
 def _scaled(rows: Tensor) -> Tensor:
-    """Return each row over its largest value: squares of tiny or huge numbers stay numbers."""
+    """Return each row divided by its largest value, so that squares neither vanish nor overflow."""
     largest = rows.abs().amax(1, keepdim=True)
     return rows / torch.where(largest > 0, largest, 1.0)
 
 
 def _relative_error(output: Tensor, exact: Tensor) -> Tensor:
-    """Return the power of the difference over the power of the exact output, per sample.
+    """Return the power of the difference over that of the exact output, for each sample.
 
-    Power is that of deviations from the sample's mean, or where there are none, of the values.
+    The power of the output is the squared deviation from its mean, or the squared values if the
+    output is constant.
     """
     a, b = (t.double().reshape(len(t), -1) for t in (output, exact))
     centred = (b - b.mean(1, keepdim=True)).square().sum(1)
@@ -198,7 +203,7 @@ def _needs_classes(
 
 
 def _own_score(metric: Metric, output: Any, targets: Tensor | None, count: int) -> Tensor:  # noqa: ANN401
-    assert targets is not None, "gathered with labels"
+    assert targets is not None, "data for a user's metric is gathered with targets"
     score = torch.as_tensor(metric(output, targets))
     if score.shape != (count,) or not score.double().isfinite().all():
         raise InputError(

@@ -1,6 +1,6 @@
-"""Runs chunks of samples under plans; what two plans have in common is computed once.
+"""Run chunks of samples under plans, and compute only once what two plans have in common.
 
-A runner can be pickled, so that processes elsewhere run the same chunks with equal results.
+A runner can be pickled, so that other processes run the same chunks with equal results.
 """
 
 from dataclasses import dataclass
@@ -23,14 +23,14 @@ LayerFormats = tuple[Format, ...]
 
 @dataclass(slots=True)
 class Checkpoint:
-    """What the last run of a chunk left: its plan, and the state before each layer."""
+    """The plan of a chunk's last run, and the state of that run before each layer."""
 
     plan: LayerFormats
     states: list[State]
 
     @property
     def bytes(self) -> int:
-        """Memory of the activations, each counted once."""
+        """Size of the activations in bytes, each counted once."""
         tensors = {
             id(value): value.nbytes
             for state in self.states
@@ -46,13 +46,13 @@ class Runner:
     Parameters
     ----------
     simulator
-        Of the network.
+        Simulator of the network.
     metric
-        Of the scores.
+        Metric of the scores.
     batch
-        Samples that the network takes at a time; ``None``: any number.
+        Number of samples that the network takes at a time; ``None`` for any number.
     output_dim
-        The dimension of its main output that counts samples; ``None``: one call is one sample.
+        Dimension of the main output that counts samples; ``None`` if one call is one sample.
     """
 
     def __init__(
@@ -77,21 +77,32 @@ class Runner:
         path: Checkpoint | None,
         reference: Reference | None,
     ) -> tuple[Tensor, Checkpoint, Reference]:
-        """Run a chunk, from where `plan` leaves `path`.
+        """Run a chunk under a plan, from the first layer whose format differs from `path`'s plan.
+
+        Parameters
+        ----------
+        chunk
+            The samples.
+        plan
+            Format of each layer.
+        path
+            Checkpoint of the last run of this chunk, or ``None``.
+        reference
+            Reference of the float32 network on this chunk; ``None`` if `plan` is float32.
 
         Returns
         -------
         scores
-            float64, (3, samples): score, divergence, cross-entropy.
+            Score, divergence and cross-entropy of each sample: float64, (3, samples).
         path
-            To be handed to the next run of this chunk.
+            Checkpoint for the next run of this chunk.
         reference
-            As given, or where none was, this output: the plan is the float32 network.
+            The reference that was given, or that of this run.
 
         Raises
         ------
         DataError
-            If the network writes NaN or infinity; names the layer and the format.
+            If the network computes NaN or infinity. The message names the layer and its format.
         """
         formats = dict(zip(self.layers, plan, strict=True))
         simulator = self.simulator
@@ -120,17 +131,17 @@ class Runner:
         return leaf.narrow(dim, 0, count)
 
     def _in_order_of(self, chunk: Samples) -> str | Metric:
-        """Return the metric; the caller's own is shown targets with the dimensions of the data."""
+        """Return the metric; a user's metric gets targets with the dimensions of the data."""
         own = self._metric
         if isinstance(own, str):
             return own
 
         def metric(output: Any, _: Tensor) -> Tensor:  # noqa: ANN401
             targets = chunk.given_targets
-            assert targets is not None, "gathered with labels"
+            assert targets is not None, "data for a user's metric is gathered with targets"
             try:
                 score = torch.as_tensor(own(output, targets))
-            except Exception as error:  # it is the caller's code and may raise anything
+            except Exception as error:  # the user's code may raise anything
                 said = str(error).strip().split("\n", 1)[0].rstrip(".")
                 raise InputError(
                     f"The metric raised {type(error).__name__} ({said}); let it take what the "
@@ -141,7 +152,7 @@ class Runner:
         return metric
 
     def _unsound(self, chunk: Samples, formats: dict[str, Format]) -> str:
-        """Say which layer first writes NaN or infinity on a chunk."""
+        """Return a message that names the first layer whose output is NaN or infinite."""
         layer_of = self.simulator.layer_of
         unsound: list[str] = []
 
@@ -161,6 +172,6 @@ class Runner:
 
 
 def _common(one: LayerFormats, other: LayerFormats) -> int:
-    """Return how many leading formats agree, at most all but one."""
+    """Return the number of leading formats that are equal; the last one never counts."""
     pairs = enumerate(zip(one, other, strict=True))
     return next((i for i, (a, b) in pairs if a != b), len(one) - 1)

@@ -1,4 +1,4 @@
-"""Samples in memory, cut into chunks of a size that suits the evaluation."""
+"""Samples in memory, which can be divided into chunks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,10 +12,13 @@ from aiq.errors import DataError
 from aiq.graph.export import Inputs
 
 IGNORED = -100
-"""Target of a position that does not count, as in ``torch.nn.CrossEntropyLoss``."""
+"""Target of a position that is not evaluated, as in ``torch.nn.CrossEntropyLoss``."""
 
 Dims = tuple[int | None, ...]
-"""Batch dimension of each tensor; ``None``: all samples share it, or no tensor has a batch."""
+"""Batch dimension of each tensor; ``None`` for a tensor that all samples share.
+
+If it is ``None`` for all tensors, one call of the model is one sample.
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,14 +28,14 @@ class Samples:
     Attributes
     ----------
     inputs
-        A tensor, or a tuple or dict of tensors, each with N as its first dimension unless all
-        samples share it.
+        A tensor, or a tuple or dict of tensors. The first dimension of each is N, unless all
+        samples share the tensor.
     targets
-        (N, ...): class indices (int64), usually; ``None`` where none were asked for.
+        Targets, (N, ...), usually class indices (int64); ``None`` if the data has none.
     dims
-        Where the model has the batch of each tensor. Without any integer one call is one sample.
+        Batch dimension of each input of the model.
     target_dim
-        Where the data had the batch of the targets; ``None``: one call is one sample.
+        Batch dimension of the targets in the data; ``None`` if one call is one sample.
     """
 
     inputs: Inputs
@@ -46,7 +49,7 @@ class Samples:
 
     @property
     def whole(self) -> bool:
-        """Whether one call of the model is one sample: its inputs have no batch."""
+        """Whether one call of the model is one sample, because its inputs have no batch."""
         return is_whole(self.dims)
 
     @property
@@ -57,18 +60,18 @@ class Samples:
         return _back(self.targets, self.target_dim)
 
     def chunks(self, size: int) -> list["Samples"]:
-        """Return the samples in pieces of `size`, the last one possibly smaller."""
+        """Return the samples in chunks of `size`; the last one may be smaller."""
         starts = range(0, len(self), size)
         return [self.part(start, min(start + size, len(self))) for start in starts]
 
     def part(self, start: int, stop: int) -> "Samples":
-        """Return samples `start` up to `stop`, as views."""
+        """Return the samples from `start` to before `stop`, as views."""
         return self.at(slice(start, stop))
 
     def filled(self, batch: int | None) -> Inputs:
-        """Return the inputs as the model takes them.
+        """Return the inputs with the dimensions that the model expects.
 
-        The last sample is repeated up to `batch` if the network takes no other number.
+        If the model accepts only `batch` samples, the last sample is repeated to fill the batch.
         """
         missing = 0 if batch is None or self.whole else batch - len(self)
 
@@ -88,12 +91,12 @@ class Samples:
         return replace(self, inputs=inputs, targets=targets)
 
     def counted(self) -> "Samples":
-        """Return the samples without those of which every target is ignored: they say nothing.
+        """Return the samples that have a target which is not ignored.
 
         Raises
         ------
         DataError
-            If none is left.
+            If no sample is left.
         """
         if self.targets is None or self.targets.dtype != torch.int64:
             return self
@@ -102,8 +105,8 @@ class Samples:
             return self
         if not counts.any():
             raise DataError(
-                f"Every target is {IGNORED}, which means that it does not count; give samples with "
-                "targets that do."
+                f"Every target is {IGNORED}, which means that it is ignored; give samples with "
+                "other targets."
             )
         return self.at(counts.nonzero().flatten())
 
@@ -121,12 +124,12 @@ class Samples:
 
 
 def is_whole(dims: Sequence[int | None]) -> bool:
-    """Return whether no tensor has a batch, so that one call of the model is one sample."""
+    """Whether no tensor has a batch dimension, so that one call of the model is one sample."""
     return all(dim is None for dim in dims)
 
 
 def _back(leaf: Tensor, dim: int | None) -> Tensor:
-    """Undo `_first`."""
+    """Return a tensor with its first dimension, the samples, moved to `dim`."""
     if dim is None:
         return leaf[0]
     return leaf.movedim(0, dim).contiguous() if dim else leaf

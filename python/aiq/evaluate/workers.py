@@ -1,4 +1,4 @@
-"""Where chunks run: in this process, which keeps activations, or on an executor's workers."""
+"""Workers run chunks: in this process, which keeps activations, or on an executor."""
 
 import functools
 import os
@@ -15,31 +15,34 @@ from aiq.evaluate.samples import Samples
 from aiq.formats import REFERENCE
 
 ChunkJob = tuple[int, Sequence[LayerFormats]]
-"""Index of a chunk, and the plans to run it under; neighbours that share most stand together."""
+"""Index of a chunk, and the plans to run it under, sorted so that equal first layers are shared."""
 
 Scores = Generator[tuple[LayerFormats, Tensor], None, None]
-"""The plans of a task, in order, each with its scores."""
+"""The plans of a job in order, each with its scores."""
 
 
 class Workers(Protocol):
-    """Runs tasks."""
+    """Runs jobs."""
 
-    def start(self, tasks: Sequence[ChunkJob]) -> list[Scores]:
-        """Return the results of each task, to be read in this order."""
+    def start(self, jobs: Sequence[ChunkJob]) -> list[Scores]:
+        """Return the results of each job, to be read in this order."""
 
     def drop(self) -> None:
-        """Forget tasks whose results nobody will read."""
+        """Cancel jobs whose results will not be read."""
 
 
 class LocalWorkers:
-    """Runs tasks in this process, when their results are read.
+    """Runs jobs in this process, when their results are read.
 
     Parameters
     ----------
-    runner, chunks
-        What runs, and on what.
+    runner
+        Runs a chunk under a plan.
+    chunks
+        The chunks of samples.
     memory
-        Bytes of activations that may be kept: those of the last lone plan that a chunk ran under.
+        Largest size of kept activations in bytes. Activations of a chunk are kept after a job with
+        only one plan.
     """
 
     def __init__(self, runner: Runner, chunks: Sequence[Samples], memory: int) -> None:
@@ -47,15 +50,15 @@ class LocalWorkers:
         self._chunks = chunks
         self._memory = memory
         self._paths: dict[int, Checkpoint] = {}
-        self._kept = 0  # bytes of _paths
+        self._kept = 0  # size of _paths in bytes
         self._references: dict[int, Reference] = {}
 
-    def start(self, tasks: Sequence[ChunkJob]) -> list[Scores]:
-        """Return the results of each task, to be read in this order."""
-        return [self._run(index, plans) for index, plans in tasks]
+    def start(self, jobs: Sequence[ChunkJob]) -> list[Scores]:
+        """Return the results of each job, to be read in this order."""
+        return [self._run(index, plans) for index, plans in jobs]
 
     def drop(self) -> None:
-        """Forget tasks whose results nobody will read: they have not begun."""
+        """Do nothing, as jobs whose results are not read never start."""
 
     def _run(self, index: int, plans: Sequence[LayerFormats]) -> Scores:
         alone = len(plans) == 1
@@ -73,14 +76,16 @@ class LocalWorkers:
 
 
 class ExecutorWorkers:
-    """Runs tasks on the workers of an executor, all at once.
+    """Runs jobs on the workers of an executor, all at the same time.
 
     Parameters
     ----------
-    runner, chunks
-        What runs, and on what; both must be picklable where the workers are processes.
+    runner
+        Runs a chunk under a plan.
+    chunks
+        The chunks of samples.
     executor
-        Any executor of ``concurrent.futures``; it is the caller's to shut down.
+        An executor of ``concurrent.futures``, which the caller shuts down.
     """
 
     def __init__(self, runner: Runner, chunks: Sequence[Samples], executor: Executor) -> None:
@@ -91,16 +96,16 @@ class ExecutorWorkers:
         self._references: dict[int, Reference] = {}
         self._waiting: list[_Parts] = []
 
-    def start(self, tasks: Sequence[ChunkJob]) -> list[Scores]:
-        """Return the results of each task, to be read in this order."""
-        self._waiting = [self._submit(index, plans) for index, plans in tasks]
+    def start(self, jobs: Sequence[ChunkJob]) -> list[Scores]:
+        """Return the results of each job, to be read in this order."""
+        self._waiting = [self._submit(index, plans) for index, plans in jobs]
         return [
             self._collect(index, parts)
-            for (index, _), parts in zip(tasks, self._waiting, strict=True)
+            for (index, _), parts in zip(jobs, self._waiting, strict=True)
         ]
 
     def drop(self) -> None:
-        """Forget tasks whose results nobody will read."""
+        """Cancel jobs whose results will not be read."""
         for parts in self._waiting:
             for _, result in parts:
                 result.cancel()
@@ -126,7 +131,7 @@ _Parts = list[tuple[Sequence[LayerFormats], Future[tuple[list[Tensor], Reference
 def run_elsewhere(
     payload: bytes, chunk: Samples, plans: Sequence[LayerFormats], reference: Reference | None
 ) -> tuple[list[Tensor], Reference]:
-    """Run a chunk under each of `plans`, in a worker: the task of an executor.
+    """Run a chunk under each of `plans`, in a worker of an executor.
 
     `payload` is a runner that `ExecutorWorkers` pickled for its own workers.
     """

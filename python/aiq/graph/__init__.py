@@ -1,4 +1,4 @@
-"""From a model to its layer graph."""
+"""The layer graph of a model."""
 
 from aiq.graph.batch import BatchDim
 from aiq.graph.layers import Edge, Layer, LayerGraph, Trace, extract, trace

@@ -1,4 +1,4 @@
-"""Which dimension of each input counts the samples."""
+"""The dimension of each input that counts samples."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,9 +11,10 @@ from aiq.errors import InputError
 BatchDim = int | None | Sequence[Any] | Mapping[str, Any]
 """The dimension that counts samples, as the ``in_dims`` of ``torch.vmap``.
 
-An integer holds for every tensor. A tuple or dict like the inputs holds an integer for each tensor,
-or ``None`` for a tensor that all samples share. ``None`` alone says that no dimension counts
-samples: one call is one sample.
+An integer applies to every tensor. A tuple or dict like the inputs has an integer for each tensor,
+or ``None`` for a tensor that all samples share. ``None`` alone means that no dimension counts
+samples, so one call is one sample. For example, ``(0, None)`` fits two inputs of shapes (8, 3, 32,
+32) and (10,), where 8 samples share the second.
 """
 
 
@@ -38,7 +39,7 @@ def batch_dims(batch_dim: BatchDim, inputs: Any) -> list[int | None]:  # noqa: A
 
 
 def batch_size(dims: Sequence[int | None], leaves: Sequence[Any]) -> int:
-    """Return how many samples the tensors among `leaves` hold: 1 where none has a batch."""
+    """Return the number of samples in the tensors among `leaves`; without a batch it is 1."""
     for dim, leaf in zip(dims, leaves, strict=True):
         if isinstance(leaf, torch.Tensor) and dim is not None:
             return int(leaf.shape[dim]) if leaf.ndim else 1

@@ -1,4 +1,4 @@
-"""Why a model cannot be traced, in one sentence, and what to do about it."""
+"""Explain in one sentence why a model cannot be traced, and in another what to do about it."""
 
 import contextlib
 import copy
@@ -21,23 +21,23 @@ _WRITTEN = re.compile(r"Constant (\S+) is mutated in the forward method")
 _LINE = re.compile(r'File "([^"]+)", line (\d+), in (\w+)\n\s*(.+)')
 _TORCH, _AIQ = (f"{Path(file).parent}{os.sep}" for file in (torch.__file__, aiq.__file__))
 _CONTEXTLIB = contextlib.__file__
-"""Files that are no part of a model."""
+"""Paths of code that does not belong to a model."""
 
 
 def explained(
     error: Exception, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> GraphError:
-    """Return what to raise in place of the `error` of an export.
+    """Return the error to raise instead of the `error` of an export.
 
-    It tells the model's own failure on these inputs from what only the export cannot do. The
-    model is run on copies of its inputs and buffers.
+    The model is run on copies of its inputs and buffers, to distinguish failures of the model
+    itself from those of the export.
     """
     name = type(model).__name__
     buffers = {key: buffer.clone() for key, buffer in model.named_buffers()}
     args, kwargs = pytree.tree_map(
         lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, (args, kwargs)
     )
-    with contextlib.suppress(Exception):  # what cannot be copied may change its plain tensors
+    with contextlib.suppress(Exception):  # a model that cannot be copied is run itself
         model = copy.deepcopy(model, {id(p): p for p in model.parameters()})
     try:
         torch.func.functional_call(model, buffers, args, kwargs)
@@ -74,7 +74,7 @@ def explained(
 
 
 def _place(error: Exception) -> str:
-    """Return which line of the model an export failed at, as far as that is known."""
+    """Return the line of the model at which an export failed, as far as that is known."""
     if where := _LINE.search(str(error)):
         return f" at `{where[4].strip()}` (line {where[2]} of {where[1]})"
     frames = traceback.extract_tb(error.__traceback__)

@@ -1,8 +1,7 @@
-"""From an ``nn.Module`` to a functional ATen graph that can be run, edited and counted.
+"""Export an ``nn.Module`` to a functional ATen graph that can be run and edited.
 
-`export` wraps ``torch.export``: it tries a dynamic batch first, drops what is not computation
-(in-place updates, guards, constants that could be computed once), and turns the exceptions of
-PyTorch into one sentence each.
+`export` wraps ``torch.export``. It tries a dynamic batch first, removes nodes that compute nothing
+in a run (in-place updates, guards, constants), and turns exceptions of PyTorch into plain errors.
 """
 
 from collections.abc import Mapping
@@ -25,7 +24,7 @@ from aiq.graph.repeat import check_repeats
 from aiq.graph.simplify import attribute, decompositions, simplify
 
 Inputs = torch.Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
-"""Example inputs: one tensor, a sequence of positional or a mapping of keyword arguments."""
+"""Inputs of a model: a tensor, a sequence of positional or a mapping of keyword arguments."""
 
 SHAPES = "shapes"
 """Key of ``node.meta``: the shapes of the node's tensors at the example's batch size."""
@@ -33,20 +32,20 @@ SHAPES = "shapes"
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A functional graph module, and what is known of it.
+    """A functional graph module and its properties.
 
     Attributes
     ----------
     module
-        Writes into nothing.
+        Graph module without in-place operators.
     batch
-        Batch size of the example.
+        Batch size of the example inputs.
     dynamic_batch
-        Whether that size is free.
+        Whether `module` accepts other batch sizes.
     writes_inputs
-        Whether the model itself writes into the tensors that it is given.
+        Whether the model itself changes its inputs in place.
     random
-        Whether its results are random.
+        Whether the model's outputs are random.
     """
 
     module: fx.GraphModule
@@ -66,26 +65,27 @@ def call_arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def export(model: nn.Module, example_inputs: Inputs, batch_dim: BatchDim = 0) -> Exported:
-    """Export `model` in evaluation mode; the model itself is left as it was.
+    """Export `model` in evaluation mode; the model itself is not changed.
 
     Parameters
     ----------
     model
-        Any module ``torch.export`` can capture; it may live on the ``meta`` device.
+        Any module that ``torch.export`` can capture; it may be on the ``meta`` device.
     example_inputs
         A tensor, a sequence of positional or a mapping of keyword arguments.
     batch_dim
-        The dimension of the inputs that counts samples, see `aiq.graph.batch.BatchDim`.
+        Dimension of the inputs that counts samples, see `aiq.graph.batch.BatchDim`.
 
     Returns
     -------
     Exported
-        The module shares its parameters with `model`: replace them, do not write into them.
+        The exported module, which shares its parameters with `model`. Parameters may be replaced,
+        but must not be changed in place.
 
     Raises
     ------
     GraphError
-        If the model or its inputs are not what they should be, or cannot be exported.
+        If the model or its inputs are not valid, or the model cannot be exported.
     InputError
         If `batch_dim` does not fit the inputs.
     """
@@ -122,10 +122,10 @@ def _capture(
     batch: int,
     dims: list[int | None],
 ) -> tuple[ExportedProgram, bool]:
-    """Export with a dynamic batch if the model allows it, else with the example's."""
+    """Export with a dynamic batch if the model allows it, or else with the example's batch size."""
     try:
         program = _capture_dynamic(model, args, kwargs, batch, dims)
-    except Exception:  # noqa: BLE001  (whatever it was, the static export below decides)
+    except Exception:  # noqa: BLE001  (the static export below may still succeed)
         program = None
     if program is not None:
         return program, True
@@ -143,7 +143,7 @@ def _capture_dynamic(
     batch: int,
     dims: list[int | None],
 ) -> ExportedProgram | None:
-    """Export with a free batch; ``None`` where tracing tied the batch to the example's size."""
+    """Export with a dynamic batch; return ``None`` if tracing fixed the batch size."""
     leaves, structure = pytree.tree_flatten((args, kwargs))
     shapes = ShapesCollection()  # type: ignore[no-untyped-call]
     for index, dim in enumerate(dims):
@@ -151,7 +151,7 @@ def _capture_dynamic(
         if not isinstance(leaf, torch.Tensor) or dim is None or not leaf.ndim:
             continue
         if leaf.shape[dim] == batch:
-            if batch == 1:  # torch.export takes a size of 1 for a constant, so trace a batch of two
+            if batch == 1:  # torch.export makes a size of 1 a constant, so trace a batch of two
                 leaves[index] = torch.cat([leaf] * 2, dim)
             shapes[leaves[index]] = {dim: Dim.AUTO}
     args, kwargs = pytree.tree_unflatten(leaves, structure)
@@ -160,7 +160,7 @@ def _capture_dynamic(
 
 
 def _batch_symbols(graph: fx.Graph) -> set[Any]:
-    """Return the symbols in the shapes of the inputs: only the batch was left free."""
+    """Return the symbols in the shapes of the inputs, which stand for the batch size."""
     inputs = (node.meta.get("val") for node in graph.find_nodes(op="placeholder"))
     return {
         symbol

@@ -1,8 +1,8 @@
 """FLOPs of one ATen operator: 2 per multiply-accumulate, as ``torch.utils.flop_counter`` counts.
 
-They are those of convolutions, matrix products and attention. Additions, norms and the like count
-0: their time is the time of their bytes. What may multiply matrices in a way that is not known here
-is said to be unknown, not counted as nothing.
+Convolutions, matrix products and attention have FLOPs. Additions, norms and the like count 0, as
+their time is that of their bytes. An operator that may multiply matrices but has no formula here is
+reported as unknown rather than counted as 0.
 """
 
 import math
@@ -27,18 +27,18 @@ from aiq.graph.operators import (
 from aiq.graph.simplify import attribute, name_of
 
 _DENSE = ("fft", "_fft", "linalg", "_linalg", "cdist", "_cdist", "_trilinear", "cholesky", "lu")
-"""How the names of other ATen operators begin whose work is more than that of their bytes."""
+"""First parts of the names of other ATen operators whose time is not only that of their bytes."""
 
 
 def flops(node: fx.Node) -> int:
     """Return the floating-point operations of `node`, 2 per multiply-accumulate.
 
-    Of an operator whose work is not known (see `is_known`), 0.
+    It is 0 for an operator whose work is not known, see `is_known`.
 
     Raises
     ------
     GraphError
-        If the node repeats a graph of its own, as a loop does.
+        If the node repeats an inner graph, as a loop does.
     """
     name = name_of(node)
     if name in CONVOLUTIONS:
@@ -60,7 +60,7 @@ def is_known(node: fx.Node) -> bool:
 
 
 def _moves_bytes(node: fx.Node) -> bool:
-    """Whether the time of an operator is that of its bytes."""
+    """Whether an operator only moves bytes, so that its time is that of its bytes."""
     if not isinstance(node.target, torch._ops.OpOverload):
         return True
     if is_view(node) or torch.Tag.pointwise in node.target.tags or classify(node) is not Op.OTHER:
@@ -70,7 +70,7 @@ def _moves_bytes(node: fx.Node) -> bool:
 
 
 def _counted(node: fx.Node) -> int | None:
-    """Return what PyTorch's counter says of an operator, or ``None`` if it knows no formula."""
+    """Return the FLOPs by PyTorch's counter, or ``None`` if it has no formula for the operator."""
 
     def example(value: fx.Node) -> Any:  # noqa: ANN401
         found = value.meta.get("val")
@@ -78,20 +78,20 @@ def _counted(node: fx.Node) -> int | None:
             return found
         return torch.empty(shapes(value)[0], dtype=found.dtype, device="meta")
 
-    assert isinstance(node.target, torch._ops.OpOverload), "views and the like move bytes"
+    assert isinstance(node.target, torch._ops.OpOverload), "other targets only move bytes"
     args, kwargs = fx.map_arg((node.args, node.kwargs), example)
     try:
         with FlopCounterMode(display=False) as counter:
             node.target(*args, **kwargs)
-    except Exception:  # noqa: BLE001  (an operator of somebody else may raise anything)
+    except Exception:  # noqa: BLE001  (a third-party operator may raise anything)
         return None
     known = node.target.overloadpacket in flop_registry
     return counter.get_total_flops() if known else counter.get_total_flops() or None
 
 
 def _convolution_flops(node: fx.Node) -> int:
-    # Each weight meets each position of the output; of the input where the convolution is
-    # transposed. Weight dimensions: two of channels, the rest spatial.
+    # Each weight is multiplied once for each position of the output, or of the input if the
+    # convolution is transposed. The weight has two dimensions of channels; the others are spatial.
     (weight,) = shapes(argument(node, "weight"))
     (shape,) = shapes(argument(node, "input")) if is_transposed(node) else shapes(node)
     spatial = shape[-(len(weight) - 2) :]
@@ -132,22 +132,23 @@ def _recurrent_flops(node: fx.Node) -> int:
 
 
 def _bilinear_flops(node: fx.Node) -> int:
-    # Of a row: the weight (outputs, left, right) times the left operand, that times the right one.
+    # For each row, the weight (outputs, left, right) is multiplied by the left operand, and the
+    # result by the right one.
     outputs, left, right = shapes(argument(node, "weight"))[0]
     rows = elements(node) // outputs
     return 2 * rows * outputs * (left * right + right)
 
 
 def _grouped_product_flops(node: fx.Node) -> int:
-    # Each row of the left operand meets the matrix of its group alone.
+    # Each row of the left operand is multiplied by the matrix of its group only.
     left, right = (shapes(n)[0] for n in node.all_input_nodes[:2])
-    if len(left) == len(right) == 2:  # the groups are parts of the dimension that is summed over
+    if len(left) == len(right) == 2:  # the groups divide the dimension that is summed over
         return 2 * left[0] * left[1] * right[1]
     return 2 * elements(node) * left[-1]
 
 
 def _branch_flops(node: fx.Node) -> int:
-    # torch.cond runs one of two graphs: count the dearer.
+    # torch.cond runs one of two graphs; the more expensive one is counted.
     owner = node.graph.owning_module
     branches = [n.target for n in node.args[1:3] if isinstance(n, fx.Node)]
     return max(sum(flops(n) for n in attribute(owner, str(name)).graph.nodes) for name in branches)

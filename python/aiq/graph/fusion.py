@@ -1,7 +1,7 @@
-"""Which nodes of an exported graph run as one layer, and who writes and reads what.
+"""Group the nodes of an exported graph into layers, as compilers fuse them.
 
-The chain is what compilers fuse: convolution or linear layer, batch norm, residual add,
-activation function. A value fuses into its reader only if nobody else reads it.
+Compilers fuse a chain of a convolution or linear layer, a batch norm, a residual add and an
+activation function. A value is fused with its reader only if it has no other reader.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from torch import fx
 from aiq.graph.operators import WEIGHTED, Op, argument, classify, is_view, shapes
 from aiq.graph.simplify import name_of, reads_only_metadata
 
-# The steps of the chain; a group takes on only steps later than its last one.
+# Steps of the chain; a group accepts only a step after its last one.
 _OPERATOR, _BATCH_NORM, _ADD, _ACTIVATION = range(4)
 
 _ACTIVATION_HOSTS = WEIGHTED | {Op.ADD, Op.MUL, Op.NORM}
@@ -19,7 +19,7 @@ _ACTIVATION_HOSTS = WEIGHTED | {Op.ADD, Op.MUL, Op.NORM}
 
 @dataclass(slots=True, eq=False)
 class Group:
-    """The nodes of one layer: an operator, which carries the weights, and what fuses into it."""
+    """The nodes of one layer: an operator, which has the weights, and the nodes fused into it."""
 
     op: Op
     nodes: list[fx.Node]
@@ -32,9 +32,9 @@ class Grouping:
     Attributes
     ----------
     groups
-        Sorted by their last nodes, so that each group follows all whose values it reads.
+        Groups sorted by their last nodes, so that each follows the groups whose values it reads.
     activations
-        Nodes whose values depend on the inputs of the network, the inputs included.
+        Nodes whose values depend on the inputs of the network, including the inputs.
     """
 
     def __init__(self, graph: fx.Graph) -> None:
@@ -56,7 +56,7 @@ class Grouping:
         return [operand for operand in node.all_input_nodes if operand in self.activations]
 
     def writer(self, value: fx.Node) -> Group | None:
-        """Return the group that wrote the data of `value`; ``None`` if an input holds it."""
+        """Return the group that computed `value`; ``None`` if it is an input of the network."""
         return self._group_of.get(_without_views(value))
 
     def _place(self, node: fx.Node) -> None:
@@ -70,7 +70,7 @@ class Grouping:
         self._group_of[node] = group
 
     def _host(self, node: fx.Node, op: Op) -> tuple[int, Group | None]:
-        """Return the step of the chain that `node` is, and the group that takes it on."""
+        """Return the step of the chain of `node`, and the group into which it is fused, if any."""
         operands = self.reads(node)
         if name_of(node) == "batch_norm":
             step, operand, hosts = _BATCH_NORM, argument(node, "input"), WEIGHTED
@@ -87,7 +87,7 @@ class Grouping:
         if shapes(operand) != shapes(node):
             return _OPERATOR, None
         if step == _BATCH_NORM and group.op is Op.LINEAR and len(shapes(node)[0]) != 2:
-            return _OPERATOR, None  # the norm's channels are not the linear layer's features
+            return _OPERATOR, None  # the norm is over another dimension than the layer's features
         return step, group
 
 

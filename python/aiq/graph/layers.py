@@ -1,4 +1,4 @@
-"""From an ``nn.Module`` to the layer graph: what is computed, on how much data, in which order."""
+"""The layer graph of an ``nn.Module``: layers in order, with their FLOPs and tensor sizes."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,41 +18,42 @@ from aiq.graph.simplify import CONSTANT, TRAINED, name_of
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One operator with what fuses into it; all counts are for the whole batch.
+    """One operator with the operators fused into it; all numbers are for the whole batch.
 
     Attributes
     ----------
     name
-        Path of the module that computes it (``layer1.0.conv1``; a second call adds ``#2``), or the
-        name of the graph node when no module stands behind it.
+        Path of the module (``layer1.0.conv1``; its second call is ``layer1.0.conv1#2``), or the
+        name of the graph node if no module computes it.
     op
         Operator class.
     flops
         Floating-point operations, 2 per multiply-accumulate; 0 for data movement.
     weight_elements
-        Elements of its weight and bias.
+        Number of elements of the weight and bias.
     input_elements, output_elements
-        Elements of the activations it reads and of the tensor it writes.
+        Numbers of elements of the activations that the operator reads, and of the layer's output.
     fused_elements
-        Elements of further activations that its fused operators read (a residual operand).
+        Number of elements of further activations that fused operators read, such as a residual.
     weight_shape, input_shapes, output_shape
-        Shapes of the weight (``None`` without one), of the activations read, of the tensor written.
+        Shapes of the weight (``None`` without one), of the activations that the operator reads, and
+        of the output.
     weight
         Qualified name of the weight parameter (the same for tied weights), or ``None``.
     nodes
-        Graph nodes, in order, that this layer covers: its operator and what fuses into it. The
-        first one carries the weights; the last one's value is what the layer writes.
+        Names of the graph nodes of the layer, in order. The first is the operator, which has the
+        weights; the value of the last is the layer's output.
     fused
-        Names of the fused operators (``batch_norm``, ``relu``, ``add``).
+        Names of the fused operators, such as ``batch_norm``, ``relu`` and ``add``.
     is_output
-        Whether a result of the network is written by this layer (it stays float32).
+        Whether the layer's output is a result of the network, which stays float32.
     repeated_elements
-        Elements of its weight and bias that an earlier layer reads too: where a module is called
-        again, all of them.
+        Number of elements of the weight and bias that an earlier layer reads too. In a second call
+        of a module, these are all elements.
     is_counted
-        Whether `flops` is all its work; not so for an operator that is not known.
+        Whether `flops` covers all work; false if an operator is not known.
     transposed
-        Whether it is a transposed convolution.
+        Whether the layer is a transposed convolution.
     """
 
     name: str
@@ -75,17 +76,25 @@ class Layer:
 
     @property
     def quantizable(self) -> bool:
-        """Whether the layer's format is a decision: convolutions and linear layers with weights."""
+        """Whether the layer's format is a decision, as of convolutions and linear layers."""
         return self.weight is not None and self.op in WEIGHTED
 
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """A tensor of `elements` elements that layer `source` writes and layer `target` reads.
+    """A tensor that layer `source` writes and layer `target` reads.
 
-    A tensor with several readers has one edge to each: edges of one source share their tensor.
-    `fused` edges are read by what is fused into the target (a residual operand), the others by its
-    operator.
+    A tensor with several readers has an edge to each of them.
+
+    Attributes
+    ----------
+    source, target
+        Positions of the layers in the layer graph.
+    elements
+        Number of elements of the tensor.
+    fused
+        Whether an operator that is fused into the target reads the tensor, such as a residual
+        addition; otherwise the target's main operator does.
     """
 
     source: int
@@ -96,18 +105,18 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Undecided:
-    """A parameter that stays as it is, because a layer without a choice of formats reads it.
+    """A parameter that is not quantised, because a layer without a choice of formats reads it.
 
     Attributes
     ----------
     layer, op
-        The first such layer, and its operator class.
+        Name and operator class of the first such layer.
     name
         Qualified name of the parameter.
     bytes
-        Its size.
+        Size of the parameter in bytes.
     dtype
-        Of its elements: ``float32``.
+        Dtype of its elements, such as ``float32``.
     """
 
     layer: str
@@ -119,11 +128,21 @@ class Undecided:
 
 @dataclass(frozen=True, slots=True)
 class LayerGraph:
-    """Layers in execution order and the tensors between them (indices into `layers`).
+    """Layers in execution order, and the tensors between them.
 
-    `batch` is the number of samples in the example inputs; counts scale with it. `undecided` are
-    the parameters that no decision changes, each once; batch norms that fuse into a layer become
-    part of its bias and are not among them.
+    Attributes
+    ----------
+    model
+        Name of the model's class.
+    batch
+        Number of samples in the example inputs, to which all numbers of layers refer.
+    layers
+        The layers in execution order.
+    edges
+        The tensors between layers.
+    undecided
+        Parameters that no decision changes, each once. Batch norms that fuse into a layer become
+        part of its bias and are not among them.
     """
 
     model: str
@@ -139,7 +158,7 @@ class LayerGraph:
 
     @property
     def uncounted(self) -> tuple[Layer, ...]:
-        """The layers whose work is not known; `flops` lacks it."""
+        """The layers whose work is not known, and not part of `flops`."""
         return tuple(layer for layer in self.layers if not layer.is_counted)
 
     @property
@@ -156,18 +175,19 @@ class Trace:
     ----------
     module
         Graph module in inference mode, called like the model, without in-place operators. Its
-        ``get_attr`` nodes are the parameters, shared with the model: replace them, do not write
-        into them. ``torch.fx.Interpreter(module).run(*inputs)`` runs it node by node.
+        ``get_attr`` nodes are the parameters, which it shares with the model; they may be replaced,
+        but must not be changed in place. ``torch.fx.Interpreter(module).run(*inputs)`` runs it node
+        by node.
     graph
         The layer graph; ``Layer.nodes`` are names of nodes of ``module.graph``.
     dynamic_batch
-        Whether `module` takes any batch size, or only that of the example.
+        Whether `module` accepts any batch size, or only that of the example inputs.
     batch_dim
-        The dimension of the inputs that counts samples.
+        Dimension of the inputs that counts samples.
     writes_inputs
-        Whether the model writes into the tensors that it is given; `module` does not.
+        Whether the model changes its inputs in place; `module` does not.
     random
-        Whether its results are random: it draws numbers in evaluation mode too.
+        Whether the model's outputs are random in evaluation mode.
     """
 
     module: fx.GraphModule
@@ -179,19 +199,19 @@ class Trace:
 
 
 def trace(model: nn.Module, example_inputs: Inputs, batch_dim: BatchDim = 0) -> Trace:
-    """Export `model` and read its layers.
+    """Export `model` and derive its layer graph.
 
     Parameters
     ----------
     model
-        Any module that ``torch.export`` can capture; it is traced in evaluation mode and left as
-        it was. On the ``meta`` device nothing is computed, so it may be larger than memory.
+        Any module that ``torch.export`` can capture. It is traced in evaluation mode and not
+        changed. On the ``meta`` device it may be larger than memory, as it is not computed.
     example_inputs
-        A tensor, a sequence of positional or a mapping of keyword arguments; counts are for their
-        batch.
+        A tensor, a sequence of positional or a mapping of keyword arguments. The numbers of the
+        layer graph are for their batch.
     batch_dim
-        The dimension that counts samples: 1 for sequence-first models such as ``nn.LSTM`` by
-        default. See `aiq.graph.batch.BatchDim` for inputs that differ in it, or have none.
+        Dimension that counts samples: 1 for sequence-first models such as ``nn.LSTM`` by default.
+        `aiq.graph.batch.BatchDim` describes inputs whose dimensions differ, or that have no batch.
 
     Raises
     ------
@@ -201,11 +221,12 @@ def trace(model: nn.Module, example_inputs: Inputs, batch_dim: BatchDim = 0) -> 
 
     Notes
     -----
-    What reads no input (attention masks, weight normalisation) is computed here, once, and is no
-    layer. Views (reshape, slice, split, transpose) and dropout are none either: edges lead
-    through them. A copy into another order (``permute`` and ``contiguous``) is a layout layer.
+    Nodes that do not depend on the inputs, such as attention masks and weight normalisation, are
+    computed once here and are not layers. Views (reshape, slice, split, transpose) and dropout are
+    not layers either; edges lead through them. A copy into another order (``permute`` and
+    ``contiguous``) is a layout layer.
     """
-    model = getattr(model, "_orig_mod", model)  # the names of what torch.compile wraps
+    model = getattr(model, "_orig_mod", model)  # the module that torch.compile wraps
     exported = export(model, example_inputs, batch_dim)
     modules = dict(model.named_modules())
     layers, edges = _read(exported.module, modules)
@@ -311,7 +332,7 @@ def _layer(name: str, group: Group, grouping: Grouping, *, is_output: bool) -> L
 
 
 def _weights(head: fx.Node) -> list[fx.Node]:
-    """Return the constants that an operator reads, statistics of a batch norm left out."""
+    """Return the constants that an operator reads, without the statistics of a batch norm."""
     statistics = (argument(head, "running_mean"), argument(head, "running_var"))
     return [n for n in head.all_input_nodes if is_constant(n) and n not in statistics]
 
@@ -340,9 +361,9 @@ def _undecided(module: fx.GraphModule, layers: Iterable[Layer]) -> Iterator[Unde
 
 
 def _layer_name(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
-    """Return the path of the ``torch.nn`` layer behind `node`, else the path of what it does.
+    """Return the path of the ``torch.nn`` module that computes `node`, or another unique name.
 
-    A functional ``F.linear(x, self.qkv.weight)`` is named after its weight (``qkv``), any other
+    A functional ``F.linear(x, self.qkv.weight)`` is named after its weight (``qkv``), and any other
     operator after the module that calls it (``layer1.0.add``).
     """
     stack = list(node.meta.get("nn_module_stack", {}).values())

@@ -1,4 +1,4 @@
-"""What can be traced, and a copy of it that a trace may change: the user's modules stay theirs."""
+"""Check that a model can be traced, and copy it, so that tracing does not change the user's own."""
 
 import copy
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _OTHER_FLOATS = {torch.float16, torch.bfloat16, torch.float64}
 
 
 def check_model(model: object) -> None:
-    """Raise `GraphError` if `model` is no module, or its weights are not what they should be."""
+    """Raise `GraphError` if `model` is not a module, or its weights are not finite float32."""
     if not isinstance(model, nn.Module):
         raise GraphError(
             f"The model is a {type(model).__name__}; pass a torch.nn.Module instance "
@@ -36,7 +36,7 @@ def check_model(model: object) -> None:
 def _check_tensors(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         _check_parameter(name, parameter)
-    for name, buffer in model.named_buffers():  # infinite is fine: attention masks hold -inf
+    for name, buffer in model.named_buffers():  # infinity is allowed, as in attention masks
         if not buffer.is_meta and buffer.is_floating_point() and torch.isnan(buffer).any():
             raise GraphError(f"Buffer {name!r} holds NaN values; load a sound checkpoint.")
 
@@ -65,11 +65,11 @@ def _check_parameter(name: str, parameter: Tensor) -> None:
 
 @contextmanager
 def in_evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
-    """Hand out what computes as `model` does in evaluation mode, with the same tensors.
+    """Provide a copy of `model` in evaluation mode, with the same tensors.
 
-    It is a copy, so that other threads can go on with the model. A module that cannot be copied
-    is handed out itself, and afterwards is as it was: modes, hooks, parameters and attributes.
-    Tensors that were made in inference mode are copied too, since no export takes them.
+    Other threads can use the model meanwhile. If it cannot be copied, the model itself is provided,
+    and its modes, hooks, parameters and attributes are restored afterwards. Tensors that were made
+    in inference mode are copied, since they cannot be exported.
     """
     shared = {
         id(leaf): outside_inference(leaf)
@@ -92,7 +92,7 @@ def in_evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def outside_inference(tensor: Tensor) -> Tensor:
-    """Return `tensor`, or a copy that is no inference tensor; call it outside inference mode."""
+    """Return `tensor`, or a copy if it is an inference tensor; call it outside inference mode."""
     if not tensor.is_inference():
         return tensor
     plain = tensor.detach().clone()
@@ -100,7 +100,7 @@ def outside_inference(tensor: Tensor) -> Tensor:
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
-    """Return the attributes of `module`, its dictionaries of parameters and hooks copied."""
+    """Return the attributes of `module`, with copies of its dictionaries, lists and sets."""
     own = {**vars(module)}
     return {k: copy.copy(v) if isinstance(v, (dict, list, set)) else v for k, v in own.items()}
 
@@ -109,5 +109,5 @@ def _evaluate(model: nn.Module) -> None:
     try:
         model.eval()
     except NotImplementedError:
-        for module in model.modules():  # what torch.export made stays in the mode that it is in
+        for module in model.modules():  # modules that torch.export made refuse eval()
             module.training = False

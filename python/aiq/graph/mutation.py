@@ -1,6 +1,6 @@
-"""What a model writes into: inputs, which a trace leaves alone, and state, which must not matter.
+"""Remove in-place updates of inputs, buffers and parameters from an exported graph.
 
-No compiled program keeps a state from one call to the next.
+A compiled program keeps no state between calls, so outputs must not depend on updated state.
 """
 
 from torch import fx
@@ -14,18 +14,18 @@ _STATE = {OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION}
 
 
 def forget_writes(program: ExportedProgram, model: str) -> bool:
-    """Drop what a functional `program` would write back into its inputs, buffers and parameters.
+    """Remove the updates of inputs, buffers and parameters from a functional `program`.
 
     Returns
     -------
     bool
-        Whether it would write into its inputs.
+        Whether there were updates of inputs.
 
     Raises
     ------
     GraphError
-        If a result depends on a buffer or parameter that the `model` of this name writes into: the
-        next call would give another one.
+        If an output depends on a buffer or parameter that the `model` of this name updates, so
+        that the next call would return another one.
     """
     signature = program.graph_signature
     output = program.graph.output_node()
@@ -54,7 +54,7 @@ def forget_writes(program: ExportedProgram, model: str) -> bool:
 
 
 def _read_by(nodes: list[fx.Node]) -> set[str]:
-    """Return the names of all nodes whose values `nodes` depend on, and their own."""
+    """Return the names of `nodes` and of all nodes on whose values they depend."""
     found: set[fx.Node] = set()
     waiting = list(nodes)
     while waiting:
@@ -63,6 +63,6 @@ def _read_by(nodes: list[fx.Node]) -> set[str]:
             continue
         found.add(node)
         if not reads_only_metadata(node):
-            # a copy takes the shape of its first operand, and nothing of its values
+            # A copy uses only the shape of its first operand, not its values.
             waiting += node.all_input_nodes[1:] if name_of(node) == "copy" else node.all_input_nodes
     return {node.name for node in found}

@@ -1,4 +1,4 @@
-"""What one ATen operator of an exported graph is: its class, and whether it moves data."""
+"""Properties of one ATen operator of an exported graph: its class, its shapes, its arguments."""
 
 import math
 import operator
@@ -15,7 +15,7 @@ Shape = tuple[int, ...]
 
 
 class Op(StrEnum):
-    """What a layer computes, as far as its speed depends on it."""
+    """Class of an operator: operators of a class have similar speed."""
 
     CONV = "conv"
     POINTWISE = "pointwise"
@@ -36,13 +36,13 @@ class Op(StrEnum):
 
 
 WEIGHTED = frozenset({Op.CONV, Op.POINTWISE, Op.DEPTHWISE, Op.GROUPED, Op.LINEAR})
-"""Classes whose weights, and so whose formats, are a decision."""
+"""Classes of operators with weights, whose format is a decision."""
 
 CONVOLUTIONS = frozenset(
     {f"conv{n}d" for n in (1, 2, 3)}
     | {"conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution"}
 )
-# Class, then its operators; pointwise operators of one operand are activations without a line here.
+# Each line has a class and its operators. Other pointwise operators of one operand are activations.
 _TABLE = """
 matmul      mm bmm matmul addmm baddbmm addbmm mv dot scaled_dot_product_attention
 add         add sub rsub
@@ -85,7 +85,7 @@ def elements(node: fx.Node) -> int:
 
 
 def argument(node: fx.Node, name: str, default: Any = None) -> Any:  # noqa: ANN401  (any ATen type)
-    """Return the argument called `name` in the operator's schema, or `default`."""
+    """Return the argument with the name `name` in the operator's schema, or `default`."""
     if name in node.kwargs:
         return node.kwargs[name]
     if isinstance(node.target, torch._ops.OpOverload):
@@ -96,7 +96,7 @@ def argument(node: fx.Node, name: str, default: Any = None) -> Any:  # noqa: ANN
 
 
 def is_view(node: fx.Node) -> bool:
-    """Whether the node hands on a tensor without moving data (reshape, slice, split, ...)."""
+    """Whether the node returns its operand's data without a copy (reshape, slice, split, ...)."""
     if node.target is operator.getitem:
         return True
     if not isinstance(node.target, torch._ops.OpOverload):
@@ -107,7 +107,7 @@ def is_view(node: fx.Node) -> bool:
 
 
 def bounds(node: fx.Node) -> tuple[float, float] | None:
-    """Return between what `node` clamps its input, ReLU included; ``None`` if it does not."""
+    """Return the limits of a clamp, including ReLU; ``None`` if `node` is not a clamp."""
     match name_of(node):
         case "relu":
             limits = (0.0, math.inf)

@@ -1,9 +1,9 @@
-"""Whether a model computes the same in every call, as a compiled program does.
+"""Check that a model computes the same in every call, as a compiled program does.
 
-A trace keeps the numbers, lists and tensors that Python code holds as they were in one call. So the
-model is called twice on tensors without values, and what each result was computed from is
-compared: the same operators, with the same arguments, on the inputs of the same call. Parameters
-and buffers are the same in each: what writes into them is seen in the graph (`aiq.graph.mutation`).
+A trace keeps the numbers, lists and tensors of Python code as they were in one call. The model is
+therefore called twice on tensors without values. Both calls must apply the same operators, with the
+same arguments, to the inputs of the same call. Updates of parameters and buffers are found in the
+graph instead (`aiq.graph.mutation`).
 """
 
 import contextlib
@@ -18,35 +18,35 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from aiq.errors import GraphError
 
 CALLS = 2
-"""Calls that are compared."""
+"""Number of calls that are compared."""
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 
 _Origin = tuple[int, frozenset[int]]
-"""A hash of the expression that a tensor was computed by, and the calls whose inputs it reads."""
+"""A hash of the expression that computed a tensor, and the calls whose inputs it depends on."""
 
 _RANDOM = -1
-"""Stands among the calls of an origin for the random generator."""
+"""Number that stands for the random generator among the calls of an origin."""
 
 
 def check_repeats(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Return whether results are random, by an operator that draws when it is run.
+    """Return whether outputs are random, because an operator draws random numbers in a run.
 
     Parameters
     ----------
     model
-        In evaluation mode; its attributes are changed as its calls change them.
+        The model in evaluation mode. Its calls may change its attributes.
     args, kwargs
-        Of one call.
+        Arguments of one call.
 
     Raises
     ------
     GraphError
-        If results depend on what Python code draws, or keeps from earlier calls.
+        If outputs depend on random numbers of Python code, or on state from earlier calls.
     """
     held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     results: list[list[_Origin]] = []
-    with contextlib.suppress(Exception):  # not every model runs without values
+    with contextlib.suppress(Exception):  # some models cannot run on tensors without values
         origins = _Origins()
         with FakeTensorMode(allow_non_fake_inputs=True) as fake:
             for call in range(CALLS):
@@ -70,17 +70,17 @@ def check_repeats(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
 
 
 class _Origins(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes for every tensor which expression it was computed by."""
+    """Keeps for every tensor a hash of the expression that computed it."""
 
     supports_higher_order_operators = True
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._known: dict[int, _Origin] = {}
-        self._alive: list[Tensor] = []  # so that no other tensor gets the id of one of these
+        self._alive: list[Tensor] = []  # keeps ids unique
 
     def begin(self, call: int, inputs: list[Any], state: dict[str, Tensor]) -> None:
-        """Note the inputs of a call, and what the model holds: the same before each."""
+        """Keep the origins of a call's inputs, and of the model's parameters and buffers."""
         for index, leaf in enumerate(inputs):
             if isinstance(leaf, Tensor):
                 self._note(leaf, (hash(("input", index)), frozenset([call])))
@@ -88,7 +88,7 @@ class _Origins(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._note(tensor, (hash(("state", name)), frozenset()))
 
     def of(self, value: object) -> _Origin:
-        """Return where a value comes from."""
+        """Return the origin of a value."""
         if not isinstance(value, Tensor):
             plain = repr(value) if isinstance(value, _PLAIN) else type(value).__name__
             return hash(plain), frozenset()
@@ -105,7 +105,7 @@ class _Origins(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401 - what the operator returns
-        """Run an operator and note what it returns."""
+        """Run an operator and keep the origins of its results."""
         del types
         kwargs = kwargs or {}
         operands = [self.of(leaf) for leaf in pytree.tree_leaves((args, kwargs))]
@@ -125,7 +125,7 @@ class _Origins(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _content(tensor: Tensor) -> tuple[object, ...]:
-    """Return what tells a constant from others."""
+    """Return the shape, dtype and bytes of a constant."""
     with _disable_current_modes():
         plain = tensor.detach()
         content = b"" if plain.is_meta else plain.reshape(-1).view(torch.uint8).numpy().tobytes()
@@ -133,7 +133,7 @@ def _content(tensor: Tensor) -> tuple[object, ...]:
 
 
 def _draws(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:  # noqa: ANN401
-    """Whether an operator draws random numbers, and is not told that it need not."""
+    """Whether an operator draws random numbers with these arguments."""
     if torch.Tag.nondeterministic_seeded not in getattr(func, "tags", ()):
         return False
     names = [argument.name for argument in func._schema.arguments]

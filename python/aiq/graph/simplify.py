@@ -1,4 +1,4 @@
-"""Passes over an exported graph: leave only computation, each operator whole."""
+"""Passes over an exported graph that leave only computation, in whole operators."""
 
 import operator
 from collections.abc import Callable
@@ -11,10 +11,10 @@ from torch import fx, nn
 aten = torch.ops.aten
 
 CONSTANT = "constant_"
-"""How the names of folded constants begin."""
+"""Prefix of the names of folded constants."""
 
 TRAINED = "trained"
-"""Key of ``node.meta``: whether a constant is a parameter or was computed from one."""
+"""Key of ``node.meta`` for whether a constant is a parameter or was computed from one."""
 
 _PRODUCTS = {aten.mm.default, aten.matmul.default, aten.addmm.default}
 _TRANSPOSES = {aten.t.default, aten.transpose.int, aten.permute.default, aten.numpy_T.default}
@@ -26,9 +26,9 @@ _COMPOSITES = (
 )
 
 
-@cache  # gathering PyTorch's table takes longer than tracing a small network
+@cache  # because PyTorch's table takes longer to build than a small network to trace
 def decompositions() -> dict[torch._ops.OperatorBase, Callable[..., Any]]:
-    """Return what to decompose: operators that hide matrix products. All others stay whole."""
+    """Return the decompositions of operators that hide matrix products; all others stay whole."""
     table = torch.export.default_decompositions()
     return {op: table[op] for op in _COMPOSITES}
 
@@ -36,8 +36,8 @@ def decompositions() -> dict[torch._ops.OperatorBase, Callable[..., Any]]:
 def simplify(module: fx.GraphModule) -> fx.GraphModule:
     """Return `module` with only computation left.
 
-    Batch norms and linear layers are single operators, tied weights have one name, needless
-    copies are gone, and what reads no input is computed.
+    Batch norms and linear layers become single operators, tied weights get one name, needless
+    copies are removed, and constant expressions are computed.
     """
     _restore_batch_norm(module.graph)
     _merge_tied(module)
@@ -54,7 +54,7 @@ def simplify(module: fx.GraphModule) -> fx.GraphModule:
 
 
 def _restore_batch_norm(graph: fx.Graph) -> None:
-    """Undo the one decomposition that ``run_decompositions({})`` insists on."""
+    """Undo the one decomposition that ``run_decompositions({})`` always does."""
     for node in graph.find_nodes(
         op="call_function", target=aten._native_batch_norm_legit_no_training.default
     ):
@@ -82,7 +82,7 @@ def name_of(node: fx.Node) -> str:
 
 
 def reads_only_metadata(node: fx.Node) -> bool:
-    """Whether the operator makes a new tensor of the dtype, device or size of its operand."""
+    """Whether the operator uses only the dtype, device and size of its operand."""
     return name_of(node) in {
         *("new_zeros", "new_ones", "new_full", "new_empty"),
         *("zeros_like", "ones_like", "full_like", "empty_like"),
@@ -95,14 +95,14 @@ def attribute(module: nn.Module | None, name: str) -> Any:  # noqa: ANN401  (a t
 
 
 def _merge_tied(module: fx.GraphModule) -> None:
-    """Let every reader of a shared parameter call it by its first name."""
+    """Give a shared parameter its first name in all of its readers."""
     first: dict[int, str] = {}
     for node in module.graph.find_nodes(op="get_attr"):
         node.target = first.setdefault(id(attribute(module, node.target)), node.target)
 
 
 def _drop_identities(graph: fx.Graph) -> None:
-    """Let readers of an alias or of a copy in the same order read its operand."""
+    """Replace aliases, and copies in the same memory order, by their operands."""
     for node in graph.nodes:
         if node.target is aten.clone.default:
             before, after = node.args[0].meta["val"], node.meta["val"]
@@ -114,7 +114,7 @@ def _drop_identities(graph: fx.Graph) -> None:
 
 
 def _products_to_linear(graph: fx.Graph) -> None:
-    """Write ``x @ w``, ``x @ w.t()`` and ``addmm`` with a parameter ``w`` as linear layers."""
+    """Replace ``x @ w``, ``x @ w.t()`` and ``addmm`` with a parameter ``w`` by linear layers."""
     for node in [n for n in graph.nodes if n.target in _PRODUCTS]:
         *bias, x, weight = node.args
         transposed = _is_transpose(weight) and weight.args[0].op == "get_attr"
@@ -148,7 +148,7 @@ def _is_transpose(node: fx.Node) -> bool:
 
 
 def _free_factories(graph: fx.Graph) -> None:
-    """Let tensors of a fixed size that are made like an activation no longer depend on it."""
+    """Make new tensors of a fixed size independent of the activation they are made like."""
     for node in graph.nodes:
         value = node.meta.get("val")
         if not reads_only_metadata(node) or not all(isinstance(n, int) for n in value.shape):
@@ -169,7 +169,7 @@ def _free_factories(graph: fx.Graph) -> None:
 
 
 def _fold_constants(module: fx.GraphModule) -> None:
-    """Compute once what reads no input: attention masks, weight norms, transposed weights."""
+    """Compute constant expressions once: attention masks, weight norms, transposed weights."""
     graph = module.graph
     values: dict[fx.Node, Any] = {}
     for node in graph.nodes:

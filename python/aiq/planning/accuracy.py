@@ -1,4 +1,4 @@
-"""Accuracy of plans against the float32 network: measured once, and no longer than it takes."""
+"""Accuracy of plans, measured once for each plan and no longer than necessary."""
 
 import math
 from collections.abc import Mapping
@@ -16,14 +16,14 @@ Formats = Mapping[str, Format]
 
 
 class HeldBack(NamedTuple):
-    """A plan that drops little enough, on too few samples to be sure.
+    """A plan whose drop is within the budget, but on too few samples for confidence.
 
     Attributes
     ----------
     formats
         The plan.
     samples
-        About how many would do.
+        About the number of samples that would suffice.
     """
 
     formats: Formats
@@ -31,19 +31,19 @@ class HeldBack(NamedTuple):
 
 
 class AccuracyMeter:
-    """Measures accuracy against the float32 network; the same plan is measured once.
+    """Measures the accuracy of plans, each only once, and compares it with float32.
 
     Parameters
     ----------
     evaluator
-        Of the network on the user's data.
+        Evaluator of the network on the user's data.
     confidence
-        Of the limits of drops, 0.5 to below 1.
+        Confidence of the upper limits of drops: 0.5 to below 1.
 
     Attributes
     ----------
     evaluator
-        As given.
+        The evaluator that was given.
     """
 
     def __init__(self, evaluator: Evaluator, confidence: float) -> None:
@@ -54,7 +54,7 @@ class AccuracyMeter:
 
     @property
     def quantile(self) -> float:
-        """Standard errors between a drop and its limit, about."""
+        """About the number of standard errors between a drop and its upper limit."""
         return float(stats.norm.ppf(self._confidence))
 
     def known(self, formats: Formats) -> Accuracy | None:
@@ -63,20 +63,20 @@ class AccuracyMeter:
         return None if evaluation is None else self._accuracy(formats, evaluation)
 
     def accuracy(self, formats: Formats, max_drop: float = math.inf) -> Accuracy:
-        """Return the accuracy of a plan, of part of the samples if it is hopeless.
+        """Return the accuracy of a plan, from part of the samples if its drop is too large.
 
         Parameters
         ----------
         formats
             The plan.
         max_drop
-            The plan is of no use if it drops more: once that is beyond doubt, by a sequential
-            test of the paired answers, the measurement stops.
+            Largest useful drop. The measurement stops once a sequential test of the paired answers
+            shows that the drop is larger.
         """
         return self._accuracy(formats, self.evaluation(formats, max_drop))
 
     def evaluation(self, formats: Formats, max_drop: float = math.inf) -> Evaluation:
-        """Return what `accuracy` is read from."""
+        """Return the evaluation of a plan; the parameters are those of `accuracy`."""
         key, every = _key(formats), self.evaluator.baseline.samples
         known = self._known.get(key)
         if known is None or (known.samples < every and known.drop <= max_drop):
@@ -86,13 +86,17 @@ class AccuracyMeter:
         return self._known[key]
 
     def samples_needed(self, formats: Formats, max_drop: float) -> int | None:
-        """Return how many samples would show that a measured plan holds; ``None``: none would."""
+        """Return the number of samples that would show that a measured plan is within `max_drop`.
+
+        It is ``None`` if no number would.
+        """
         return samples_needed(self._known[_key(formats)], max_drop, self._confidence)
 
     def held_back(self, task: Task, chosen: Formats) -> HeldBack | None:
-        """Return the plan, of those measured, that more samples would put before `chosen` first.
+        """Return the measured plan that would need the fewest samples to be chosen instead.
 
-        ``None`` if the drop holds back every cheaper one, and not the confidence in it.
+        It is cheaper than `chosen` and its drop is within the budget, but its upper limit is not.
+        It is ``None`` if the drop itself of every cheaper plan is too large.
         """
         if task.weighted_by is not None:
             return None

@@ -1,4 +1,4 @@
-"""Which formats each layer may have."""
+"""The formats that each layer may have."""
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -19,9 +19,9 @@ def allowed_formats(
     pin: Mapping[str, str],
     runtime: str | None = None,
 ) -> tuple[tuple[int, ...], ...]:
-    """Return, for each quantizable layer, the columns it may choose from.
+    """Return, for each quantizable layer, the columns of the formats that it may have.
 
-    A layer that has no kernel for any of them where it stands is left in float32.
+    A layer stays in float32 if the runtime has no kernel for any of the formats in its place.
 
     Parameters
     ----------
@@ -30,13 +30,13 @@ def allowed_formats(
     columns
         Formats of the tables.
     choices
-        Formats that a layer may have unless it is pinned.
+        Formats that a layer may have if it is not pinned.
     pin
-        Pattern (as in ``fnmatch``) -> format name; the last match wins. It holds for all layers
-        that share a weight with one that matches.
+        Pattern, as in ``fnmatch``, -> format name. The last match wins, and applies to all layers
+        that share a weight with a layer that matches.
     runtime
-        What will run the plan: a layer is not offered what that would run in another format, unless
-        it is pinned to it. ``None``: every layer is offered all.
+        Name of the runtime that will execute the plan. A layer may not have a format that the
+        runtime would execute in another one, unless it is pinned to it. ``None`` for no such rule.
 
     Raises
     ------
@@ -70,12 +70,12 @@ def with_kernels(
     allowed: Sequence[tuple[int, ...]],
     runtime: Runtime,
 ) -> tuple[tuple[int, ...], ...]:
-    """Return the allowed columns less those that `runtime` cannot run, or only by emulation.
+    """Return the allowed columns without formats that `runtime` cannot run or only emulates.
 
     Raises
     ------
     RuntimeUnavailableError
-        If nothing is left for a layer.
+        If no format is left for a layer.
     """
     able = {Support.NATIVE, Support.DEQUANT}
     rest = []

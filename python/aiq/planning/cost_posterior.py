@@ -1,10 +1,11 @@
-"""Costs corrected by the stopwatch: a table of predictions and the few times that were measured.
+"""The posterior of predicted costs, given the measured times of a few plans.
 
-Every group of costs (all of them; a format; a format in one part of the network; a format on one
-kind of operator; a pair of formats on the edges) has a factor of its own, near one and unknown. The
-time of a plan is linear in the factors, so that a few measured plans correct them by Bayesian
-linear regression, and a solver can work on what is most likely true as well as on what may be true
-(Thompson sampling: Russo et al., A Tutorial on Thompson Sampling, 2018, section 5).
+Costs are divided into groups: all of them, those of a format, of a format in one part of the
+network, of a format on one kind of operator, and of a pair of formats on the edges. Each group has
+an unknown factor near one. The time of a plan is linear in the factors, so Bayesian linear
+regression corrects them by a few measured plans. A solver can use the most likely costs, or costs
+drawn from the posterior (Thompson sampling: Russo et al., A Tutorial on Thompson Sampling, 2018,
+section 5).
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,23 +20,23 @@ from aiq.formats import Format
 Array = NDArray[np.float64]
 
 PARTS = 6
-"""Parts of about equal cost into which the network is cut, beside its first and last layer."""
+"""Number of parts of about equal cost, besides the first and the last layer of the network."""
 
 DOUBT = {"all": 0.3, "format": 0.2, "part": 0.2, "kind": 0.2, "edge": 0.5}
-"""Standard deviation of the factors of each group, before anything is measured."""
+"""Prior standard deviation of the factors of each kind of group."""
 
 LEAST = 0.1
-"""No draw makes a layer cheaper than this part of what was predicted."""
+"""Smallest factor of a layer's cost in a draw."""
 
 CHANGE = 0.5
-"""Cost of a change of format between neighbours where a table has no edges, in mean layers."""
+"""Guessed cost of a change of format, in mean costs of a layer, if a table has no edges."""
 
 JITTER = 1e-10
-"""Share of the total variance added to each, so that rounding leaves the covariance definite."""
+"""Share of the total variance added to each factor, to keep the covariance positive definite."""
 
 
 class CostPosterior:
-    """What is known of the times of plans.
+    """The posterior of costs.
 
     Parameters
     ----------
@@ -44,7 +45,7 @@ class CostPosterior:
     kinds
         Kind of operator of each layer of the table.
     doubt
-        Multiplies the standard deviation of every factor.
+        Multiplier of the prior standard deviation of every factor.
     """
 
     def __init__(self, table: CostTable, kinds: Sequence[str], doubt: float = 1.0) -> None:
@@ -54,7 +55,7 @@ class CostPosterior:
         self._covariance = np.diag((doubt * spread) ** 2)
 
     def learn(self, formats: Mapping[str, Format], seconds: float, error: float) -> None:
-        """Correct the factors by a measured time with standard error `error`, both in seconds."""
+        """Update the posterior with a measured time and its standard error, in seconds."""
         row = self._row(formats)
         seen = self._covariance @ row
         gain = seen / (row @ seen + error**2)
@@ -67,10 +68,10 @@ class CostPosterior:
         return self._table.total(formats) + float(self._row(formats) @ self._mean)
 
     def table(self, rng: np.random.Generator | None = None) -> CostTable:
-        """Return the most likely costs, or with `rng` a draw of what they may be."""
+        """Return the most likely costs, or with `rng` costs drawn from the posterior."""
         factors = self._mean
         if rng is not None:
-            # Unlike eigenvectors, this root of the covariance is unique: all machines draw alike.
+            # This root of the covariance is unique, so that all machines draw the same costs.
             jitter = JITTER * self._covariance.trace() * np.eye(len(self._mean))
             root = np.linalg.cholesky(self._covariance + jitter)
             factors = self._mean + root @ rng.standard_normal(len(self._mean))
@@ -87,7 +88,7 @@ class CostPosterior:
         )
 
     def _row(self, formats: Mapping[str, Format]) -> Array:
-        """Return by how many seconds a plan gets slower if a factor grows by one."""
+        """Return the derivative of a plan's seconds with respect to each factor."""
         table, (own, between) = self._table, self._groups
         columns = [table.formats.index(formats[name]) for name in table.layers]
         row = np.zeros(len(self._mean))
@@ -101,7 +102,7 @@ class CostPosterior:
 
 
 def _with_changes(table: CostTable) -> CostTable:
-    """Return a roofline with a guess of what its plans pay for changing formats."""
+    """Return a table without edges with a guess of the cost of changes of format."""
     count = len(table.formats)
     change = np.full((count, count), round(CHANGE * float(table.cost.mean())), dtype=np.int64)
     np.fill_diagonal(change, 0)
@@ -112,9 +113,10 @@ def _with_changes(table: CostTable) -> CostTable:
 def _groups(
     table: CostTable, kinds: Sequence[str]
 ) -> tuple[tuple[NDArray[np.int64], NDArray[np.int64]], Array]:
-    """Return the factors of each (layer, format), those of each edge, and the spread of all.
+    """Return the indices of the factors of layers and edges, and the spread of all factors.
 
-    Factor 0 is everyone's. Shapes: (L, K, 3), (K, K), and the number of factors.
+    A layer in a format has 3 factors, (L, K, 3); an edge has one for each pair of formats, (K, K).
+    Factor 0 belongs to all costs. The spread is the standard deviation of each of F factors, (F,).
     """
     count = len(table.formats)
     parts, names = _parts(table), sorted(set(kinds))
@@ -141,7 +143,7 @@ def _groups(
 
 
 def _parts(table: CostTable) -> NDArray[np.int64]:
-    """Return the part of the network that each layer belongs to, the ends being their own."""
+    """Return the part of the network of each layer, (L,); the first and last are parts alone."""
     cost = table.cost.mean(axis=1)
     middle = (cost.cumsum() - cost / 2) / cost.sum()
     parts = 1 + np.minimum((middle * PARTS).astype(np.int64), PARTS - 1)

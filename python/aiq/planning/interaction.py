@@ -1,9 +1,10 @@
-"""Pairs of neighbouring layers, measured where single drops do not add up.
+"""Measure pairs of neighbouring layers if the drops of single layers do not add up.
 
-Two layers share the tensor between them: rounded twice to the same bits it is rounded once, and
-errors of one may enlarge or cancel those of the other. If errors of layers u and v are correlated
-by r, the power of their sum exceeds the sum of their powers by ``2 r sqrt(power_u power_v)``. So
-one measurement of a pair, in the formats of a plan, tells r, and r tells all their formats.
+Two neighbours share the tensor between them: a second rounding to the same bits changes nothing,
+and the errors of one layer may enlarge or cancel those of the other. If the errors of layers u and
+v have the correlation r, the power of their sum exceeds the sum of their powers by
+``2 r sqrt(power_u power_v)``. One measurement of a pair, in the formats of a plan, gives r, which
+then applies to all formats of the pair.
 """
 
 from collections.abc import Mapping
@@ -16,41 +17,41 @@ from aiq.graph import LayerGraph
 from aiq.planning.tables import Interaction, Tables
 
 PAIRS = 12
-"""Most pairs that are measured: those that lose most together."""
+"""Largest number of pairs that are measured: those with the largest power."""
 
 SAMPLES = 1024
-"""Samples that a pair is measured on."""
+"""Number of samples on which a pair is measured."""
 
 ADDITIVE = 0.15
-"""Relative difference between a plan's divergence and the sum of its layers' that is left alone."""
+"""Relative difference between a plan's divergence and the sum of its layers' that is tolerated."""
 
 DOUBT = 2.0
-"""Standard errors by which an interaction must differ from none."""
+"""Number of standard errors by which an interaction must differ from zero."""
 
 CORRELATION = 1.0
-"""Greatest correlation, of either sign."""
+"""Largest correlation, of either sign."""
 
 
 def measure(
     tables: Tables, evaluator: Evaluator, formats: Mapping[str, Format], found: Evaluation
 ) -> tuple[Interaction, ...]:
-    """Return the drops of pairs of neighbours around a plan, if its layers' do not add up.
+    """Return the interactions of pairs of neighbours, if a plan's drops do not add up.
 
     Parameters
     ----------
     tables
         Drops of single layers.
     evaluator
-        Of the network on data.
+        Evaluator of the network on data.
     formats
         The plan.
     found
-        Its evaluation.
+        Evaluation of the plan.
 
     Returns
     -------
     tuple
-        Nothing if drops add up, or if no pair explains why they do not.
+        Interactions; empty if the drops add up, or if no pair explains why they do not.
     """
     if tables.drop_per_nat is None or tables.drop_per_nat <= 0:
         return ()
@@ -87,7 +88,7 @@ def measure(
 
 
 def neighbours(graph: LayerGraph) -> list[tuple[int, int]]:
-    """Return pairs of quantisable layers between which only others lie, by their positions."""
+    """Return the positions of pairs of quantizable layers with no such layer between them."""
     position = {layer.name: i for i, layer in enumerate(graph.quantizable)}
     readers: dict[int, list[int]] = {}
     for edge in graph.edges:

@@ -1,4 +1,4 @@
-"""What a plan is chosen for, how the search goes, and the formats that suit each objective."""
+"""The objectives of a search, its methods, and the default formats of each objective."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -10,7 +10,7 @@ from aiq.hardware import Hardware
 
 
 class Objective(StrEnum):
-    """What a plan is chosen for."""
+    """The quantity that a plan optimises."""
 
     THROUGHPUT = "throughput"
     INTENSITY = "intensity"
@@ -23,7 +23,7 @@ class Objective(StrEnum):
 
 
 class Method(StrEnum):
-    """How the search goes."""
+    """The method of a search."""
 
     EXACT = "exact"
     GREEDY = "greedy"
@@ -36,15 +36,16 @@ DEFAULT_FORMATS: Mapping[Objective, tuple[Format, ...]] = {
     Objective.INTENSITY: INTEGER_GRID,
     Objective.WEIGHTED: PAPER,
 }
-"""Formats with kernels for speed, every integer width for intensity, the paper's for its own."""
+"""Default formats: those with kernels for speed, all integer widths for intensity, the paper's."""
 
 
 def default_formats(
     goal: Objective, hardware: Hardware, runtime: str | None, layers: LayerGraph
 ) -> tuple[Format, ...]:
-    """Return the usual formats, for speed only those that machine and runtime have.
+    """Return the default formats of an objective.
 
-    Another dtype between layers is left out where it is not predicted to be of use.
+    For throughput, these are formats that the machine and the runtime support. A format that
+    differs from another only in its dtype between layers must be predicted to be faster.
     """
     usual = DEFAULT_FORMATS[goal]
     if goal is not Objective.THROUGHPUT:

@@ -1,4 +1,4 @@
-"""Choosing on tables: the solver, asked in the words of layers and formats."""
+"""The tables of costs and drops, and searches on them with the solver."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ from aiq.errors import InfeasibleError, NoPlanError
 from aiq.formats import REFERENCE, Format
 
 POINTS = 100.0
-"""Percentage points in a fraction: the paper's weighted objective counts drops in points."""
+"""Percentage points of a whole; the paper's weighted objective counts drops in points."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interaction:
-    """What two layers lose together, beyond the sum of what each loses alone.
+    """The drop of two layers together, minus the sum of their drops alone.
 
     Attributes
     ----------
     source, target
         Positions of the layers in the tables.
     drop
-        Shape (K, K), as a fraction: by format of the source, then of the target.
+        Difference as a fraction, (K, K): rows are formats of the source, columns of the target.
     """
 
     source: int
@@ -36,31 +36,31 @@ class Interaction:
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """What every layer costs and loses in every format, and which formats it may have.
+    """Cost and drop of L layers in K formats, and the formats that each layer may have.
 
     Attributes
     ----------
     cost
-        What is minimised under budgets.
+        Costs that are minimised within the budgets.
     intensity
         Bytes moved, for the arithmetic intensity.
     drop
-        Shape (L, K): predicted accuracy drop of each layer alone, as a fraction.
+        Predicted accuracy drop of each layer alone, as a fraction, (L, K).
     sizes
-        Shape (L, K), int64: bits of the weights.
+        Bits of the weights of each layer: int64, (L, K).
     allowed
-        For each layer, the columns of the formats it may have.
+        For each layer, the columns of the formats that it may have.
     interactions
-        Drops of pairs of layers.
+        Drops of pairs of layers beyond those of each alone.
     drop_per_nat
         Drop per nat of divergence, or ``None`` if drops do not come from divergences.
     measured_plans
-        Plans that were measured as a whole when the drops were.
+        Plans that were measured as a whole together with the drops.
     shared
-        Position of the first layer with the same weight, for each layer: they are one decision.
-        Empty: each layer is one.
+        For each layer, the position of the first layer with the same weight; such layers are one
+        decision. If it is empty, each layer is a decision.
     fixed_bytes
-        Size of the parameters that no decision changes.
+        Size in bytes of the parameters that no decision changes.
     """
 
     cost: CostTable
@@ -76,16 +76,16 @@ class Tables:
 
     @property
     def owners(self) -> tuple[int, ...]:
-        """Position of the layer that decides for each layer: itself, or the first of its weight."""
+        """For each layer, the position of the first layer with the same weight, or its own."""
         return self.shared or tuple(range(len(self.allowed)))
 
     @property
     def choices(self) -> tuple[tuple[int, ...], ...]:
-        """The columns that each decision chooses from."""
+        """For each decision, the columns of the formats to choose from."""
         return tuple(self.allowed[i] for i in sorted(set(self.owners)))
 
     def formats(self, choices: Sequence[int]) -> dict[str, Format]:
-        """Return the plan of a solver's answer, whose choices count among the allowed formats."""
+        """Return the plan of a solver's answer, whose choices are positions in `allowed`."""
         chosen = dict(zip(sorted(set(self.owners)), choices, strict=True))
         return {
             name: self.cost.formats[self.allowed[owner][chosen[owner]]]
@@ -97,14 +97,14 @@ class Tables:
         return [self.cost.formats.index(formats[name]) for name in self.cost.layers]
 
     def predicted_drop(self, formats: Mapping[str, Format]) -> float:
-        """Return the sum of the drops of a plan's layers, and of pairs of them."""
+        """Return the sum of the drops of a plan's layers and of the interactions of pairs."""
         columns = self.columns(formats)
         alone = sum(self.drop[i, k] for i, k in enumerate(columns))
         pairs = sum(x.drop[columns[x.source], columns[x.target]] for x in self.interactions)
         return float(alone + pairs)
 
     def measured(self) -> list[tuple[float, float, float]]:
-        """Return predicted drop, drop and its error of the plans that were measured as a whole."""
+        """Return predicted drop, measured drop and its standard error of `measured_plans`."""
         format_of, found = {f.name: f for f in self.cost.formats}, []
         for whole in self.measured_plans:
             names = [whole.formats.get(layer, REFERENCE.name) for layer in self.cost.layers]
@@ -114,12 +114,12 @@ class Tables:
         return found
 
     def size(self, formats: Mapping[str, Format]) -> float:
-        """Return the bytes of all weights of a plan."""
+        """Return the size of all weights of a plan in bytes."""
         bits = sum(int(self.sizes[i, k]) for i, k in enumerate(self.columns(formats)))
         return self.fixed_bytes + bits / 8
 
     def uniform(self) -> dict[str, dict[str, Format]]:
-        """Return the plans in which every layer that has a choice gets the same format, by it."""
+        """Return format name -> plan in which every layer with a choice has that format."""
         free = [len(columns) > 1 for columns in self.allowed]
         plans = {}
         for k, format_ in enumerate(self.cost.formats):
@@ -132,7 +132,7 @@ class Tables:
         return plans
 
     def weighted(self, formats: Mapping[str, Format], drop: float, lam: float) -> float:
-        """Return the paper's objective, ``-lam AI / AI_fp32 + (1 - lam) drop`` in points."""
+        """Return the paper's objective ``-lam AI / AI_fp32 + (1 - lam) drop`` (drop in points)."""
         reference = dict.fromkeys(self.cost.layers, REFERENCE)
         ratio = self.intensity.intensity(formats) / self.intensity.intensity(reference)
         return -lam * ratio + (1 - lam) * drop * POINTS
@@ -148,7 +148,7 @@ class Tables:
     ) -> solver.Solution:
         """Return the cheapest plan whose drops add up to at most `max_drop`.
 
-        A drop of 1 is everything: then no plan loses too much, whatever its drops add up to.
+        A `max_drop` of 1 is no limit, even if drops add up to more.
 
         Raises
         ------
@@ -207,9 +207,10 @@ class Tables:
         raise InfeasibleError(_too_small(max_size, self._least_size()))
 
     def trade_offs(self, lam: float) -> list[tuple[float, float]]:
-        """Return drop, and the objective's part that is no drop, of plans that weights can prefer.
+        """Return the drop and the intensity term of each plan that some lambda makes the best.
 
-        These are the corners of the convex hull of all plans' (bytes, drop), whatever their size.
+        These plans are the corners of the convex hull of all plans in the plane of bytes and drop.
+        The intensity term is that of the weighted objective with `lam`.
         """
         problem = self._problem(self.intensity.cost, self.drop)
         hull = solver.frontier(problem, exact=False)
@@ -225,7 +226,7 @@ class Tables:
         return 1.001 * float(alone + max(0.0, pairs))
 
     def _bits(self, max_size: int | None) -> int | None:
-        """Return the bits that a size in bytes leaves to the weights with a decision."""
+        """Return the bits that a size budget in bytes leaves for weights with a decision."""
         if max_size is None:
             return None
         if max_size < self.fixed_bytes:
@@ -244,10 +245,10 @@ class Tables:
         cost_edges: Sequence[EdgeCost] = (),
         factor: float = 1.0,
     ) -> solver.Problem:
-        """Return the problem of all decisions, with drops times `factor`.
+        """Return the problem of all decisions, with drops multiplied by `factor`.
 
-        Layers that share a weight are one decision: what they cost and lose adds up, and an edge
-        between them is part of that.
+        Layers that share a weight are one decision: their costs and drops add up, together with
+        those of edges between them.
         """
         costs, drops = self._rows(cost), self._rows(drop * factor)
         position = {owner: i for i, owner in enumerate(sorted(set(self.owners)))}
@@ -272,7 +273,7 @@ class Tables:
         )
 
     def _rows(self, table: NDArray[Any]) -> list[NDArray[Any]]:
-        """Return the row of each decision, in the columns that it may choose."""
+        """Return the row of each decision, with the columns that it may choose."""
         rows: dict[int, NDArray[Any]] = {}
         for row, owner in zip(table, self.owners, strict=True):
             mine = row[list(self.allowed[owner])]
@@ -314,7 +315,7 @@ def _too_small(max_size: int | None, least: int) -> str:
 def drop_matrix(
     table: DropTable, layers: Sequence[str], columns: Sequence[Format]
 ) -> NDArray[np.float64]:
-    """Return the drops of `layers` in the formats `columns`; float32 loses nothing.
+    """Return the drops of `layers` in the formats `columns`, (L, K); that of float32 is 0.
 
     Raises
     ------

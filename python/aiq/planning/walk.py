@@ -1,4 +1,4 @@
-"""The paper's searches: walk from plan to plan, one layer at a time, measuring every candidate."""
+"""The paper's searches: change one layer at a time, and measure every candidate."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,18 +11,18 @@ from aiq.planning.task import Formats, Outcome, SearchStoppedError, Task
 from aiq.progress import Progress
 
 OVERSIZE = 1e6
-"""Weight of a broken size budget in a measured search: no gain elsewhere makes up for it."""
+"""Weight of the excess over the size budget in the objective; it outweighs any other gain."""
 
 
 def search_measured(task: Task, meter: AccuracyMeter, progress: Progress) -> Outcome:
-    """Search the paper's way: measure the accuracy of every candidate.
+    """Search as the paper does, by measuring the accuracy of every candidate.
 
     Raises
     ------
     InfeasibleError
-        If the walk met no plan within the budgets.
+        If the search found no plan within the budgets.
     SearchStoppedError
-        On Ctrl-C; with the best plan that was measured.
+        On Ctrl-C; it holds the best plan that was measured.
     """
     most = sum(len(columns) for columns in task.tables.choices)
     done = 0
@@ -48,7 +48,7 @@ def search_measured(task: Task, meter: AccuracyMeter, progress: Progress) -> Out
 
 
 def walk(task: Task, drop: Callable[[Formats], float]) -> solver.Measured:
-    """Walk from plan to plan, one layer at a time, with `drop` deciding; start at float32."""
+    """Return the plan that the paper's search finds, from float32, with drops by `drop`."""
     tables = task.tables
     reference = tables.cost.formats.index(REFERENCE)
 

@@ -1,4 +1,4 @@
-"""What weights take, each stored once, and which layers share one and so their format."""
+"""Sizes of weights, each stored once, and layers that share a weight and therefore a format."""
 
 import math
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ from aiq.graph import Layer, LayerGraph
 
 
 def bits(layers: LayerGraph, columns: Sequence[Format]) -> NDArray[np.int64]:
-    """Return the bits that each layer's weights add in each format, shared ones counted once.
+    """Return the bits that the weights of each layer add in each format: int64, (L, K).
 
-    A weight that an undecided layer reads too, as an embedding does, stays in float32 whatever the
-    format; other formats store it once more.
+    A shared weight counts only for the first layer. A weight that a layer without a format reads
+    too, such as an embedding, is stored in float32 in any case; other formats store a second copy.
     """
     kept = {parameter.name for parameter in layers.undecided}
 
@@ -35,7 +35,13 @@ def shared(graph: LayerGraph) -> tuple[int, ...]:
 
 
 def common(graph: LayerGraph, allowed: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
-    """Return what layers that share a weight may all choose."""
+    """Return the allowed columns of each layer that all layers with the same weight allow.
+
+    Raises
+    ------
+    InputError
+        If layers that share a weight have no format in common.
+    """
     owners = shared(graph)
     found: dict[int, tuple[int, ...]] = {}
     for columns, owner in zip(allowed, owners, strict=True):

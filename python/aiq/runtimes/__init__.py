@@ -2,9 +2,10 @@
 
 import logging
 
-from aiq.runtimes.base import Runtime, Support
+from aiq.runtimes.base import Runtime
 from aiq.runtimes.program import Compiled, Mismatch
 from aiq.runtimes.registry import available, for_file, get, names
+from aiq.runtimes.support import Support
 
 __all__ = [
     "Compiled",

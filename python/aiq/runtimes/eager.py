@@ -8,9 +8,11 @@ from torch.utils import _pytree as pytree
 
 from aiq.formats import Format
 from aiq.graph import Op
-from aiq.runtimes.base import CompiledGraph, Job, Runtime, Support
+from aiq.runtimes.base import CompiledGraph, Runtime
+from aiq.runtimes.job import Job
 from aiq.runtimes.kernels import RealisedKernel
 from aiq.runtimes.rewrite import Target
+from aiq.runtimes.support import Support
 
 _NATIVE = frozenset({"fp32", "bf16"})
 

@@ -23,21 +23,15 @@ from aiq.exporting import exporting
 from aiq.formats import BF16, REFERENCE, Format, parse
 from aiq.graph import Op
 from aiq.runtimes import instructions, package, signature, weight_only
-from aiq.runtimes.base import (
-    CompiledGraph,
-    Job,
-    KernelTimes,
-    LayerTimes,
-    Part,
-    Runtime,
-    Support,
-    layer_times,
-)
+from aiq.runtimes.base import CompiledGraph, Runtime
 from aiq.runtimes.inductor_census import Census, time_calls
 from aiq.runtimes.inductor_layout import copy_permuted
+from aiq.runtimes.job import Job
 from aiq.runtimes.kernels import RealisedKernel, assign
 from aiq.runtimes.rewrite import Target
 from aiq.runtimes.signature import Signature
+from aiq.runtimes.support import Support
+from aiq.runtimes.times import KernelTimes, LayerTimes, Part, layer_times
 
 _CONVOLUTIONS = {Op.CONV, Op.POINTWISE, Op.DEPTHWISE, Op.GROUPED}
 

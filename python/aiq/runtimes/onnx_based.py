@@ -7,17 +7,11 @@ from functools import partial
 import torch
 
 from aiq.formats import Format
-from aiq.runtimes.base import (
-    CompiledGraph,
-    Job,
-    KernelTimes,
-    LayerTimes,
-    Part,
-    Runtime,
-    layer_times,
-)
+from aiq.runtimes.base import CompiledGraph, Runtime
 from aiq.runtimes.bundle import Bundle, joined, split
+from aiq.runtimes.job import Job
 from aiq.runtimes.onnx_graph import OnnxModel, parts
+from aiq.runtimes.times import KernelTimes, LayerTimes, Part, layer_times
 
 
 class OnnxBased(Runtime):

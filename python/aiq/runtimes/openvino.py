@@ -12,13 +12,16 @@ from aiq.errors import InputError, reason
 from aiq.formats import BF16, Format
 from aiq.graph import Op
 from aiq.runtimes import instructions, onnx_edit, openvino_edit, openvino_files, signature
-from aiq.runtimes.base import CompiledGraph, Job, KernelTimes, Support
+from aiq.runtimes.base import CompiledGraph
+from aiq.runtimes.job import Job
 from aiq.runtimes.kernels import RealisedKernel, assign
 from aiq.runtimes.onnx_based import OnnxBased
 from aiq.runtimes.onnx_graph import OnnxModel, to_onnx
 from aiq.runtimes.openvino_core import core
 from aiq.runtimes.rewrite import Target
 from aiq.runtimes.signature import METADATA, Signature
+from aiq.runtimes.support import Support
+from aiq.runtimes.times import KernelTimes
 from aiq.runtimes.weight_only import FORMATS as PACKED
 
 OPSET = 22
