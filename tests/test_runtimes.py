@@ -457,7 +457,7 @@ def test_a_convolution_that_the_exporter_rewrites_keeps_the_names_of_the_others(
 
 def test_kernels_are_matched_to_layers_by_elimination():
     one, two, three = (
-        kernels.Kernel(f"kernel {labels}", "fp32", labels)
+        kernels.RealisedKernel(f"kernel {labels}", "fp32", labels)
         for labels in (("a",), ("c", "b", "a"), ("c",))
     )
     # The addition went to b's kernel, and left it c's label too.

@@ -1,4 +1,4 @@
-"""Images with labels, from disk or shipped."""
+"""Data sets of labelled images, from disk or shipped with aiq."""
 
 from aiq.data.datasets import (
     SAMPLE_FILE,

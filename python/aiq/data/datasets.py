@@ -1,9 +1,9 @@
 """Fashion-MNIST and CIFAR-10 from disk, and the sample of Fashion-MNIST that aiq ships.
 
-Nothing is downloaded and nothing is unpickled. Every data set has three splits: ``test``, and from
-the published training images ``val``, the last 500 of every class, and ``train``, the rest. So
-what is measured to choose a plan (``val``), to calibrate (``train``) and to report (``test``)
-never overlaps, and no random number decides it.
+Nothing is downloaded and nothing is unpickled. Every data set has three splits. ``test`` is as
+published. Of the published training images, ``val`` has the last 500 of every class and ``train``
+the others. The images that choose a plan (``val``), calibrate it (``train``) and report its
+accuracy (``test``) therefore never overlap, and the splits are the same in every run.
 """
 
 import lzma
@@ -43,13 +43,14 @@ class Dataset:
     Attributes
     ----------
     name
-        What it is and which split, for example ``fashion_mnist/val``.
+        Name of the data set and the split, for example ``fashion_mnist/val``.
     images
-        uint8, (N, C, H, W), with C 1 or 3 and H, W at most 32.
+        The images: uint8, (N, C, H, W), with C 1 or 3 and H, W at most 32.
     labels
-        int64, (N,).
+        The classes: int64, (N,).
     mean, std
-        Of the pixels of the training images on the scale 0..1, one per channel.
+        Mean and standard deviation, for each channel, of the pixels of the training images on the
+        scale 0 to 1.
     """
 
     name: str
@@ -80,12 +81,12 @@ class Dataset:
         return len(self.labels)
 
     def take(self, per_class: int) -> "Dataset":
-        """Return the first `per_class` images of every class, in the order they have here.
+        """Return the first `per_class` images of every class, in the same order.
 
         Raises
         ------
         DataError
-            If a class has fewer.
+            If a class has fewer images.
         """
         counts = torch.bincount(self.labels)
         fewest = min(counts[counts > 0].tolist(), default=0)
@@ -101,18 +102,18 @@ class Dataset:
         return Dataset(self.name, self.images[mask], self.labels[mask], self.mean, self.std)
 
     def inputs(self, images: Tensor) -> Tensor:
-        """Return uint8 `images` as a network reads them.
+        """Return the inputs of a network for `images`.
 
         Parameters
         ----------
         images
-            uint8, (N, C, H, W), of this data set or made from it.
+            Images of this data set or made from them: uint8, (N, C, H, W).
 
         Returns
         -------
         Tensor
-            float32, (N, 3, 32, 32): padded with black to 32 x 32, normalised to mean 0 and standard
-            deviation 1, grey repeated to three channels.
+            Images padded with black to 32 x 32 and normalised to mean 0 and standard deviation 1,
+            with grey repeated in three channels: float32, (N, 3, 32, 32).
         """
         rows, columns = SIDE - images.shape[2], SIDE - images.shape[3]
         margins = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
@@ -124,14 +125,14 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class Batches:
-    """A data set in batches; iterate it as often as you like.
+    """A data set in batches, which can be iterated several times.
 
     Yields
     ------
     inputs
-        float32, (batch size, 3, 32, 32).
+        Inputs of a network: float32, (batch size, 3, 32, 32).
     targets
-        int64, (batch size,).
+        Classes: int64, (batch size,).
     """
 
     dataset: Dataset
@@ -148,7 +149,7 @@ class Batches:
 
 
 def batches(dataset: Dataset, batch_size: int = 250) -> Batches:
-    """Return `dataset` in batches, in its own order; the last one may be smaller.
+    """Return `dataset` in batches, in its own order; the last batch may be smaller.
 
     Raises
     ------
@@ -175,7 +176,7 @@ def load(name: str, split: str, folder: Path | str | None = None) -> Dataset:
     split
         ``train``, ``val`` or ``test``.
     folder
-        Where the files are; without it, `aiq.data.imagefiles.folders` are searched.
+        Folder of the files; without it, `aiq.data.imagefiles.folders` are searched.
 
     Raises
     ------
@@ -214,8 +215,8 @@ def sample(split: str) -> Dataset:
     Parameters
     ----------
     split
-        ``train``: 500 images to calibrate with; ``val``: 2,000 to choose a plan with; ``test``:
-        2,000 to report.
+        ``train`` (500 images to calibrate with), ``val`` (2,000 to choose a plan with) or ``test``
+        (2,000 to report).
 
     Raises
     ------
@@ -235,7 +236,7 @@ def sample(split: str) -> Dataset:
 
 
 def _published(split: str) -> str:
-    """Return which published part, ``train`` or ``test``, holds the images of `split`."""
+    """Return the published part, ``train`` or ``test``, that contains the images of `split`."""
     if split not in SPLITS:
         raise InputError(f"There is no split {split!r}; use one of {', '.join(SPLITS)}.")
     return "test" if split == "test" else "train"
@@ -250,13 +251,13 @@ def _part(published: Dataset, split: str) -> Dataset:
     if split == "test" or not len(published):
         return published
     counts = torch.bincount(published.labels, minlength=CLASSES)
-    # A data set too small to spare 500 images of a class spares a tenth.
+    # A data set with fewer than 5,000 images of a class gives a tenth of them to ``val``.
     kept = counts - (counts // 10).clamp(max=VAL_PER_CLASS)
     is_train = _rank_in_class(published.labels) < kept[published.labels]
     return published.where(is_train if split == "train" else ~is_train)
 
 
 def _rank_in_class(labels: Tensor) -> Tensor:
-    """Return how many earlier labels equal each label."""
+    """Return, for each label, the number of earlier labels that are equal to it."""
     member = one_hot(labels)
     return (member.cumsum(0) * member).sum(1) - 1

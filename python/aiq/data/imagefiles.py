@@ -1,4 +1,4 @@
-"""The files of Fashion-MNIST and CIFAR-10: found, and read without trusting them.
+"""Find and read the files of Fashion-MNIST and CIFAR-10, without trusting their contents.
 
 Nothing is downloaded and nothing is unpickled.
 """
@@ -22,10 +22,10 @@ CLASSES = 10
 
 
 def folders() -> tuple[Path, ...]:
-    """Return the folders searched for data sets, first match wins.
+    """Return the folders that are searched for data sets, in order.
 
     They are those that the environment variable ``AIQ_DATA`` names, aiq's cache, ``./data``, and
-    where Debian's packages install.
+    the folder of Debian's packages.
     """
     named = os.environ.get("AIQ_DATA", "")
     return (
@@ -44,7 +44,7 @@ def read_fashion_mnist(part: str, folder: Path | str | None = None) -> tuple[Byt
     part
         ``train`` (60,000 images) or ``test`` (10,000).
     folder
-        Where the four ``*-ubyte`` or ``*-ubyte.gz`` files are; without it, `folders` are searched.
+        Folder of the four ``*-ubyte`` or ``*-ubyte.gz`` files; without it, `folders` are searched.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def read_cifar10(part: str, folder: Path | str | None = None) -> tuple[Bytes, By
     part
         ``train`` (50,000 images) or ``test`` (10,000).
     folder
-        Where the binary version's ``*.bin`` files are; without it, `folders` are searched.
+        Folder of the ``*.bin`` files of the binary version; without it, `folders` are searched.
 
     Raises
     ------
@@ -120,12 +120,12 @@ def _find(what: str, places: list[Path], complete: Callable[[Path], bool], how: 
 
 
 def _idx_files(place: Path, name: str) -> list[Path]:
-    """Return the file `name`, compressed or not, as far as `place` has it."""
+    """Return the files `name` in `place`, compressed and not, that exist."""
     return [path for path in (place / f"{name}.gz", place / name) if path.is_file()]
 
 
 def _read_idx(path: Path, item: tuple[int, ...]) -> Bytes:
-    """Return the items of an idx file of bytes: magic, sizes (both big endian), data."""
+    """Return the items of an idx file of bytes, which has a magic number, sizes, and data."""
     header = 8 + 4 * len(item)
     raw = _read(path, header + 60_000 * prod(item))
     count = (len(raw) - header) // prod(item)
@@ -137,7 +137,7 @@ def _read_idx(path: Path, item: tuple[int, ...]) -> Bytes:
 
 
 def _read_cifar(path: Path) -> Bytes:
-    """Return the records of a file of CIFAR-10's binary version: a label, then 3 x 32 x 32."""
+    """Return the records of a file of CIFAR-10's binary version: a label and 3 x 32 x 32 pixels."""
     record = 1 + 3 * 32 * 32
     raw = _read(path, 10_000 * record)
     if not raw or len(raw) % record:
@@ -146,7 +146,7 @@ def _read_cifar(path: Path) -> Bytes:
 
 
 def _read(path: Path, limit: int) -> bytes:
-    """Return the content of a file, uncompressed, unless it is larger than `limit` bytes."""
+    """Return the uncompressed content of a file of at most `limit` bytes."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
             raw = stream.read(limit + 1)

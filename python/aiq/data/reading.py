@@ -1,4 +1,4 @@
-"""Reads what a caller gives as data: batches of (inputs, targets), or of inputs alone."""
+"""Read the user's data: batches of (inputs, targets), or of inputs only."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from aiq.graph.export import Inputs
 
 
 def read(data: Iterable[Any], what: str = "data") -> Iterator[Any]:
-    """Yield the batches of `data`, which errors call `what`.
+    """Yield the batches of `data`, which error messages call `what`.
 
     Raises
     ------
@@ -34,23 +34,23 @@ def read(data: Iterable[Any], what: str = "data") -> Iterator[Any]:
             count += 1
     except AiqError:
         raise
-    except Exception as error:  # a loader is the caller's code and may raise anything
+    except Exception as error:  # a loader is the user's code and may raise anything
         said = str(error).strip().split("\n", 1)[0].rstrip(".")
         raise DataError(
             f"The {what} raised {type(error).__name__} after {count} batches"
-            f"{f' ({said})' if said else ''}; mend what yields the batches."
+            f"{f' ({said})' if said else ''}; mend the code that yields the batches."
         ) from error
 
 
 def inputs_of(batch: Any, reads: int | None = None) -> Inputs:  # noqa: ANN401
-    """Return the inputs of a batch, whether targets come with them or not.
+    """Return the inputs of a batch, with or without targets.
 
     Parameters
     ----------
     batch
         A pair (inputs, targets), or inputs.
     reads
-        Tensors that the model reads: they tell a pair from the inputs of a model that reads two.
+        Number of tensors that the model reads, which distinguishes a pair from two inputs.
     """
     every: Inputs = arranged(batch)
     if not isinstance(every, tuple) or len(every) != 2:
@@ -61,7 +61,7 @@ def inputs_of(batch: Any, reads: int | None = None) -> Inputs:  # noqa: ANN401
 
 
 def arranged(inputs: Any) -> Any:  # noqa: ANN401
-    """Return inputs with tuples for lists, dicts for other mappings, and tensors for arrays."""
+    """Return inputs with lists as tuples, other mappings as dicts, and arrays as tensors."""
     if isinstance(inputs, Mapping):
         return {key: arranged(value) for key, value in inputs.items()}
     if type(inputs) is tuple or isinstance(inputs, list):
@@ -69,7 +69,7 @@ def arranged(inputs: Any) -> Any:  # noqa: ANN401
     if isinstance(inputs, np.ndarray):
         try:
             return from_numpy(np.ascontiguousarray(inputs))
-        except TypeError:  # text or objects: the caller says that they are no tensors
+        except TypeError:  # text or objects, which the caller refuses
             return inputs
     return inputs
 

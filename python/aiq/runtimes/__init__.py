@@ -1,4 +1,4 @@
-"""Runtimes: what executes a plan for real."""
+"""Runtimes, which execute plans."""
 
 import logging
 
@@ -18,7 +18,7 @@ __all__ = [
     "names",
 ]
 
-# Importing torchao makes torch log a deprecation that concerns neither users nor us.
+# Importing torchao makes torch log a deprecation that users of aiq cannot act on.
 logging.getLogger("torch.utils._pytree").addFilter(
     lambda record: "opaque value type" not in str(record.msg)
 )

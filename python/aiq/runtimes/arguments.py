@@ -1,7 +1,7 @@
-"""From the arguments of a call to the tensors that a compiled program reads.
+"""Convert the arguments of a call to the tensors that a compiled program reads.
 
-A program reads memory: it was compiled for tensors of one shape, dtype and stride. What lies in
-memory in another way is copied; what is another shape or type is refused with one sentence.
+A program was compiled for tensors of given shapes, dtypes and strides. A tensor of other strides is
+copied; a tensor of another shape or dtype is refused.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,16 +21,16 @@ _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """What a program expects of one tensor.
+    """The tensor that a program expects.
 
     Attributes
     ----------
     shape
-        Sizes.
+        Size of each dimension.
     dtype
-        Of its elements.
+        Dtype of the elements.
     stride
-        Elements between neighbours, by dimension.
+        Stride of each dimension, in elements.
     """
 
     shape: tuple[int, ...]
@@ -39,22 +39,22 @@ class TensorSpec:
 
     @classmethod
     def of(cls, x: torch.Tensor, *, keep_layout: bool) -> "TensorSpec":
-        """Return what a program that was compiled for `x` expects.
+        """Return the tensor that a program expects if it was compiled for `x`.
 
-        Elements that lie side by side: with `keep_layout` in the order in which the dimensions of
-        `x` stand in memory, else row by row.
+        Its elements are contiguous in memory: with `keep_layout` in the order of the dimensions of
+        `x` in memory, and otherwise row by row.
         """
         layout = torch.preserve_format if keep_layout else torch.contiguous_format
         stride = torch.empty_like(x, device="meta", memory_format=layout).stride()
         return cls(tuple(x.shape), x.dtype, tuple(stride))
 
     def fit(self, x: torch.Tensor) -> torch.Tensor:
-        """Return `x`, or a copy of it that lies in memory as expected.
+        """Return `x`, or a copy with the expected strides.
 
         Raises
         ------
         InputError
-            If it is no dense tensor on the CPU of this shape and dtype.
+            If `x` is not a dense tensor of this shape and dtype on the CPU.
         """
         x = plain(x)
         if x.shape != self.shape:
@@ -69,7 +69,7 @@ class TensorSpec:
         return torch.empty_strided(self.shape, self.stride, dtype=self.dtype).copy_(x)
 
     def _lies_in(self, x: torch.Tensor) -> bool:
-        """Whether the elements of `x` are where the program looks for them."""
+        """Whether the elements of `x` are in the expected places in memory."""
         if x.stride() == self.stride:
             return True
         return not x.numel() or all(
@@ -78,12 +78,12 @@ class TensorSpec:
         )
 
     def holds(self, x: object) -> bool:
-        """Whether the program can read `x` as it is, without a copy and without a doubt."""
+        """Whether the program can certainly read `x` without a copy."""
         return (
             type(x) is torch.Tensor
             and x.dtype is self.dtype
             and x.layout is torch.strided
-            and not x.is_nested  # has no shape to compare
+            and not x.is_nested  # a nested tensor has no shape to compare
             and x.shape == self.shape
             and x.stride() == self.stride
             and x.is_cpu
@@ -93,14 +93,14 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """What a program takes.
+    """The arguments of a program.
 
     Attributes
     ----------
     template
         Structure of ``(args, kwargs)``.
     specs
-        Of its tensors, in the order in which the program takes them.
+        Description of each tensor, in the order in which the program reads them.
     """
 
     template: Template
@@ -113,27 +113,28 @@ class Arguments:
 
     @classmethod
     def of(cls, inputs: Inputs, *, keep_layout: bool) -> "Arguments":
-        """Return what a program that is compiled for example inputs takes."""
+        """Return the arguments of a program that is compiled for `inputs`."""
         tensors = leaves(inputs)
         specs = tuple(TensorSpec.of(x, keep_layout=keep_layout) for x in tensors)
         return cls(Template.of(call_arguments(inputs)), specs)
 
     def fit(self, tensors: Iterable[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """Return `tensors` as the program reads them."""
+        """Return `tensors` with the expected strides."""
         return tuple(s.fit(x) for s, x in zip(self.specs, tensors, strict=True))
 
     def tensors(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Sequence[torch.Tensor]:
-        """Return the tensors of a call as the program reads them.
+        """Return the tensors of a call with the expected strides.
 
         Raises
         ------
         InputError
-            If the arguments differ from the example's in number, name, structure, shape or dtype.
+            If the arguments differ from the example inputs in number, name, structure, shape or
+            dtype.
         """
         specs = self.specs
         if (
             self._flat and not kwargs and len(args) == len(specs)
-        ):  # the usual call, and the only one in a hurry
+        ):  # the usual call, which must be fast
             for x, spec in zip(args, specs, strict=True):
                 if not spec.holds(x):
                     break
@@ -152,7 +153,7 @@ class Arguments:
         return self.fit(found)
 
     def _leaves(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Sequence[Any]:
-        """Return what is given in the places of the tensors."""
+        """Return the values that a call has in the places of the tensors."""
         expected_args, expected_kwargs = self.template.fill([GAP] * self.template.count)
         if kwargs.keys() != expected_kwargs.keys():
             raise InputError(
@@ -174,12 +175,12 @@ class Arguments:
 
 
 def leaves(inputs: Inputs) -> tuple[torch.Tensor, ...]:
-    """Return the tensors of a call in the order in which a program takes them.
+    """Return the tensors of a call in the order in which a program reads them.
 
     Raises
     ------
     InputError
-        If something else than tensors is passed to the model.
+        If the inputs contain anything but tensors.
     """
     found = pytree.tree_leaves(call_arguments(inputs))
     for value in found:
@@ -192,12 +193,12 @@ def leaves(inputs: Inputs) -> tuple[torch.Tensor, ...]:
 
 
 def plain(x: torch.Tensor) -> torch.Tensor:
-    """Return `x` as an ordinary tensor, without gradient and with its values in its memory.
+    """Return `x` as an ordinary tensor without gradient, whose memory holds its values.
 
     Raises
     ------
     InputError
-        If it is not dense, not on the CPU, or a subclass whose values are elsewhere.
+        If `x` is not dense, not on the CPU, or of a subclass that holds its values elsewhere.
     """
     if type(x) not in _PLAIN:
         if is_lazy(x) or type(x).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:

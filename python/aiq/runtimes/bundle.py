@@ -1,4 +1,4 @@
-"""Small models that go through one export together, since an export costs more than they do."""
+"""Small models that are exported together, since an export takes longer than they do."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +11,7 @@ from aiq.graph import Edge, LayerGraph
 
 
 class Bundle(nn.Module):
-    """Models side by side: the n-th tensor given is the n-th one's, and so is the n-th returned."""
+    """Several models as one: the n-th input and the n-th output belong to the n-th model."""
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class Bundle(nn.Module):
 
 
 def joined(formats: Sequence[Mapping[str, Format]]) -> dict[str, Format]:
-    """Return the formats of a bundle's layers, given those of its parts."""
+    """Return the formats of a bundle's layers from those of its parts."""
     return {
         f"parts.{index}.{name}": fmt
         for index, part in enumerate(formats)
@@ -32,11 +32,11 @@ def joined(formats: Sequence[Mapping[str, Format]]) -> dict[str, Format]:
 
 
 def split(graph: LayerGraph, count: int) -> Iterator[LayerGraph]:
-    """Cut the graph of a bundle of `count` parts into theirs, with the layers' own names."""
+    """Yield the layer graph of each of the `count` parts of a bundle, with its own layer names."""
     owners: list[int] = []
     for layer in graph.layers:
         prefix, _, rest = layer.name.partition(".")
-        # A layer without weights may have no name of a part; those of a part stand together.
+        # The name of a layer without weights may not contain its part, but parts are contiguous.
         owners.append(int(rest.partition(".")[0]) if prefix == "parts" else owners[-1])
     for part in range(count):
         mine = [index for index, owner in enumerate(owners) if owner == part]

@@ -1,4 +1,4 @@
-"""The batches on which a program observes its activations."""
+"""Batches of inputs that calibrate the activations of a program."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -13,7 +13,7 @@ from aiq.graph.export import Inputs
 
 
 def calibration_batches(calibration: Iterable[Any], trace: Trace) -> list[Inputs]:
-    """Return the inputs of calibration batches, of the size that the graph takes.
+    """Return the inputs of calibration batches, in batches of the size that the graph accepts.
 
     Parameters
     ----------
@@ -25,7 +25,8 @@ def calibration_batches(calibration: Iterable[Any], trace: Trace) -> list[Inputs
     Raises
     ------
     DataError
-        If `calibration` is not an iterable of batches, raises, or does not fit together.
+        If `calibration` is not an iterable of batches, raises an exception, or has batches of
+        different shapes.
     """
     reads = len(trace.module.graph.find_nodes(op="placeholder"))
     batches = [inputs_of(batch, reads) for batch in read(calibration, "calibration")]

@@ -1,4 +1,4 @@
-"""Where the exceptions of exporters, compilers and runtimes become one of ours."""
+"""Turn exceptions of exporters, compilers and runtimes into one of aiq's."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,21 +10,22 @@ _ADVICE = "choose another runtime, or rewrite that part of the model"
 
 @contextmanager
 def door(runtime: str, action: str, advice: str = _ADVICE) -> Iterator[None]:
-    """Raise as `RuntimeUnavailableError` what a runtime raises.
+    """Raise the exceptions of a runtime as `RuntimeUnavailableError`.
 
     Parameters
     ----------
     runtime
-        Its name.
+        Name of the runtime.
     action
-        What it was to do; completes the sentence "Runtime X cannot ...".
+        Words that complete the sentence "Runtime X cannot ...".
     advice
-        What to do about it; ends that sentence.
+        Words at the end of that sentence that say what to do.
 
     Raises
     ------
     RuntimeUnavailableError
-        For every exception that is not one of `aiq.errors`. Interrupts and a lack of memory pass.
+        For every exception that is not one of `aiq.errors`. Interrupts and `MemoryError` are passed
+        on.
     """
     try:
         yield

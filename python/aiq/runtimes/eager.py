@@ -1,4 +1,4 @@
-"""PyTorch without a compiler: the floor that every other runtime is compared with."""
+"""PyTorch without a compiler: the baseline of all other runtimes."""
 
 import copy
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ _NATIVE = frozenset({"fp32", "bf16"})
 
 
 class Eager(Runtime):
-    """Runs the module as it is, layer by layer: float32 and bfloat16."""
+    """Runs the module layer by layer, in float32 and bfloat16."""
 
     name = "eager"
     keeps_layout = True
@@ -30,11 +30,11 @@ class Eager(Runtime):
         return f"torch-{torch.__version__}"
 
     def _support(self, op: Op, fmt: Format) -> Support:
-        """Return native for float32 and bfloat16, none for everything else."""
+        """Return native for float32 and bfloat16, and none for all other formats."""
         return Support.NATIVE if fmt.name in _NATIVE else Support.NONE
 
     def _build(self, job: Job) -> CompiledGraph:
-        """Return the module itself, or its graph: with casts, or where it writes into inputs."""
+        """Return the module itself, or its graph if there are casts or it changes its inputs."""
         heads = job.rewritten.heads
         kernels = {name: RealisedKernel(n, job.formats[name].name, ()) for n, name in heads.items()}
         if job.writes_inputs or any(fmt.name != "fp32" for fmt in job.formats.values()):

@@ -1,4 +1,4 @@
-"""Operators that some compilers lack, written as ones that all of them have."""
+"""Replace operators that some compilers lack by operators that all of them have."""
 
 import sys
 from typing import Any
@@ -21,10 +21,10 @@ _CONVOLUTIONS: dict[Any, Any] = {
 
 
 def write_out(module: fx.GraphModule) -> None:
-    """Replace paddings that are words by numbers, and circular padding by slices.
+    """Replace paddings given as words by numbers, and circular padding by slices.
 
-    Inductor's int8 convolutions read no ``padding='valid'``, and OpenVINO pads no image with its
-    other side. A ``padding='same'`` that is wider on one side stays: no number says that.
+    Inductor's int8 convolutions do not support ``padding='valid'``, and OpenVINO has no circular
+    padding. A ``padding='same'`` that is wider on one side is kept, as no number expresses it.
     """
     for node in list(module.graph.nodes):
         if node.target in _CONVOLUTIONS:
@@ -36,7 +36,7 @@ def write_out(module: fx.GraphModule) -> None:
 
 
 def _convolution(module: fx.GraphModule, node: fx.Node) -> None:
-    """Write the padding of a convolution as numbers."""
+    """Replace the padding of a convolution by numbers."""
     kernel = _kernel(module, argument(node, "weight"))
     ones = [1] * len(kernel)
     stride, dilation = argument(node, "stride", ones), argument(node, "dilation", ones)
@@ -52,14 +52,14 @@ def _convolution(module: fx.GraphModule, node: fx.Node) -> None:
 
 
 def _kernel(module: fx.GraphModule, weight: fx.Node) -> tuple[int, ...]:
-    """Return the size of the filters, whatever is done to the stored weights before."""
+    """Return the size of the filters, from the stored weights at the start of the expression."""
     while weight.op != "get_attr":
         weight = weight.all_input_nodes[0]
     return tuple(attribute(module, str(weight.target)).shape[2:])
 
 
 def _circular(module: fx.GraphModule, node: fx.Node) -> None:
-    """Write circular padding as slices of the opposite sides."""
+    """Replace circular padding by slices of the opposite sides."""
     source, widths = argument(node, "self"), list(argument(node, "pad"))
     if argument(node, "mode") != "circular" or min(widths) < 0:
         return

@@ -37,7 +37,7 @@ _CONVOLUTIONS = {Op.CONV, Op.POINTWISE, Op.DEPTHWISE, Op.GROUPED}
 
 
 class Inductor(Runtime):
-    """``torch.compile``'s compiler, called on the exported graph: no guards, weights frozen."""
+    """The compiler of ``torch.compile``, on the exported graph without guards, weights frozen."""
 
     name = "inductor"
     keeps_layout = True
@@ -58,11 +58,11 @@ class Inductor(Runtime):
 
     @property
     def target(self) -> Target:
-        """What its kernels expect."""
+        """Description of the graphs that its kernels expect."""
         return Target(weight_bits=instructions.weight_bits(), packed=weight_only.FORMATS)
 
     def _support(self, op: Op, fmt: Format) -> Support:
-        """Return the kind of support; int8 and bfloat16 are native where the CPU has them."""
+        """Return the kind of support; int8 and bfloat16 are native if the CPU supports them."""
         if fmt.name == "fp32":
             return Support.NATIVE
         if fmt.name == "fp16" or (op is not Op.LINEAR and op not in _CONVOLUTIONS):
@@ -73,8 +73,8 @@ class Inductor(Runtime):
             return Support.NATIVE
         if fmt.name in weight_only.FORMATS and op is Op.LINEAR:
             return Support.DEQUANT
-        # Narrower codes fit the int8 kernels, which return their results at int8's speed; weights
-        # alone are multiplied in float32.
+        # Fewer bits run in the int8 kernels at the speed of int8. Other weight-only formats are
+        # multiplied in float32.
         return Support.EMULATED
 
     def _build(self, job: Job) -> CompiledGraph:
@@ -87,7 +87,7 @@ class Inductor(Runtime):
         inputs: Sequence[torch.Tensor],
         formats: Sequence[Mapping[str, Format]],
     ) -> list[Part]:
-        """Compile small models one by one, each with its profiler; see `Runtime.compile_many`."""
+        """Compile small models one by one, with a profiler each; see `Runtime.compile_many`."""
         found = []
         for model, x, chosen in zip(models, inputs, formats, strict=True):
             job = self._prepare(model, x, chosen, [x], emulate=False)
@@ -100,7 +100,7 @@ class Inductor(Runtime):
         return _time(*_compile(job), job, runs)
 
     def _write(self, job: Job, path: Path) -> None:
-        """Write an AOTInductor package: a library for this processor and number of threads."""
+        """Write an AOTInductor package, a library for this processor and number of threads."""
         copy_permuted(job.rewritten, job.inputs)
         census = Census()
         with _compiling(), tempfile.TemporaryDirectory() as folder:
@@ -145,7 +145,7 @@ def _compile(job: Job) -> tuple[Callable[..., Any], Census]:
 
 
 def _kernels(census: Census, job: Job) -> dict[str, RealisedKernel]:
-    """Return the kernel of each layer; small products of one row are generated code."""
+    """Return the kernel of each layer; Inductor generates code for small products of one row."""
     found = assign(census.kernels)
     for layer in job.graph.quantizable:
         runs = placement.runs_as(Inductor.name, layer, parse("w8a8"))
@@ -163,7 +163,7 @@ def _layer_times(program: Callable[..., Any], census: Census, job: Job, runs: in
 
 
 def _options(census: Census) -> dict[str, Any]:
-    # Inductor's own checks of shapes between kernels cost microseconds each.
+    # Inductor's own checks of shapes between kernels take microseconds each.
     return {"freezing": True, "post_grad_custom_post_pass": census, "size_asserts": False}
 
 

@@ -1,4 +1,4 @@
-"""Which kernels a program of Inductor calls for its layers, and how long each call takes."""
+"""The kernels that a program of Inductor calls for its layers, and the time of each call."""
 
 import math
 import os
@@ -20,21 +20,21 @@ _MULTIPLIES = re.compile(r"conv|linear|(^|[._:])(add|b)?mm|matmul")
 
 
 class Operands(NamedTuple):
-    """Elements of the activation and of the weights that a kernel multiplies."""
+    """Numbers of elements of the activation and of the weights that a kernel multiplies."""
 
     activation: int
     weight: int
 
 
 class Census(CustomGraphPass):
-    """Notes the kernels of the final graph, after every fusion and before code generation.
+    """Collects the kernels of the final graph, after all fusions and before code generation.
 
     Attributes
     ----------
     kernels
-        In the order of the graph; ``node`` is the name of the graph's node.
+        Kernels in the order of the graph; ``node`` is the name of the graph's node.
     operands
-        Of each kernel, by node.
+        Name of the node -> operands of its kernel.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Census(CustomGraphPass):
         self.operands: dict[str, Operands] = {}
 
     def __call__(self, graph: fx.Graph) -> None:
-        """Read the graph; called by Inductor."""
+        """Collect the kernels of a graph; Inductor calls this."""
         for node in graph.nodes:
             name = _kernel_name(node)
             constants = [_constant(n) for n in node.all_input_nodes if n.op == "get_attr"]
@@ -64,16 +64,16 @@ class Census(CustomGraphPass):
             self.operands[node.name] = sizes
 
     def __deepcopy__(self, memo: object) -> "Census":
-        return self  # Inductor copies its options, and would fill the copy
+        return self  # otherwise Inductor, which copies its options, would fill the copy
 
     def uuid(self) -> None:
-        """Return ``None``: a program from the cache would come without this pass."""
+        """Return ``None``, so that Inductor takes no program from its cache without this pass."""
 
 
 def _kernel_name(node: fx.Node) -> str:
     if node.op != "call_function":
         return ""
-    if isinstance(node.target, partial):  # the lowering of a fused pattern, named by its nodes
+    if isinstance(node.target, partial):  # the lowering of a fused pattern
         (match,) = node.target.args
         return "+".join(str(n.target) for n in match.nodes)
     return str(node.target)
@@ -93,8 +93,8 @@ def _format(activation: torch.dtype, weights: list[torch.Tensor]) -> str:
 def _stored(node: fx.Node) -> tuple[str, Operands] | None:
     """Return the format and the operands of a product with integer weights, if `node` is one.
 
-    Those are unpacked before it: ``mm(x, permute(dequantize(codes)))``, with a reshape where groups
-    of weights have scales of their own.
+    The weights are dequantised before the product: ``mm(x, permute(dequantize(codes)))``, with a
+    reshape if groups of weights have scales.
     """
     values = [n for n in node.all_input_nodes if n.op != "get_attr"]
     if len(values) < 2:
@@ -121,10 +121,11 @@ def time_calls(
 ) -> dict[str, list[float]]:
     """Return the seconds of the calls of each kernel of `census` in `runs` runs of `program`.
 
-    A scheduler may change the order of the graph, so calls are told apart by the sizes of their
-    operands; of equal ones the order matters little. A kernel without a call has no entry.
+    A scheduler may change the order of the graph, so calls are matched to kernels by the sizes of
+    their operands; the order of calls of equal sizes matters little. A kernel without a call has no
+    entry.
     """
-    # The first profile makes its library look for GPUs, and complain that there are none.
+    # Without this, the first profile prints a warning that there are no GPUs.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     with torch.no_grad():
         program(*inputs)
@@ -145,7 +146,7 @@ def time_calls(
 
 
 def _calls(events: Sequence[FunctionEvent]) -> Iterator[FunctionEvent]:
-    """Yield the multiplications that are not parts of another one."""
+    """Yield the multiplications that are not part of another one."""
     for event in events:
         around = event.cpu_parent
         while around is not None and not _MULTIPLIES.search(around.name):
@@ -156,6 +157,6 @@ def _calls(events: Sequence[FunctionEvent]) -> Iterator[FunctionEvent]:
 
 def _multiplies(call: FunctionEvent, operands: Operands) -> bool:
     shapes: Any = call.input_shapes or []
-    # An argument that is a list of tensors has a list of shapes, one that is a number an empty one.
+    # A list of tensors has a list of shapes, and a number has an empty one.
     sizes = [math.prod(shape) for shape in shapes if shape and isinstance(shape[0], int)]
     return operands.activation in sizes and operands.weight in sizes

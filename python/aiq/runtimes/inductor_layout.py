@@ -1,4 +1,4 @@
-"""The order of what quantised linear layers read in Inductor."""
+"""The memory order of the inputs of quantised linear layers in Inductor."""
 
 import torch
 from torch._subclasses import FakeTensorMode
@@ -11,10 +11,10 @@ from aiq.runtimes.rewrite import Rewritten
 
 
 def copy_permuted(rewritten: Rewritten, inputs: tuple[torch.Tensor, ...]) -> None:
-    """Bring permuted integers into order before the linear layers that read them.
+    """Copy permuted integers into contiguous order before the linear layers that read them.
 
-    A linear layer over a permuted tensor becomes a batched product, for which Inductor has no
-    integer kernel: it would multiply in float32 and dequantise the weights in every run.
+    A linear layer on a permuted tensor becomes a batched product, for which Inductor has no integer
+    kernel: it would multiply in float32 and dequantise the weights in every run.
     """
     module, graph = rewritten.module, rewritten.module.graph
     sources = [

@@ -1,4 +1,4 @@
-"""What the instructions that kernels may use on this CPU mean for a model."""
+"""Consequences, for a model, of the instructions that kernels may use on this CPU."""
 
 import platform
 
@@ -11,11 +11,11 @@ _WITHOUT_BF16 = _WITHOUT_VNNI | {"AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE_VNNI"}
 
 
 def weight_bits() -> int:
-    """Return how many bits a weight of an integer kernel may have: eight, or seven.
+    """Return the largest number of bits of a weight in integer kernels: eight or seven.
 
-    x86 processors without VNNI and AMX add pairs of 8-bit products in 16 bits, which overflow when
-    both factors have eight bits. The other factor, the activation, keeps its eight.
-    https://oneapi-src.github.io/oneDNN/dev_guide_int8_computations.html
+    x86 processors without VNNI and AMX add pairs of 8-bit products in 16 bits. The sum overflows if
+    both factors have eight bits, so weights get seven, and activations keep eight
+    (https://oneapi-src.github.io/oneDNN/dev_guide_int8_computations.html).
     """
     if platform.machine().lower() not in {"x86_64", "amd64"}:
         return 8
@@ -33,6 +33,6 @@ def may_multiply_bfloat16() -> bool:
 
 
 def _limit() -> str:
-    """Return the instruction set to which oneDNN is held, nothing if to none."""
+    """Return the instruction set to which the environment limits oneDNN; empty without a limit."""
     limits = machine.limits()
     return limits.get("ONEDNN_MAX_CPU_ISA", limits.get("DNNL_MAX_CPU_ISA", "")).upper()

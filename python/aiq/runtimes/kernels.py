@@ -1,4 +1,4 @@
-"""Which kernel runs which layer: labels that survive an optimiser, and how to read them back."""
+"""The kernel of each layer in a compiled program, found by labels that survive the compiler."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import fx
 
 LABEL = "aiq_layers"
-"""Key of ``node.meta["custom"]``: names of the layers whose kernel may absorb the node."""
+"""Key of ``node.meta["custom"]`` for the names of the layers whose kernel may absorb the node."""
 
 
 class RealisedKernel(NamedTuple):
@@ -15,13 +15,13 @@ class RealisedKernel(NamedTuple):
     Attributes
     ----------
     name
-        What is called, with what is fused into it.
+        Name of the kernel, with the operators fused into it.
     format
         Format of its operands.
     labels
-        Layers that it may belong to.
+        Names of the layers to which it may belong.
     node
-        What the runtime's profiler calls it; empty if it has none.
+        Name of the kernel in the runtime's profiler; empty if there is none.
     """
 
     name: str
@@ -31,15 +31,15 @@ class RealisedKernel(NamedTuple):
 
 
 def label(graph: fx.Graph, heads: Mapping[str, str]) -> None:
-    """Write into each node which layers' kernels may absorb it, the likeliest first.
+    """Label each node with the layers whose kernels may absorb it, the most likely first.
 
     Inductor fuses a layer with nodes that follow it and keeps the metadata of the last one. Labels
-    of all of them, carried along the graph up to the next layer, let `assign` tell whose it is.
+    are therefore carried along the graph up to the next layer; `assign` resolves them.
 
     Parameters
     ----------
     graph
-        Nodes get an entry `LABEL` in ``meta["custom"]``, which survives compilation.
+        Graph whose nodes get an entry `LABEL` in ``meta["custom"]``, which survives compilation.
     heads
         Name of a layer's first node -> name of the layer, in the order in which they run.
     """
@@ -59,7 +59,7 @@ def label(graph: fx.Graph, heads: Mapping[str, str]) -> None:
 def assign(kernels: Iterable[RealisedKernel]) -> dict[str, RealisedKernel]:
     """Return the kernel of each layer.
 
-    A layer has one kernel, so those with a single label settle the others.
+    A layer has one kernel, so kernels with a single label are assigned first.
     """
     owners: dict[str, RealisedKernel] = {}
     for kernel in sorted(kernels, key=lambda kernel: len(kernel.labels)):

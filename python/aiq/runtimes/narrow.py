@@ -1,4 +1,4 @@
-"""Casts to bfloat16: where layers, and what stands between them, compute in it."""
+"""Casts to bfloat16 for layers, and for operators between layers, that compute in it."""
 
 from collections.abc import Collection, Mapping
 
@@ -23,19 +23,19 @@ def narrow(
     either: Collection[fx.Node],
     example_inputs: tuple[torch.Tensor, ...],
 ) -> None:
-    """Cast to bfloat16 what layers of that format read, and what their results meet.
+    """Insert casts to bfloat16 before layers of that format, and before operators after them.
 
-    A node without a format of its own computes in bfloat16 when all that it reads is bfloat16,
-    constants aside, so that casts stand only where formats meet.
+    A node without a format computes in bfloat16 if all of its operands except constants are
+    bfloat16, so there are casts only where formats meet.
 
     Parameters
     ----------
     module
-        Is changed.
+        Graph module, which is changed.
     heads
         Name of the node that multiplies by a layer's weights -> format of the layer.
     either
-        Dequantize nodes whose value is bfloat16 wherever its reader can take it so.
+        Dequantize nodes whose value may be bfloat16 for a reader that computes in it.
     example_inputs
         The tensors of one call.
     """
@@ -52,7 +52,7 @@ def narrow(
         values = [n for n in operands if n.op != "get_attr"]
         fmt = heads.get(node.name)
         if fmt is None and free.issuperset(values) and keeps_grid(node):
-            free.add(node)  # as it is: the next layer may find its integers behind it
+            free.add(node)  # without a cast, which would hide the integers from the next layer
             continue
         follows = bool(values) and all(n in narrowed or n in free for n in values)
         is_narrow = follows and node.op != "output" if fmt is None else fmt.compute == BF16
@@ -67,7 +67,7 @@ def narrow(
 
 
 def keeps_grid(node: fx.Node) -> bool:
-    """Whether `node` returns only values that it reads, so integers remain integers."""
+    """Whether `node` returns only values of its operand, so that integers remain integers."""
     selects = name_of(node).startswith(("max_pool", "clone", "contiguous"))
     return node.op == "call_function" and (is_view(node) or selects)
 

@@ -1,4 +1,4 @@
-"""What runtimes that read ONNX share: one model in, a program out, and bundles cut up."""
+"""The common part of runtimes that read ONNX models."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Edits that an ONNX model needs before ONNX Runtime finds its integer kernels."""
+"""Edits of an ONNX model that let ONNX Runtime use its integer kernels."""
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from aiq.runtimes.onnx_graph import MULTIPLY
 
 
 class _Weight(NamedTuple):
-    """Dequantised weights of a layer: codes (rows, columns), scales (rows, groups)."""
+    """Quantised weights of a layer: codes, (rows, columns), and scales, (rows, groups)."""
 
     codes: npt.NDArray[np.int8]
     scales: npt.NDArray[np.float32]
@@ -23,7 +23,7 @@ class _Weight(NamedTuple):
 def _weights(
     graph: onnx.GraphProto, formats: Mapping[str, Format]
 ) -> Iterator[tuple[int, onnx.NodeProto, onnx.NodeProto, _Weight]]:
-    """Yield index, node, dequantize node and weights of the weight-only layers."""
+    """Yield index, node, dequantize node and weights of each weight-only layer."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
     writers = {name: node for node in graph.node for name in node.output}
     for index, node in enumerate(list(graph.node)):
@@ -41,18 +41,19 @@ def _weights(
 
 
 def pack(model: onnx.ModelProto, formats: Mapping[str, Format]) -> None:
-    """Store the weights of weight-only layers as integers that meet float32 activations.
+    """Store the weights of weight-only layers as integers, with float32 activations.
 
-    Four bits become ``MatMulNBits``, told to round no activations. Its kernel for eight bits is
-    many times slower than a float32 product when it is told so; those weights are unpacked by a
-    cast and a product with their scales, which ONNX Runtime does once, when it opens the model.
+    Weights of four bits become operands of ``MatMulNBits`` at the accuracy level that does not
+    round activations. At that level its kernel for eight bits is many times slower than a float32
+    product. Weights of eight bits are therefore unpacked by a cast and a product with their scales,
+    which ONNX Runtime computes once when it opens the model.
 
     Parameters
     ----------
     model
-        Its nodes are called like their layers.
+        The model, whose nodes have the names of their layers; it is changed.
     formats
-        Format by layer, for those to be packed.
+        Layer name -> format, for the layers to be packed.
     """
     graph = model.graph
     for _, node, _, weight in reversed(list(_weights(graph, formats))):
@@ -79,7 +80,7 @@ def _pack_four_bits(graph: onnx.GraphProto, node: onnx.NodeProto, weight: _Weigh
     for part, values in parts.items():
         graph.initializer.append(numpy_helper.from_array(values, f"{node.name}_{part}"))
     inputs = [node.input[0], *(f"{node.name}_{part}" for part in parts)]
-    if len(node.input) == 3:  # the bias of a Gemm; zero points and order are left out
+    if len(node.input) == 3:  # the bias of a Gemm, after two optional operands that are left out
         inputs += ["", "", node.input[2]]
     replacement = helper.make_node(
         "MatMulNBits",
@@ -120,7 +121,7 @@ def _unpack_eight_bits(graph: onnx.GraphProto, node: onnx.NodeProto, weight: _We
 
 
 def block(model: onnx.ModelProto, formats: Mapping[str, Format]) -> None:
-    """Store weight-only layers the ONNX way: four bits in four bits, groups as blocks."""
+    """Store weight-only layers in standard ONNX: INT4 for four bits, and blocks for groups."""
     graph = model.graph
     for _, node, dequantize, weight in list(_weights(graph, formats)):
         fmt = formats[node.name]
@@ -146,18 +147,18 @@ def block(model: onnx.ModelProto, formats: Mapping[str, Format]) -> None:
 
 
 def _joined(graph: onnx.GraphProto, dequantize: onnx.NodeProto) -> onnx.NodeProto:
-    """Return the reshape that joins the groups of `dequantize` to channels."""
+    """Return the reshape that joins the groups of `dequantize` into channels."""
     return next(node for node in graph.node if dequantize.output[0] in node.input)
 
 
 _BLOCK = 32
 
 _FLOAT32 = 1
-"""Accuracy level of ``MatMulNBits`` that rounds no activation."""
+"""Accuracy level of ``MatMulNBits`` that does not round activations."""
 
 
 def _prune(graph: onnx.GraphProto) -> None:
-    """Remove the nodes and constants that nothing reads."""
+    """Remove nodes and constants that no node reads."""
     results = {value.name for value in graph.output}
     while True:
         used = results | set(_read(graph))
@@ -171,7 +172,7 @@ def _prune(graph: onnx.GraphProto) -> None:
 
 
 def _read(graph: onnx.GraphProto) -> Iterator[str]:
-    """Yield the names that nodes of a graph read, those in branches and loops too."""
+    """Yield the names that nodes of a graph read, including those in branches and loops."""
     for node in graph.node:
         yield from node.input
         for part in node.attribute:
@@ -181,7 +182,7 @@ def _read(graph: onnx.GraphProto) -> Iterator[str]:
 
 
 def quantize_biases(model: onnx.ModelProto) -> None:
-    """Store the biases of quantised layers as int32: only so are the layers fused."""
+    """Store the biases of quantised layers as int32, without which the layers are not fused."""
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     writers = {name: node for node in graph.node for name in node.output}
@@ -202,7 +203,7 @@ def quantize_biases(model: onnx.ModelProto) -> None:
         values = numpy_helper.to_array(bias)
         if step.shape != values.shape:
             continue
-        codes = np.rint(values / step.astype(np.float64))  # of 32 bits, as the weights' steps are
+        codes = np.rint(values / step.astype(np.float64))  # fits 32 bits by the weights' scales
         names = [f"{product.name}_bias_{part}" for part in ("codes", "scale", "dequantized")]
         graph.initializer.append(numpy_helper.from_array(codes.astype(np.int32), names[0]))
         graph.initializer.append(numpy_helper.from_array(step, names[1]))
@@ -214,7 +215,7 @@ def quantize_biases(model: onnx.ModelProto) -> None:
 
 
 def pool_means(model: onnx.ModelProto) -> None:
-    """Write means over images as ``GlobalAveragePool``, which has an integer kernel."""
+    """Replace means over images by ``GlobalAveragePool``, which has an integer kernel."""
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     shapes = {value.name: len(value.type.tensor_type.shape.dim) for value in graph.value_info}
@@ -233,13 +234,13 @@ def pool_means(model: onnx.ModelProto) -> None:
 
 
 def keep_pools(model: onnx.ModelProto) -> None:
-    """Let float32 values be pooled before they are quantised.
+    """Keep maximum pooling of float32 values before their quantisation.
 
-    ONNX Runtime quantises above a maximum instead, and its kernel for 8-bit images with channels
-    first is slow: 3.4 ms for 64 channels of 111 x 111 on an EPYC Zen 3, where float32 takes 0.1 ms.
-    It only moves quantisations of one scale, so the scale is written once for every channel, to the
-    same effect. Maxima of values that are 8 bits wide anyway stay as they are: with channels last
-    their kernel is a fast one.
+    ONNX Runtime moves the quantisation before the pooling, whose kernel for 8-bit images with
+    channels first is slow: 3.4 ms for 64 channels of 111 x 111 on an EPYC Zen 3, where float32
+    takes 0.1 ms. It only moves quantisations with a single scale, so the scale is repeated for
+    every channel, which computes the same. Pooling of values that are quantised already is not
+    changed, as its kernel with channels last is fast.
     """
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -282,7 +283,7 @@ def _is_quantized(name: str, writers: Mapping[str, onnx.NodeProto]) -> bool:
 def _scale(
     name: str, writers: Mapping[str, onnx.NodeProto], constants: Mapping[str, onnx.TensorProto]
 ) -> onnx.TensorProto | None:
-    """Return the scale with which the value `name` was dequantised."""
+    """Return the scale with which the value `name` was dequantised, if it was."""
     node = _dequantized_by(name, writers)
     return None if node is None else constants[node.input[1]]
 

@@ -29,10 +29,10 @@ from aiq.runtimes.times import KernelTimes
 from aiq.runtimes.weight_only import FORMATS as PACKED
 
 OPSET = 21
-"""The newest operators whose quantised forms ONNX Runtime fuses."""
+"""The newest version of ONNX's operators whose quantised forms ONNX Runtime fuses."""
 
 _ABSORBED = frozenset({"relu", "relu6", "hardtanh", "clamp"})
-"""What QLinearConv and QGemm do to their result: everything that is a clamp."""
+"""Operators that QLinearConv and QGemm apply to their result: clamps."""
 
 _WEIGHTED = {Op.CONV, Op.POINTWISE, Op.DEPTHWISE, Op.GROUPED, Op.LINEAR}
 
@@ -44,7 +44,7 @@ class OnnxRuntime(OnnxBased):
 
     @property
     def target(self) -> Target:
-        """What its kernels expect."""
+        """Description of the graphs that its kernels expect."""
         return Target(weight_bits=instructions.weight_bits(), absorbed=_ABSORBED, packed=PACKED)
 
     @property
@@ -53,7 +53,7 @@ class OnnxRuntime(OnnxBased):
         return f"onnxruntime-{onnxruntime.__version__}"
 
     def _support(self, op: Op, fmt: Format) -> Support:
-        """Return the kind of support; its CPU kernels know no bfloat16 and no float16."""
+        """Return the kind of support; there are no CPU kernels for bfloat16 and float16."""
         if fmt.name == "fp32":
             return Support.NATIVE
         if fmt.between != FP32 or op not in _WEIGHTED:
@@ -114,7 +114,7 @@ class OnnxRuntime(OnnxBased):
         found, document = signature.read(texts.get(METADATA), path)
         try:
             session, kernels = _session(content, document.labels)
-        except Exception as error:  # noqa: BLE001 - ONNX Runtime's share no other base
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no other base
             raise InputError(
                 f"ONNX Runtime cannot read {path} ({reason(error)}); export the plan again."
             ) from None
@@ -128,14 +128,14 @@ class OnnxRuntime(OnnxBased):
 
 
 def _content(path: Path) -> bytes:
-    """Return the bytes of a model, if they are not more than a model can have."""
+    """Return the bytes of a model; raise `InputError` if it is larger than a model can be."""
     if path.stat().st_size > _MOST:
         raise InputError(f"{path} is larger than an ONNX model can be; give one of at most 2 GiB.")
     return path.read_bytes()
 
 
 def _type(value: onnx.ValueInfoProto) -> tuple[tuple[int, ...], object]:
-    """Return the shape and the NumPy dtype of a tensor that a model takes."""
+    """Return the shape and the NumPy dtype of an input of a model."""
     found = value.type.tensor_type
     shape = tuple(size.dim_value for size in found.shape.dim)
     return shape, onnx.helper.tensor_dtype_to_np_dtype(found.elem_type)
@@ -159,17 +159,17 @@ def _runner(session: onnxruntime.InferenceSession) -> Callable[..., list[torch.T
 def _session(
     model: bytes, labels: Mapping[str, Sequence[str]], profile: str | None = None
 ) -> tuple[onnxruntime.InferenceSession, dict[str, RealisedKernel]]:
-    """Return a session, and the kernel of each layer; `profile` begins the name of a file."""
+    """Return a session, and the kernel of each layer; `profile` is the prefix of a file's name."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # Waiting threads would otherwise burn the processor that others are timed on.
+    # Otherwise waiting threads would use the processor on which other programs are timed.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     processors = machine.processors()
     if 1 < threads <= len(processors):
-        # As ONNX Runtime does by default, but not once it is told how many threads to use: woken
-        # threads otherwise often start where the caller computes. It counts from one.
+        # ONNX Runtime does so by default, but not if the number of threads is given. Without it,
+        # threads often start on the caller's processor. Processors are counted from one.
         pinned = ";".join(str(processor + 1) for processor in processors[1:threads])
         options.add_session_config_entry("session.intra_op_thread_affinities", pinned)
     if profile is not None:
@@ -189,30 +189,33 @@ def _session(
 
 
 _MOST = 2**31 - 1
-"""Bytes of the largest protocol buffer."""
+"""Largest size of a protocol buffer in bytes."""
 
 _TIMED = "_kernel_time"
-"""What the profiler appends to the name of a node."""
+"""Suffix that the profiler appends to the name of a node."""
 
 
 _DISABLED = ["WeightBiasQuantization"]
-"""Rounds float32 weights between two quantised layers, which no plan asked for."""
+"""Optimisers that are switched off.
+
+This one would round float32 weights between two quantised layers, which is not part of the plan.
+"""
 
 _FORMATS = {
     **dict.fromkeys(("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat"), "w8a8"),
     **dict.fromkeys(("Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm"), "fp32"),
     **dict.fromkeys(("MatMul", "FusedMatMul"), "fp32"),
-    "MatMulNBits": "",  # said by its attributes
+    "MatMulNBits": "",  # its attributes determine the format
 }
 
 
 def _kernels(
     optimized: onnx.ModelProto, labels: Mapping[str, Sequence[str]]
 ) -> Iterator[RealisedKernel]:
-    """Return the multiplications of the optimised model."""
+    """Yield the multiplications of the optimised model."""
     for node in optimized.graph.node:
         if node.op_type in _FORMATS:
-            # The optimiser adds to the names of the nodes, or values, that it replaces.
+            # The optimiser extends the names of the nodes, or values, that it replaces.
             name = node.name.removeprefix("fused ")
             name = name if name in labels else re.sub(_SUFFIX, "", name)
             domain = f"{node.domain}." if node.domain else ""
@@ -222,14 +225,14 @@ def _kernels(
 
 
 def _unpacked_format(node: onnx.NodeProto) -> str:
-    """Return the format of the weights, if they were unpacked when the model was opened."""
+    """Return the format of weights that were unpacked when the model was opened, or ``""``."""
     found = [re.search(r"_unpacked_(\w+)$", name) for name in node.input]
     return next((match[1] for match in found if match), "")
 
 
 def _packed_format(node: onnx.NodeProto) -> str:
     sizes = {a.name: a.i for a in node.attribute}
-    # Channels are packed in blocks too, of the same scale.
+    # Channels without groups are packed in blocks too, all with the same scale.
     group = f"g{sizes['block_size']}" if node.input[2].endswith("_group_scales") else ""
     return f"w{sizes['bits']}{group}"
 

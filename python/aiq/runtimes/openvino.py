@@ -25,27 +25,27 @@ from aiq.runtimes.times import KernelTimes
 from aiq.runtimes.weight_only import FORMATS as PACKED
 
 OPSET = 22
-"""The first operators of ONNX that compute in bfloat16."""
+"""The first version of ONNX's operators that compute in bfloat16."""
 
 _WEIGHTED = {Op.CONV, Op.POINTWISE, Op.DEPTHWISE, Op.GROUPED, Op.LINEAR}
 
 
 class OpenVino(OnnxBased):
-    """OpenVINO on the QDQ model.
+    """OpenVINO's CPU plugin on a QDQ model.
 
-    Its low-precision transformations fuse the addition of two convolutions; that of a convolution
-    and its block's input stays a pass of its own.
+    Its low-precision transformations fuse the addition of two convolutions; the addition of a
+    convolution and its block's input remains a separate kernel.
 
-    The quantize nodes are ours, not NNCF's: so the scales are those that the plan's accuracy was
-    measured with, and the same in every runtime. bfloat16 is written into the graph layer by layer,
-    not left to the global precision hint.
+    aiq inserts the quantize nodes itself, not NNCF. The scales are therefore those with which the
+    plan's accuracy was measured, and the same in every runtime. Casts to bfloat16 are in the graph,
+    layer by layer, instead of the global precision hint.
     """
 
     name = "openvino"
 
     @property
     def target(self) -> Target:
-        """What its kernels expect."""
+        """Description of the graphs that its kernels expect."""
         return Target(weight_bits=instructions.weight_bits(), packed=PACKED)
 
     @property
@@ -54,7 +54,7 @@ class OpenVino(OnnxBased):
         return f"openvino-{openvino.__version__}"
 
     def _support(self, op: Op, fmt: Format) -> Support:
-        """Return the kind of support; bfloat16 is native where the CPU has it."""
+        """Return the kind of support; bfloat16 is native if the CPU supports it."""
         if fmt.name == "fp32":
             return Support.NATIVE
         if fmt.name == "fp16" or op not in _WEIGHTED:
@@ -81,7 +81,7 @@ class OpenVino(OnnxBased):
         return path, path.with_suffix(".bin")
 
     def _write(self, job: Job, path: Path) -> None:
-        """Write the network, and its weights in a file with the suffix ``.bin`` beside it."""
+        """Write the network, and its weights to a file with the suffix ``.bin`` beside it."""
         proto, labels = self._convert(job)
         model = core().read_model(proto.SerializeToString())
         weights = openvino_files.fingerprint(model)
@@ -154,7 +154,7 @@ class OpenVino(OnnxBased):
 
 
 _MOST = 2**28
-"""Bytes of the largest description of a network that is read; its weights are in another file."""
+"""Largest size in bytes of the file of a network, whose weights are in another file."""
 _ROUNDED_GROUP = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
 
 
@@ -170,10 +170,10 @@ def _load(model: openvino.Model, labels: Mapping[str, Sequence[str]]) -> Compile
 
 
 def _runner(program: openvino.CompiledModel) -> Callable[..., list[torch.Tensor]]:
-    """Return what runs `program`, in several threads at once if need be.
+    """Return a function that runs `program`, and that several threads may call at once.
 
-    A request holds the tensors of one call, so every call has one to itself: a free one, or a new
-    one where as many calls run as there are requests.
+    A request holds the tensors of one call, so each call uses a free request, or a new one if no
+    request is free.
     """
     count = len(program.outputs)
     free = [program.create_infer_request()]
@@ -198,7 +198,7 @@ def _compile(model: openvino.Model, **more: object) -> openvino.CompiledModel:
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",  # bfloat16 runs where the model says so
+        "INFERENCE_PRECISION_HINT": "f32",  # the casts in the model decide about bfloat16
         _ROUNDED_GROUP: 0,
         **more,
     }
@@ -214,10 +214,10 @@ def _infer(request: openvino.InferRequest, inputs: Sequence[torch.Tensor]) -> No
 def _kernels(
     program: openvino.CompiledModel, labels: Mapping[str, Sequence[str]]
 ) -> Iterator[RealisedKernel]:
-    """Return the multiplications of the executable graph.
+    """Yield the multiplications of the executable graph.
 
-    A layer is known by its weights, which no fusion renames, or else by the names of the nodes that
-    went into a kernel. A kernel that merges several products counts for each of them.
+    A layer is identified by its weights, which no fusion renames, or else by the names of the nodes
+    that were fused into a kernel. A kernel that merges several products is yielded for each.
     """
     weights = _weights(layer for owners in labels.values() for layer in owners)
     for node in program.get_runtime_model().get_ordered_ops():
@@ -235,7 +235,7 @@ def _kernels(
                     f"{kind} {primitive}", _format(primitive, "", 1, 1), (layer,), place
                 )
             continue
-        # Names of all that was fused, with suffixes of the parts that were split off.
+        # The names of all fused nodes, with suffixes of parts that were split off.
         names = [name.split("/")[0] for name in info["originalLayersNames"].split(",")]
         known = [list(labels[name]) for name in names if name in labels]
         owner = layers[:1] or min(known, key=len, default=[])
@@ -248,7 +248,7 @@ def _info(node: openvino.Node) -> dict[str, str]:
 
 
 def _weights(layers: Iterable[str]) -> dict[str, str]:
-    """Return the layer of each name that a constant of weights may have."""
+    """Return name of a constant -> layer, for all names that a constant of weights may have."""
     found = {}
     for layer in layers:
         found[f"{layer}.weight"] = layer
@@ -257,15 +257,15 @@ def _weights(layers: Iterable[str]) -> dict[str, str]:
 
 
 _MERGED = "Subgraph"
-"""Type of the kernels that are compiled from several operators."""
+"""Type of kernels that are compiled from several operators."""
 
 _MULTIPLY = {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}
 
 
 def _channel(node: openvino.Node) -> tuple[int, int]:
-    """Return how many weights a channel of a product has, and how many scales."""
+    """Return the numbers of weights and of scales of a channel of a product."""
     shapes = [tuple(operand.get_shape()) for operand in node.inputs()]
-    # Operands are the activation, the weights, the bias, and, of stored integers, their scales.
+    # Operands are the activation, the weights, the bias, and the scales of stored integers.
     return shapes[1][-1], shapes[3][-1] if len(shapes) > 3 and len(shapes[3]) == 2 else 1
 
 

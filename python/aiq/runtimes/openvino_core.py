@@ -1,4 +1,4 @@
-"""The one OpenVINO core of the process."""
+"""The only OpenVINO core of the process."""
 
 from functools import cache
 
@@ -9,9 +9,8 @@ import openvino
 def core() -> openvino.Core:
     """Return the core, which lives as long as the process.
 
-    The CPU plugin gives its thread an alternate signal stack when the first core loads it, and
-    takes it away with the last program of that core. Where two cores end in the order in which they
-    began, the thread is left with a signal stack that is gone, and the next Ctrl-C is a
-    segmentation fault.
+    The CPU plugin sets an alternate signal stack for its thread when the first core loads it, and
+    frees it with the last program of that core. If two cores end in the order in which they began,
+    the thread keeps a freed signal stack, and the next Ctrl-C is a segmentation fault.
     """
     return openvino.Core()

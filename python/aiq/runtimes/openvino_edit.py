@@ -1,4 +1,4 @@
-"""Edits that an ONNX model needs before OpenVINO computes it as it is written."""
+"""Edits of an ONNX model without which OpenVINO computes wrong results."""
 
 import numpy as np
 import onnx
@@ -7,22 +7,22 @@ from onnx import helper, numpy_helper
 _QUANTIZED = {"QuantizeLinear", "DequantizeLinear"}
 
 _TINY = 2.0**-24
-"""Well above 1e-9, below which OpenVINO takes all values of a constant for zeros."""
+"""A size well above 1e-9, below which OpenVINO treats all values of a constant as zeros."""
 
 
 def keep_sums_apart(model: onnx.ModelProto) -> None:
     """Keep OpenVINO from misreading sums in quantised networks that have biases near zero.
 
-    Where a dequantised tensor is added to a product with a bias below 1e-9 in every channel, its
-    low-precision transformations (OpenVINO 2026.4) lose the scale of one of the two: the output is
-    off by more than its size. Such biases are usual where activations vanish, as in deep networks
-    with random weights. There the dequantised tensor goes through a ``LeakyRelu`` of slope 1 first,
-    which is exact and which those transformations do not cross.
+    If a dequantised tensor is added to a product with a bias below 1e-9 in every channel, the
+    low-precision transformations of OpenVINO 2026.4 lose the scale of one of the two, and the error
+    exceeds the output itself. Such biases are usual if activations vanish, as in deep networks with
+    random weights. In such sums, a ``LeakyRelu`` of slope 1 is applied to the dequantised tensor;
+    it is exact, and the transformations do not cross it.
 
     Parameters
     ----------
     model
-        Is changed.
+        The model, which is changed.
     """
     graph = model.graph
     constants = {value.name: value for value in graph.initializer}
@@ -48,16 +48,15 @@ def keep_sums_apart(model: onnx.ModelProto) -> None:
 def keep_padded_means_apart(model: onnx.ModelProto) -> None:
     """Keep OpenVINO from padding the codes of a quantised tensor with zeros.
 
-    Its low-precision transformations (OpenVINO 2026.4) compute an average pooling on the codes,
-    whatever their zero point. Where the mean counts padding, the zeros around the tensor then stand
-    for another number, and the border is wrong by as much as the zero point is worth. So what such
-    a pooling reads goes through a ``LeakyRelu`` of slope 1, which those transformations do not
-    cross.
+    The low-precision transformations of OpenVINO 2026.4 compute an average pooling on the integers,
+    whatever their zero point. If the mean counts padding, the zeros around the tensor then stand
+    for another number, and the border is wrong. Therefore a ``LeakyRelu`` of slope 1 is applied to
+    the input of such a pooling; it is exact, and the transformations do not cross it.
 
     Parameters
     ----------
     model
-        Is changed.
+        The model, which is changed.
     """
     graph = model.graph
     if not any(node.op_type in _QUANTIZED for node in graph.node):
@@ -82,18 +81,18 @@ def _is_tiny(constant: onnx.TensorProto) -> bool:
 def keep_products_apart(model: onnx.ModelProto) -> None:
     """Keep OpenVINO from merging small quantised matrix products into one kernel.
 
-    Its CPU plugin merges products of matrices with what stands between them where both are small
+    Its CPU plugin merges small products of matrices with the operators between them
     (``TokenizeMLPSeqSnippets`` in OpenVINO 2026.4). In the merged kernel, a product without a bias
-    whose result is rounded next is read in the wrong dtype: the output is off by a factor of 1e10.
-    With a bias the kernel is right, but does not say in which format it computes. So the result of
-    every product goes through a ``LeakyRelu`` of slope 1, which is exact. It ends the sequence of
-    operators that the plugin merges, and is computed by the kernel of the product itself. Networks
-    that quantise nothing are left as they are: their merged kernels are right, and faster.
+    whose result is rounded next is read in the wrong dtype: the output is wrong by a factor of
+    1e10. With a bias the kernel is right, but does not report its format. Therefore a ``LeakyRelu``
+    of slope 1 is applied to the result of every product. It is exact, it ends the sequence of
+    operators that the plugin merges, and the kernel of the product computes it. Networks without
+    quantisation are not changed, as their merged kernels are right, and faster.
 
     Parameters
     ----------
     model
-        Is changed. The shapes of its values are known.
+        The model, in which the shapes of all values are known; it is changed.
     """
     graph = model.graph
     if not any(node.op_type in _QUANTIZED for node in graph.node):

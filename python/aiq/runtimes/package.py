@@ -1,4 +1,4 @@
-"""The archive that AOTInductor writes, with what aiq says of the program in one more member."""
+"""The archive that AOTInductor writes, with aiq's description of the program as one more member."""
 
 import io
 import zipfile
@@ -24,13 +24,13 @@ def with_metadata(package: bytes, text: str) -> bytes:
 def metadata(path: Path) -> bytes:
     """Return the member that `with_metadata` added.
 
-    PyTorch unpacks the whole archive, so the sizes and names of all members are looked at first: it
-    stores them as they are, and what is larger than its archive was not written by it.
+    PyTorch unpacks the whole archive, so the sizes and names of all members are checked first. It
+    stores members uncompressed, so members larger than the archive were not written by PyTorch.
 
     Raises
     ------
     InputError
-        If the file is no such archive.
+        If the file is not such an archive.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -41,7 +41,7 @@ def metadata(path: Path) -> bytes:
                 raise ValueError("too much metadata")
             return archive.read(found)
     except (OSError, zipfile.BadZipFile, zlib.error, ValueError, RuntimeError, EOFError):
-        # zipfile's RuntimeError and its NotImplementedError: encrypted, or packed in a strange way
+        # zipfile raises RuntimeError for encrypted members and unknown methods of compression.
         raise InputError(
             f"{path} is no package that aiq wrote, or is damaged; give a file that aiq.export "
             "wrote."

@@ -1,4 +1,4 @@
-"""A compiled program: a callable that says in which format each of its layers really runs."""
+"""A compiled program: a callable that reports the format in which each layer really runs."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from aiq.runtimes.signature import Signature
 
 
 class Mismatch(NamedTuple):
-    """A layer that runs in another format than the one asked for."""
+    """A layer that runs in another format than the plan's."""
 
     layer: str
     asked: str
@@ -29,14 +29,14 @@ class Compiled:
     runtime
         Name of the runtime.
     signature
-        What it takes and returns.
+        Arguments and results of the program.
     kernels
-        The kernel of each layer in the compiled program. A layer without one is ``unknown``: its
-        work was folded away, or the runtime's names have changed.
+        Layer name -> kernel of the layer in the program. The format of a layer without a kernel is
+        ``unknown``: either its work was folded away, or the runtime's names have changed.
     threads
-        Threads it was compiled for.
+        Number of threads for which the program was compiled.
     function
-        The compiled program: takes the tensors of a call, returns the tensors of the result.
+        Function from the tensors of a call to the tensors of the result.
     """
 
     runtime: str
@@ -47,17 +47,17 @@ class Compiled:
 
     @property
     def asked(self) -> Mapping[str, str]:
-        """Format asked for, by layer."""
+        """Layer name -> format in the plan."""
         return self.signature.asked
 
     @property
     def realised(self) -> dict[str, str]:
-        """Format of the kernel that the compiled program really calls, by layer."""
+        """Layer name -> format of the kernel that the program really calls."""
         return {name: self.kernels.get(name, _UNKNOWN).format for name in self.asked}
 
     @property
     def mismatches(self) -> tuple[Mismatch, ...]:
-        """The layers whose realised format differs from the one asked for."""
+        """The layers whose realised format differs from that in the plan."""
         return tuple(
             Mismatch(layer, self.asked[layer], realised)
             for layer, realised in self.realised.items()
@@ -67,17 +67,18 @@ class Compiled:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the model's
         """Run the program on the arguments of the model.
 
-        Several threads may call it at once.
+        Several threads may call it at the same time.
 
         Raises
         ------
         InputError
-            If they are not those of the example, in number, name, structure, shape or dtype.
+            If the arguments differ from the example inputs in number, name, structure, shape or
+            dtype.
         RuntimeUnavailableError
             If the runtime fails on their values, such as indices beyond an embedding.
         """
         tensors = self.signature.arguments.tensors(args, kwargs)
-        try:  # a `with` would cost each call as much as a small layer
+        try:  # a `with` around each call would take as long as a small layer
             results = self.function(*tensors)
         except Exception:
             with door(self.runtime, "run on these inputs", _ADVICE):

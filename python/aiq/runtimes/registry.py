@@ -1,4 +1,4 @@
-"""The runtimes there are, installed or not."""
+"""The list of all runtimes, installed or not."""
 
 from importlib import import_module
 from importlib.util import find_spec
@@ -38,7 +38,7 @@ def names() -> tuple[str, ...]:
 
 
 def available() -> tuple[str, ...]:
-    """Return the names of the runtimes that can run here."""
+    """Return the names of the runtimes that are installed and can run on this machine."""
     found = []
     for name in _RUNTIMES:
         try:
@@ -50,12 +50,12 @@ def available() -> tuple[str, ...]:
 
 
 def get(name: str) -> Runtime:
-    """Return the runtime called `name`.
+    """Return the runtime with the given name.
 
     Raises
     ------
     RuntimeUnavailableError
-        If there is no such runtime, or something that it needs is not installed.
+        If there is no such runtime, or a package that it needs is not installed.
     """
     if name not in _RUNTIMES:
         raise RuntimeUnavailableError(f"Unknown runtime {name!r}; {advice(name, _RUNTIMES)}.")
@@ -76,9 +76,9 @@ def for_file(path: Path) -> Runtime:
     Raises
     ------
     InputError
-        If none does.
+        If no runtime does.
     RuntimeUnavailableError
-        If it is not installed.
+        If the runtime is not installed.
     """
     for name, entry in _RUNTIMES.items():
         if entry.suffix and entry.suffix == path.suffix:

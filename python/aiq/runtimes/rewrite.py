@@ -1,8 +1,8 @@
-"""A choice of formats written into a graph: quantize nodes, integer weights, casts.
+"""Write the formats of a plan into a graph, as quantize nodes, integer weights and casts.
 
-The result computes, in float32, what `aiq.quantize.simulate` computes, and says where each number
-is stored in which dtype. Every compiler of `aiq.runtimes` starts from it, so that all of them
-round with the same scales, those that the plan's accuracy was measured with.
+In float32, the rewritten graph computes the same as `aiq.quantize.simulate`; it also shows the
+dtype in which each tensor is stored. All compilers in `aiq.runtimes` start from it, so all of them
+round with the scales with which the plan's accuracy was measured.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -35,20 +35,20 @@ _RESHAPE = torch.ops.aten.reshape.default
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What the kernels of a runtime expect of a graph.
+    """Description of the graphs that the kernels of a runtime expect.
 
     Attributes
     ----------
     weight_bits
-        Most bits of a weight that meets integer activations: seven where kernels add pairs of
-        products in sixteen bits, which eight would overflow.
+        Largest number of bits of a weight that is multiplied by integer activations. It is seven if
+        kernels add pairs of products in sixteen bits, where eight would overflow.
     absorbed
         Names of the operators that integer kernels apply to their result before they round it;
-        ``None``: all that fuse into a layer. Before the first other one the result is rounded too.
+        ``None`` for all operators that fuse into a layer. The result is also rounded before the
+        first operator that is not absorbed.
     packed
-        Weight-only formats in which linear layers keep integer weights, because the runtime can
-        store them and multiply by them in float32; other weight-only layers get their rounded
-        weights as float32.
+        Names of the weight-only formats whose integer weights the runtime can store and multiply by
+        in float32. Weights of other weight-only formats are stored as rounded float32.
     """
 
     weight_bits: int = 8
@@ -58,17 +58,17 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
-    """A graph that says in which format every layer computes.
+    """A graph in which every layer computes in its format.
 
     Attributes
     ----------
     module
-        Takes the tensors of a call and returns a tuple of tensors.
+        Graph module from the tensors of a call to a tuple of tensors.
     heads
         Name of the graph node that multiplies by a layer's weights -> name of the layer, in the
         order in which they run.
     returns
-        What the model returns, without its tensors.
+        Structure of the model's outputs, without the tensors.
     """
 
     module: fx.GraphModule
@@ -88,16 +88,16 @@ def rewrite(
     Parameters
     ----------
     trace
-        Exported model; left as it is.
+        Exported model, which is not changed.
     example_inputs
         Arguments of one call.
     formats
-        Format by layer name; layers not named stay float32.
+        Format by layer name; layers that are not named stay float32.
     calibration
-        Batches on which activations are observed, for their ranges and for the biases that make up
-        for rounded weights; read only if a format quantises.
+        Batches of inputs that calibrate the ranges of activations, and the biases that correct the
+        error of rounded weights; read only if a format quantises.
     target
-        What the kernels expect.
+        Description of the graphs that the kernels expect.
 
     Raises
     ------
@@ -146,7 +146,7 @@ def rewrite(
 
 
 def _kernel_end(folded: Trace, layer: Layer, absorbed: Collection[str] | None) -> str:
-    """Return the node whose value an integer kernel of `layer` writes."""
+    """Return the name of the node whose value an integer kernel of `layer` computes."""
     if absorbed is None or layer.is_output:
         return layer.nodes[-1]
     nodes = {node.name: node for node in folded.module.graph.nodes}
@@ -161,7 +161,7 @@ def _kernel_end(folded: Trace, layer: Layer, absorbed: Collection[str] | None) -
 def _observe(
     module: fx.GraphModule, names: Sequence[str], batches: Iterable[Inputs]
 ) -> dict[str, Statistics]:
-    """Return the statistics of the values of the nodes called `names`."""
+    """Return the statistics of the values of the nodes with the given names."""
     statistics = {name: Statistics() for name in names}
 
     class Observer(fx.Interpreter):
@@ -179,7 +179,7 @@ def _observe(
 
 
 class _Writer:
-    """Edits the graph of a folded trace, layer by layer."""
+    """Writes formats into the graph of a folded trace, layer by layer."""
 
     def __init__(self, folded: Trace, simulator: Simulator, target: Target) -> None:
         self._module = folded.module
@@ -191,10 +191,10 @@ class _Writer:
         self._quantized: dict[tuple[fx.Node, int], fx.Node] = {}
         self._own: set[fx.Node] = set()  # clamps and quantize nodes
         self.either: set[fx.Node] = set()
-        """Dequantize nodes whose value the layers allow to be bfloat16."""
+        """Dequantize nodes whose value may be bfloat16 by the formats of the layers."""
 
     def rewrite(self, layer: Layer, fmt: Format, kernel_end: str | None) -> None:
-        """Write the format of one layer; layers come in the order in which they run."""
+        """Write the format of one layer; call it for layers in the order in which they run."""
         head, tail = self._nodes[layer.nodes[0]], self._nodes[layer.nodes[-1]]
         if fmt.quantizes_weights:
             self._weights(layer.name, head, fmt)
@@ -213,15 +213,15 @@ class _Writer:
                         self.either.add(rounded)
 
     def _on_grid(self, node: fx.Node, tensor: str, bits: int, user: fx.Node) -> fx.Node:
-        """Return what `user` reads instead of `node`: its value rounded to `bits`.
+        """Return the node that `user` reads instead of `node`: its value rounded to `bits`.
 
-        Compilers match a dequantize node of its own before every reader.
+        Compilers expect a separate dequantize node before every reader.
         """
         grid = self._grid(node)
         if grid is not None and grid[0] == bits and node in self._grids:
             return node
         if grid is not None and grid[0] == bits:
-            affine = grid[1]  # a view or a maximum of integers is an integer of the same grid
+            affine = grid[1]  # views and maxima of integers have the same scale
         else:
             affine = self._simulator.activation(tensor, INTEGERS[bits])
         graph = self._module.graph
@@ -235,7 +235,7 @@ class _Writer:
                     source = last = graph.call_function(torch.ops.aten.clamp.default, (node, *ends))
                 self._own.add(last)
             elif _saturates(node, affine):
-                # A clamp that is left may keep a compiler from using its integer kernel.
+                # The clamp is left out, as it may keep a compiler from using its integer kernel.
                 source = argument(node, "input", node.args[0])
             with graph.inserting_after(last):
                 arguments = (source, scale, zero_point, *limits, torch.uint8)
@@ -250,7 +250,7 @@ class _Writer:
         return result
 
     def _grid(self, node: fx.Node) -> tuple[int, Affine] | None:
-        """Return the grid on which the values of `node` lie already."""
+        """Return the bits and the quantiser to which the values of `node` are rounded already."""
         if node in self._grids:
             return self._grids[node]
         return self._grid(node.all_input_nodes[0]) if keeps_grid(node) else None
@@ -286,8 +286,8 @@ class _Writer:
                     weight = graph.call_function(_RESHAPE, arguments)
             else:
                 rounded = self._simulator.weight(*key)
-                # Weights with channels last have a convolution write its result so, and a view of
-                # that, which the model was exported with, may not exist.
+                # With channels-last weights, a convolution returns a channels-last result, of which
+                # the views in the exported graph may be impossible.
                 weight = self._constant(head, "rounded", rounded.contiguous())
         head.replace_input_with(source, weight)
 
@@ -307,11 +307,11 @@ class _Writer:
 
 
 def _saturates(node: fx.Node, affine: Affine) -> bool:
-    """Whether rounding to the grid does what the clamp `node` does, which is then superfluous."""
+    """Whether rounding with `affine` includes the clamp `node`, which is then superfluous."""
     limits = bounds(node)
     if limits is None:
         return False
     scale, zero_point = float(affine.scale), int(affine.zero_point)
     low, high = (limit / scale + zero_point for limit in limits)
-    # Half a step beyond its last code a grid saturates too.
+    # Up to half a step beyond the last integer, rounding saturates as well.
     return low - 0.5 < affine.scheme.low and high + 0.5 > affine.scheme.high

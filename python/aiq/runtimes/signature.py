@@ -1,7 +1,7 @@
-"""What a program takes, returns and was asked to be, in memory and in the program's file.
+"""The arguments, results and formats of a program, in memory and in the program's file.
 
-A file is read with a schema, and nothing that it names is imported. The first version kept the
-structure of the results as PyTorch prints it; what of that is a tuple, list or dict is still read.
+A file is read with a schema, and nothing that it names is imported. Version 1 kept the structure of
+the results as PyTorch prints it; tuples, lists and dicts in it are still read.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,10 +21,10 @@ from aiq.runtimes.structure import GAP, Node, Template
 from aiq.typed import dump_json, parse_json
 
 METADATA = "aiq"
-"""Key under which a file keeps its `Document`."""
+"""Key of the `Document` in a program's file."""
 
 LIMIT = 64 * 2**20
-"""Bytes of the largest document."""
+"""Largest size of a document in bytes."""
 
 _SCHEMA, _OLD_SCHEMA = "aiq/program/v2", "aiq/program/v1"
 _WHAT, _ADVICE = "a program that this version of aiq wrote", "export the plan again"
@@ -35,16 +35,16 @@ Size = Annotated[int, Meta(ge=0, le=2**48)]
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What a program takes, what it returns, and what it was asked to be.
+    """The arguments and results of a program, and the formats of its plan.
 
     Attributes
     ----------
     asked
-        Format asked for, by layer.
+        Layer name -> name of the format in the plan.
     arguments
-        Of a call.
+        Arguments of a call.
     returns
-        What the model returns, without its tensors.
+        Structure of the model's outputs, without the tensors.
     """
 
     asked: Mapping[str, str]
@@ -54,16 +54,16 @@ class Signature:
     def check(
         self, inputs: Sequence[tuple[tuple[int, ...], object]], outputs: int, file: Path
     ) -> None:
-        """Raise `InputError` if the program in `file` takes or returns something else.
+        """Raise `InputError` if the program in `file` has other inputs or outputs.
 
         Parameters
         ----------
         inputs
-            Shape and NumPy dtype of each tensor that the program takes.
+            Shape and NumPy dtype of each input of the program.
         outputs
-            How many tensors it returns.
+            Number of outputs of the program.
         file
-            What the message names.
+            File that the message names.
         """
         specs = self.arguments.specs
         mine = [(x.shape, torch.empty(0, dtype=x.dtype).numpy().dtype) for x in specs]
@@ -75,7 +75,7 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class InputDocument:
-    """A `TensorSpec`."""
+    """A `TensorSpec`, as a file keeps it."""
 
     shape: tuple[Size, ...]
     dtype: str
@@ -84,22 +84,24 @@ class InputDocument:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Everything that a file says of its program.
+    """The description of a program in its file.
 
     Attributes
     ----------
     formats
-        Format asked for, by layer.
+        Layer name -> name of the format in the plan.
     arguments, inputs
-        What it takes: the structure of ``(args, kwargs)``, and the tensors in it.
+        Structure of ``(args, kwargs)``, and the tensors in it.
     returns
         Structure of the result.
     labels
-        Of runtimes that read ONNX: name of a value or node -> the layers that it may belong to.
+        For runtimes that read ONNX, name of a value or node -> layers to which it may belong.
     kernels, threads
-        Of Inductor: kernel by layer, and the threads that the program was compiled for.
+        For Inductor, kernel by layer name, and the number of threads for which the program was
+        compiled.
     weights
-        Of OpenVINO: fingerprint of the weights, which are in another file; ``None`` in older files.
+        For OpenVINO, fingerprint of the weights, which are in another file; ``None`` in older
+        files.
     """
 
     formats: dict[str, str]
@@ -112,7 +114,7 @@ class Document:
     weights: str | None = None
 
     def signature(self) -> Signature:
-        """Return what is said of the call and of the result.
+        """Return the signature that the document describes.
 
         Raises
         ------
@@ -139,12 +141,12 @@ def write(
     threads: int | None = None,
     weights: str | None = None,
 ) -> str:
-    """Return the text that `read` understands; parameters as in `Document`.
+    """Return a document as text, which `read` reads; the parameters are those of `Document`.
 
     Raises
     ------
     InputError
-        If the model takes or returns something that a file cannot describe.
+        If the model has an argument or a result that a file cannot describe.
     """
     arguments = signature.arguments
     document = Document(
@@ -161,12 +163,12 @@ def write(
 
 
 def read(text: str | bytes | None, file: Path) -> tuple[Signature, Document]:
-    """Return what `write` wrote into `file`.
+    """Return the signature and the document in `text`, which `write` wrote into `file`.
 
     Raises
     ------
     InputError
-        If it is something else, or was written by a version that cannot be read.
+        If the text is not a document, or was written by a version that cannot be read.
     """
     if not text or len(text) > LIMIT:
         found = f"holds more than {LIMIT} bytes of metadata" if text else "was not written by aiq"
@@ -204,7 +206,7 @@ def _spec(found: InputDocument) -> TensorSpec:
 
 
 class _Head(msgspec.Struct):
-    """All that is read of a document of unknown version."""
+    """The part of a document that is read to find its version."""
 
     schema: str
 
@@ -234,7 +236,7 @@ class _OldStructure:
 
 @dataclass(frozen=True, slots=True)
 class _Old:
-    """Version 1 of `Document`, which knew neither nested arguments nor strides."""
+    """Version 1 of `Document`, without nested arguments and strides."""
 
     formats: dict[str, str]
     shapes: tuple[tuple[Size, ...], ...]

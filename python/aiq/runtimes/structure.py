@@ -1,7 +1,7 @@
-"""What stands around the tensors of a call or of a result: tuples, dicts, and plain values.
+"""The structure around the tensors of a call or a result: tuples, dicts, and plain values.
 
-In memory that is a `Template`, whose types are the model's own. A file keeps a `Node`, which knows
-tuples, lists, dicts and plain values only: reading it imports nothing.
+In memory it is a `Template`, which has the model's own types. A file keeps a `Node`, which has only
+tuples, lists, dicts and plain values, so that reading it imports nothing.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from aiq.errors import GraphError, InputError
 
 
 class _Gap:
-    """Where a tensor belongs."""
+    """Placeholder of a tensor."""
 
     def __repr__(self) -> str:
         return "tensor"
@@ -34,14 +34,14 @@ class Node:
     Attributes
     ----------
     kind
-        A ``tensor`` is the next one; a ``float`` has its digits in `value`, since JSON knows no
-        infinity and no NaN.
+        Kind of the value. A ``tensor`` is the next tensor. A ``float`` has its digits in `value`,
+        since JSON has neither infinity nor NaN.
     value
-        Of a plain value.
+        The value, if it is a plain one.
     keys
-        Of a dict.
+        Keys of a dict.
     parts
-        Of a tuple, list or dict.
+        Items of a tuple or list, or values of a dict.
     """
 
     kind: Literal["tensor", "value", "float", "tuple", "list", "dict"]
@@ -57,9 +57,9 @@ class Template:
     Attributes
     ----------
     spec
-        Its containers.
+        The containers.
     leaves
-        What is in them, in order: `GAP` where a tensor belongs.
+        The values in the containers, in order, with `GAP` in place of each tensor.
     """
 
     spec: pytree.TreeSpec
@@ -67,7 +67,7 @@ class Template:
 
     @classmethod
     def of(cls, value: object) -> "Template":
-        """Return the template of `value`, which may hold tensors or `GAP`."""
+        """Return the template of `value`, which may contain tensors or `GAP`."""
         leaves, spec = pytree.tree_flatten(value)
         return cls(spec, tuple(GAP if isinstance(x, torch.Tensor) else x for x in leaves))
 
@@ -77,7 +77,7 @@ class Template:
         return sum(leaf is GAP for leaf in self.leaves)
 
     def fill(self, tensors: Iterable[object]) -> Any:  # noqa: ANN401 - any structure
-        """Return the value with `tensors` in it, in order."""
+        """Return the value with `tensors` in the places of the gaps, in order."""
         if self.spec.is_leaf() and self.leaves == (GAP,):
             (tensor,) = tensors
             return tensor
@@ -86,14 +86,14 @@ class Template:
         return pytree.tree_unflatten(filled, self.spec)
 
     def to_node(self) -> Node:
-        """Return it as a file keeps it: a named tuple as a tuple, a dataclass as a dict.
+        """Return the template as a file keeps it: named tuples as tuples, dataclasses as dicts.
 
         Raises
         ------
         InputError
-            If it has a value, or a container, that a file cannot keep.
+            If it has a value or a container that a file cannot keep.
         """
-        gaps = [torch.empty(0) for _ in range(self.count)]  # some types ask whether it is a tensor
+        gaps = [torch.empty(0) for _ in range(self.count)]  # some containers accept only tensors
         return _node(self.fill(gaps))
 
     @classmethod
@@ -157,14 +157,14 @@ def _value(node: Node) -> Any:  # noqa: ANN401 - any structure
 
 
 def take_values(graph: fx.Graph, batch: int) -> Template:
-    """Leave only tensors among the results of an exported graph, and return all of its results.
+    """Remove results that are not tensors from an exported graph; return the template of all.
 
     Parameters
     ----------
     graph
-        Its output is changed; numbers that follow from the batch size are found by putting it in.
+        The graph, whose output is changed.
     batch
-        Size of the batch.
+        Size of the batch, from which results that depend on it are computed.
 
     Raises
     ------
@@ -198,5 +198,5 @@ def _result(x: object, batch: int) -> Any:  # noqa: ANN401 - whatever the model 
 
 
 def names(keys: Iterable[object]) -> str:
-    """Return keys as a message lists them."""
+    """Return keys as a list for a message."""
     return ", ".join(map(str, keys))

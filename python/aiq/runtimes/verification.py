@@ -1,30 +1,30 @@
-"""A program is compared with the graph that it was compiled from before anyone gets it.
+"""Compare a program with the graph from which it was compiled, before it is handed out.
 
-Compilers have faults that raise nothing. One batch is run through the program and, operator by
-operator in PyTorch, through the rewritten graph, whose formats are written into it. The two differ
-by rounding alone, unless the program is wrong. How much rounding explains is not one number: in a
-deep network a sum in another order moves one value to the next integer, and that moves others. So
-the limit is measured on the network itself, on the same batch.
+Compilers have faults that raise no error. One batch is therefore run through the program and,
+operator by operator in PyTorch, through the rewritten graph. If the program is right, the two
+differ only by rounding. The size of such differences depends on the network: in a deep network, a
+sum in another order changes one value to the next integer, which changes others. The limit is
+therefore measured on the network itself, with the same batch.
 
-With r what the rewritten graph returns, f what the network returns in float32, and n what the
-rewritten graph returns when every value it computes is moved by a rounding error, the norm of the
-difference of program and r may be at most
+Let r be the output of the rewritten graph, f that of the network in float32, and n that of the
+rewritten graph with a random rounding error added to every value. The norm of the difference
+between the program's output and r may be at most
 
 ``rounding ||r|| + max(min(2 ||r - f||, ||r|| / 2), 2 ||r - n||)``.
 
-* ``rounding`` is what the runtime documents of single operators, with room for the layers one after
-  another: 2^-10 for float32, whose sums have another order in each compiler, and 2^-6 where layers
-  compute in bfloat16 (it keeps eight bits) or meet integer weights in kernels that round what they
-  read. Most programs stay below it, and nothing else is computed for them.
-* ``2 ||r - f||``: a right program whose roundings all fall differently is as far from float32 as r
-  is, and so at most twice as far from r. The bound is cut at half of ||r||: a format so coarse that
-  its output is no longer like float32's would excuse any program.
-* ``2 ||r - n||``: a network that turns rounding errors into changes of that size does so in every
-  right program. Networks with random weights, tens of layers deep, do.
+* ``rounding`` is the error that runtimes document for single operators, enlarged for the number of
+  layers. It is 2^-10 for float32, as each compiler sums in another order, and 2^-6 if layers
+  compute in bfloat16, which has eight bits, or multiply by integer weights in kernels that round
+  activations. Most programs are below it, and then nothing else is computed.
+* ``2 ||r - f||``: if all roundings of a right program differ, its output is about as far from f as
+  r is, and so at most twice as far from r. The bound is at most half of ||r||, since a format whose
+  output is unlike float32 would otherwise excuse any program.
+* ``2 ||r - n||``: if a network turns rounding errors into changes of that size, it does so in every
+  right program. Networks with random weights and tens of layers do.
 
-The limit holds for each output. Values that are not finite have to be so in both. Integers, such as
-indices of classes, may change wherever values are close: more than half of them may not, beyond
-those that rounding changes.
+The limit applies to each output. Values that are not finite must be so in both. Integers, such as
+indices of classes, may change where values are close. They fail if the fraction that changes
+exceeds a half by more than the limit.
 """
 
 import math
@@ -41,16 +41,16 @@ from aiq.errors import VerificationError
 from aiq.formats import BF16, Format
 
 FLOAT32_ROUNDING = 2.0**-10
-"""Relative to the norm of an output: sums of float32 in another order, layer after layer."""
+"""Error of a float32 network whose sums have another order, relative to the output's norm."""
 
 BFLOAT16_ROUNDING = 2.0**-6
-"""The same where layers compute in bfloat16, or in kernels that round activations themselves."""
+"""The same if layers compute in bfloat16, or in kernels that round activations themselves."""
 
 _NOISE = {torch.float32: 2.0**-17, torch.bfloat16: 2.0**-9, torch.float16: 2.0**-11}
-"""Relative rounding error of one operator: of a sum of some thousand products, in float32."""
+"""Relative rounding error of one operator; in float32, that of a sum of some thousand products."""
 
 _SMALLEST = torch.finfo(torch.float32).tiny
-"""Processors may round values smaller than this one to zero."""
+"""Value below which processors may round to zero."""
 
 _UNROUNDED = {
     operator.getitem,
@@ -61,7 +61,7 @@ _UNROUNDED = {
 
 
 class Distance(NamedTuple):
-    """How far an output is from the reference, and how far it may be, both relative to its norm."""
+    """Distance of an output from the reference, and its limit, both relative to the norm."""
 
     found: float
     allowed: float
@@ -69,21 +69,20 @@ class Distance(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What a program has to compute.
+    """The outputs that a program has to compute.
 
     Attributes
     ----------
     runtime
         Name of the runtime, for messages.
     formats
-        Format of every layer.
+        Layer name -> format.
     packed
-        Names of the weight-only formats for which the runtime has kernels of its own.
+        Names of the weight-only formats for which the runtime has kernels.
     inputs
         The tensors of one call.
     rewritten
-        Graph with the formats written into it. Compilers edit the one that they are given, so this
-        is a copy, which shares its constants.
+        Rewritten graph. As compilers edit their graph, this is a copy, which shares its constants.
     exact
         The network in float32.
     """
@@ -96,19 +95,19 @@ class Reference:
     exact: fx.GraphModule
 
     def check(self, program: Callable[..., Iterable[Tensor]], what: str = "The program") -> None:
-        """Run `program` once and compare what it returns.
+        """Run `program` once and compare its outputs.
 
         Parameters
         ----------
         program
-            Takes the tensors of a call and returns the tensors of the result.
+            Function from the tensors of a call to the tensors of the result.
         what
-            Says in a message what was run.
+            Name of the program in a message.
 
         Raises
         ------
         VerificationError
-            If it returns something else than rounding explains.
+            If the outputs differ by more than rounding can cause.
         """
         with torch.no_grad():
             found = list(program(*self.inputs))
@@ -128,7 +127,7 @@ class Reference:
             )
 
     def _worst(self, found: Sequence[Tensor], expected: Sequence[Tensor]) -> Distance:
-        """Return the distance of the output that exceeds its limit most."""
+        """Return the distance of the output that exceeds its limit the most."""
         rounding = self._rounding()
         near = [Distance(_distance(x, y), rounding) for x, y in zip(found, expected, strict=True)]
         if all(one.found <= one.allowed for one in near):
@@ -160,36 +159,36 @@ class Reference:
 
 
 def snapshot(module: fx.GraphModule) -> fx.GraphModule:
-    """Return a copy of a graph that shares its constants with it."""
+    """Return a copy of a graph that shares its constants."""
     graph = fx.Graph()
     graph.output(graph.graph_copy(module.graph, {}))
     return fx.GraphModule(module, graph)
 
 
 class _Operators(fx.Interpreter):
-    """Runs a graph one operator at a time, in float32 without any compiler."""
+    """Runs a graph operator by operator, in float32, without a compiler."""
 
     def results(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Return the tensors that the graph returns for those of a call."""
+        """Return the tensors of the result for the tensors of a call."""
         values = self.run(*inputs, enable_io_processing=False)
         return [value for value in pytree.tree_leaves(values) if isinstance(value, Tensor)]
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:  # noqa: ANN401
-        """Run one operator; a view of memory in another order becomes a copy."""
+        """Run one operator; a view becomes a copy if the memory order does not allow it."""
         if target is torch.ops.aten.view.default:
             target = torch.ops.aten.reshape.default
         return super().call_function(target, args, kwargs)
 
 
 class _Noisy(_Operators):
-    """Moves every value that it computes by a rounding error."""
+    """Adds a random rounding error to every value that it computes."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
         self._generator = torch.Generator().manual_seed(0)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:  # noqa: ANN401
-        """Run one operator and move its value."""
+        """Run one operator and add a random rounding error to its value."""
         value = super().call_function(target, args, kwargs)
         size = _NOISE.get(value.dtype) if isinstance(value, Tensor) else None
         if size is None or target in _UNROUNDED:
@@ -199,9 +198,10 @@ class _Noisy(_Operators):
 
 
 def _distance(value: Tensor, reference: Tensor) -> float:
-    """Return the norm of the difference, relative to that of `reference`.
+    """Return the norm of the difference over that of `reference`.
 
-    Infinite where only one of the two is finite. Of integers, the share above a half that differs.
+    It is infinite if only one of the two is finite somewhere. For integers it is the fraction of
+    values that differ, minus a half, and at least 0.
     """
     if not (reference.is_floating_point() or reference.is_complex()):
         changed = (value != reference).double().mean() if reference.numel() else 0.0

@@ -1,4 +1,4 @@
-"""The solver for people who bring their own tables."""
+"""The exact solver, which also works on tables of your own."""
 
 from aiq.solver.certificate import Certificate, Proof
 from aiq.solver.check import Check, check

@@ -1,4 +1,4 @@
-"""What proves a solution."""
+"""Certificates, which prove solutions."""
 
 from dataclasses import dataclass
 
@@ -12,11 +12,12 @@ class Proof:
     weights
         Multipliers of cost, loss and size: non-negative integers.
     closed
-        ``bound``, ``enumerated``, ``infeasible``, ``branched`` or ``open``.
+        How the subproblem was closed: ``bound``, ``enumerated``, ``infeasible``, ``branched``, or
+        ``open`` if it was not.
     layer, choice
-        If branched: the first side has this choice at this layer, the second all others.
+        If branched, the first side has this choice at this layer, and the second all others.
     equal, other
-        If branched: the two sides, as positions in the list of proofs.
+        If branched, positions of the first and the second side in the list of proofs.
     """
 
     weights: tuple[int, int, int]
@@ -29,24 +30,24 @@ class Proof:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """A claim about a problem, and what lets a checker verify it. All numbers are fixed-point.
+    """A claim about a problem, with a proof that can be checked. All numbers are fixed-point.
 
     Attributes
     ----------
     status
-        As in the solution.
+        Status of the solution.
     minimize
         The objective: ``cost``, ``loss`` or ``size``.
     limits
-        Largest allowed cost, loss and size; None is no budget.
+        Budgets on cost, loss and size; None for no budget.
     choices
-        The plan; empty if there is none.
+        Choice of each layer; empty if there is no plan.
     values
         Cost, loss and size of the plan.
     bound
-        Proved lower bound on the objective.
+        Proved lower bound of the objective, or None.
     proof
-        The branching tree, root first.
+        The branching tree, with its root first.
     """
 
     status: str

@@ -1,6 +1,6 @@
 """An independent checker of certificates, in plain Python integers.
 
-It shares no code with the solver: what the solver computes in Rust is computed here once more.
+It shares no code with the solver, which computes the same in Rust.
 """
 
 from dataclasses import dataclass
@@ -23,24 +23,24 @@ from aiq.solver.solve import fixed_limits
 from aiq.solver.wellformed import MEASURES, malformed
 
 MAX_WORK = 50_000_000
-"""Table entries and sums that are looked at by default: about a minute."""
+"""Largest number of table entries and sums to process by default, which takes about a minute."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What the checker found out by itself.
+    """The result of a check.
 
     Attributes
     ----------
     ok
         Whether every claim of the certificate is proved.
     failures
-        One sentence for every claim that is not.
+        A sentence for every claim that is not proved.
     values
         Recomputed cost, loss and size of the plan; None without a plan.
     bound
-        Lower bound on the objective that the checker proved, at most the claimed one; None if
-        nothing was claimed or the certificate is malformed. ``2**62`` says that there is no plan.
+        Lower bound of the objective that the checker proved, at most the claimed one. It is None if
+        no bound was claimed or the certificate is malformed, and ``2**62`` if there is no plan.
     """
 
     ok: bool
@@ -62,35 +62,34 @@ def check(
 ) -> Check:
     """Verify a certificate without the solver: feasibility, objective, and lower bound.
 
-    The question is the caller's: problem, budgets and objective as they were given to `solve`. A
-    certificate that answers another one is not accepted. Bounds are recomputed by a dynamic
-    program per subproblem, and subproblems that the solver closed by enumeration are enumerated
-    again.
+    The caller gives problem, budgets and objective as they were given to `solve`; a certificate for
+    another question is not accepted. The bound of each subproblem is recomputed by a dynamic
+    program. Subproblems that the solver closed by enumeration are enumerated again.
 
-    A certificate proves what its status says: ``optimal`` that no plan within the budgets is
-    better, ``infeasible`` that there is none. The others prove their plan, if there is one, and
-    their bound, if there is one.
+    The status ``optimal`` claims that no plan within the budgets is better, and ``infeasible`` that
+    there is no plan. With another status, the plan and the bound are proved, if there are any.
 
     Parameters
     ----------
     problem
-        The tables the certificate speaks of.
+        The tables.
     certificate
-        From a solution of that problem, or from a stranger.
+        Certificate of a solution of that problem, from any source.
     max_loss, max_size, max_cost, minimize
-        As given to `solve`.
+        Budgets and objective that were given to `solve`.
     replay
-        Whether to enumerate; plain Python, so seconds for a thousand layers. Without it, a
-        certificate that rests on an enumeration is not accepted, and `bound` is what the
-        Lagrangian bounds prove alone.
+        Whether to enumerate in plain Python, which takes seconds for a thousand layers. Without it,
+        a certificate that rests on an enumeration is not accepted, and `bound` is the Lagrangian
+        bound.
     max_work
-        Table entries and sums to look at; a proof that needs more is not accepted.
+        Largest number of table entries and sums to process; a proof that needs more is not
+        accepted.
 
     Raises
     ------
     InputError
-        If the problem is no `Problem`, the certificate no `Certificate`, or a budget is bad. What
-        is wrong inside a certificate is a failure instead.
+        If the problem is not a `Problem`, the certificate not a `Certificate`, or a budget is not
+        valid. A wrong claim in a certificate is a failure, not an error.
     """
     if not isinstance(problem, Problem):
         raise InputError(f"problem is a {type(problem).__name__}; give the aiq.solver.Problem")
@@ -133,7 +132,7 @@ def check(
 def _plan_failures(
     certificate: Certificate, values: tuple[int, int, int] | None, at: int
 ) -> list[str]:
-    """List what is wrong with the plan, and with what the status says of it."""
+    """Return the failures of the plan, and of what the status claims about it."""
     failures: list[str] = []
     status, bound = certificate.status, certificate.bound
     if certificate.values != (values or (0, 0, 0)):
@@ -159,7 +158,7 @@ def _plan_failures(
 def _verify(
     tables: Tables, proofs: tuple[Proof, ...], claim: int, replay: bool, effort: Effort
 ) -> int:
-    """Prove a bound by the branching tree, at most `claim`.
+    """Return the lower bound that the branching tree proves, at most `claim`.
 
     The proofs must be a tree, so that each subproblem is visited at most once.
     """
@@ -184,7 +183,7 @@ def _verify(
             bound = congruence.up(-((-slack) // weights[0]), weights)
         if bound >= claim:
             continue
-        # excess from which on a plan cannot be cheaper than the claim
+        # An excess of this size or more shows that a plan is not cheaper than the claim.
         below = congruence.down(claim - 1, weights)
         gap = weights[0] * below - slack + 1 if weights[0] else UNLIMITED
         keep = [

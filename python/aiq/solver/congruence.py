@@ -1,9 +1,9 @@
-"""Which totals plans can have at all: the checker's rounding of budgets and bounds.
+"""The checker's rounding of budgets and bounds to totals that plans can have.
 
-Plans differ by points of the lattice that the differences between choices span. A budget may be
-rounded down to the next total that a plan could use of it. And where some
-``objective + sum u_m * budget_m`` has the same remainder for all plans, a Lagrangian bound rises
-to the next objective that a plan which uses up its budgets could have.
+Plans differ by points of the lattice that the differences between choices span. A budget can be
+rounded down to the next total that a plan can have. If some ``objective + sum u_m * budget_m`` has
+the same remainder for all plans, a Lagrangian bound can be rounded up to the next objective that a
+plan which uses up its budgets can have.
 """
 
 from itertools import islice
@@ -15,7 +15,7 @@ _MAX_QUOTIENT = 16
 
 
 def usable(tables: Tables) -> Point:
-    """Round the limits down to what a plan could use."""
+    """Round the limits down to totals that a plan can have."""
     first, step = [0] * len(tables.measures), [0] * len(tables.measures)
     for points in tables.points():
         for m, values in enumerate(zip(*points, strict=True)):
@@ -28,22 +28,22 @@ def usable(tables: Tables) -> Point:
 
 
 class Congruence:
-    """Holds for all plans of a problem; a modulus of 1 says nothing.
+    """A congruence that holds for all plans of a problem; it is trivial if its modulus is 1.
 
     Attributes
     ----------
     modulus
-        Of the remainders.
+        Modulus of the congruence.
     multipliers
-        ``u``, one for every budget.
+        The numbers ``u_m``, one for each budget.
     residue
-        Remainder of the objective of a plan that uses its budgets up.
+        Remainder of the objective of a plan that uses up its budgets.
     """
 
     def __init__(self, tables: Tables, limits: Point) -> None:
         self.modulus, self.multipliers, self.residue = 1, (0,) * len(limits), 0
         size = len(tables.measures)
-        # row m >= 1 is zero in the budgets before m, row 0 in all budgets
+        # Row m >= 1 is zero in the budgets before m, and row 0 in all budgets.
         rows = [[0] * size for _ in range(size)]
         first = [0] * size
         for points in tables.points():
@@ -68,7 +68,7 @@ class Congruence:
             self.residue = (first[0] + used) % modulus
 
     def _step(self, weights: Point) -> int:
-        """Find the greatest divisor of the modulus at which ``w_m >= w_0 u_m``."""
+        """Return the largest divisor of the modulus for which ``w_m >= w_0 u_m``."""
         for quotient in range(1, _MAX_QUOTIENT + 1):
             divisor, rest = divmod(self.modulus, quotient)
             if rest == 0 and all(

@@ -1,4 +1,4 @@
-"""All trade-offs between cost and loss."""
+"""The Pareto frontier of cost and loss."""
 
 from dataclasses import dataclass
 
@@ -13,12 +13,15 @@ from aiq.solver.solve import Solution, check_problem, solve
 
 @dataclass(frozen=True, slots=True)
 class Frontier:
-    """The cheapest cost at every loss.
+    """The smallest cost at every loss.
 
     Attributes
     ----------
+    problem
+        The problem of which this is the frontier.
     cost, loss
-        Shape ``(points,)``: loss ascending, cost strictly descending, in the units of the input.
+        Cost and loss of each point, ``(points,)``, in the units of the input. Losses ascend, costs
+        strictly descend.
     exact
         Whether these are all Pareto points, or only the corners of their convex hull.
     """
@@ -32,7 +35,7 @@ class Frontier:
         return len(self.cost)
 
     def plan(self, point: int) -> Solution:
-        """Find the choices behind a point: a search with the point's loss as budget.
+        """Find the plan of a point, by a search with the point's loss as budget.
 
         Raises
         ------
@@ -45,16 +48,17 @@ class Frontier:
 
 
 def frontier(problem: Problem, exact: bool = True, max_points: int = 1_000_000) -> Frontier:
-    """List the trade-offs between cost and loss.
+    """Return the Pareto frontier of cost and loss.
 
     Parameters
     ----------
     problem
         The tables; sizes are ignored.
     exact
-        All Pareto points; otherwise only the supported corners, far fewer.
+        Whether to return all Pareto points; otherwise only the corners of their convex hull, which
+        are far fewer.
     max_points
-        Give up beyond this many points.
+        Largest number of points.
 
     Raises
     ------

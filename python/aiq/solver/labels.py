@@ -1,4 +1,4 @@
-"""Enumeration in plain Python integers: every plan that a bound leaves possible."""
+"""Enumeration, in plain Python integers, of the plans that a bound does not exclude."""
 
 from collections.abc import Iterable
 
@@ -8,22 +8,22 @@ from aiq.solver.relaxation import UNLIMITED, Domain, Effort, Point, Relaxation, 
 def least_objective(
     tables: Tables, domain: Domain, scope: tuple[Point, int], limits: Point, effort: Effort
 ) -> int | None:
-    """Find the least objective of a domain's plans within the limits; None if there are none.
+    """Return the smallest objective of a domain's plans within the limits; None without a plan.
 
-    Labels (sums of points) run through the elimination like the least sums do; those whose
-    weighted sum cannot belong to a plan of interest are dropped, and so are dominated ones.
+    Labels (sums of points) pass through the elimination like the least sums do. A label is dropped
+    if it is dominated, or if its weighted sum excludes every plan of interest.
 
     Parameters
     ----------
     tables, domain
         The layers, and the choices that each still has.
     scope
-        Weights of the objective and the limited measures, and the objective that a plan of
-        interest does not exceed if it uses its budgets up.
+        Weights of the objective and the limited measures, and the largest objective of interest in
+        a plan that uses up its budgets.
     limits
-        Of the limited measures.
+        Limits of the limited measures.
     effort
-        What the enumeration may spend.
+        Limit on the work of the enumeration.
     """
     weights, below = scope
     relaxation = Relaxation(tables, domain, weights, effort)
@@ -31,7 +31,7 @@ def least_objective(
     gap = weights[0] * below - slack + 1 if weights[0] else UNLIMITED
     roots = _components(relaxation, gap, effort)
 
-    # components whose second option is closest to the first go first
+    # Components whose second option is closest to the first come first.
     def leaving(root: tuple[int, list[Point]]) -> int:
         excess = sorted(dot(weights, p) - root[0] for p in root[1])
         return excess[1] if len(excess) > 1 else UNLIMITED

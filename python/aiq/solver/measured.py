@@ -1,4 +1,4 @@
-"""Searches that measure every candidate: no tables, so no proof."""
+"""Searches that measure every candidate; without tables there is no proof."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ class Measured:
     Attributes
     ----------
     choices
-        The best plan met.
+        Choice of each layer in the best plan that was measured.
     value
-        Its objective.
+        Objective of that plan.
     evaluations
-        How often the objective was asked for.
+        Number of evaluations of the objective.
     trace
         ``(evaluations so far, layer, choice, value)`` of every accepted change.
     """
@@ -34,17 +34,17 @@ def greedy_measured(
     evaluate: Callable[[list[int]], float],
     start: Sequence[int] | None = None,
 ) -> Measured:
-    """Take the best single-layer change each round, until none improves.
+    """Make the best change of a single layer in each round, until no change is an improvement.
 
     Parameters
     ----------
     n_choices
         Number of choices of every layer.
     evaluate
-        The objective of a plan, to be minimised; called once per candidate. What it raises comes
-        out unchanged.
+        Function that returns the objective of a plan, which is minimised. It is called once for
+        each candidate, and its exceptions are passed on.
     start
-        The plan to start from; default the first choice of every layer.
+        Plan to start from; by default the first choice of every layer.
     """
     counts, first = _measured_input(n_choices, start)
     return _measured(_core.measure_greedy(counts, first, evaluate))
@@ -55,9 +55,9 @@ def coordinate_measured(
     evaluate: Callable[[list[int]], float],
     start: Sequence[int] | None = None,
 ) -> Measured:
-    """Sweep the layers in order, each to its best choice, until a sweep changes nothing.
+    """Give each layer in turn its best choice, until a sweep over all layers changes nothing.
 
-    Parameters as of `greedy_measured`.
+    The parameters are those of `greedy_measured`.
     """
     counts, first = _measured_input(n_choices, start)
     return _measured(_core.measure_coordinate(counts, first, evaluate))

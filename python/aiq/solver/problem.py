@@ -1,4 +1,4 @@
-"""Layers, choices and edges as fixed-point integers: what a search works on."""
+"""The problem of a search: layers, choices and edges as fixed-point integers."""
 
 import math
 import numbers
@@ -16,20 +16,20 @@ Table = Sequence[npt.ArrayLike] | npt.NDArray[Any]
 Number = int | float
 
 _SCALED_BITS = 40
-"""Floats are scaled so that their sum reaches two to this power: 12 decimal digits of it."""
+"""Bits of the largest possible sum of scaled floats, which is about 12 decimal digits."""
 
 
 class Problem:
-    """What to choose from: one cost and one loss per choice of every layer, and edges.
+    """A cost and a loss for each choice of every layer, and edges between layers.
 
-    Integers are kept exactly. Floats become integers: each is multiplied by its measure's scale
-    and rounded to the nearest, so two plans are told apart down to ``1 / scale``. By default the
-    scale is the power of two at which the measure's largest possible sum has 40 bits.
+    Integers are kept exactly. Floats are multiplied by their measure's scale and rounded to the
+    nearest integer, so plans are distinguished down to ``1 / scale``. By default the scale is the
+    power of two at which the measure's largest possible sum has 40 bits.
 
     Parameters
     ----------
     cost, loss, size
-        One 1-D array per layer (lengths may differ), or one 2-D array of shape
+        A 1-D array for each layer (lengths may differ), or one 2-D array of shape
         ``(layers, choices)``. `size` is optional. Negative values are allowed.
     edges
         ``(u, v, cost_uv)`` or ``(u, v, cost_uv, loss_uv)``: matrices of shape
@@ -144,7 +144,7 @@ class Problem:
 
     @property
     def scales(self) -> dict[str, float | None]:
-        """Fixed-point units per unit of input, per measure; None where input was integer."""
+        """For each measure, fixed-point units per unit of input; None if the input was integer."""
         return dict(zip(("cost", "loss", "size"), self._scales, strict=True))
 
     @property
@@ -160,10 +160,10 @@ class Problem:
         measure
             ``cost``, ``loss`` or ``size``.
         value
-            In the units of the input.
+            The budget in the units of the input.
         terms
-            Number of rounded terms the budget is compared with: half a unit is allowed for each,
-            so that rounding excludes no plan that the floats allow.
+            Number of rounded terms in the sum that is compared with the budget. Half a unit is
+            added for each, so that rounding excludes no plan that the floats allow.
         """
         scale = self.scales[measure]
         if scale is None:
@@ -177,7 +177,7 @@ class Problem:
 
 
 def _flatten(name: str, table: Table) -> tuple[npt.NDArray[Any], list[int]]:
-    """One flat contiguous array of int64 or float64, and the number of choices per layer."""
+    """Return one flat array of int64 or float64, and the number of choices of each layer."""
     if isinstance(table, np.ndarray) and table.dtype != object:
         if table.ndim != 2:
             raise InputError(f"{name} is a {table.ndim}-D array; give (layers, choices) or a list")
@@ -234,7 +234,7 @@ def _build(
     size: npt.NDArray[Any] | None,
     edges: Iterable[tuple[Any, ...]],
 ) -> _core.Problem | None:
-    """Compile the problem; None when an edge is not a tuple with int64 matrices."""
+    """Compile the problem; return None if an edge is not a tuple with int64 matrices."""
     assert cost is not None
     assert loss is not None
     try:
@@ -284,7 +284,7 @@ def _scale(
     matrices: list[npt.NDArray[Any]],
     stated: float | None,
 ) -> float | None:
-    """Fixed-point units per unit of input; None for integers."""
+    """Return the fixed-point units per unit of input; None for integers."""
     arrays = matrices if flat is None else [flat, *matrices]
     if stated is not None:
         if not is_finite(stated) or stated <= 0:
@@ -312,7 +312,7 @@ def is_finite(value: object) -> bool:
 
 
 def is_count(value: object, least: int = 0) -> bool:
-    """Whether a value is an integer of 64 bits, `least` or more."""
+    """Whether a value is an integer of 64 bits that is at least `least`."""
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     return whole and least <= int(value) < 2**63  # type: ignore[call-overload]
 

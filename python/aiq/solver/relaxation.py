@@ -1,4 +1,4 @@
-"""The Lagrangian relaxation in plain Python integers: what the checker recomputes."""
+"""The Lagrangian relaxation in plain Python integers, which the checker recomputes."""
 
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
@@ -8,10 +8,10 @@ from math import prod
 from aiq.solver.problem import Problem
 
 EVERYTHING = 2**62
-"""More than any objective: a bound this high says that there is no plan."""
+"""A number above any objective; as a bound it means that there is no plan."""
 
 UNLIMITED = EVERYTHING**4
-"""More than any weighted sum."""
+"""A number above any weighted sum."""
 
 Domain = list[list[int]]
 Point = tuple[int, ...]
@@ -30,7 +30,7 @@ class Tables:
             self.offsets.append(self.offsets[-1] + count)
         self.raw_edges = problem.core.edges()
         self.layers = problem.n_layers
-        # matrices by (u, v), u < v, each entry a point
+        # Matrices by (u, v), u < v; each entry is a point.
         self.edges: dict[tuple[int, int], dict[tuple[int, int], Point]] = {}
         self.neighbours: list[set[int]] = [set() for _ in range(self.layers)]
         for u, v, cost, loss in self.raw_edges:
@@ -47,17 +47,17 @@ class Tables:
         self.order, self.separator = eliminate(self.neighbours)
 
     def count(self, layer: int) -> int:
-        """Count the choices of a layer."""
+        """Return the number of choices of a layer."""
         return self.offsets[layer + 1] - self.offsets[layer]
 
     def is_plan(self, choices: tuple[int, ...]) -> bool:
-        """Tell whether there is a valid choice for every layer."""
+        """Whether there is a valid choice for every layer."""
         return len(choices) == self.layers and all(
             0 <= c < self.count(i) for i, c in enumerate(choices)
         )
 
     def evaluate(self, choices: tuple[int, ...]) -> tuple[int, int, int]:
-        """Sum cost, loss and size of a plan."""
+        """Return cost, loss and size of a plan."""
         total = [0, 0, 0]
         for i, c in enumerate(choices):
             for m, table in enumerate(self.all_measures):
@@ -69,24 +69,24 @@ class Tables:
         return (total[0], total[1], total[2])
 
     def node(self, layer: int, choice: int) -> Point:
-        """Give the point of one choice."""
+        """Return the point of one choice."""
         at = self.offsets[layer] + choice
         tables = self.all_measures
         return tuple(tables[m][at] if tables[m] else 0 for m in self.measures)
 
     def points(self) -> Iterator[list[Point]]:
-        """List the points of every layer and of every edge."""
+        """Yield the points of every layer and of every edge."""
         for layer in range(self.layers):
             yield [self.node(layer, choice) for choice in range(self.count(layer))]
         for matrix in self.edges.values():
             yield list(matrix.values())
 
     def pair(self, u: int, a: int, v: int, b: int) -> Point:
-        """Give the point of an edge for the choices of its two layers."""
+        """Return the point of an edge for the choices of its two layers."""
         return self.edges[u, v][a, b] if u < v else self.edges[v, u][b, a]
 
     def pick(self, weights: tuple[int, int, int]) -> Point:
-        """Order weights of cost, loss and size like the points."""
+        """Return the weights of the measures that points have, in their order."""
         return tuple(weights[m] for m in self.measures)
 
 
@@ -96,7 +96,7 @@ def add(a: Point, b: Point) -> Point:
 
 
 def dot(a: Point, b: Point) -> int:
-    """Give the weighted sum of a point."""
+    """Return the weighted sum of a point."""
     return sum(x * y for x, y in zip(a, b, strict=True))
 
 
@@ -105,13 +105,19 @@ class TooMuchError(Exception):
 
 
 class Effort:
-    """Counts the steps that are left."""
+    """Counts the steps that the checker may still take."""
 
     def __init__(self, steps: int) -> None:
         self._left = steps
 
     def spend(self, steps: int) -> None:
-        """Take steps off; called before they are done, so that no proof can take longer."""
+        """Subtract steps before they are taken, so that no proof can take more.
+
+        Raises
+        ------
+        TooMuchError
+            If there are not enough steps left.
+        """
         self._left -= steps
         if self._left < 0:
             raise TooMuchError
@@ -141,11 +147,11 @@ class Relaxation:
             self._descend(v)
 
     def rows(self, v: int) -> Iterator[Point]:
-        """List the choices of the layers that separate a layer from the later ones."""
+        """Yield the choices of the layers that separate a layer from the later ones."""
         return product(*(self.domain[s] for s in self.separator[v]))
 
     def own(self, v: int, s: Point, x: int) -> Point:
-        """Sum the layer and its edges to the separator."""
+        """Return the sum of the layer's point and those of its edges to the separator."""
         point = self.tables.node(v, x)
         for u, a in zip(self.separator[v], s, strict=True):
             if u in self.tables.neighbours[v]:
@@ -153,14 +159,14 @@ class Relaxation:
         return point
 
     def keys(self, v: int, s: Point, x: int) -> Iterator[tuple[int, Point]]:
-        """Name the children's entries that belong to a row and a choice."""
+        """Yield the entries of children that belong to a row and a choice."""
         known = dict(zip(self.separator[v], s, strict=True))
         known[v] = x
         for child in self.children[v]:
             yield child, tuple(known[u] for u in self.separator[child])
 
     def joint(self, v: int, s: Point, x: int) -> int:
-        """Give the least weighted sum of a layer and all below it."""
+        """Return the smallest weighted sum of a layer and all layers below it."""
         below = sum(self.up[child][key] for child, key in self.keys(v, s, x))
         return dot(self.weights, self.own(v, s, x)) + below
 
@@ -179,7 +185,7 @@ class Relaxation:
 
 
 def eliminate(neighbours: list[set[int]]) -> tuple[list[int], list[list[int]]]:
-    """Least degree first; returns the order and each layer's later neighbours in that order."""
+    """Return an order, smallest degree first, and the later neighbours of each layer in it."""
     around = [set(n) for n in neighbours]
     heap = [(len(n), v) for v, n in enumerate(around)]
     heapify(heap)

@@ -1,7 +1,7 @@
-"""The best plan within budgets.
+"""Find the best plan within budgets.
 
-Minimise the summed cost of one choice per layer and of the edges between them, within a budget
-on the loss, on the size, or on both. Exact searches prove their answer in integers.
+The sum of the costs of one choice for each layer, and of the edges between them, is minimised
+within a budget on the loss, on the size, or on both. Exact searches prove their answer in integers.
 """
 
 import math
@@ -29,21 +29,21 @@ class Solution:
         ``interrupted``, or ``heuristic``. After a limit or an interrupt, `outcome` tells whether
         a plan was found.
     choices
-        One choice per layer; empty if no plan was found.
+        Choice of each layer; empty if no plan was found.
     cost, loss, size
-        Of the plan, in the units of the input; None without a plan (or without sizes).
+        Values of the plan in the units of the input; None without a plan (or without sizes).
     bound
-        No plan within the budgets has a smaller objective; None if nothing is proved.
+        Lower bound of the objective of all plans within the budgets; None if nothing is proved.
     gap
         ``(objective - bound) / |objective|``: 0 if optimal, infinite without a plan or a bound.
     nodes
-        Subproblems visited.
+        Number of subproblems that were visited.
     seconds
-        Wall time.
+        Wall time in seconds.
     nearest
-        If infeasible: the budget to change, and the least value it can be met at.
+        If infeasible, name and smallest feasible value of the budget to change; otherwise None.
     certificate
-        What lets `check` verify all this.
+        Certificate with which `check` verifies the solution.
     """
 
     status: str
@@ -62,7 +62,7 @@ class Solution:
     def outcome(self) -> str:
         """``optimal``, ``feasible`` (a plan, not proved best), ``infeasible``, or ``unknown``.
 
-        The last says that a limit or an interrupt came before any plan was found, and before it
+        It is ``unknown`` if a limit or an interrupt came before any plan was found, and before it
         was proved that there is none.
         """
         if self.status in {"optimal", "infeasible"}:
@@ -81,35 +81,36 @@ def solve(
     *,
     max_cost: Number | None = None,
 ) -> Solution:
-    """Choose one choice per layer.
+    """Find the best choice for each layer.
 
     Parameters
     ----------
     problem
         The tables.
     max_loss, max_size, max_cost
-        Budgets, in the units of the input; at most two, none on the objective.
+        Budgets in the units of the input: at most two, and none on the objective.
     minimize
-        ``cost``, ``loss`` or ``size``.
+        The objective: ``cost``, ``loss`` or ``size``.
     method
         ``exact`` (branch and bound), ``greedy``, ``coordinate`` (both start from the best uniform
         plan), or ``exhaustive``.
     time_limit
         Seconds after which the best plan so far is returned.
     node_limit
-        Subproblems after which the best plan so far is returned.
+        Number of subproblems after which the best plan so far is returned.
 
     Returns
     -------
     Solution
-        An infeasible problem is a status, with the nearest feasible value of the violated budget.
+        The outcome. That there is no plan is a status, not an error; then `Solution.nearest` is the
+        nearest feasible value of the violated budget.
 
     Raises
     ------
     InputError
-        For a bad budget, limit or name.
+        If a budget, a limit or a name is not valid.
     Interrupted
-        On Ctrl-C; a KeyboardInterrupt with the best plan so far in its ``solution``.
+        On Ctrl-C: a KeyboardInterrupt with the best plan so far in its ``solution``.
     """
     started = time.perf_counter()
     check_problem(problem)
@@ -133,7 +134,7 @@ def solve(
 def fixed_limits(
     problem: Problem, cost: Number | None, loss: Number | None, size: Number | None
 ) -> Limits:
-    """Return the budgets as the fixed-point integers of the core, checked."""
+    """Check the budgets, and return them as fixed-point integers of the core."""
     terms = problem.n_layers + problem.n_edges
     return (
         _budget(problem, "cost", cost, terms),
@@ -143,7 +144,7 @@ def fixed_limits(
 
 
 def seconds_limit(limit: float | None) -> float | None:
-    """Return the limit, checked."""
+    """Check a time limit, and return it."""
     number = isinstance(limit, numbers.Real) and not isinstance(limit, bool)
     if limit is not None and not (number and limit >= 0):
         raise InputError(f"time_limit is {limit!r:.50}; give seconds, or None for no limit")
@@ -151,7 +152,7 @@ def seconds_limit(limit: float | None) -> float | None:
 
 
 def check_problem(problem: object) -> None:
-    """Raise `InputError` if something else was given in the place of a problem."""
+    """Raise `InputError` if `problem` is not a `Problem`."""
     if not isinstance(problem, Problem):
         raise InputError(f"The problem is a {type(problem).__name__}; give an aiq.solver.Problem")
 

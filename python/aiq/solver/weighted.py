@@ -1,4 +1,4 @@
-"""The plan of the best weighted objective, the paper's."""
+"""The search for the best plan by the paper's weighted objective."""
 
 import time
 from dataclasses import dataclass
@@ -16,21 +16,21 @@ class WeightedSolution:
     Attributes
     ----------
     status
-        As in `Solution`.
+        Status, as in `Solution`.
     choices
-        One choice per layer; empty if no plan was found.
+        Choice of each layer; empty if no plan was found.
     value
-        ``-lam * AI / AI_reference + (1 - lam) * loss`` of the plan; infinite without one.
+        ``-lam * AI / AI_reference + (1 - lam) * loss`` of the plan; infinite without a plan.
     bound
-        No plan within the budgets has a smaller value.
+        Lower bound of the value of all plans within the budgets.
     intensity
-        Arithmetic intensity, FLOPs / cost; None without a plan.
+        Arithmetic intensity of the plan, FLOPs / cost; None without a plan.
     cost, loss, size
-        Of the plan, in the units of the input; None without a plan (or without sizes).
+        Values of the plan in the units of the input; None without a plan (or without sizes).
     steps
-        Linear problems solved on the way.
+        Number of linear problems that were solved.
     seconds
-        Wall time.
+        Wall time in seconds.
     """
 
     status: str
@@ -58,9 +58,10 @@ def solve_weighted(
 ) -> WeightedSolution:
     """Minimise ``-lam * AI / AI_reference + (1 - lam) * loss``, AI = FLOPs / cost.
 
-    The objective of arXiv 2512.14090, with the cost in bytes. It is concave in (cost, loss), so
-    its optimum without budgets is a supported point; with budgets the range of costs is split
-    until chords prove the optimum. Of plans of equal value the one of smaller loss is returned.
+    This is the objective of arXiv 2512.14090, with the cost in bytes. It is concave in (cost,
+    loss), so its optimum without budgets is a supported point. With budgets, the range of costs is
+    divided until chords prove the optimum. Among plans of equal value, the one with the smaller
+    loss is returned.
 
     Parameters
     ----------
@@ -71,18 +72,18 @@ def solve_weighted(
     lam
         Weight of the intensity, 0 to 1.
     reference
-        Cost of the reference plan; default the first choice of every layer.
+        Cost of the reference plan; by default, that of the first choice of every layer.
     max_loss, max_size, max_cost
-        Budgets, in the units of the input.
+        Budgets in the units of the input.
     time_limit
         Seconds after which the best plan so far is returned.
 
     Raises
     ------
     InputError
-        For weights, FLOPs, costs or budgets out of range.
+        If a weight, the FLOPs, a cost or a budget is out of range.
     Interrupted
-        On Ctrl-C; a KeyboardInterrupt with the best plan so far in its ``solution``.
+        On Ctrl-C: a KeyboardInterrupt with the best plan so far in its ``solution``.
     """
     started = time.perf_counter()
     check_problem(problem)

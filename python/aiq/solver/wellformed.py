@@ -1,7 +1,7 @@
-"""Whether a certificate has the shape of one: its types, its ranges, and the tree of its proof.
+"""Check the form of a certificate: its types, its ranges, and the tree of its proof.
 
-A certificate may come from anybody, so nothing else is computed from it before this holds. All
-tests take time in proportion to the certificate's own length.
+A certificate may come from any source, so its form is checked before anything is computed from it.
+The check takes time in proportion to the length of the certificate.
 """
 
 from collections.abc import Iterator
@@ -16,20 +16,20 @@ _INT64 = 2**63
 
 
 def malformed(problem: Problem, certificate: Certificate) -> str | None:
-    """Say what about a certificate is not what it must be; None if all of it is.
+    """Return the first fault in the form of a certificate; None if there is none.
 
     Parameters
     ----------
     problem
-        The tables that the certificate speaks of.
+        The tables of the problem.
     certificate
-        Any object of this class, whatever its fields hold.
+        The certificate, whose fields may have any values.
     """
     return next(_faults(problem, certificate), None)
 
 
 def _faults(problem: Problem, c: Certificate) -> Iterator[str]:
-    """Yield what is wrong; what comes later may suppose that nothing before was."""
+    """Yield faults; each check assumes that the checks before it found none."""
     if type(c.status) is not str or c.status not in STATUSES:
         yield f"the status is {_short(c.status)}, not one of {', '.join(STATUSES)}"
     if type(c.minimize) is not str or c.minimize not in MEASURES:
@@ -52,7 +52,7 @@ def _faults(problem: Problem, c: Certificate) -> Iterator[str]:
 
 
 def _tree_faults(proofs: tuple[Proof, ...], counts: list[int]) -> Iterator[str]:
-    """Yield what keeps the proofs from being a tree whose root comes first, parents before."""
+    """Yield faults of the tree, in which the root must come first and parents before children."""
     if type(proofs) is not tuple:
         yield "the proof is not a tuple"
     parents = [0] * len(proofs)
@@ -70,7 +70,7 @@ def _tree_faults(proofs: tuple[Proof, ...], counts: list[int]) -> Iterator[str]:
 
 
 def _entry_faults(at: int, proof: Proof, counts: list[int]) -> Iterator[str]:
-    """Yield what is wrong with one subproblem, but for its place in the tree."""
+    """Yield faults of one subproblem, apart from its place in the tree."""
     if type(proof) is not Proof:
         yield f"subproblem {at} is no Proof"
     if not _is_tuple(proof.weights, 3) or not all(map(_is_int, proof.weights)):
@@ -94,12 +94,12 @@ def _is_tuple(value: object, length: int) -> bool:
 
 
 def _is_int(value: object) -> bool:
-    """Tell whether a value is an integer of 64 bits; booleans and NumPy's are none."""
+    """Whether a value is a Python integer of 64 bits, and not a boolean or one of NumPy's."""
     return type(value) is int and -_INT64 <= value < _INT64
 
 
 def _short(value: object) -> str:
-    """Return what a value looks like, as far as that is quick to tell."""
+    """Return a short description of a value, which may be large."""
     if type(value) is str:
         return repr(value[:40])
     if type(value) is float or _is_int(value):
