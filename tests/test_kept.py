@@ -10,6 +10,7 @@ from torch import nn
 
 import aiq
 from aiq.errors import InputError
+from aiq.formats import parse
 from aiq.graph import extract
 from aiq.planning.kept import edges
 
@@ -26,7 +27,7 @@ class Residual(nn.Module):
         return self.last(x.mean((2, 3)))
 
 
-def searched():
+def searched(**options):
     torch.manual_seed(0)
     return aiq.search(
         Residual().eval(),
@@ -35,6 +36,7 @@ def searched():
         runtime="openvino",
         formats="fp32,bf16,w8a8",
         max_drop=0.02,
+        **options,
     )
 
 
@@ -53,6 +55,35 @@ def everything(plan):
         for pair in tables.conversions:
             seconds += pair.seconds[columns[pair.source]][columns[pair.target]]
         yield seconds, sum(r[k] for r, k in zip(tables.drop, columns, strict=True)), columns
+
+
+def test_the_frontier_keeps_to_a_size(plan):
+    most = int(0.6 * plan.baseline.weight_bytes)
+    small = searched(max_size=most)
+    weights = [layer.weight_elements for layer in small.layers]
+    bits = [parse(name).weight.bits for name in small.tables.formats]
+    known = {
+        columns: (seconds, drop)
+        for seconds, drop, columns in everything(small)
+        if sum(w * bits[k] for w, k in zip(weights, columns, strict=True)) / 8 <= most
+    }
+    points = [point for point in small.tables.frontier if point.optimal]
+    assert len(points) >= 2
+    for point in points:
+        cheapest = min(s for s, d in known.values() if d <= point.drop * (1 + 1e-5) + 1e-12)
+        assert point.seconds == pytest.approx(cheapest, rel=1e-5)
+    least = min(drop for _, drop in known.values())
+    assert min(point.drop for point in points) == pytest.approx(least, rel=0.01)
+
+
+def test_layers_that_share_a_weight_are_one_decision():
+    shared = nn.Linear(16, 16)
+    model = nn.Sequential(shared, nn.ReLU(), shared, nn.ReLU(), nn.Linear(16, 4)).eval()
+    plan = aiq.search(model, "xeon_2vcpu", example_inputs=torch.randn(4, 16), runtime=None)
+    assert len(plan.layers) == 3
+    points = plan.frontier()
+    assert any(point.optimal for point in points)
+    assert all(point.formats[0] == point.formats[1] for point in points)
 
 
 def test_the_frontier_is_that_of_all_plans_enumerated(plan):

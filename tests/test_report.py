@@ -45,6 +45,8 @@ def plans(plan):
     """Plans of many shapes: name -> plan."""
     two = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
     roofline = searched(two, torch.randn(4, 64), hw="xeon_2vcpu", runtime=None)
+    data = [(torch.randn(40, 64), torch.arange(40) % 10)]
+    walked = aiq.search(two, "xeon_2vcpu", data, method="greedy", formats="fp32,w8a8", max_drop=0.5)
     hostile = tuple(
         dataclasses.replace(layer, name=f"{HOSTILE}.{i}", why=HOSTILE)
         for i, layer in enumerate(plan.layers)
@@ -55,6 +57,7 @@ def plans(plan):
         "one layer": searched(nn.Sequential(nn.Linear(64, 10)), torch.randn(4, 64)),
         "one point": searched(two, torch.randn(4, 64), formats="fp32"),
         "lower bounds": roofline,
+        "measured in the loop": walked,
         "bytes": searched(two, torch.randn(4, 64), hw="xeon_2vcpu", objective="intensity"),
         "old": aiq.Plan.from_json(version_1(plan)),
         "hostile": dataclasses.replace(plan, model=HOSTILE, layers=hostile),
@@ -176,6 +179,7 @@ def test_lower_bounds_are_not_divided(plans):
 def test_what_is_missing_is_said(plans):
     assert shown(plans["plan"])["notes"] == []
     assert "older version" in shown(plans["old"])["notes"][0]
+    assert "measured whole plans only" in shown(plans["measured in the loop"])["notes"][0]
     assert "single plan" in shown(plans["one point"])["notes"][0]
     assert "Energy" in shown(plans["plan"])["tableNotes"][0]
 

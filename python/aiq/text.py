@@ -13,6 +13,13 @@ def points(fraction: float) -> str:
     return f"{100 * fraction:.2f} pp"
 
 
+def fine_points(fraction: float) -> str:
+    """Return a fraction in percentage points, small ones too, ``0.0000123`` -> ``0.00123 pp``."""
+    if 0 < abs(fraction) < 1e-6:
+        return "under 0.0001 pp"
+    return f"{100 * fraction:.3g} pp"
+
+
 def count(number: float) -> str:
     """Return a number with a decimal prefix, ``81626368`` -> ``81.6 M``."""
     for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from aiq.plan.tables import FrontierPoint
-from aiq.text import count, duration, plain, points, table
+from aiq.text import count, duration, fine_points, plain, points, table
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,9 @@ class PlanFrontier:
     def table(self) -> Table:
         """Return the points for reading."""
         bound = ">= " if self.level == "roofline" else ""
+        measured = any(point.measured_drop is not None for point in self.points)
         columns = ["<plan", "<frontier", "time", "bytes moved", "weights", "drop"]
-        columns += ["measured", "at most", "<layers"]
+        columns += [*(["measured", "at most"] if measured else []), "<layers"]
         rows = (
             (
                 point.name,
@@ -59,9 +60,8 @@ class PlanFrontier:
                 bound + duration(point.seconds),
                 f"{count(point.bytes)}B",
                 f"{count(point.weight_bytes)}B",
-                points(point.drop),
-                "" if point.measured_drop is None else points(point.measured_drop),
-                "" if point.drop_limit is None else points(point.drop_limit),
+                fine_points(point.drop),
+                *(map(_known, (point.measured_drop, point.drop_limit)) if measured else ()),
                 self._mix(point),
             )
             for point in self.points
@@ -74,3 +74,7 @@ class PlanFrontier:
 
     def __str__(self) -> str:
         return plain(self.table())
+
+
+def _known(drop: float | None) -> str:
+    return "" if drop is None else points(drop)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from aiq.cost import CostTable, Level
+from aiq.drops import Array
 from aiq.errors import InfeasibleError, NoPlanError
 from aiq.graph import LayerGraph
 from aiq.hardware import Hardware
@@ -20,6 +21,9 @@ from aiq.planning.task import Formats, Outcome, Task
 
 SOLVES = 48
 """Most budgets at which the frontier is solved."""
+
+HALVINGS = 12
+"""Solves in search of the least drop that a size budget allows."""
 
 NODES = 20_000
 """Most subproblems of one such solve, so that it ends within a fraction of a second."""
@@ -32,6 +36,9 @@ MOST_EDGES = 5_000
 
 MOST_CONVERSIONS = 30_000
 """More conversion costs than these are not kept."""
+
+LEAST_SCALE, MOST_SCALE = 1e-6, 0.05
+"""Accuracy drops around which budgets are dense, whatever the search allowed."""
 
 DIGITS = 6
 """Significant digits that are kept of a cost or a drop."""
@@ -125,9 +132,11 @@ def frontier(tables: Tables, max_size: int | None, scale: float) -> list[tuple[F
     scale
         Drop around which budgets are dense, such as the drop budget of the search.
     """
-    rows = [(row, columns) for row, columns in zip(tables.drop, tables.allowed, strict=True)]
-    ends = [sum(float(pick(row[list(columns)])) for row, columns in rows) for pick in (min, max)]
-    low, high = ends[0], max(ends[1], ends[0])
+    drops: dict[int, Array] = {}  # layers that share a weight are one decision
+    for owner, row in zip(tables.owners, tables.drop, strict=True):
+        mine = row[list(tables.allowed[owner])]
+        drops[owner] = drops[owner] + mine if owner in drops else mine
+    low, high = (float(sum(pick(row) for row in drops.values())) for pick in (np.min, np.max))
     found: dict[float, tuple[float, Formats, bool]] = {}  # drop budget -> cost, plan, proved
 
     def solve(budget: float) -> None:
@@ -137,8 +146,13 @@ def frontier(tables: Tables, max_size: int | None, scale: float) -> list[tuple[F
             proved = solution.status == "optimal"
             found[budget] = tables.cost.total(formats), formats, proved
 
-    for budget in (low, high, scale):
+    for budget in (low, max(high, low), scale):
         solve(budget)
+    lost = low
+    for _ in range(HALVINGS if found and low not in found else 0):
+        middle = _middle(lost, min(found), scale)
+        solve(middle)
+        lost = lost if middle in found else middle
     for _ in range(SOLVES):
         budgets = sorted(found)
         pairs = list(pairwise(budgets))
@@ -188,7 +202,7 @@ def _points(
     chosen = point(PLAN, outcome.formats, outcome.predicted_drop, optimal=False)
     if not solve:
         return (chosen,)
-    scale = max(task.max_drop, 1e-6)
+    scale = min(max(task.max_drop, LEAST_SCALE), MOST_SCALE)
     others = [
         point("", formats, predicted(formats), optimal=proved)
         for formats, proved in frontier(tables, task.max_size, scale)

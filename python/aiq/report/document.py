@@ -8,7 +8,7 @@ from aiq.report import drawing
 from aiq.report.facts import commands, facts
 from aiq.report.measured import Measured
 from aiq.report.sentence import described, drop, gain, mix
-from aiq.text import count, duration, points
+from aiq.text import count, duration, fine_points, points
 
 if TYPE_CHECKING:  # a plan shows itself through this room
     from aiq.plan import Plan, Prediction
@@ -205,7 +205,7 @@ class _View:
             "words": {
                 "gain": self.gain(p),
                 "time": self.time(p.seconds),
-                "drop": f"{points(p.drop)} predicted",
+                "drop": f"{fine_points(p.drop)} predicted",
                 "measured": ""
                 if p.measured_drop is None or p.drop_limit is None
                 else f"{points(p.measured_drop)} measured, at most {points(p.drop_limit)}",
@@ -312,7 +312,7 @@ class _View:
         return sorted(rows, key=lambda row: (row["name"] == "plan", -row["operations"]))
 
     def _row(self, name: str, formats: list[str], index: int, p: "FrontierPoint") -> dict[str, Any]:
-        loss = points(p.drop)
+        loss = fine_points(p.drop)
         if p.measured_drop is not None:
             loss = f"{points(p.measured_drop)} measured"
         operations = self._bit_operations(formats)
