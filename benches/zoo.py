@@ -105,7 +105,7 @@ def _torchvision() -> Mapping[str, Callable[[], nn.Module]]:
         "vgg": lambda: _headed(
             models.VGG(models.vgg.make_layers([16, "M", 32, "M", 64, "M", 64, "M"])), 64 * 7 * 7
         ),
-        "vit": lambda: models.VisionTransformer(WIDTH, 16, 2, 2, 64, 128, **small),
+        "vit": lambda: _random_head(models.VisionTransformer(WIDTH, 16, 2, 2, 64, 128, **small)),
         "wide_resnet": lambda: models.ResNet(Bottleneck, [1, 1, 1, 1], width_per_group=16, **small),
     }
 
@@ -115,6 +115,12 @@ def _headed(model: nn.Module, features: int) -> nn.Module:
     model.classifier = nn.Sequential(
         nn.Dropout(), nn.Linear(features, 64), nn.ReLU(), nn.Linear(64, CLASSES)
     )
+    return model
+
+
+def _random_head(model: nn.Module) -> nn.Module:
+    """Return a network whose head does not begin with weights of zero, which answer nothing."""
+    nn.init.xavier_uniform_(model.heads.head.weight)
     return model
 
 

@@ -209,6 +209,30 @@ def test_paddings_that_a_compiler_lacks(name, model):
     assert away(program(x), net(x).detach()) < 0.05
 
 
+@pytest.mark.parametrize(
+    ("size", "pool"),
+    [
+        (32, nn.MaxPool2d(3, 2, ceil_mode=True)),
+        (33, nn.MaxPool2d(3, 2, padding=1, ceil_mode=True)),
+        (33, nn.MaxPool2d(2, ceil_mode=True)),
+        (34, nn.MaxPool2d((3, 5), (2, 3), padding=(1, 2), dilation=(2, 1), ceil_mode=True)),
+        (12, nn.MaxPool2d(1, 5, ceil_mode=True)),
+        (12, nn.MaxPool2d(2, 5, ceil_mode=True)),
+        (12, nn.AvgPool2d(1, 5, ceil_mode=True)),
+        (13, nn.AvgPool2d(2, 5, padding=1, ceil_mode=True)),
+        (14, nn.AvgPool2d((3, 2), 2, ceil_mode=True, count_include_pad=False)),
+    ],
+)
+@pytest.mark.parametrize("name", ["inductor", "onnxruntime", "openvino"])
+def test_poolings_whose_last_window_is_not_full(name, size, pool):
+    if name not in runtimes.available():
+        pytest.skip(f"{name} is not installed")
+    layers = nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), pool, nn.Conv2d(8, 8, 1)
+    net, x = nn.Sequential(*layers).eval(), torch.randn(2, 3, size, size)
+    program = runtimes.get(name).compile(net, x, formats(net, x, "w8a8"), [x])
+    assert away(program(x), net(x).detach()) < 0.05
+
+
 class Residual(nn.Module):
     """Adds to a layer's result what further layers, with biases, make of it."""
 

@@ -1,13 +1,17 @@
 """Replace operators that some compilers lack by operators that all of them have."""
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import fx
+from torch._subclasses import FakeTensorMode
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from aiq.graph.operators import argument
 from aiq.graph.simplify import attribute, name_of
+from aiq.runtimes.pooling import windows
 
 aten = torch.ops.aten
 
@@ -20,12 +24,36 @@ _CONVOLUTIONS: dict[Any, Any] = {
 }
 
 
-def write_out(module: fx.GraphModule) -> None:
-    """Replace paddings given as words by numbers, and circular padding by slices.
+def write_out(module: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> None:
+    """Replace paddings given as words by numbers, circular padding by slices, idle ceil modes.
 
     Inductor's int8 convolutions do not support ``padding='valid'``, and OpenVINO has no circular
     padding. A ``padding='same'`` that is wider on one side is kept, as no number expresses it.
+    OpenVINO counts pooling windows that would begin behind the image, and PyTorch does not: where
+    ``ceil_mode`` changes nothing, it is switched off.
+
+    Parameters
+    ----------
+    module
+        The graph, which is edited in place.
+    inputs
+        Example tensors of one call.
     """
+    pools = [
+        node
+        for node in module.graph.nodes
+        if "pool" in name_of(node) and argument(node, "ceil_mode", False)
+    ]
+    if pools:
+        FakeTensorProp(module, FakeTensorMode(allow_non_fake_inputs=True)).propagate(*inputs)
+    for node in pools:
+        if all(along.written == along.full for along in windows(node)):
+            names = [a.name for a in node.target._schema.arguments]
+            node.args = tuple(
+                False if name == "ceil_mode" else value
+                for name, value in zip(names, node.args, strict=False)
+            )
+            node.kwargs = {k: v for k, v in node.kwargs.items() if k != "ceil_mode"}
     for node in list(module.graph.nodes):
         if node.target in _CONVOLUTIONS:
             _convolution(module, node)

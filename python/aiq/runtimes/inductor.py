@@ -25,7 +25,7 @@ from aiq.graph import Op
 from aiq.runtimes import instructions, package, signature, weight_only
 from aiq.runtimes.base import CompiledGraph, Runtime
 from aiq.runtimes.inductor_census import Census, time_calls
-from aiq.runtimes.inductor_layout import copy_permuted
+from aiq.runtimes.inductor_edit import prepare
 from aiq.runtimes.job import Job
 from aiq.runtimes.kernels import RealisedKernel, assign
 from aiq.runtimes.rewrite import Target
@@ -101,7 +101,7 @@ class Inductor(Runtime):
 
     def _write(self, job: Job, path: Path) -> None:
         """Write an AOTInductor package, a library for this processor and number of threads."""
-        copy_permuted(job.rewritten, job.inputs)
+        prepare(job.rewritten, job.inputs)
         census = Census()
         with _compiling(), tempfile.TemporaryDirectory() as folder:
             exported = torch.export.export(job.rewritten.module, job.inputs, strict=False)
@@ -137,7 +137,7 @@ class Inductor(Runtime):
 
 
 def _compile(job: Job) -> tuple[Callable[..., Any], Census]:
-    copy_permuted(job.rewritten, job.inputs)
+    prepare(job.rewritten, job.inputs)
     census = Census()
     with _compiling():
         program = inductor_compile(job.rewritten.module, list(job.inputs), options=_options(census))

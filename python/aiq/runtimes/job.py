@@ -101,9 +101,9 @@ class Job:
         quantizes = any(fmt.quantizes_weights for fmt in formats.values())
         batches = _batches(calibration) if quantizes else []
         rewritten = rewrite(traced, example_inputs, formats, batches, target)
-        write_out(rewritten.module)
-        label(rewritten.module.graph, rewritten.heads)
         inputs = arguments.fit(leaves(example_inputs))
+        write_out(rewritten.module, inputs)
+        label(rewritten.module.graph, rewritten.heads)
         alike = filter(partial(_alike, inputs), map(leaves, batches))
         return cls(
             model=model,
