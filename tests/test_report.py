@@ -401,6 +401,7 @@ def test_the_commands_read_a_saved_plan(plan, comparison, tmp_path):
     plan.save(path)
     assert run("report", path, "-o", page, "--comparison", comparison).exit_code == 0
     assert page.read_text() == html(plan, comparison)
+    assert json.loads(run("report", path, "--json").stdout) == shown(plan)
     assert run("show", path, "--json").stdout == path.read_text()
     assert plan.layers[0].name in run("show", path).stdout
     points = json.loads(run("frontier", path, "--json").stdout)["points"]

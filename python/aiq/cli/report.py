@@ -10,6 +10,7 @@ from aiq import files
 from aiq.cli.common import JsonOption, err, out, print_json
 from aiq.plan import Plan
 from aiq.plan import show as as_text
+from aiq.report import Measured, document
 
 PlanArgument = Annotated[Path, typer.Argument(help="A plan that `aiq search -o` wrote.")]
 
@@ -41,8 +42,14 @@ def report(
         Path | None,
         typer.Option(help="What `aiq compare --json` wrote: measured times beside predicted ones."),
     ] = None,
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print what the page would show as JSON; write nothing.")
+    ] = False,
 ) -> None:
     """Write a plan as one HTML page with its frontier, layers, roofline and network."""
+    if json_:
+        print_json(document(Plan.load(plan), Measured.read(comparison)))
+        return
     files.check_target(output)
     Plan.load(plan).report(output, comparison)
     err.print(f"saved {output}", markup=False, highlight=False)

@@ -1,6 +1,7 @@
 """What a person looks at: a plan as one HTML page that needs no network."""
 
+from aiq.report.document import document
 from aiq.report.measured import Comparable, Measured
 from aiq.report.page import frame, html
 
-__all__ = ["Comparable", "Measured", "frame", "html"]
+__all__ = ["Comparable", "Measured", "document", "frame", "html"]

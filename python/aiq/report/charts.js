@@ -12,15 +12,16 @@ function dropScale(range) {
   const low = Math.min(0, ...doc.points.map((p) => Math.min(p.drop, p.measured ?? 0)));
   if (steepest >= 0.2 * high) return { high, at: linear([low, high], range), ticks: ticks(low, high, 5), note: "" };
   // Nearly all of the frontier is close to zero: a scale that is linear there, then logarithmic.
-  const bent = (drop) => Math.asinh(drop / (high / 2000));
-  const found = [0, ...decades(high / 2000, high, 5)];
+  const small = Math.max(Math.min(high / 2000, steepest / 20), 1e-9);
+  const bent = (drop) => Math.asinh(drop / small);
+  const found = [0, ...decades(small, high, 5)];
   const scale = linear([bent(low), bent(high)], range);
   return { high, at: (drop) => scale(bent(drop)), ticks: found, note: ", logarithmic" };
 }
 
 function frontier() {
   const [svg, width] = canvas($("frontier"), 348, `Frontier of ${doc.points.length} plans by cost and accuracy drop`);
-  const [left, right, top, bottom] = [54, width - 16, 28, 304];
+  const [left, right, top, bottom] = [66, width - 16, 28, 304];
   // a plan that was timed and is not kept has no place here: its drop is not known
   const measured = (doc.unit === "seconds" ? doc.measured?.whole ?? [] : []).filter(([name]) => doc.points.some((p) => p.name === name));
   const costs = [...doc.points.map((p) => p.cost), ...measured.flatMap((row) => row.slice(2))];
