@@ -134,7 +134,7 @@ function bars() {
     group.append(draw("rect", { x: from, y: y(value), width: span, height: 200 - y(value), fill: format(k).colour, class: "bar", "data-layer": i }));
     if (incoming[i]) group.append(draw("rect", { x: from, y: y(value + incoming[i]), width: span, height: y(value) - y(value + incoming[i]), class: "hot" }));
     const before = own(layer, float32);
-    group.append(draw("rect", { x: from, y: y(before), width: span, height: 200 - y(before), class: "outline" }));
+    group.append(span < 2.5 ? line(from, y(before), from + span, y(before), "outline") : draw("rect", { x: from, y: y(before), width: span, height: 200 - y(before), class: "outline" }));
     if (i === state.layer) group.append(draw("rect", { x: from - 1, y: 202, width: span + 2, height: 4, class: "mark" }));
     const middle = from + span / 2;
     if (wide) group.append(text(middle, 214, cut(layer.short, 15), { transform: `rotate(-55 ${middle} 214)`, "text-anchor": "end", style: "font-size:11px" }));
@@ -162,9 +162,12 @@ function heat() {
       if (!open) svg.append(line(columns.at(i), tall * (k + 1) + 2, columns.at(i) + columns.step, tall * k + 2, "grid"));
     });
   });
-  doc.layers.forEach((_, i) => svg.append(draw("rect", { x: columns.at(i) + 1, y: tall * formats[i] + 3, width: Math.max(1, columns.step - 2), height: tall - 2, class: "picked" })));
+  const frame = (i) => (columns.step < 6
+    ? { y: tall * (formats[i] + 1) - 2, height: 4, x: columns.at(i), width: columns.step, class: "mark" }
+    : { y: tall * formats[i] + 3, height: tall - 2, x: columns.at(i) + 1, width: columns.step - 2, class: "picked" });
+  doc.layers.forEach((_, i) => svg.append(draw("rect", frame(i))));
   $("heat-scale").textContent = drops.length
-    ? `From ${percentPoints(low)} (pale) to ${percentPoints(high)} (strong), on a logarithmic scale. The frame is the plan; a stroke means that the format is not allowed.`
+    ? `From ${percentPoints(low)} (pale) to ${percentPoints(high)} (strong), on a logarithmic scale. The mark is the plan; a stroke means that the format is not allowed.`
     : "No layer loses anything in any format.";
 }
 

@@ -11,6 +11,9 @@ GREY = "#8b93a1"
 DISTINCT = ("#2f86c9", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#a59a00")
 """Colours of Okabe and Ito (2008), which colour-blind people can tell apart, a little lighter."""
 
+USUAL = {"w8a8": DISTINCT[0], "bf16": DISTINCT[1], "w4": DISTINCT[2]}
+"""Formats that have the same colour in every report."""
+
 _SCALE = ((0x1F, 0x3B, 0x73), (0x2F, 0x86, 0xC9), (0x4F, 0xB0, 0x86), (0xF0, 0xC5, 0x3B))
 
 
@@ -20,8 +23,9 @@ def colours(names: Sequence[str]) -> list[str]:
     # fewer bits first, so that a format keeps its place whatever order the formats came in
     others.sort(key=lambda name: (-bits(name), name))
     if len(others) <= len(DISTINCT):
-        integers = sorted(others, key=lambda name: parse_format(name).weight.kind != "int")
-        chosen = dict(zip(integers, DISTINCT, strict=False))
+        chosen = {name: colour for name, colour in USUAL.items() if name in others}
+        left = [colour for colour in DISTINCT if colour not in chosen.values()]
+        chosen |= zip((name for name in others if name not in chosen), left, strict=False)
     else:
         chosen = {name: _scale(i / (len(others) - 1)) for i, name in enumerate(others)}
     return [chosen.get(name, GREY) for name in names]

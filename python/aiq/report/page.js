@@ -63,7 +63,7 @@ function cost(value) {
 }
 function percentPoints(drop) {
   if (drop === null) return "not kept";
-  return drop !== 0 && Math.abs(drop) < 1e-6 ? "under 0.0001 pp" : `${digits(100 * drop)} pp`;
+  return drop !== 0 && Math.abs(drop) < 1e-6 ? "<0.0001 pp" : `${digits(100 * drop)} pp`;
 }
 const prefixed = (value, unit) => {
   const [size, prefix] = unitOf(DECIMAL, value);
