@@ -22,9 +22,9 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>{{ data }}"
 
 
-def network(layers):
+def network():
     torch.manual_seed(0)
-    middle = [nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()) for _ in range(layers - 2)]
+    middle = [nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()) for _ in range(3)]
     return nn.Sequential(
         nn.Conv2d(3, 16, 3, padding=1), *middle, nn.Flatten(), nn.Linear(16 * 16 * 16, 10)
     ).eval()
@@ -37,7 +37,34 @@ def searched(model, inputs, **options):
 
 @pytest.fixture(scope="module")
 def plan():
-    return searched(network(5), torch.randn(8, 3, 16, 16))
+    return searched(network(), torch.randn(8, 3, 16, 16))
+
+
+def repeated(plan, times):
+    """Return a plan of many layers: another one, again and again."""
+    replace, tables, own = dataclasses.replace, plan.tables, len(plan.layers)
+    starts = [turn * own for turn in range(times)]
+    layers = tuple(
+        replace(x, name=f"block{i // own}.{x.name}") for i, x in enumerate(plan.layers * times)
+    )
+    return replace(
+        plan,
+        layers=layers,
+        tables=replace(
+            tables,
+            seconds=tables.seconds * times,
+            bytes=tables.bytes * times,
+            drop=tables.drop * times,
+            allowed=tables.allowed * times,
+            edges=tuple((s + a, s + b) for s in starts for a, b in tables.edges),
+            conversions=tuple(
+                replace(x, source=s + x.source, target=s + x.target)
+                for s in starts
+                for x in tables.conversions
+            ),
+            frontier=tuple(replace(p, formats=p.formats * times) for p in tables.frontier),
+        ),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +80,7 @@ def plans(plan):
     )
     return {
         "plan": plan,
-        "sixty layers": searched(network(60), torch.randn(1, 3, 16, 16)),
+        "sixty layers": repeated(plan, 12),
         "one layer": searched(nn.Sequential(nn.Linear(64, 10)), torch.randn(4, 64)),
         "one point": searched(two, torch.randn(4, 64), formats="fp32"),
         "lower bounds": roofline,
