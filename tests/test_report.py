@@ -255,6 +255,11 @@ def test_of_many_uniform_plans_the_beaten_are_left_out(opened):
     assert opened(grid).locator("#legend li").count() < 10
 
 
+def test_a_comparison_of_another_plan_is_refused(plans, comparison):
+    with pytest.raises(InputError, match="another plan: it timed layer 0 in"):
+        html(plans["sixty layers"], comparison)
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"runtime": 1}', "[" * 100_000])
 def test_what_is_no_comparison_is_refused(plan, tmp_path, text):
     (tmp_path / "bad.json").write_text(text)

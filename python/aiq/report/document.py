@@ -38,7 +38,15 @@ MANY = 12
 
 
 def document(plan: "Plan", measured: Measured | None) -> dict[str, Any]:
-    """Return all that the page shows of a plan."""
+    """Return all that the page shows of a plan.
+
+    Raises
+    ------
+    InputError
+        If another plan was measured.
+    """
+    if measured is not None:
+        measured.check({layer.name: layer.format for layer in plan.layers})
     view = _View(plan, measured)
     names = [layer.name for layer in plan.layers]
     return {

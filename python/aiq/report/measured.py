@@ -93,6 +93,15 @@ class Measured:
         """Return what was measured of ``fp32`` or ``plan``."""
         return next(c for c in self.timing.timings if c.name == name)
 
+    def check(self, formats: Mapping[str, str]) -> None:
+        """Raise `InputError` if another plan was timed than the one with these formats of layers."""
+        for row in self.layers:
+            if formats.get(row.layer) != row.format:
+                raise InputError(
+                    f"The comparison is of another plan: it timed layer {printable(row.layer, 100)} "
+                    f"in {printable(row.format, 20)}; compare this plan with `aiq compare`."
+                )
+
     @classmethod
     def read(cls, source: "str | Path | Comparable | Measured | None") -> "Measured | None":
         """Return a comparison from what `aiq.compare` returned or a file of its JSON.

@@ -31,7 +31,7 @@ def html(plan: "Plan", comparison: "str | Path | Comparable | Measured | None" =
     Raises
     ------
     InputError
-        If the comparison cannot be read.
+        If the comparison cannot be read, or is of another plan.
     """
     shown = document(plan, Measured.read(comparison))
     style, script = _text("page.css"), _text("charts.js") + _text("page.js")
