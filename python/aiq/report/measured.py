@@ -94,12 +94,13 @@ class Measured:
         return next(c for c in self.timing.timings if c.name == name)
 
     def check(self, formats: Mapping[str, str]) -> None:
-        """Raise `InputError` if another plan was timed than the one with these formats of layers."""
+        """Raise `InputError` if another plan was timed than this one, given as layer -> format."""
         for row in self.layers:
             if formats.get(row.layer) != row.format:
+                layer, format_ = printable(row.layer, 100), printable(row.format, 20)
                 raise InputError(
-                    f"The comparison is of another plan: it timed layer {printable(row.layer, 100)} "
-                    f"in {printable(row.format, 20)}; compare this plan with `aiq compare`."
+                    f"The comparison is of another plan: it timed layer {layer} in {format_}; "
+                    "compare this plan with `aiq compare`."
                 )
 
     @classmethod
