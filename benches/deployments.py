@@ -1,18 +1,15 @@
-"""Every network through the whole job in every runtime: trace, search, deploy as w8a8, compare.
+"""Trace, search, deploy in w8a8 and compare every network in every runtime.
 
     python benches/deployments.py                       # all rows; goes on where it was stopped
     python benches/deployments.py --only resnet18 bert  # rows whose names contain one of these
-    python benches/deployments.py --again               # rows that were done, too
+    python benches/deployments.py --again               # also the rows that are done already
 
-For each network of `benches/zoo.py` and each runtime: ``aiq.search`` without data among int8 and,
-where the runtime has no integer kernel, float32; then ``aiq.deploy``. A cell is good if
+For each network of `benches/zoo.py` and each runtime, ``aiq.search`` chooses int8 or, if the
+runtime has no integer kernel for a layer, float32; it uses no data. Then ``aiq.deploy`` compiles
+the plan. `benches/deployments_report.py` says when a deployment is good.
 
-* the formats that run are those of the plan, which were priced;
-* the output differs from float32's by no more than `FACTOR` times what the simulation says of the
-  same plan, and `FLOOR`. Differences are norms, over the norm of the float32 output less its mean.
-
-``benches/results/deployments.json`` is written after every network. Networks have one thread:
-nothing is timed.
+``benches/results/deployments.json`` is written after every network. Nothing is timed, and every
+network has one thread.
 """
 
 import argparse
@@ -20,12 +17,13 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import common
 import torch
 import zoo
+from deployments_report import RUNTIMES, markdown, summary
 from torch.utils import _pytree as pytree
 
 import aiq
@@ -41,13 +39,11 @@ from aiq.runtimes import instructions
 
 SEED = 0
 FORMATS = "w8a8"
-FACTOR, FLOOR = 1.5, 0.02
-RUNTIMES = ("inductor", "onnxruntime", "openvino")
-ROWS = 8  # of one process
+ROWS = 8  # networks that one process does
 
 
 def main() -> None:
-    """Do the rows that are missing, and print the table."""
+    """Compute the rows that are missing, and print the table."""
     options = arguments()
     if options.rows:
         torch.set_num_threads(1)
@@ -71,7 +67,7 @@ def main() -> None:
 def in_processes(
     names: Sequence[str], hw: str, engines: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield networks and their rows, some made in one process, which then gives its memory back."""
+    """Yield networks and their rows; a process does `ROWS` of them, which bounds its memory."""
     left = list(names)
     while left:
         some = left[:ROWS]
@@ -84,13 +80,13 @@ def in_processes(
                 if line.startswith("{"):
                     yield left.pop(0), json.loads(line)
                     some = some[1:]
-        if some:  # the process died on the first of them
+        if some:  # the process died while it did the first of them
             failure = f"the process ended with {worker.returncode}"
             yield left.pop(0), {"runtimes": {r: {"failure": failure} for r in engines}}
 
 
 def row(name: str, hw: str, names: Iterable[str]) -> dict[str, Any]:
-    """Return what became of one network in each of some runtimes."""
+    """Return the row of one network: its deployment in each runtime."""
     model, inputs = zoo.build(name, SEED)
     try:
         traced = aiq.graph.trace(model, inputs)
@@ -98,14 +94,14 @@ def row(name: str, hw: str, names: Iterable[str]) -> dict[str, Any]:
         simulator = Simulator(folded, observe(folded, [inputs]))
         formats = parse_all(["fp32", FORMATS])
         drops = sensitivity.estimate(traced, formats, "sqnr", inputs, seed=SEED)
-    except Exception as error:  # noqa: BLE001 - whatever it is stands in the table
+    except Exception as error:  # noqa: BLE001 - the table shows any error
         return {"runtimes": {r: {"failure": said(error)} for r in names}}
     found = {}
     for runtime in names:
         started = time.perf_counter()
         try:
             found[runtime] = cell(model, inputs, traced, simulator, drops, hw, runtime)
-        except Exception as error:  # noqa: BLE001 - whatever it is stands in the table
+        except Exception as error:  # noqa: BLE001 - the table shows any error
             found[runtime] = {"failure": said(error)}
         found[runtime]["seconds"] = round(time.perf_counter() - started, 1)
         torch.compiler.reset()
@@ -121,7 +117,7 @@ def cell(
     hw: str,
     runtime: str,
 ) -> dict[str, Any]:
-    """Return how a network fares in a runtime."""
+    """Return the deployment of a network in one runtime."""
     plan = aiq.search(
         model,
         hw,
@@ -145,13 +141,13 @@ def cell(
 
 
 def call(function: Any, inputs: zoo.Inputs) -> object:
-    """Return what a model or a program returns."""
+    """Call a model or a program."""
     with torch.no_grad():
         return function(**inputs) if isinstance(inputs, dict) else function(*inputs)
 
 
 def difference(found: object, exact: object) -> float:
-    """Return the norm of the difference of all outputs over the norm of what they vary."""
+    """Return the relative error of all outputs, as `benches/deployments_report.py` defines it."""
     one, other = (
         torch.cat([x.flatten().double() for x in pytree.tree_leaves(value)])
         for value in (found, exact)
@@ -160,47 +156,9 @@ def difference(found: object, exact: object) -> float:
 
 
 def said(error: Exception) -> str:
-    """Return an error as one line: its type too, unless it is a sentence of aiq's."""
+    """Return an error as one line, with its type unless it is an error of aiq."""
     text = " ".join(str(error).split())[:300]
     return text if isinstance(error, AiqError) else f"{type(error).__name__}: {text}"
-
-
-def fault(found: Mapping[str, Any]) -> str:
-    """Return what is wrong with a cell, nothing if it is good."""
-    if "failure" in found:
-        return str(found["failure"])
-    if found["mismatches"]:
-        return f"{len(found['mismatches'])} mismatches, {found['mismatches'][0]}"
-    limit = FACTOR * found["simulated"] + FLOOR
-    return "" if found["error"] <= limit else f"error {found['error']:.3f}, limit {limit:.3f}"
-
-
-def markdown(rows: Mapping[str, Any]) -> str:
-    """Return the table: in each runtime int8 layers, difference, what the simulation says of it."""
-    lines = [
-        "| network | layers | " + " | ".join(RUNTIMES) + " |",
-        "| --- " * (2 + len(RUNTIMES)) + "|",
-    ]
-    for name, found in rows.items():
-        cells = [entry(found["runtimes"].get(runtime)) for runtime in RUNTIMES]
-        lines.append(f"| {name} | {found.get('layers', '')} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def entry(found: Mapping[str, Any] | None) -> str:
-    """Return a cell of the table."""
-    if found is None:
-        return ""
-    if fault(found):
-        return f"**{fault(found)}**".replace("|", "/")
-    return f"{found['int8']} int8, {found['error']:.3f} ({found['simulated']:.3f})"
-
-
-def summary(rows: Mapping[str, Any]) -> str:
-    """Return one line: how many cells are good."""
-    cells = [found for row_ in rows.values() for found in row_["runtimes"].values()]
-    good = sum(not fault(found) for found in cells)
-    return f"\n{good} of {len(cells)} deployments of {len(rows)} networks run as priced, and right."
 
 
 def arguments() -> argparse.Namespace:

@@ -14,8 +14,8 @@ training, and scored on all 10,000 test images. Without the data set on disk the
 
 import argparse
 import time
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -46,7 +46,7 @@ def splits() -> tuple[data.Dataset, data.Dataset, str]:
 def layers_alone(
     table: cost.CostTable, evaluator: Evaluator, drops: DropTable
 ) -> list[dict[str, Any]]:
-    """Experiment (i): one layer at a time."""
+    """(i) Measure the drop of each layer alone in each format."""
     rows = []
     for i, layer in enumerate(drops.layers):
         for k, chosen in enumerate(drops.formats):
@@ -67,30 +67,33 @@ def layers_alone(
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="fewer images and candidates")
-    quick = parser.parse_args().quick
-    started = time.perf_counter()
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """ResNet-20, the images it is judged on, and the roofs of this machine."""
 
+    quick: bool
+    val: data.Dataset
+    test: data.Dataset
+    source: str
+    model: torch.nn.Module
+    calibration: data.Batches
+    image: torch.Tensor
+    profile: aiq.Hardware
+
+
+def setting(quick: bool) -> Setting:
     val, test, source = (data.sample("val"), data.sample("test"), "shipped samples")
     if not quick:
         val, test, source = splits()
-    model = models.load("resnet20")
-    calibration = data.batches(data.sample("train"))
+    model, calibration = models.load("resnet20"), data.batches(data.sample("train"))
     image = test.inputs(test.images[:1])
-    layer_graph = graph.extract(model, image)
-    profile = calibrate.quick()
+    return Setting(quick, val, test, source, model, calibration, image, calibrate.quick())
 
-    evaluator = Evaluator(model, data.batches(val), calibration=calibration)
-    unseen = Evaluator(model, data.batches(test), calibration=calibration)
-    weight_only = cost.intensity_table(layer_graph, PAPER)
-    drops = sensitivity.measure(evaluator, PAPER)
 
-    alone = layers_alone(weight_only, evaluator, drops)
+def show_layers_alone(rows: Sequence[Mapping[str, Any]], images: int) -> None:
     console.print(
         text.table(
-            f"(i) Each layer alone ({len(val):,} validation images)",
+            f"(i) Each layer alone ({images:,} validation images)",
             ["<layer", "<format", "AI gain", "drop measured", "drop by table", "+-"],
             (
                 (
@@ -101,11 +104,16 @@ def main() -> None:
                     text.points(row["loss_table"]),
                     text.points(row["loss_table_error"]),
                 )
-                for row in alone
+                for row in rows
             ),
         )
     )
 
+
+def searches(given: Setting, layers: Sequence[str]) -> list[dict[str, Any]]:
+    """(ii) Score uniform formats, the two searches of the paper, and ours on the test images."""
+    unseen = Evaluator(given.model, data.batches(given.test), calibration=given.calibration)
+    layer_graph = graph.extract(given.model, given.image)
     found: list[dict[str, Any]] = []
 
     def score(
@@ -129,18 +137,18 @@ def main() -> None:
 
     def search(name: str, **arguments: Any) -> None:
         plan = aiq.search(
-            model,
-            profile,
-            arguments.pop("data", data.batches(val)),
-            example_inputs=image,
-            calibration=calibration,
+            given.model,
+            given.profile,
+            arguments.pop("data", data.batches(given.val)),
+            example_inputs=given.image,
+            calibration=given.calibration,
             **arguments,
         )
         score(name, plan.formats, plan.evaluations, plan.seconds)
 
     for name in ("fp32", "w8", "w4", "w8a8", "w4a4"):
-        score(f"uniform {name}", dict.fromkeys(drops.layers, parse(name)))
-    few = data.batches(val.take(10 if quick else 50))
+        score(f"uniform {name}", dict.fromkeys(layers, parse(name)))
+    few = data.batches(given.val.take(10 if given.quick else 50))
     weighted: dict[str, Any] = {"objective": "weighted", "lam": LAMBDA}
     search("paper: greedy", method="greedy", data=few, **weighted)
     search("paper: coordinate", method="coordinate", data=few, **weighted)
@@ -148,9 +156,13 @@ def main() -> None:
     budget: dict[str, Any] = {"objective": "intensity", "max_drop": MAX_DROP}
     search("aiq: most AI, weights 2-8 bits", formats="fp32,w8,w7,w6,w5,w4,w3,w2", **budget)
     search("aiq: most AI, weights and activations 2-8 bits", **budget)
+    return found
+
+
+def show_searches(rows: Sequence[Mapping[str, Any]], images: int, source: str) -> None:
     console.print(
         text.table(
-            f"(ii) Searches (scored on {len(test):,} test images, {source}); the paper: "
+            f"(ii) Searches (scored on {images:,} test images, {source}); the paper: "
             "29.85 -> 45.25 at 0.9 pp",
             ["<chosen by", "FLOP/byte", "x fp32", "accuracy", "drop", "evaluations", "time"],
             (
@@ -163,54 +175,68 @@ def main() -> None:
                     str(row["evaluations"]),
                     text.duration(row["seconds"]) if row["seconds"] else "-",
                 )
-                for row in found
+                for row in rows
             ),
         )
     )
 
-    network = models.mobilenet_v2().eval()
-    throughput = []
-    for batch in (1, 128):
-        inputs = torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-        for name in ("bf16", "w8a8"):
-            plan = aiq.search(
-                network,
-                profile,
-                example_inputs=inputs,
-                formats=[name],
-                max_drop=1.0,
-                objective="throughput",
-            )
-            result = compare(
-                plan,
-                network,
-                profile,
-                example_inputs=inputs,
-                calibration=[inputs],
-                min_seconds=2 if quick else 10,
-            )
-            throughput.append(
-                {
-                    "batch": batch,
-                    "format": name,
-                    "predicted_speedup": result.predicted_speedup,
-                    "measured_speedup": asdict(result.measured_speedup),
-                    "verdict": str(result.verdict),
-                    "noise": result.timing.noise,
-                    "mismatches": len(result.mismatches),
-                }
-            )
-            console.print(f"\n(iii) MobileNetV2 (random weights), batch {batch}, all {name}")
-            console.print(tables.throughput(result))
 
+def throughput(given: Setting, batch: int, name: str) -> dict[str, Any]:
+    """(iii) Compare MobileNetV2 in one format with float32, predicted and measured."""
+    network = models.mobilenet_v2().eval()
+    inputs = torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    plan = aiq.search(
+        network,
+        given.profile,
+        example_inputs=inputs,
+        formats=[name],
+        max_drop=1.0,
+        objective="throughput",
+    )
+    result = compare(
+        plan,
+        network,
+        given.profile,
+        example_inputs=inputs,
+        calibration=[inputs],
+        min_seconds=2 if given.quick else 10,
+    )
+    console.print(f"\n(iii) MobileNetV2 (random weights), batch {batch}, all {name}")
+    console.print(tables.throughput(result))
+    return {
+        "batch": batch,
+        "format": name,
+        "predicted_speedup": result.predicted_speedup,
+        "measured_speedup": asdict(result.measured_speedup),
+        "verdict": str(result.verdict),
+        "noise": result.timing.noise,
+        "mismatches": len(result.mismatches),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="fewer images and candidates")
+    started = time.perf_counter()
+    given = setting(parser.parse_args().quick)
+
+    evaluator = Evaluator(given.model, data.batches(given.val), calibration=given.calibration)
+    weight_only = cost.intensity_table(graph.extract(given.model, given.image), PAPER)
+    drops = sensitivity.measure(evaluator, PAPER)
+    alone = layers_alone(weight_only, evaluator, drops)
+    show_layers_alone(alone, len(given.val))
+
+    found = searches(given, drops.layers)
+    show_searches(found, len(given.test), given.source)
+    compared = [throughput(given, batch, name) for batch in (1, 128) for name in ("bf16", "w8a8")]
     save(
         "paper",
         {
             "paper": PAPER_RESULT,
-            "images": {"val": len(val), "test": len(test), "source": source},
+            "images": {"val": len(given.val), "test": len(given.test), "source": given.source},
             "layers_alone": alone,
             "searches": found,
-            "throughput": throughput,
+            "throughput": compared,
             "seconds": time.perf_counter() - started,
         },
         seeds=[0],

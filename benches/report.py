@@ -1,13 +1,10 @@
-"""Write ``benches/README.md``: every row of the long benchmarks, read from their results.
+"""Write `benches/README.md` and the tables in `docs/results.md` from `benches/results`.
 
     python benches/report.py
 
-The tables in the project's README are written too: of the plans the rows in `SHOWN`, of the
-predictions a line for each profile and runtime, of the solver a line for each class.
-
-Nothing is measured here: `benches/throughput.py`, `benches/prediction.py` and
-`benches/calibration.py` write a summary for each hardware profile, and this lays them out as
-tables. The picture is of one profile: `benches/prediction.py --plot` drew it.
+Nothing is measured here. The benchmarks write a summary for each hardware profile, and this script
+lays the summaries out as tables, with the text of `benches/report_text.py`. The picture shows one
+profile: `benches/prediction.py --plot` drew it.
 """
 
 import json
@@ -15,7 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import deployments_report
 from prediction_report import LEVELS, number, over_all
+from report_text import CALIBRATION, DEPLOYMENTS, OPENING, PREDICTION, SHOWN, SOLVER, THROUGHPUT
 
 from aiq import files
 
@@ -24,180 +23,30 @@ _, ROOFLINE, CALIBRATED = LEVELS
 PLANS = ("runtime", "plans of, batch")
 Document = dict[str, Any]
 
-OPENING = """# Measured
-
-What the benchmarks found, row by row; written by `benches/report.py` from `benches/results`. A
-heading names the hardware profile (`aiq profiles show NAME`) that predicted.
-"""
-
-THROUGHPUT = """
-## Plans against every uniform precision
-
-`benches/throughput.py`. Ratios of throughput to the same runtime's float32, measured and predicted.
-"Against the best" compares the plan with the best uniform precision, timed in turns: ratio and 95 %
-interval; *faster* and *slower* are said only beyond the noise of the row. Rows were timed when the
-stopwatch took the ratio of medians, not yet the median of the ratios within rounds; on Zen 3
-ResNet-20, ViT-S at batch 16, BERT-base, MobileNetV2 at 224 and batch 16, EfficientNet-B0, RegNetY,
-ShuffleNetV2 and ConvNeXt-T are newer, as are all on Zen 5, where a turn, but for MobileNetV2's at
-batch 128, fills the caches for 20 ms before its sample; elsewhere one call does. Loss is on 10,000
-test images; networks without one have random weights: any loss was allowed. The search timed its
-best four plans (`measure_top`), fewer of the largest networks. BERT-base at batch 1 on Zen 4 was
-timed three times, 1.05 and 1.04 within the noise before. The Xeon was timed in minutes, while other
-such programs ran on its other processors. Predictions are those of the profile of that time.
-"""
-
 THROUGHPUT_HEADER = (
     *("network, batch", "runtime", "bf16", "w8a8", "plan", "predicted"),
-    *("against the best", "noise", "the plan", "loss"),
+    *("against the best", "noise", "the plan", "drop"),
 )
-
-PREDICTION = """
-## Prediction against the stopwatch
-
-`benches/prediction.py`. Networks and plans that no calibration has seen. Mean errors are relative
-to the measured time (networks, float32) or to the measured speed-up over float32 (plans, 30 random
-ones of each network, half of them scattered). *Lower roof* takes the whole network at its
-arithmetic intensity, *roofline* sums over layers, *calibrated* is the model that the search uses;
-the columns after it are its. Noise is that of the measurement; the sign of a speed-up is asked of
-the plans that differ from float32 by more. A plan that was drawn, compiled and timed more than
-once, as float32 mostly is, takes the median of its times. Rows of one runtime count together, at
-all batches.
-
-On Zen 3 and Zen 5 programs and rows took turns with the anchor, a program that tells how fast a
-shared machine is just then; all predictions of a row are slowed down by what it took there over
-what it took in the calibration. On Zen 3 OpenVINO was calibrated with 540 programs in three calls,
-23 minutes in all; ONNX Runtime with 360 in one call of thirteen minutes and, all but twelve of
-them, once more in one of twelve, which kept samples of its own; the two were joined as `--again`
-does. TorchInductor took one call of thirteen minutes, 216 programs. A call stops after about eight
-minutes unless told otherwise. Programs of OpenVINO and ONNX Runtime were timed before the model
-told apart the reordering of inputs and what poolings read (OpenVINO's before what is fused into a
-layer, too), and cut up anew for it; the steal that OpenVINO's profile names is that of a fit during
-which nothing was timed. Times of plans are means of two timings (OpenVINO's ResNet-20, ONNX
-Runtime's SqueezeNet) and four, OpenVINO's MobileNetV2 of three, TorchInductor's of one; the quieter
-a timing, the more it counts, in rows timed since that was built. The noise of OpenVINO's networks
-is the anchor's. Times on Zen 4 and the Xeon are of an earlier protocol, on Zen 4 the fastest of
-some timings, and their profiles of an earlier fit, which knew less of layers into which something
-is fused and of programs beyond the caches. Their time for each element that a pooling wrote is now
-a time for each that it reads, of a quarter, so that poolings by two take what they took.
-
-With two threads a call calibrated each runtime on Zen 5: 768 programs of OpenVINO in thirteen
-minutes, 540 of ONNX Runtime in eight and 240 of TorchInductor in ten. In their rows one call fills
-the caches before a sample, after which an int8 network among thirty others is still up to 27 %
-slower than in a loop of its own; with one thread 20 ms of calls do. With two threads small networks
-took 0.25 ms in one minute and 0.35 in another, the anchor 6 % more: this and their share of the
-last cache the anchor does not tell. Their peak of float32 was found too low at first, by MKL's
-product; samples with two threads were fitted again below that of oneDNN's linear layer. Of ONNX
-Runtime four networks were timed with two threads. The 27 %, the 0.25 and 0.35 ms and the 6 % are of
-throw-away scripts.
-
-With one thread on Zen 5 OpenVINO was calibrated with 840 programs in two calls, fifteen minutes in
-all, the first 636 cut up anew between them; ONNX Runtime with 468 in one call of eight. Only in
-these two does the model learn from what a profiler times between layers, do plans that are timed
-alternate formats, and is an input reordered once, in the dtype of its reader; and in all earlier
-ones of OpenVINO and ONNX Runtime the layer times of programs that were exported together with one
-that pads its convolutions to the same size went to the wrong layers. Plans of OpenVINO with one
-thread are means of two timings, the second at a slower hour: beside both the anchor took 4 % more
-than in the calibration. Its networks were timed in that hour, once; ONNX Runtime was calibrated and
-timed in it.
-
-On Zen 4 the fastest of one to four passes of calibration and of several timings counts (rows with
-one thread and plans of ONNX Runtime: single timings); 69 programs timed in one disturbed pass only
-are left out of OpenVINO's section with two threads, and some of its times are of a build that wrote
-means over images as poolings, which was taken back. The two profiles of the Xeon, AMX on with two
-threads and off with one, were calibrated in 130 s a runtime, with 36 to 108 programs instead of
-some hundreds, on some processors while other such programs ran on the rest. Profiles of Zen 3 and
-of the Xeon take the noise of the machine for an error of the samples, those of Zen 4 do not yet.
-
-All these profiles were fitted with products of two features of a layer's shape. The products were
-then projected onto single features, over the layers of random programs weighted by their work, and
-the rows predicted anew by a throw-away script: nothing was timed again. Without weights, tried
-first, OpenVINO's networks on Zen 3 were 10.8 % off; so these networks had a say in that choice.
-
-![predicted over measured on Zen 5 with one thread](results/prediction.png)
-"""
-
-CALIBRATION = """
-## What a calibration learns
-
-`benches/calibration.py`. Each row is one fit to samples that a calibration took: to the first
-programs only, which a shorter calibration would have timed, or to all with one assumption changed.
-*Left out* is the mean error on synthetic programs left out of the fit, by which the assumptions
-were chosen; the columns after it are the networks and plans of the section above, with the least
-Spearman and the most regret of the three networks whose plans were timed. A default call stops
-after eight minutes, which on Zen 3 came to 216 programs of OpenVINO, 228 of ONNX Runtime (here all
-were timed twice) and some 150 of TorchInductor; on Zen 5 with one thread, to some 440 of OpenVINO.
-*No anchor* fits the times as the stopwatch showed them. "As it is" had products of two features,
-which are gone since: "no products of features" is what a calibration fits now.
-"""
-
-SHOWN = {
-    "xeon_emerald_2vcpu": ("mobilenet_v2/128", "resnet20/128"),
-    "epyc_zen5_2vcpu": (
-        "mobilenet_v2/128",
-        "vit_s/1/openvino",
-        "bert_base/1/openvino",
-        "efficientnet_b0/1/onnxruntime",
-        "shufflenet_v2/1/onnxruntime",
-    ),
-    "epyc_zen4_2vcpu": (
-        "mobilenet_v2/128",
-        "vit_s/1/openvino",
-        "vit_s/16/openvino",
-        "bert_base/1/openvino",
-        "efficientnet_b0/1/onnxruntime",
-    ),
-    "epyc_zen3_2vcpu": (
-        "mobilenet_v2/128",
-        "regnet_y_400mf/1/onnxruntime",
-        "shufflenet_v2/1/onnxruntime",
-        "efficientnet_b0/1/onnxruntime",
-    ),
-}
-"""Rows of plans that the project's README shows, by how their names begin."""
-
 SUMMARY = (
     *("profile", "runtime", "networks", "roofline", "**calibrated**", "median", "noise"),
     *("plans", "roofline", "**calibrated**", "sign right", "least Spearman", "most regret"),
     "most noise",
 )
-SOLVER = {
-    "separable L=54": "one budget, 54 layers",
-    "separable L=200": "one budget, 200 layers",
-    "separable L=224 llm": "one budget, 224 layers of 7 shapes",
-    "separable L=1000": "one budget, 1,000 layers",
-    "separable L=10000": "one budget, 10,000 layers",
-    "chain L=54": "edges along a chain, 54 layers",
-    "chain L=200": "edges along a chain, 200 layers",
-    "chain L=1000": "edges along a chain, 1,000 layers",
-    "residual L=200": "edges of a residual network, 200 layers",
-    "residual L=1000": "edges of a residual network, 1,000 layers",
-    "two budgets L=54": "two budgets, 54 layers",
-    "two budgets L=200": "two budgets, 200 layers",
-    "two budgets L=224 llm": "two budgets, 224 layers of 7 shapes",
-    "two budgets L=1000": "two budgets, 1,000 layers",
-    "pisinger uncorrelated": "Pisinger's uncorrelated",
-    "pisinger weakly": "Pisinger's weakly correlated",
-    "pisinger subset-sum": "Pisinger's subset sum",
-    "pisinger zig-zag": "Pisinger's zig-zag",
-    "pisinger strongly": "Pisinger's strongly correlated",
-}
-"""Classes of problems in `benches/solver.py`, and what the README calls them."""
-
 SOLVER_HEADER = (
     *("class", "aiq, median", "worst seed", "proved"),
     "times faster than the best peer, median (worst)",
 )
-README = HERE.parent / "README.md"
+RESULTS = HERE.parent / "docs" / "results.md"
 
 
 def main() -> None:
     files.write_atomic(HERE / "README.md", page(HERE / "results"))
-    files.write_atomic(README, filled(README.read_text(), HERE / "results"))
-    print("wrote benches/README.md, and the tables in README.md")
+    files.write_atomic(RESULTS, filled(RESULTS.read_text(), HERE / "results"))
+    print("wrote benches/README.md, and the tables in docs/results.md")
 
 
 def filled(text: str, results: Path) -> str:
-    """Return the project's README with the tables that stand for the files in `results`."""
+    """Return a page of the documentation with its tables made anew from the files in `results`."""
     timed = dict(documents(results / "throughput"))
     plans = [
         [name, *throughput_row(key, row)]
@@ -241,7 +90,7 @@ def milliseconds(value: float) -> str:
 
 
 def summary(document: Document, runtime: str) -> list[str]:
-    """Return what is said of a runtime's networks, and of all its plans: of ranks the worst."""
+    """Return the cells of a runtime: errors over its networks, and over all its plans."""
     networks = dict(networks_of(document))[runtime]
     plans = [found for key, found in plans_of(document) if said(key)[0] == runtime]
     cells = [
@@ -267,14 +116,25 @@ def summary(document: Document, runtime: str) -> list[str]:
 
 
 def page(results: Path) -> str:
-    """Return the page that stands for the files in `results`."""
-    found = [OPENING + THROUGHPUT]
+    """Return `benches/README.md`, made from the files in `results`."""
+    found = [OPENING + DEPLOYMENTS, deployments(results), THROUGHPUT]
     found += [throughput(name, document) for name, document in documents(results / "throughput")]
     found.append(PREDICTION)
     found += [prediction(name, document) for name, document in documents(results / "prediction")]
     found.append(CALIBRATION)
     found += [calibration(name, document) for name, document in documents(results / "calibration")]
     return "\n".join(found)
+
+
+def deployments(results: Path) -> str:
+    """Return the table of deployments."""
+    document = json.loads((results / "deployments.json").read_text())
+    rows = dict(sorted(document["rows"].items()))
+    host, summed = document["machine"], deployments_report.summary(rows)
+    return (
+        f"Plans were priced by the profile `{document['hw']}`; {versions(host)}.\n\n"
+        f"{deployments_report.markdown(rows)}\n\n{summed}\n"
+    )
 
 
 def documents(folder: Path) -> Iterable[tuple[str, Document]]:
@@ -319,7 +179,7 @@ def interval(found: Mapping[str, float]) -> str:
 
 
 def prediction(profile: str, document: Document) -> str:
-    """Return what is said of the predictions of a profile."""
+    """Return the tables of the predictions of a profile."""
     networks = [
         [
             runtime,
@@ -351,7 +211,7 @@ def prediction(profile: str, document: Document) -> str:
 
 
 def calibration(profile: str, document: Document) -> str:
-    """Return what each fit of a profile's calibrations is worth."""
+    """Return the table of the fits of the calibrations of a profile."""
     lines = []
     for runtime, fits in document["runtimes"].items():
         for name, fit in fits.items():
@@ -361,21 +221,21 @@ def calibration(profile: str, document: Document) -> str:
 
 
 def networks_of(document: Document) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield each runtime, and by level what is said of its networks."""
+    """Yield each runtime with the errors over its networks, by level."""
     found = document["networks"]
     for runtime in sorted({key.split("/")[0] for key in found}):
         yield runtime, {level: found[f"{runtime}/{level}"] for level in LEVELS}
 
 
 def plans_of(document: Document) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield each row of plans, and by level what is said of it."""
+    """Yield each row of plans with its errors, by level."""
     found = document["mixed"]
     for key in sorted({key.rpartition("/")[0] for key in found}, key=said):
         yield key, {level: found[f"{key}/{level}"] for level in LEVELS}
 
 
 def statistics(found: Mapping[str, float | None]) -> list[str]:
-    """Return the cells of what is said of the calibrated model."""
+    """Return the cells that describe the errors of the calibrated model."""
     shares = [percent(found[name]) for name in ("median", "within 10 %", "within 20 %")]
     ranks = [
         f"{value:.3f}" for name in ("Spearman", "Kendall") if (value := found[name]) is not None
@@ -384,28 +244,32 @@ def statistics(found: Mapping[str, float | None]) -> list[str]:
 
 
 def sign(found: Mapping[str, float]) -> str:
-    """Return for how many of the plans that differ from float32 the sign is right."""
+    """Return the share of plans whose sign is right, of those that differ from float32."""
     return f"{percent(found['sign'])} of {found['told']}" if found["told"] else ""
 
 
 def said(key: str) -> tuple[str, str]:
-    """Return runtime, and network and batch, of a row of plans."""
+    """Return the runtime, and the network with its batch, of a row of plans."""
     network, batch, runtime = key.split("/")
     return runtime, f"{network}, {batch}"
 
 
 def heading(profile: str, document: Document) -> str:
-    """Return the heading of a profile's table: its machine and versions."""
+    """Return the heading of the table of a profile, with its machine and versions."""
     host = document["machine"]
     limits = "".join(f", {key}={value}" for key, value in host.get("limits", {}).items())
-    versions = ", ".join(
+    isa = " ".join(host["isa"])
+    what = document["description"].removesuffix(".")
+    return f"### {profile}\n\n{what}: {isa}{limits}; {versions(host)}.\n\n"
+
+
+def versions(host: Mapping[str, Any]) -> str:
+    """Return the versions of PyTorch and of the runtimes."""
+    return ", ".join(
         f"{name} {version}"
         for name, version in host["packages"].items()
         if name in {"torch", "torchao", "onnxruntime", "openvino"}
     )
-    isa = " ".join(host["isa"])
-    what = document["description"].removesuffix(".")
-    return f"### {profile}\n\n{what}: {isa}{limits}; {versions}.\n\n"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

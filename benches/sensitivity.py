@@ -1,16 +1,16 @@
-"""Sensitivity: which estimate ranks layers best, how true joint predictions are, and the cost.
+"""Sensitivity: how well each estimate ranks layers and predicts plans, and how long it takes.
 
-(i)   the whole job, timed: sensitivity of every layer in five formats on 2,000 images, exact solve,
-      verification on 10,000, against the paper's greedy algorithm (arXiv 2512.14090) run its way:
-      every candidate evaluated in full on the same 2,000 images, nothing reused. Greedy is stopped
-      at eleven times the job's time, unless --full lets it finish;
-(ii)  rank correlation of every way of estimating with what was measured, for layers alone and for
-      50 random plans;
-(iii) predicted against measured drop of those plans: by the sum of the drops of their layers, and
-      corrected by a look at each as a whole, on a few hundred of the images behind the sensitivity.
+(i)   The whole job is timed: sensitivity of every layer in five formats on 2,000 images, exact
+      solve, verification on 10,000 images. It is compared with the greedy algorithm of arXiv
+      2512.14090, which evaluates every candidate in full on the same 2,000 images. The greedy
+      algorithm is stopped after eleven times as long, unless --full lets it finish.
+(ii)  Every estimate is compared with measurements by rank correlation, for single layers and for
+      50 random plans.
+(iii) The drops of these plans are predicted and measured. They are predicted by the sum over their
+      layers, and by one evaluation of the whole plan on a few hundred of the images.
 
-Plans are chosen on validation images that were held out of training and measured on the test
-images. Without Fashion-MNIST on disk the shipped samples (2,000 and 2,000 images) are used.
+Plans are chosen on validation images that were held out of training, and measured on the test
+images. If Fashion-MNIST is not on disk, the shipped samples (2,000 images each) are used.
 
     python benches/sensitivity.py [--quick] [--network resnet20] [--full]
 """
@@ -24,10 +24,11 @@ from typing import Any
 import numpy as np
 import torch
 from common import console, save
+from paper_greedy import LAMBDA, greedy, greedy_length, objective
 from scipy import stats
 
 import aiq
-from aiq import cost, data, graph, models, sensitivity, solver, text
+from aiq import cost, data, graph, models, sensitivity, text
 from aiq.drops import DropTable
 from aiq.errors import DataError
 from aiq.evaluate import Evaluation, Evaluator
@@ -36,76 +37,11 @@ from aiq.planning import interaction
 from aiq.planning.tables import Tables
 from aiq.sensitivity.whole_plan import divergence
 
-LAMBDA = 0.9
 MAX_DROP = 0.01
 FORMATS = parse_all("w8a8,w6a6,w5a5,w4a4,w3a3")
 PLANS, PLAN_SEED = 50, 1
-TARGET, LARGEST = 0.005, 0.03  # within half a point, of plans that lose less than three
+TARGET, LARGEST = 0.005, 0.03  # errors within 0.5 pp count, of plans that lose less than 3 pp
 PATIENCE = 11
-
-
-class OutOfTimeError(Exception):
-    """Greedy has had its time."""
-
-
-def objective(table: cost.CostTable, formats: Mapping[str, Format], drop: float) -> float:
-    """The paper's: minus lambda times relative intensity, plus drop in points."""
-    return -LAMBDA * table.intensity(formats) / table.intensity({}) + (1 - LAMBDA) * 100 * drop
-
-
-def greedy(
-    evaluator: Evaluator, batches: Sequence[Any], table: cost.CostTable, seconds: float
-) -> dict[str, Any]:
-    """Run the paper's greedy its way: the whole network, on all images, for every candidate."""
-    simulator, layers, columns = evaluator.runner.simulator, table.layers, table.formats
-    targets = torch.cat([y for _, y in batches])
-    started, evaluations = time.perf_counter(), 0
-    best: tuple[float, dict[str, Format]] = (np.inf, {})
-    curve = []
-
-    @torch.inference_mode()
-    def accuracy(formats: Mapping[str, Format]) -> float:
-        answers = [simulator.run(x, formats).argmax(1) for x, _ in batches]
-        return float((torch.cat(answers) == targets).double().mean())
-
-    reference = accuracy({})
-
-    def value(choices: Sequence[int]) -> float:
-        nonlocal evaluations, best
-        spent = time.perf_counter() - started
-        if spent > seconds:
-            raise OutOfTimeError
-        formats = {name: columns[k] for name, k in zip(layers, choices, strict=True)}
-        found = objective(table, formats, reference - accuracy(formats))
-        evaluations += 1
-        if found < best[0]:
-            best = (found, formats)
-            curve.append((time.perf_counter() - started, evaluations, found))
-        return found
-
-    finished = True
-    try:
-        solver.greedy_measured([len(columns)] * len(layers), value)
-    except OutOfTimeError:
-        finished = False
-    return {
-        "formats": best[1],
-        "seconds": time.perf_counter() - started,
-        "evaluations": evaluations,
-        "finished": finished,
-        "curve": curve,
-    }
-
-
-def greedy_length(table: cost.CostTable, drops: DropTable) -> int:
-    """Return how many evaluations greedy would take if the drop table were the truth."""
-    columns = table.formats
-
-    def value(choices: Sequence[int]) -> float:
-        formats = {name: columns[k] for name, k in zip(table.layers, choices, strict=True)}
-        return objective(table, formats, drops.predict(formats))
-
-    return solver.greedy_measured([len(columns)] * len(table.layers), value).evaluations
 
 
 def ranks(estimated: Sequence[float], measured: Sequence[float]) -> dict[str, float]:
@@ -127,8 +63,30 @@ def truth(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float]:
     }
 
 
+def show_job(network: str, given: "Given", rows: Sequence[Mapping[str, Any]]) -> None:
+    table = given.table
+    console.print(
+        text.table(
+            f"(i) {network}, {len(table.layers)} layers x {len(table.formats) - 1} "
+            f"formats, {len(given.sample):,} images, verified on {len(given.unseen):,}",
+            ["<by", "objective", "AI x fp32", "drop", "evaluations", "time"],
+            (
+                (
+                    row["name"],
+                    f"{row['objective']:.4f}",
+                    f"{row['ratio']:.3f}",
+                    text.points(row["drop"]),
+                    f"{row['evaluations']:,}",
+                    text.duration(row["seconds"]),
+                )
+                for row in rows
+            ),
+        )
+    )
+
+
 def job(options: argparse.Namespace, given: "Given") -> tuple[dict[str, Any], DropTable, Evaluator]:
-    """(i): the job, timed, and the paper's greedy."""
+    """(i) Time the whole job and the greedy algorithm of the paper."""
     table, unseen = given.table, data.batches(given.unseen)
     started = time.perf_counter()
     evaluator = Evaluator(given.model, data.batches(given.sample), calibration=given.calibration)
@@ -169,24 +127,7 @@ def job(options: argparse.Namespace, given: "Given") -> tuple[dict[str, Any], Dr
             }
         )
     rows[0] |= {"verifications": plan.evaluations, "sensitivity_seconds": scored}
-    console.print(
-        text.table(
-            f"(i) {options.network}, {len(table.layers)} layers x {len(table.formats) - 1} "
-            f"formats, {len(given.sample):,} images, verified on {len(given.unseen):,}",
-            ["<by", "objective", "AI x fp32", "drop", "evaluations", "time"],
-            (
-                (
-                    row["name"],
-                    f"{row['objective']:.4f}",
-                    f"{row['ratio']:.3f}",
-                    text.points(row["drop"]),
-                    f"{row['evaluations']:,}",
-                    text.duration(row["seconds"]),
-                )
-                for row in rows
-            ),
-        )
-    )
+    show_job(options.network, given, rows)
     ratio = within.predicted.intensity / within.baseline.intensity
     console.print(
         f"Sensitivity took {scored:.1f} s of the job's {seconds:.1f} s; {plan.evaluations} "
@@ -220,7 +161,7 @@ def judge(
     found: Sequence[Evaluation],
     looks: np.ndarray,
 ) -> dict[str, Any]:
-    """(ii) and (iii) for one way of estimating; `looks` are divergences on a few images."""
+    """(ii) and (iii) Judge one estimate; `looks` are divergences of whole plans on some images."""
     assert exact.measured is not None
     assert estimate.drop_per_nat is not None
     rounding = [k for k, f in enumerate(table.formats) if f != REFERENCE]
@@ -285,7 +226,7 @@ def show(methods: Mapping[str, Any], plans: int, images: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What everything here runs on."""
+    """The network, the images and the costs of this benchmark."""
 
     model: torch.nn.Module
     sample: data.Dataset

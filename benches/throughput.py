@@ -1,19 +1,19 @@
-"""Throughput of the plan against every uniform precision, in every runtime, predicted and measured.
+"""Throughput of plans and of every uniform precision, in every runtime, predicted and measured.
 
     python benches/throughput.py                       # all rows, about an hour on two cores
-    python benches/throughput.py --minutes 45          # no new row after that; goes on next time
+    python benches/throughput.py --minutes 45          # start no row later; the next call goes on
     python benches/throughput.py --network mobilenet_v2 --batch 128 --runtime inductor openvino
 
-For each network, batch and runtime: float32, all layers bfloat16, all layers int8, and the plan
-that ``aiq.search(..., measure_top=N)`` returns, timed in turns once the search is over; for trained
-networks eager float32 too, the paper's baseline. Trained networks get their accuracy on the 10,000
-test images of Fashion-MNIST; the others have random weights and no accuracy is claimed. A row that
-was measured is kept in ``benches/raw/throughput/<profile>.json`` after every row, and
-a run that was stopped goes on there (``--again`` measures anew).
+For each network, batch and runtime four programs are timed in turns once the search is over: all
+layers in float32, all in bfloat16, all in int8, and the plan that ``aiq.search(...,
+measure_top=N)`` returns. For trained networks float32 in eager PyTorch, the baseline of the paper,
+is timed as well. The accuracy of trained networks is measured on the 10,000 test images of
+Fashion-MNIST; the other networks have random weights, and no accuracy is claimed. All rows are kept
+in ``benches/raw/throughput/<profile>.json``, and a run that was stopped goes on from there;
+``--again`` measures them again.
 
-Batch 128 is for the networks of 32 x 32 images and the smallest transformer. For the others one
-call of 128 takes up to a minute on the two cores that this was made for, and arithmetic alone
-decides, as it does at 16.
+Batch 128 is timed for the networks of 32 x 32 images and the smallest transformer. In the others
+one call of 128 takes up to a minute on two cores, and as at batch 16 only arithmetic matters.
 """
 
 import argparse
@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from common import console
 from networks import Bert, vision
-from rich.table import Table
+from throughput_report import EAGER, PLAN, brief, report, summary
 from torch import nn
 
 import aiq
@@ -49,16 +49,17 @@ from aiq.runtimes import Compiled, Runtime, Support, instructions
 SEED = 0
 UNIFORM = ("fp32", "bf16", "w8a8")
 FORMATS = (*UNIFORM, "w8a8bf16")  # of the plan
-PLAN, EAGER = "plan", "eager fp32"
 MAX_DROP, CONFIDENCE = 0.01, 0.95
 CALIBRATION_IMAGES = 250
-SENSITIVITY_IMAGES = 50  # of each class: layers are only compared, plans are measured on all
+SENSITIVITY_IMAGES = (
+    50  # of each class, enough to compare layers; plans are evaluated on all images
+)
 CACHE = Path(tempfile.gettempdir()) / "aiq-throughput"  # evaluations that rows share
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network, the shape of one input, the batches timed, whether accuracy means something."""
+    """A network, the shape of one input, the batches to time, and whether it is trained."""
 
     build: Callable[[], nn.Module]
     shape: tuple[int, ...]
@@ -82,7 +83,7 @@ NETWORKS = {
     "resnet50": Network(vision("resnet50"), (3, 224, 224), (1, 16)),
     "bert_base": Network(Bert, (128, 768), (1, 16)),
 }
-"""In the order in which they are measured, the rows that take longest last."""
+"""Networks in the order in which they are measured; the slowest come last."""
 
 
 def main() -> None:
@@ -124,7 +125,7 @@ def rows(options: argparse.Namespace) -> Iterator[tuple[str, int, str]]:
 
 @dataclass
 class Remembering:
-    """A runtime that compiles nothing twice: what the search timed is timed again at the end."""
+    """A runtime that keeps its programs, because search and final timing share them."""
 
     engine: Runtime
     programs: dict[tuple[tuple[str, str], ...], Compiled] = field(default_factory=dict)
@@ -200,26 +201,14 @@ def row(
             max_seconds=4 * options.seconds * len(calls),
         )
     table = cost.time_table(graph, formats, profile, runtime)
-    assert plan.shortlist is not None
-    within = [timed.name for timed in plan.shortlist.plans if timed.name in candidates]
-    best = min(within, key=lambda n: timing[n].seconds.value)
     with console.status("accuracy"):
         scores = {
             n: score(name, program, batch) if network.trained else None
             for n, program in programs.items()
         }
     result = {
+        **chosen(plan, candidates, timing),
         "level": str(table.level),
-        "best_uniform": best,
-        "plan_against_best": asdict(timing.speedup(PLAN, best)),
-        "verdict_against_best": str(timing.verdict(PLAN, best)),
-        "plan_is_uniform": plan.formats in [candidates[n] for n in candidates if n != PLAN],
-        "noise": timing.noise,
-        "steal": timing.steal,
-        "threads": timing.threads,
-        "formats": {layer: str(fmt) for layer, fmt in plan.formats.items()},
-        "simulated_accuracy": None if plan.accuracy is None else asdict(plan.accuracy),
-        "shortlist": asdict(plan.shortlist),
         "candidates": {
             n: {
                 "seconds": asdict(timing[n].seconds),
@@ -232,35 +221,38 @@ def row(
             }
             for n, program in programs.items()
         },
-        "eager": {
-            "seconds": asdict(timing[EAGER].seconds),
-            "plan_speedup": asdict(timing.speedup(PLAN, EAGER)),
-        }
-        if network.trained
-        else None,
         "peak_bytes": machine.peak_memory(calls[PLAN]),
-        "samples": {t.name: t.samples for t in timing.timings},
     }
     console.print(report({f"{name}/{batch}/{runtime}": result}))
     return result
 
 
-def brief(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the tables show of a row."""
-    candidates, accuracy = row["candidates"], row["candidates"][PLAN]["accuracy"]
-    kinds = list(row["formats"].values())
-    eager = row["eager"]
+def chosen(
+    plan: aiq.Plan, candidates: Mapping[str, Mapping[str, Format]], timing: measure.Comparison
+) -> dict[str, Any]:
+    """Return the plan of a row, and its time against those of all others."""
+    assert plan.shortlist is not None
+    within = [timed.name for timed in plan.shortlist.plans if timed.name in candidates]
+    best = min(within, key=lambda n: timing[n].seconds.value)
+    eager = None
+    if EAGER in [t.name for t in timing.timings]:
+        eager = {
+            "seconds": asdict(timing[EAGER].seconds),
+            "plan_speedup": asdict(timing.speedup(PLAN, EAGER)),
+        }
     return {
-        "speedup": {name: found["speedup"] for name, found in candidates.items() if name != "fp32"},
-        "predicted_speedup": candidates["fp32"]["predicted_seconds"]
-        / candidates[PLAN]["predicted_seconds"],
-        "plan_against_best": row["plan_against_best"],
-        "verdict_against_best": row["verdict_against_best"],
-        "plan_against_eager": None if eager is None else eager["plan_speedup"],
-        "noise": row["noise"],
-        "layers": {kind: kinds.count(kind) for kind in sorted(set(kinds))},
-        "mismatches": len(candidates[PLAN]["mismatches"]),
-        "accuracy": accuracy,
+        "best_uniform": best,
+        "plan_against_best": asdict(timing.speedup(PLAN, best)),
+        "verdict_against_best": str(timing.verdict(PLAN, best)),
+        "plan_is_uniform": plan.formats in [candidates[n] for n in candidates if n != PLAN],
+        "noise": timing.noise,
+        "steal": timing.steal,
+        "threads": timing.threads,
+        "formats": {layer: str(fmt) for layer, fmt in plan.formats.items()},
+        "simulated_accuracy": None if plan.accuracy is None else asdict(plan.accuracy),
+        "shortlist": asdict(plan.shortlist),
+        "eager": eager,
+        "samples": {t.name: t.samples for t in timing.timings},
     }
 
 
@@ -273,7 +265,7 @@ def build(name: str) -> nn.Module:
 
 @cache
 def drops(name: str) -> DropTable:
-    """Return what each layer of a trained network loses; no runtime or batch changes that."""
+    """Return the sensitivities of a trained network, which hold for every runtime and batch."""
     with console.status("sensitivity"):
         evaluator = Evaluator(
             build(name),
@@ -293,7 +285,7 @@ def calibration_batches() -> tuple[torch.Tensor, ...]:
 
 
 def inputs(network: Network, batch: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Return one batch of inputs, and the batches that activations are observed on."""
+    """Return one batch of inputs, and the batches on which activations are observed."""
     if network.trained:
         (images,) = calibration_batches()
         return images[torch.arange(batch) % len(images)], [images]
@@ -313,7 +305,7 @@ def test_images() -> Batches | None:
 
 @cache
 def float32_scores(name: str) -> np.ndarray:
-    """Return which test images the float32 network gets right, in PyTorch."""
+    """Return which test images the float32 network classifies correctly in PyTorch."""
     given = test_images()
     assert given is not None
     with torch.inference_mode():
@@ -321,7 +313,7 @@ def float32_scores(name: str) -> np.ndarray:
 
 
 def score(name: str, program: Compiled, batch: int) -> dict[str, Any] | None:
-    """Return the accuracy of a program on the 10,000 test images, and how sure its drop is."""
+    """Return the accuracy of a program on the 10,000 test images, and the limit of its drop."""
     given = test_images()
     if given is None:
         return None
@@ -341,55 +333,8 @@ def score(name: str, program: Compiled, batch: int) -> dict[str, Any] | None:
     }
 
 
-def report(done: Mapping[str, Any]) -> Table:
-    """Return the rows as a table."""
-    columns = "row,candidate,/s,x fp32,predicted,x best uniform,drop (95 %),layers,not as planned"
-    table = Table(*columns.split(","))
-    for key, result in done.items():
-        base = result["candidates"]["fp32"]["predicted_seconds"]
-        for name, found in result["candidates"].items():
-            against, accuracy = result["plan_against_best"], found["accuracy"]
-            kinds = list(result["formats"].values())
-            table.add_row(
-                key if name == "fp32" else "",
-                name,
-                f"{found['images_per_second']:.1f}",
-                span(found["speedup"]),
-                f"{base / found['predicted_seconds']:.2f}",
-                f"{span(against)} {result['verdict_against_best']}" if name == PLAN else "",
-                "" if accuracy is None else drop(accuracy),
-                ", ".join(f"{kinds.count(k)} {k}" for k in sorted(set(kinds)))
-                if name == PLAN
-                else "",
-                str(len(found["mismatches"]) or ""),
-            )
-    return table
-
-
-def summary(done: Mapping[str, Any]) -> str:
-    """Return how many rows the plan wins, and what it must not do."""
-    verdicts = [result["verdict_against_best"] for result in done.values()]
-    lines = [f"{len(done)} rows; against the best uniform precision the plan is:"]
-    lines += [f"  {word}: {verdicts.count(word)}" for word in measure.Verdict]
-    for key, result in done.items():
-        if key.startswith("mobilenet_v2/128/"):
-            own, eager = result["candidates"][PLAN]["speedup"], result["eager"]["plan_speedup"]
-            lines.append(f"  {key}: {span(own)}x its float32, {span(eager)}x eager float32")
-    return "\n".join(lines)
-
-
-def drop(accuracy: Mapping[str, float]) -> str:
-    """Return a accuracy drop and its limit in percentage points, for reading."""
-    return f"{100 * accuracy['drop']:.2f} (<= {100 * accuracy['drop_limit']:.2f}) pp"
-
-
-def span(interval: Mapping[str, float]) -> str:
-    """Return an interval for reading."""
-    return f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
-
-
 def this_machine() -> aiq.Hardware:
-    """Return the calibrated profile that was made on this machine, or the roofs as they are now."""
+    """Return the calibrated profile of this machine, or its roofs if there is none."""
     for name in hardware.available():
         profile = aiq.Hardware.load(name)
         differ = machine.differences(profile.measured_on)
