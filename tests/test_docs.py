@@ -13,7 +13,8 @@ from aiq.cli import app
 from aiq.cli.commands import COMMANDS, load
 
 ROOT = Path(__file__).parent.parent
-PAGES = [*ROOT.glob("*.md"), *(ROOT / name / "README.md" for name in ("benches", "hw_profiles"))]
+PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES += [ROOT / name / "README.md" for name in ("benches", "hw_profiles")]
 SOURCES = [
     path
     for folder in ("python/aiq", "rust", "tests", "benches")
@@ -50,7 +51,7 @@ def test_names_in_documentation_exist():
 
 
 def test_files_in_documentation_exist():
-    folders = "benches|hw_profiles|python|rust|tests"
+    folders = "benches|docs|hw_profiles|python|rust|tests"
     named = {
         (name, path.name)
         for path in [*PAGES, *SOURCES]
@@ -87,6 +88,6 @@ def test_commands_in_documentation_exist(page):
 def test_the_page_of_measurements_is_that_of_the_results():
     benches = ROOT / "benches"
     assert (benches / "README.md").read_text() == page(benches / "results")
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "docs" / "results.md").read_text()
     assert text.count("benches/report.py -->") == 3
     assert text == filled(text, benches / "results")
