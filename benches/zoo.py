@@ -19,14 +19,9 @@ Inputs = tuple[torch.Tensor, ...] | dict[str, torch.Tensor]
 Network = tuple[nn.Module, Inputs]
 
 
-def _torchvision() -> Mapping[str, Callable[[], nn.Module]]:
-    """Return a classifier of each family; narrow ones where its constructor allows."""
+def _torchvision_transformers() -> Mapping[str, Callable[[], nn.Module]]:
+    """Return a narrow classifier of each family with attention."""
     from torchvision import models  # noqa: PLC0415 - only these rows need it
-    from torchvision.models.convnext import CNBlockConfig  # noqa: PLC0415
-    from torchvision.models.efficientnet import FusedMBConvConfig, MBConvConfig  # noqa: PLC0415
-    from torchvision.models.mobilenetv3 import InvertedResidualConfig  # noqa: PLC0415
-    from torchvision.models.regnet import BlockParams  # noqa: PLC0415
-    from torchvision.models.resnet import BasicBlock, Bottleneck  # noqa: PLC0415
     from torchvision.models.swin_transformer import (  # noqa: PLC0415
         PatchMergingV2,
         SwinTransformerBlockV2,
@@ -40,13 +35,42 @@ def _torchvision() -> Mapping[str, Callable[[], nn.Module]]:
         "num_heads": [2, 4],
         "window_size": [4, 4],
     }
+    return {
+        "maxvit": lambda: models.MaxVit(
+            (WIDTH, WIDTH),
+            stem_channels=16,
+            partition_size=4,
+            block_channels=[16, 32],
+            block_layers=[1, 1],
+            head_dim=8,
+            stochastic_depth_prob=0.0,
+            **small,
+        ),
+        "swin": lambda: models.SwinTransformer(**swin, **small),
+        "swin_v2": lambda: models.SwinTransformer(
+            **swin, block=SwinTransformerBlockV2, downsample_layer=PatchMergingV2, **small
+        ),
+        "vit": lambda: _random_head(models.VisionTransformer(WIDTH, 16, 2, 2, 64, 128, **small)),
+    }
+
+
+def _torchvision() -> Mapping[str, Callable[[], nn.Module]]:
+    """Return a classifier of each family, a narrow one if its constructor allows."""
+    from torchvision import models  # noqa: PLC0415 - only these rows need it
+    from torchvision.models.convnext import CNBlockConfig  # noqa: PLC0415
+    from torchvision.models.efficientnet import FusedMBConvConfig, MBConvConfig  # noqa: PLC0415
+    from torchvision.models.mobilenetv3 import InvertedResidualConfig  # noqa: PLC0415
+    from torchvision.models.regnet import BlockParams  # noqa: PLC0415
+    from torchvision.models.resnet import BasicBlock, Bottleneck  # noqa: PLC0415
+
+    small: Any = {"num_classes": CLASSES}
     mobile = [
         InvertedResidualConfig(16, 3, 16, 16, True, "RE", 2, 1, 1.0),
         InvertedResidualConfig(16, 3, 72, 24, False, "RE", 2, 1, 1.0),
         InvertedResidualConfig(24, 5, 96, 40, True, "HS", 2, 1, 1.0),
         InvertedResidualConfig(40, 5, 240, 40, True, "HS", 1, 1, 1.0),
     ]
-    return {
+    networks = {
         "alexnet": lambda: _headed(models.AlexNet(**small), 256 * 6 * 6),
         "convnext": lambda: models.ConvNeXt(
             [CNBlockConfig(32, 64, 2), CNBlockConfig(64, None, 2)], **small
@@ -73,16 +97,6 @@ def _torchvision() -> Mapping[str, Callable[[], nn.Module]]:
         ),
         "googlenet": lambda: models.GoogLeNet(aux_logits=False, init_weights=False, **small),
         "inception": lambda: models.Inception3(aux_logits=False, init_weights=False, **small),
-        "maxvit": lambda: models.MaxVit(
-            (WIDTH, WIDTH),
-            stem_channels=16,
-            partition_size=4,
-            block_channels=[16, 32],
-            block_layers=[1, 1],
-            head_dim=8,
-            stochastic_depth_prob=0.0,
-            **small,
-        ),
         "mnasnet": lambda: models.MNASNet(0.25, **small),
         "mobilenet_v2": lambda: models.MobileNetV2(width_mult=0.25, **small),
         "mobilenet_v3": lambda: models.MobileNetV3(mobile, 128, **small),
@@ -98,16 +112,13 @@ def _torchvision() -> Mapping[str, Callable[[], nn.Module]]:
         ),
         "shufflenet": lambda: models.ShuffleNetV2([2, 2, 2], [16, 32, 64, 128, 256], **small),
         "squeezenet": lambda: models.SqueezeNet("1_1", **small),
-        "swin": lambda: models.SwinTransformer(**swin, **small),
-        "swin_v2": lambda: models.SwinTransformer(
-            **swin, block=SwinTransformerBlockV2, downsample_layer=PatchMergingV2, **small
-        ),
         "vgg": lambda: _headed(
             models.VGG(models.vgg.make_layers([16, "M", 32, "M", 64, "M", 64, "M"])), 64 * 7 * 7
         ),
-        "vit": lambda: _random_head(models.VisionTransformer(WIDTH, 16, 2, 2, 64, 128, **small)),
         "wide_resnet": lambda: models.ResNet(Bottleneck, [1, 1, 1, 1], width_per_group=16, **small),
+        **_torchvision_transformers(),
     }
+    return dict(sorted(networks.items()))
 
 
 def _headed(model: nn.Module, features: int) -> nn.Module:

@@ -112,17 +112,6 @@ LONGEST_FUNCTION = 80
 
 LONGEST_FILE = 400
 
-TOO_LONG = {
-    "benches/paper.py: main": "is rewritten with the other benches",
-    "benches/sensitivity.py: job": "is rewritten with the other benches",
-    "benches/throughput.py: row": "is rewritten with the other benches",
-    "benches/zoo.py: _torchvision": "is rewritten with the other benches",
-    "benches/report.py": "is rewritten with the other benches",
-    "benches/sensitivity.py": "is rewritten with the other benches",
-    "benches/throughput.py": "is rewritten with the other benches",
-}
-"""File, or file and function, that may be longer for now, and why."""
-
 
 def lines_of_code(function):
     """Return the number of lines of a function, without its docstring."""
@@ -142,4 +131,4 @@ def test_functions_and_files_are_short():
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, functions) and lines_of_code(node) > LONGEST_FUNCTION:
                 long.add(f"{name}: {node.name}")
-    assert long == TOO_LONG.keys(), "an exception that is no longer needed goes, too"
+    assert long == set()
