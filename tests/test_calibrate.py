@@ -18,9 +18,9 @@ from aiq.calibrate import calibration, chains, programs, roofs, this_machine
 from aiq.calibrate.fit import Coefficients, Prior, fit
 from aiq.calibrate.samples import Sample, Store
 from aiq.cost import calibrated_table, rows, shape
-from aiq.cost.pieces import DTYPES, Piece
+from aiq.cost.pieces import Piece
 from aiq.errors import HardwareError, InputError
-from aiq.formats import parse, parse_all
+from aiq.formats import KERNEL_DTYPES, parse, parse_all
 from aiq.graph import trace
 from aiq.hardware import Hardware, MemoryLevel
 from aiq.hardware.runtime_profile import Correction, Fit, KernelProfile
@@ -130,7 +130,7 @@ SHAPES = {"conv.fp32": Correction({"rows": 0.2, "taps": -0.15}, RANGE)}
 
 def sample(name, rng):
     found, seconds = [], RUN
-    machine = rows.machine(TOY, DTYPES)
+    machine = rows.machine(TOY, tuple(KERNEL_DTYPES.values()))
     for key in rng.choice(list(KERNELS), size=rng.integers(1, 8)):
         dtype = ["fp32", "bf16", "int8"].index(key.partition(".")[2] or "fp32")
         inputs, outputs = (int(10 ** rng.uniform(3, 6)) for _ in range(2))
@@ -194,7 +194,7 @@ def test_the_fit_does_without_singular_values(samples, monkeypatch):
 
 def test_layers_settle_what_whole_programs_leave_open(samples):
     keys = ("conv.fp32", "conv.int8", "linear.fp32")
-    few, machine = samples[:25], rows.machine(TOY, DTYPES)
+    few, machine = samples[:25], rows.machine(TOY, tuple(KERNEL_DTYPES.values()))
     layers = []
     for program in few:
         for index, piece in enumerate(program.pieces):

@@ -1,4 +1,4 @@
-"""What a caller can get wrong: every message says what is wrong and what to do about it."""
+"""The exceptions of aiq. Every message says what is wrong and what to do about it."""
 
 import re
 
@@ -32,27 +32,27 @@ class InfeasibleError(AiqError):
 
 
 class NoPlanError(AiqError):
-    """A limit ended the search before it found a plan; there may be one, or none."""
+    """A limit ended the search before it found a plan, so there may be one."""
 
 
 class RuntimeUnavailableError(AiqError):
-    """A runtime is not installed, or cannot run what was asked of it."""
+    """A runtime is not installed, or cannot run the model."""
 
 
 class VerificationError(RuntimeUnavailableError):
-    """A compiled program does not compute what the graph that it was made from computes."""
+    """The outputs of a compiled program differ from those of the graph it was made from."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during long work; the message says what was kept, and how to go on.
+    """Ctrl-C during long work. The message says what was kept, and how to continue.
 
     Attributes
     ----------
     solution
-        Of `aiq.solver`: the best solution so far, with its bound; else ``None``.
+        In `aiq.solver`, the best solution so far with its bound; otherwise ``None``.
     plan
-        Of `aiq.search`: the best `Plan` so far, or ``None`` if there was none yet. Where nothing
-        was measured of it, its `accuracy` is ``None``. Else ``None``.
+        In `aiq.search`, the best `Plan` so far, whose `accuracy` is ``None`` if it was not
+        measured; otherwise ``None``.
     """
 
     def __init__(self, message: str, solution: object = None, plan: object = None) -> None:
@@ -61,7 +61,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 def printable(text: str, most: int = 500) -> str:
-    """Return text from elsewhere as a message shows it: on one line, at most `most` characters."""
+    """Return text of any origin for a message: on one line of at most `most` characters."""
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: most + 1])
     return line if len(line) <= most else line[: most - 3] + "..."
 
@@ -71,13 +71,13 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _PLACES = re.compile(
     r"(Exception from |Check '|While |set TORCH|For more|\[?File |Traceback)", re.IGNORECASE
 )
-"""Beginnings of lines that say where in somebody's source an exception was raised."""
+"""First words of lines that name the place in the source at which an exception was raised."""
 
 
 def reason(error: BaseException, most: int = 240) -> str:
-    """Return the first cause of somebody else's exception: its name, and what it says first.
+    """Return type and first line of the original cause of a third-party exception.
 
-    It is one line of at most `most` characters, without a full stop.
+    The result is one line of at most `most` characters, without a full stop.
     """
     while error.__cause__ is not None:
         error = error.__cause__

@@ -1,7 +1,6 @@
-"""One export at a time, in silence: what PyTorch's exporters and compilers change is process-wide.
+"""Run one export at a time, without output, as PyTorch's exporters change global state.
 
-Other threads keep what is theirs meanwhile: their warnings and logs pass, and nothing that they
-print goes elsewhere.
+The warnings, logs and output of other threads are not affected.
 """
 
 import logging
@@ -21,10 +20,10 @@ _SILENT = threading.local()
 
 @contextmanager
 def exporting() -> Iterator[None]:
-    """Let this thread alone export or compile, without gradients, warnings or logs.
+    """Let only this thread export or compile, without gradients, warnings or logs.
 
-    Every ``torch.export``, ``torch.onnx.export`` and compilation of the package runs in here: two
-    at once would see each other's patches of ``torch.nn.Module``.
+    Every ``torch.export``, ``torch.onnx.export`` and compilation of aiq runs in this context, since
+    two at the same time would see each other's patches of ``torch.nn.Module``.
     """
     with _LOCK, _silence(), torch.inference_mode(mode=False), torch.no_grad():
         yield
@@ -32,7 +31,7 @@ def exporting() -> Iterator[None]:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Drop the warnings, the logs and the partial graphs that PyTorch writes in this thread."""
+    """Drop the warnings, logs and partial graphs that PyTorch writes in this thread."""
     if getattr(_SILENT, "here", False):
         yield
         return
@@ -43,7 +42,7 @@ def _silence() -> Iterator[None]:
     _SILENT.here = True
     try:
         with patch.object(torch.export._trace, "print", _print, create=True):
-            for handler in handlers:  # lists are replaced, as other threads may be reading them
+            for handler in handlers:  # with new lists, as other threads may be reading the old
                 handler.filters = [*handler.filters, _speaks]
             filters.insert(0, ignore)
             yield
@@ -65,7 +64,7 @@ class _ThisThread:
 
 
 def _speaks(record: logging.LogRecord | None = None) -> bool:
-    """Whether what this thread logs or warns of is to be seen."""
+    """Whether the logs and warnings of this thread are to be shown."""
     del record
     return not getattr(_SILENT, "here", False)
 
@@ -77,7 +76,7 @@ def _print(*values: object, **options: Any) -> None:  # noqa: ANN401 - as print'
 
 
 def _handlers() -> list[logging.Handler]:
-    """Return every handler that a record may come to."""
+    """Return all handlers of all loggers."""
     loggers = [logging.root, *logging.root.manager.loggerDict.values()]
     found = [h for logger in loggers if isinstance(logger, logging.Logger) for h in logger.handlers]
     last = [] if logging.lastResort is None else [logging.lastResort]

@@ -1,4 +1,4 @@
-"""Files: written so that they are old or new, never in between, and read up to a limit."""
+"""Atomic writes of files, and reads up to a limit."""
 
 import errno
 import fcntl
@@ -18,11 +18,11 @@ from typing import IO
 from aiq.errors import InputError, printable
 
 _WAIT_SECONDS = 1.0
-"""How long a pipe may be without anybody at its other end before it is refused."""
+"""Seconds after which a pipe without a process at its other end is refused."""
 _LOCK_SECONDS = 60.0
 _MOST_LINKS = 40
 _PREFIX = ".aiq-writes-"
-"""Start of the names of temporary files."""
+"""Prefix of the names of temporary files."""
 
 
 def read_text(path: str | Path, limit: int, advice: str) -> str:
@@ -31,16 +31,16 @@ def read_text(path: str | Path, limit: int, advice: str) -> str:
     Parameters
     ----------
     path
-        A file of UTF-8 text. A pipe is read until its writer closes it.
+        Path of a file of UTF-8 text. A pipe is read until its writer closes it.
     limit
-        Most bytes; a larger file is refused before it is read.
+        Largest size in bytes; a larger file is refused before it is read.
     advice
-        What to do if it cannot be read; completes the sentence of the error.
+        Words at the end of the error message that say what to do.
 
     Raises
     ------
     InputError
-        If it is a folder or a pipe without a writer, is larger, or cannot be read.
+        If the file is a folder, a pipe without a writer, or too large, or cannot be read.
     """
     try:
         raw = _read(path, limit)
@@ -58,7 +58,7 @@ def read_text(path: str | Path, limit: int, advice: str) -> str:
 
 
 def is_file(path: Path) -> bool:
-    """Return whether there is a regular file, also for paths that no file system takes."""
+    """Whether there is a regular file; false for paths that no file system accepts."""
     try:
         return path.is_file()
     except OSError:
@@ -67,7 +67,7 @@ def is_file(path: Path) -> bool:
 
 def _read(path: str | Path, limit: int) -> bytes:
     """Return the bytes of a file, at most one more than `limit`."""
-    # Without O_NONBLOCK a pipe that nobody writes to would be waited for without end.
+    # Without O_NONBLOCK, this would wait forever for a pipe without a writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as stream:
         status = os.fstat(descriptor)
@@ -79,7 +79,7 @@ def _read(path: str | Path, limit: int) -> bytes:
 
 
 def _first_byte(pipe: int) -> bytes:
-    """Return the first byte of a pipe; none if it has a writer who has not written yet."""
+    """Return the first byte of a pipe; none if its writer has not written yet."""
     select.select([pipe], [], [], _WAIT_SECONDS)
     try:
         start = os.read(pipe, 1)
@@ -91,14 +91,14 @@ def _first_byte(pipe: int) -> bytes:
 
 
 def check_target(path: str | Path) -> None:
-    """Raise now if `write_atomic` could not write to `path`, as far as that can be known before.
+    """Check, as far as possible, that `write_atomic` could write to `path`.
 
-    To be called before long work whose result will be written. It leaves nothing behind.
+    Call it before long work whose result will be written. It leaves no file behind.
 
     Raises
     ------
     InputError
-        If the path is a folder, lies below a file, is not allowed, too long, and so on.
+        If the path is a folder, is below a file, is not writable, or is too long.
     """
     with explained(path):
         target = _Target.of(path)
@@ -111,21 +111,21 @@ def check_target(path: str | Path) -> None:
 def write_atomic(path: str | Path, content: str | bytes) -> None:
     """Write `content` to `path` so that a reader, or a crash, sees the old file or the new one.
 
-    Links are followed and stay. The mode of a file that is replaced is kept. Devices, pipes and
-    open descriptors (``/dev/stdout``) are written to. What earlier writes left behind in the folder
-    when they were killed is removed.
+    Links are followed and kept. The mode of a file that is replaced is kept, too. Devices, pipes
+    and open descriptors (``/dev/stdout``) are written to directly. Temporary files of writers that
+    were killed are removed from the folder.
 
     Parameters
     ----------
     path
-        Destination; its folder is created.
+        Path of the file; its folder is created.
     content
-        Text (stored as UTF-8) or bytes.
+        Text, which is stored as UTF-8, or bytes.
 
     Raises
     ------
     InputError
-        If it cannot be written.
+        If the file cannot be written.
     """
     raw = content.encode("utf-8") if isinstance(content, str) else content
     with explained(path):
@@ -140,7 +140,7 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
         mode = 0o666 if old is None else stat.S_IMODE(old.st_mode)
         with _temporary(target.path.parent, mode & 0o777) as (path_now, stream):
             if old is not None:
-                with suppress(PermissionError):  # only root may give files away
+                with suppress(PermissionError):  # only root may change the owner
                     os.fchown(stream.fileno(), old.st_uid, old.st_gid)
                 os.fchmod(stream.fileno(), mode)
             stream.write(raw)
@@ -151,19 +151,19 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
 
 @contextmanager
 def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
-    """Keep other threads and processes that call this out of a folder, which is created.
+    """Lock a folder, which is created, against other threads and processes that call this.
 
     Parameters
     ----------
     folder
-        The folder. Where its file system has no locks, nobody is kept out.
+        The folder. If its file system has no locks, this has no effect.
     shared
-        Let others in that share too: readers.
+        Whether other shared locks are allowed at the same time, as for readers.
 
     Raises
     ------
     InputError
-        If the folder cannot be opened, or somebody else keeps it for a minute.
+        If the folder cannot be opened, or another process locks it for a minute.
     """
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -182,7 +182,7 @@ def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
 
 @contextmanager
 def explained(path: object) -> Iterator[None]:
-    """Turn what goes wrong with a file into one sentence."""
+    """Turn errors of the file system into `InputError`."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -199,17 +199,16 @@ def explained(path: object) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """Where a path leads to.
+    """The destination of a write.
 
     Attributes
     ----------
     path
-        The path behind all links.
+        The path after all links were followed.
     status
-        Of what is there; ``None`` if nothing is.
+        Status of the existing file; ``None`` if there is none.
     descriptor
-        The open descriptor of this process that the path stands for, such as 1 for
-        ``/dev/stdout``.
+        Open descriptor of this process to which the path leads, such as 1 for ``/dev/stdout``.
     """
 
     path: Path
@@ -218,7 +217,7 @@ class _Target:
 
     @classmethod
     def of(cls, path: str | Path) -> "_Target":
-        """Follow links; raise OSError or ValueError if nothing can be written there."""
+        """Follow links; raise OSError or ValueError if the destination cannot be written."""
         found = Path(path)
         for _ in range(_MOST_LINKS):
             found = Path(os.path.realpath(found.parent)) / found.name
@@ -240,7 +239,7 @@ class _Target:
 
     @property
     def replaced(self) -> bool:
-        """Whether a new file takes its place; else it is written to."""
+        """Whether a new file replaces the destination; otherwise it is written to directly."""
         regular = self.status is None or stat.S_ISREG(self.status.st_mode)
         return self.descriptor is None and regular
 
@@ -251,7 +250,7 @@ class _Target:
             return os.fdopen(os.dup(self.descriptor), "wb")
         deadline = time.monotonic() + _WAIT_SECONDS
         while True:
-            try:  # without O_NONBLOCK a pipe that nobody reads would be waited for without end
+            try:  # without O_NONBLOCK, this would wait forever for a pipe without a reader
                 descriptor = os.open(self.path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             except OSError as error:
                 if error.errno != errno.ENXIO or time.monotonic() > deadline:
@@ -264,16 +263,16 @@ class _Target:
 
 @contextmanager
 def _temporary(folder: Path, mode: int) -> Iterator[tuple[Path, IO[bytes]]]:
-    """Open a new file that is locked while it is in use, and gone in the end if it is not renamed.
+    """Open a new file that is locked while it is used, and removed at the end if it still exists.
 
-    The name does not depend on the target's, which may be as long as the file system allows.
+    Its name does not depend on the target's, which may be as long as the file system allows.
     """
     while True:
         path = folder / f"{_PREFIX}{secrets.token_hex(8)}"
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         if _lock(descriptor, unsupported=True) and path.exists():
             break
-        os.close(descriptor)  # a sweep took it for a leftover before it was locked
+        os.close(descriptor)  # another process removed it before it was locked
     stream = os.fdopen(descriptor, "wb")
     try:
         yield path, stream
@@ -283,7 +282,7 @@ def _temporary(folder: Path, mode: int) -> Iterator[tuple[Path, IO[bytes]]]:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove temporary files whose writers were killed: nobody holds their locks."""
+    """Remove temporary files whose writers were killed, which have no locks."""
     for path in folder.glob(f"{_PREFIX}*"):
         with suppress(OSError):
             descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -293,7 +292,7 @@ def _sweep(folder: Path) -> None:
 
 
 def _lock(descriptor: int, *, unsupported: bool, shared: bool = False) -> bool:
-    """Lock a file and say whether it worked; `unsupported` where the file system has no locks."""
+    """Lock a file; return whether it worked, and `unsupported` if the file system has no locks."""
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:

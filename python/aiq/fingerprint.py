@@ -1,4 +1,4 @@
-"""A hash of everything that decides a result: what is kept is not mistaken for another."""
+"""A hash of everything that determines a result, so that kept results are not confused."""
 
 import hashlib
 
@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 SCHEMA = 3
-"""To be raised whenever the same formats come to mean other arithmetic."""
+"""Increase it whenever the same formats come to mean other arithmetic."""
 
 
 class Fingerprint:
-    """A hash of everything that decides a result."""
+    """A hash of everything that determines a result."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256(b"aiq evaluations %d" % SCHEMA)
@@ -24,5 +24,5 @@ class Fingerprint:
             self._hash.update(f"{name}={value!r};".encode())
 
     def hexdigest(self) -> str:
-        """Return the hash, 64 hexadecimal digits."""
+        """Return the hash as 64 hexadecimal digits."""
         return self._hash.hexdigest()

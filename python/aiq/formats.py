@@ -1,9 +1,9 @@
 """Number formats: how a layer is stored and computed.
 
-A format joins the dtype of the weights, the dtype of the activations and the dtype of the
-arithmetic. Its name is the usual one: ``fp32``, ``bf16``, ``fp16``, ``w8a8``, ``w4`` (weight-only),
-``w4g64`` (weight-only, a scale for every 64 weights), in general ``wNaM`` with N and M in 2..8, and
-``wNaMbf16`` where that which stands between the layers is bfloat16 (attention, norms).
+A format combines the dtypes of weights, activations and arithmetic. Names are ``fp32``, ``bf16``,
+``fp16``, ``w8a8``, ``w4`` (weight-only), ``w4g64`` (weight-only, with a scale for every 64
+weights), in general ``wNaM`` with N and M from 2 to 8, and ``wNaMbf16`` if operators between
+layers, such as attention and norms, compute in bfloat16.
 """
 
 import re
@@ -16,14 +16,14 @@ from aiq.errors import FormatError
 
 
 class Kind(StrEnum):
-    """Whether the bits of a dtype are an integer code or a floating-point number."""
+    """Whether a dtype is an integer or a floating-point number."""
 
     FLOAT = "float"
     INT = "int"
 
 
 class Granularity(StrEnum):
-    """How many elements share one scale."""
+    """The set of elements that share one scale."""
 
     TENSOR = "tensor"
     CHANNEL = "channel"
@@ -33,7 +33,7 @@ class Granularity(StrEnum):
 
     @property
     def group(self) -> int | None:
-        """Elements of a channel that share a scale; ``None``: all of them."""
+        """Number of elements of a channel that share a scale; ``None`` for all of them."""
         return GROUPS.get(self)
 
 
@@ -51,7 +51,7 @@ class DType:
     kind
         Floating point or integer.
     bits
-        Width of one element in storage.
+        Width of a stored element in bits.
     """
 
     name: str
@@ -64,6 +64,9 @@ BF16 = DType("bf16", Kind.FLOAT, 16)
 FP16 = DType("fp16", Kind.FLOAT, 16)
 INTEGERS = {bits: DType(f"int{bits}", Kind.INT, bits) for bits in range(2, 9)}
 
+KERNEL_DTYPES = {dtype.name: dtype for dtype in (FP32, BF16, INTEGERS[8])}
+"""Name -> dtype, for the dtypes in which kernels of runtimes multiply and read tensors."""
+
 
 @dataclass(frozen=True, slots=True)
 class Format:
@@ -72,17 +75,17 @@ class Format:
     Attributes
     ----------
     name
-        The name by which plans, tables and the command line call it.
+        Name in plans, tables and on the command line.
     weight, activation
-        Dtypes of the stored weights and of the activations read and written.
+        Dtype of the stored weights, and of the layer's input and output.
     compute
-        Dtype of the multiplications: integer where both operands are (``int8`` for every
-        ``wNaM``, since narrower codes are unpacked to bytes), else the activations' dtype.
-    weight_granularity, activation_granularity
-        How many elements share one scale. Only integer dtypes have scales.
+        Dtype of the multiplications. It is ``int8`` for every ``wNaM``, as narrower integers are
+        unpacked to bytes, and otherwise the dtype of the activations.
+    weight_granularity
+        The set of weights that share one scale, if weights are integers.
     between
-        Floating-point dtype of what follows the layer up to the next ones and has no integer
-        kernel: attention, norms, most activation functions.
+        Floating-point dtype of the operators after the layer that have no integer kernel, up to the
+        next layers: attention, norms, most activation functions.
     """
 
     name: str
@@ -90,14 +93,13 @@ class Format:
     activation: DType
     compute: DType
     weight_granularity: Granularity = Granularity.CHANNEL
-    activation_granularity: Granularity = Granularity.TENSOR
     between: DType = FP32
 
     @property
     def kernel(self) -> "Format":
-        """The format of the layer's own kernel, whatever stands between it and the next ones.
+        """The format of the layer's own kernel, without the dtype between layers.
 
-        Layers whose kernels are alike round alike, so they lose the same.
+        Formats with the same kernel round alike, so they have the same accuracy drop.
         """
         if not self.quantizes_activations or self.between == FP32:
             return self
@@ -114,10 +116,9 @@ class Format:
         return self.activation.kind is Kind.INT
 
     def held_to(self, weight_bits: int) -> "Format":
-        """Return the format in which integer kernels that have `weight_bits` of a weight compute.
+        """Return the format with at most `weight_bits` bits for a weight, and the same name.
 
-        Only where activations are integers too: other kernels read a weight as it is stored. The
-        name stays, as that of what was asked for.
+        It changes only if activations are integers too, as other kernels read weights as stored.
         """
         if not self.quantizes_activations or self.weight.bits <= weight_bits:
             return self
@@ -131,20 +132,20 @@ ALIASES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "int8": "w8
 """Other names of formats: what the field calls them."""
 
 _USUAL = (*ALIASES, *ALIASES.values(), "w4a8", "w4a4", "w4g64", "w8", "w8a8bf16")
-"""Names among which the nearest to a misspelled one is looked for."""
+"""Names that are suggested for a misspelled one."""
 
 _PATTERN = re.compile(r"w([2-8])(?:a([2-8])(bf16)?|g(32|64|128))?")
 
 
 def parse(name: str) -> Format:
-    """Return the format called `name`.
+    """Return the format with the given name.
 
     Parameters
     ----------
     name
         ``fp32``, ``bf16``, ``fp16``, ``wN``, ``wNgK``, ``wNaM`` or ``wNaMbf16`` with N and M in
-        2..8 and K 32, 64 or 128; ``int8`` is ``w8a8`` and ``int4`` is ``w4``, as the field says.
-        Case and blanks around do not matter.
+        2..8 and K 32, 64 or 128. ``int8`` is another name of ``w8a8``, and ``int4`` of ``w4``. Case
+        and blanks around the name do not matter.
 
     Raises
     ------
@@ -179,7 +180,7 @@ def parse(name: str) -> Format:
 
 
 def parse_all(names: str | Iterable[str | Format]) -> tuple[Format, ...]:
-    """Return the formats in `names` (a sequence, or one string with commas), without repeats.
+    """Return the formats in `names`, a sequence or a string with commas, each once.
 
     Raises
     ------
@@ -196,13 +197,13 @@ def parse_all(names: str | Iterable[str | Format]) -> tuple[Format, ...]:
 
 
 REFERENCE = parse("fp32")
-"""The format of a layer that no plan changes, and what every plan is compared with."""
+"""The format with which every plan is compared."""
 
 PAPER = parse_all("fp32,w8,w4")
-"""The formats of the paper: weight-only, activations in float32."""
+"""The formats of the paper, which have activations in float32."""
 
 INTEGER_GRID = (
     *parse_all("fp32"),
     *(parse(f"w{w}a{a}") for w in range(8, 1, -1) for a in range(8, 1, -1)),
 )
-"""Every integer weight and activation width, beside float32."""
+"""Float32, and every integer width of weights and activations."""

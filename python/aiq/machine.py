@@ -1,4 +1,4 @@
-"""The machine a number was taken on: what it is, what it was doing, and its processors."""
+"""The machine of a measurement: its description, its load, and its processors."""
 
 import ctypes
 import gc
@@ -39,16 +39,15 @@ _LIMITS = (
 
 
 def describe() -> dict[str, Any]:
-    """Return what a reader needs to know about a measurement, ready for JSON.
+    """Return a description of this machine for measurements, which can be written as JSON.
 
     Returns
     -------
     dict
-        ``cpu`` (model name), ``cores`` (usable by this process), ``threads_per_core``, ``isa``
-        (the instruction sets that matter here), ``hypervisor``, ``memory_gib``, ``os``,
-        ``python``, ``packages`` (installed versions). What the system does not tell is ``None``.
-        ``limits`` stands there only where the environment keeps libraries from using some of the
-        instruction sets: variable and value.
+        ``cpu`` (model name), ``cores`` (number that this process may use), ``threads_per_core``,
+        ``isa`` (relevant instruction sets), ``hypervisor``, ``memory_gib``, ``os``, ``python``, and
+        ``packages`` (installed versions). A value that the system does not report is ``None``. If
+        environment variables limit the instruction sets of libraries, ``limits`` has their values.
     """
     info = _cpuinfo()
     flags = info.get("flags", info.get("Features", "")).split()
@@ -67,32 +66,32 @@ def describe() -> dict[str, Any]:
 
 
 def differences(described: Mapping[str, Any]) -> list[str]:
-    """Return what of another description (`describe`) a prediction hangs on and is different here.
+    """Return the properties that affect predictions and differ between this and another machine.
 
     Parameters
     ----------
     described
-        Of the machine that something was measured on.
+        Description by `describe` of the other machine, on which a profile was measured.
 
     Returns
     -------
     list of str
-        Some of ``cpu``, ``isa``, ``limits``. Not ``cores``: a profile says for how many threads it
-        holds.
+        Some of ``cpu``, ``isa`` and ``limits``. The number of cores is not compared, as a profile
+        has its own number of threads.
     """
     here = describe()
     return [key for key in _TELLING if described.get(key) != here.get(key)]
 
 
 def isa() -> list[str]:
-    """Return the instruction sets that matter here, those that the system tells of."""
+    """Return the relevant instruction sets that the system reports."""
     info = _cpuinfo()
     flags = set(info.get("flags", info.get("Features", "")).split())
     return [name for flag, name in _FLAGS if flag in flags]
 
 
 def limits() -> dict[str, str]:
-    """Return what in the environment keeps libraries from using instruction sets, and its value."""
+    """Return the environment variables that limit the instruction sets of libraries."""
     return {name: os.environ[name] for name in _LIMITS if name in os.environ}
 
 
@@ -135,39 +134,40 @@ class Ticks:
 
 
 def cpu_ticks() -> Ticks | None:
-    """Return the processor time spent so far; ``None`` where ``/proc/stat`` is missing."""
+    """Return the processor time since boot; ``None`` if ``/proc/stat`` is missing."""
     try:
         fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
     except (OSError, IndexError):
         return None
-    values = [int(field) for field in fields[:8]]  # guest time is counted in user time already
+    values = [int(field) for field in fields[:8]]  # user time includes guest time
     return Ticks(sum(values), values[7]) if len(values) == 8 else None
 
 
 def steal(before: Ticks | None, after: Ticks | None) -> float | None:
-    """Return the share of processor time that the hypervisor gave to others in between, 0..1."""
+    """Return the fraction of processor time, 0 to 1, that the hypervisor gave to others."""
     if before is None or after is None or after.total <= before.total:
         return None
     return (after.stolen - before.stolen) / (after.total - before.total)
 
 
 def processors() -> list[int]:
-    """Return the processors that this process may use; none where the system does not say."""
+    """Return the processors that this process may use; none if the system does not report them."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 @contextmanager
 def threads(count: int | None) -> Iterator[int]:
-    """Compute with `count` threads, kept on as many processors; all usable ones by default.
+    """Compute with `count` threads on as many processors; by default with all usable ones.
 
-    Yields the count. On leaving, the thread count and the affinity of every thread are as before.
+    The context is the number of threads. At its end, the number of threads and the affinity of
+    every thread are restored.
 
     Raises
     ------
     InputError
         If `count` is not between 1 and the number of processors this process may use.
     """
-    import torch  # noqa: PLC0415 - `describe` should not need it
+    import torch  # noqa: PLC0415 - `describe` works without it
 
     usable = processors()
     most = len(usable) or os.cpu_count() or 1
@@ -208,11 +208,11 @@ def _set_affinity(task: int, cpus: set[int]) -> None:
 
 
 def peak_memory(call: Callable[[], object]) -> int | None:
-    """Return the most bytes of memory that this process held while `call` ran.
+    """Return the peak memory of this process in bytes while `call` runs.
 
-    What is free is given back to the system first, as far as it takes whole pages; what earlier
-    work still holds counts, so compare processes, not calls. ``None`` where the system does not
-    tell.
+    Free memory is returned to the system first, in whole pages. Memory that earlier work still
+    holds counts, so compare processes rather than calls. It is ``None`` if the system does not
+    report it.
     """
     reset, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
     gc.collect()

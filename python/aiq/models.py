@@ -1,7 +1,7 @@
 """The networks of the paper: ResNet-20 and MobileNetV2 for 32 x 32 images, with trained weights.
 
-Written in plain modules, so that torchvision is not needed and every convolution, batch norm and
-addition has a name of its own in the layer graph.
+They are written in plain modules, so that they do not need torchvision, and every convolution,
+batch norm and addition has a name in the layer graph.
 """
 
 from collections.abc import Callable
@@ -15,9 +15,9 @@ from aiq.errors import DataError, InputError
 
 
 class BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions and a shortcut, which is a 1 x 1 convolution where the shape changes.
+    """Two 3 x 3 convolutions and a shortcut, which is a 1 x 1 convolution if the shape changes.
 
-    He et al. 2016, figure 2, with their option B.
+    It is the block of He et al. 2016, figure 2, with option B.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -115,21 +115,21 @@ MOBILENET_V2_STAGES = (
 )
 
 MOBILENET_V2_STRIDES = {
-    # of the first convolution and the stages, by image size
+    # image size -> strides of the first convolution and of the stages
     224: (2, *(stride for *_, stride in MOBILENET_V2_STAGES)),
     32: (2, 1, 2, 1, 2, 1, 1, 1),
 }
 
 
 class MobileNetV2(nn.Module):
-    """MobileNetV2 (Sandler et al. 2018) of width 1 with a total stride of 32, 8 or what is given.
+    """MobileNetV2 (Sandler et al. 2018) of width 1, with given strides.
 
     Parameters
     ----------
     num_classes
         Number of logits.
     strides
-        Of the first convolution and of the seven stages.
+        Strides of the first convolution and of the seven stages.
     """
 
     def __init__(self, num_classes: int, strides: tuple[int, ...]) -> None:
@@ -159,7 +159,8 @@ class MobileNetV2(nn.Module):
 def resnet20(num_classes: int = 10) -> ResNet20:
     """Return an untrained ResNet-20 (He et al. 2016, section 4.2) with convolution shortcuts.
 
-    270,906 weights in convolution and linear layers, 81,626,368 FLOPs on a 3 x 32 x 32 image.
+    It has 270,906 weights in convolution and linear layers, and takes 81,626,368 FLOPs for a
+    3 x 32 x 32 image.
     """
     return ResNet20(num_classes)
 
@@ -172,13 +173,13 @@ def mobilenet_v2(num_classes: int = 10, image_size: int = 32) -> MobileNetV2:
     num_classes
         Number of logits.
     image_size
-        224 for the strides of the paper (total 32); 32 for a total stride of 8, which leaves small
-        images 4 x 4 at the end.
+        224 for the strides of the paper, 32 in total; or 32 for a total stride of 8, with which
+        images of 32 x 32 end as 4 x 4.
 
     Raises
     ------
     InputError
-        If the image size is neither.
+        If the image size is not 32 or 224.
     """
     if image_size not in MOBILENET_V2_STRIDES:
         raise InputError(f"MobileNetV2 has no strides for images of {image_size!r}; use 32 or 224.")
@@ -200,7 +201,7 @@ def load(name: str, *, pretrained: bool = True) -> nn.Module:
     name
         ``resnet20`` or ``mobilenet_v2``.
     pretrained
-        False for random weights.
+        Whether to load the trained weights; otherwise weights are random.
 
     Raises
     ------

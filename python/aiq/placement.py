@@ -1,11 +1,11 @@
-"""Which layers a runtime runs in another format than the one asked for, on any machine.
+"""Layers that a runtime runs in another format than the plan's, on any machine.
 
-Kernels exist for operators in places. No CPU runtime has an integer kernel for a transposed
-convolution; PyTorch has none for a convolution of volumes and small products of one row; ONNX
-Runtime's integer convolution writes integers, so it cannot write a result of the network. There the
-runtime multiplies rounded operands in float32: the results are those of the format that was asked
-for, the time is that of the format that runs. The cost prices what runs, the search does not offer
-what does not run, and `aiq.runtimes.Runtime.support` says ``emulated``.
+Whether there is a kernel depends on a layer's place in the network. No CPU runtime has an integer
+kernel for a transposed convolution. PyTorch has none for 3-D convolutions and for small products of
+one row. ONNX Runtime's integer convolution writes integers, so it cannot write a result of the
+network. In such places the runtime multiplies rounded operands in float32: the results are those of
+the plan's format, and the time is that of float32. The cost model therefore prices float32 there,
+the search does not offer the format, and `aiq.runtimes.Runtime.support` returns ``emulated``.
 """
 
 import math
@@ -16,10 +16,10 @@ from aiq.graph import Layer, Op
 
 
 def runs_as(runtime: str | None, layer: Layer, fmt: Format) -> Format:
-    """Return the format whose kernel multiplies in `layer` when `runtime` is asked for `fmt`.
+    """Return the format in which `runtime` runs `layer` if its format in the plan is `fmt`.
 
-    Where it has the format's own kernel, or nothing is known of the runtime, that is `fmt`. What a
-    machine lacks, such as bfloat16, is not looked at.
+    It is `fmt` if the runtime has a kernel for it there, or if the runtime is not known here.
+    Instructions that a machine lacks, such as those for bfloat16, are not considered.
     """
     if runtime is None or runtime not in _INTEGER_KERNEL:
         return fmt
@@ -34,7 +34,7 @@ def _inductor(layer: Layer) -> bool:
     assert layer.weight_shape is not None
     if layer.op is not Op.LINEAR:
         return not layer.transposed and len(layer.weight_shape) < 5
-    # Products of a single row are written as sums where they are small
+    # Inductor replaces small products of a single row by sums
     # (torch/_inductor/decomposition.py: addmm, mm).
     outputs, inputs = layer.weight_shape
     has_bias = layer.weight_elements > outputs * inputs
@@ -56,11 +56,11 @@ _INTEGER_KERNEL: Mapping[str, Callable[[Layer], bool]] = {
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
 }
-"""Runtime -> whether it has a kernel with integer weights for a layer, if for its operator."""
+"""Runtime -> whether it has a kernel with integer weights for a layer of a supported operator."""
 
 
 def _weight_only(layer: Layer, fmt: Format) -> Format:
-    """Return what runs where activations stay float32: only linear layers read stored integers."""
+    """Return the format that runs for a weight-only format; only linear layers store integers."""
     assert layer.weight_shape is not None
     columns = math.prod(layer.weight_shape[1:])
     group = fmt.weight_granularity.group

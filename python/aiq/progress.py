@@ -1,9 +1,9 @@
-"""How long work says where it is."""
+"""Reports of the progress of long work."""
 
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is going on, how many steps of it are done, and how many there are."""
+"""Called with the name of the stage, the steps done, and the number of steps."""
 
 
 def silent(stage: str, done: int, total: int) -> None:

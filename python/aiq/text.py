@@ -1,4 +1,4 @@
-"""Numbers with their units, and plain tables, for reading."""
+"""Numbers with their units, and plain tables, for people to read."""
 
 import io
 from collections.abc import Iterable
@@ -29,7 +29,7 @@ def count(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time with the unit that suits it, ``0.00123`` -> ``1.23 ms``."""
+    """Return a time with a suitable unit, ``0.00123`` -> ``1.23 ms``."""
     for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
         if seconds >= factor:
             return f"{seconds / factor:.3g} {unit}"
@@ -48,7 +48,7 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> 
 
 
 def plain(shown: RenderableType) -> str:
-    """Return what a terminal of 120 columns without colours would show."""
+    """Return the text that a terminal of 120 columns shows, without colours."""
     stream = io.StringIO()
     Console(file=stream, width=120, color_system=None).print(shown)
     return stream.getvalue().rstrip()

@@ -1,8 +1,9 @@
-"""JSON that is checked while it is read: every value has the declared type, or the text is refused.
+"""JSON whose values are checked against declared types when it is read and written.
 
-The types are dataclasses (or anything else that ``msgspec`` takes), with bounds written as
-``Annotated[float, Meta(ge=0)]``. Refused are, beside wrong types and missing keys: unknown keys,
-repeated keys, NaN and infinities, numbers and nesting without measure, and text that is not UTF-8.
+Types are dataclasses, or other types of ``msgspec``, with bounds such as
+``Annotated[float, Meta(ge=0)]``. Wrong types and missing keys are refused, as are unknown and
+repeated keys, NaN and infinities, numbers with too many digits, nesting that is too deep, and text
+that is not UTF-8.
 """
 
 import json
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Older = Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]
 
-# What would not be seen, or move the cursor or the reading direction, where a text is printed.
+# Characters that are invisible, or that change the cursor or the reading direction.
 _UNSEEN = r"\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
 Text = Annotated[str, Meta(max_length=4000, pattern=rf"^[^{_UNSEEN}]*\Z")]
 """Text on one line."""
@@ -36,13 +37,13 @@ NonNegative = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 
 LIMIT = 64 * 2**20
-"""Bytes of the largest document that is read unless the caller says otherwise."""
+"""Default of the largest size of a document in bytes."""
 _NUMBERS = re.compile(r"\[\n[\s\d.,eE+-]*\]")
-"""A list of numbers, one a line: it is written on one line. No JSON string holds a line break."""
+"""A list of numbers with one on each line, which is written on a single line instead."""
 MAX_DEPTH = 64
-"""Deeper nesting is refused."""
+"""Largest depth of nesting."""
 MAX_DIGITS = 100
-"""Longer whole numbers are refused; those with a declared meaning have closer limits."""
+"""Largest number of digits of an integer; declared types have smaller limits."""
 
 
 def read_json(
@@ -60,25 +61,25 @@ def read_json(
     Parameters
     ----------
     path
-        The file.
+        Path of the file.
     kind
         Type of the value.
     what, advice
-        What the file should be and what to do if it is not, to complete the sentence of the error:
-        ``"a plan"``, ``"give a file that Plan.save wrote"``.
+        Words of the error message that say what the file should be and what to do, such as
+        ``"a plan"`` and ``"give a file that Plan.save wrote"``.
     schema
-        The value that the document must have under the key ``schema``, which `kind` does not have;
-        ``None`` if it has no such key.
+        Value of the document's key ``schema``, which is not a field of `kind`; ``None`` if there is
+        no such key.
     older
-        Older schema -> function that turns a document of that schema into one of `schema`.
+        Older schema -> function that converts a document of that schema to one of `schema`.
     limit
-        Most bytes.
+        Largest size of the file in bytes.
 
     Raises
     ------
     InputError
-        If the file cannot be read or does not hold such a value. The message names the place
-        inside the document.
+        If the file cannot be read or does not contain such a value. The message names the place in
+        the document.
     """
     text = files.read_text(path, limit, advice)
     return parse_json(
@@ -96,12 +97,14 @@ def parse_json(
     schema: str | None = None,
     older: Older | None = None,
 ) -> T:
-    """Return the value in a JSON text; `file` is what the message calls it, else as `read_json`.
+    """Return the value in a JSON text.
+
+    `file` is its name in the error message. The other parameters are those of `read_json`.
 
     Raises
     ------
     InputError
-        If the text does not hold such a value.
+        If the text does not contain such a value.
     """
     try:
         raw = text.encode() if isinstance(text, str) else text
@@ -126,7 +129,7 @@ def parse_json(
 
 
 def renamed(document: Any, names: Mapping[str, str]) -> Any:  # noqa: ANN401
-    """Return a JSON object with keys renamed; anything else, and both names at once, stay."""
+    """Return a JSON object with keys renamed, or as it is if it has one of the new names."""
     if not isinstance(document, dict) or not document.keys().isdisjoint(names.values()):
         return document
     return {names.get(key, key): value for key, value in document.items()}
@@ -135,15 +138,15 @@ def renamed(document: Any, names: Mapping[str, str]) -> Any:  # noqa: ANN401
 def dump_json(
     value: "DataclassInstance", what: str, schema: str | None = None, indent: int | None = 1
 ) -> str:
-    """Return a dataclass as the JSON text that `parse_json` turns into an equal one.
+    """Return a dataclass as JSON text, from which `parse_json` makes an equal one.
 
-    Fields that are declared as floats are written as such, whatever they hold: the text is the
-    same after it was read and written again. `what` is what the message of an error calls it.
+    Fields that are declared as floats are written as floats even if they contain integers, so that
+    reading and writing does not change the text. `what` is the value's name in an error message.
 
     Raises
     ------
     InputError
-        If the value breaks its own declaration, for instance because a number is NaN.
+        If the value does not have its declared type, for instance because a number is NaN.
     """
     head = {} if schema is None else {"schema": schema}
     try:
@@ -157,7 +160,7 @@ def dump_json(
     except (ValueError, TypeError, msgspec.MsgspecError) as error:
         problem = _located(error)
     raise InputError(
-        f"What is to be written is not {what} ({printable(problem, 200)}); correct that value."
+        f"The value to be written is not {what} ({printable(problem, 200)}); correct that value."
     )
 
 
@@ -171,7 +174,7 @@ def _schema(raw: bytes, schema: str, older: Older) -> str:
 
 
 def _located(error: Exception) -> str:
-    """Return what an error says, with the place in the document as a person would write it."""
+    """Return the message of an error, with a readable place in the document."""
     text = re.sub(r"[.]? - at `\$[.]?", " at `", str(error))
     return text.removesuffix(".")
 
@@ -199,7 +202,7 @@ def _finite(text: str) -> float:
 
 
 def _compare(document: object, value: object, path: str = "", depth: int = 0) -> None:
-    """Refuse keys of `document` that did not become part of `value`, and deep nesting."""
+    """Refuse keys of `document` that are not in `value`, and nesting that is too deep."""
     if depth > MAX_DEPTH:
         _refuse(f"it is nested more than {MAX_DEPTH} deep", path)
     match document, value:

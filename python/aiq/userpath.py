@@ -1,7 +1,8 @@
-"""The current folder on ``sys.path``: last, and only once a module of the user's is asked for.
+"""Keep the current folder off ``sys.path`` until the user names a module, and put it last then.
 
-A file there, say ``torchvision.py``, would otherwise be imported in place of the installed package.
-Imports nothing but what Python has loaded already: it runs before anything else could be replaced.
+Otherwise a file there, such as ``torchvision.py``, would be imported instead of the installed
+package. This module imports only modules that Python has loaded already, so that it runs before any
+other module could be replaced.
 """
 
 import os
@@ -9,16 +10,16 @@ import sys
 
 
 def leave_out_current_folder() -> None:
-    """Take the current folder off ``sys.path``; last where aiq itself is imported from it."""
+    """Remove the current folder from ``sys.path``; put it last if aiq itself is there."""
     here = _here()
     kept = [entry for entry in sys.path if _real(entry) != here]
     home = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120
     sys.path[:] = [*kept, home] if home == here else kept
-    os.environ["PYTHONSAFEPATH"] = "1"  # processes that are started do not put it first either
+    os.environ["PYTHONSAFEPATH"] = "1"  # for processes that are started
 
 
 def add_current_folder() -> None:
-    """Put the current folder last on ``sys.path``: what the user names may be there."""
+    """Put the current folder last on ``sys.path``, as a module that the user names may be there."""
     here = _here()
     if here is not None and here not in map(_real, sys.path):
         sys.path.append(here)
@@ -39,7 +40,7 @@ def _here() -> str | None:
 
 
 def _real(entry: str) -> str | None:
-    """Return the folder that an entry of ``sys.path`` means."""
+    """Return the folder of an entry of ``sys.path``; ``None`` if it was deleted."""
     try:
         return os.path.realpath(entry) if entry else _here()
     except FileNotFoundError:  # a relative entry, in a folder that was deleted

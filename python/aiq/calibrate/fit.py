@@ -21,7 +21,7 @@ from aiq import _core
 from aiq.calibrate.roofs import short
 from aiq.calibrate.samples import Sample
 from aiq.cost import rows, shape
-from aiq.cost.pieces import DTYPES
+from aiq.formats import KERNEL_DTYPES
 from aiq.hardware import Hardware
 from aiq.hardware.runtime_profile import Correction, Fit, KernelProfile
 
@@ -170,7 +170,7 @@ class _Problem:
                 for index, (_, piece) in zip(self._group, placed, strict=True)
             ]
         )
-        known = [dtype for dtype in DTYPES if dtype.name in hardware.peak_gflops]
+        known = [dtype for dtype in KERNEL_DTYPES.values() if dtype.name in hardware.peak_gflops]
         compute = {dtype.name: index for index, dtype in enumerate(known)}
         loads = _core.calibrated_loads(
             [

@@ -57,10 +57,6 @@ def peak_gflops(dtype: str) -> float | None:
     return max(rates, default=None)
 
 
-DTYPES = ("fp32", "bf16", "int8")
-"""Dtypes whose peak is measured."""
-
-
 def _float_product(dtype: torch.dtype) -> Callable[[int], Callable[[], object]]:
     def kernel(size: int) -> Callable[[], object]:
         left, right = (torch.rand(size, size).to(dtype) for _ in range(2))

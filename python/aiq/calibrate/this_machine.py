@@ -9,6 +9,7 @@ import torch
 
 from aiq import machine
 from aiq.calibrate import roofs
+from aiq.formats import KERNEL_DTYPES
 from aiq.hardware import Hardware, MemoryLevel, Pair
 from aiq.progress import Progress, silent
 
@@ -94,10 +95,10 @@ def roofs_by_threads(threads: int, report: Progress) -> dict[str, Any]:
 def _roofs(threads: int, report: Progress) -> dict[str, Any]:
     """Return the peak of each dtype in GFLOP/s and the bandwidth of each working set in GB/s."""
     sizes = roofs.working_sets(threads, _LARGEST_KIB)
-    stage, total = "measure this machine", len(roofs.DTYPES) + len(sizes)
+    stage, total = "measure this machine", len(KERNEL_DTYPES) + len(sizes)
     report(stage, 0, total)
     peaks = {}
-    for done, dtype in enumerate(roofs.DTYPES):
+    for done, dtype in enumerate(KERNEL_DTYPES):
         rate = roofs.peak_gflops(dtype)
         if rate is not None:
             peaks[dtype] = roofs.short(rate)
@@ -105,7 +106,7 @@ def _roofs(threads: int, report: Progress) -> dict[str, Any]:
     speeds = []
     for done, kib in enumerate(sizes):
         speeds.append(roofs.short(roofs.read_gbps(kib, threads)))
-        report(stage, len(roofs.DTYPES) + done + 1, total)
+        report(stage, len(KERNEL_DTYPES) + done + 1, total)
     return {"threads": threads, "peaks": peaks, "kib": sizes, "gbps": speeds}
 
 

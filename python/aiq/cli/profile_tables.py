@@ -6,18 +6,19 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from aiq.formats import KERNEL_DTYPES
 from aiq.hardware import Hardware, Pair, RuntimeProfile, Specification
 from aiq.text import count, table
 
 
 def profiles(found: Iterable[Hardware]) -> Table:
     """Return a list of hardware profiles, one row each."""
-    columns = ["<profile", "threads", "fp32", "bf16", "int8", "DRAM", "<runtimes", "<description"]
+    columns = ["<profile", "threads", *KERNEL_DTYPES, "DRAM", "<runtimes", "<description"]
     rows = (
         (
             profile.name,
             str(profile.threads),
-            *(_rate(profile.peak_gflops.get(dtype)) for dtype in ("fp32", "bf16", "int8")),
+            *(_rate(profile.peak_gflops.get(dtype)) for dtype in KERNEL_DTYPES),
             f"{profile.dram_gbps:g} GB/s",
             " ".join(profile.runtimes) or "-",
             profile.description,

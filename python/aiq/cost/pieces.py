@@ -23,16 +23,9 @@ from itertools import combinations, product
 
 from aiq.cost import rows
 from aiq.cost.shape import features
-from aiq.formats import BF16, FP32, INTEGERS, DType, Format, Kind
+from aiq.formats import FP32, KERNEL_DTYPES, DType, Format, Kind
 from aiq.graph import Edge, Layer, LayerGraph, Op
 from aiq.typed import Count, Name, NonNegative
-
-_BITS = {"fp32": 32, "bf16": 16, "int8": 8}
-_COMPUTE: Mapping[str, DType] = {"fp32": FP32, "bf16": BF16, "int8": INTEGERS[8]}
-
-DTYPES = tuple(_COMPUTE.values())
-"""Dtypes that kernels compute in."""
-
 
 FUNCTIONS: Mapping[str, str] = {
     **{name: name for name in ("silu", "gelu", "sigmoid")},
@@ -181,7 +174,7 @@ class _Cutter:
                 self._root.append(next((root for root in roots if root is not None), None))
         self._resident = [
             sum(layer.weight_elements for layer in graph.quantizable) * f.weight.bits / 8
-            + rows.largest_activations(graph.layers, _BITS[stored])
+            + rows.largest_activations(graph.layers, KERNEL_DTYPES[stored].bits)
             for f, stored in zip(formats, self._stored, strict=True)
         ]
 
@@ -248,11 +241,11 @@ class _Cutter:
         for k in [None] if root is None else range(len(self._formats)):
             computed = self._computed(layer, k)
             stored = "fp32" if k is None else self._stored[k]
-            bits = _BITS[stored if self.absorbs(index) else computed]
+            bits = KERNEL_DTYPES[stored if self.absorbs(index) else computed].bits
             yield Piece(
                 f"{_kind(layer)}.{computed}",
                 work,
-                rows.Storage(32, bits, bits, False, self._dtypes.index(_COMPUTE[computed])),
+                rows.Storage(32, bits, bits, False, self._dtypes.index(KERNEL_DTYPES[computed])),
                 0.0 if k is None else self._resident[k],
                 () if root is None else (root,),
                 () if k is None else (k,),
@@ -268,7 +261,7 @@ class _Cutter:
         formats: tuple[int, ...],
     ) -> Piece:
         work = rows.Work(inputs=elements[0], outputs=elements[1])
-        bits, compute = _BITS[stored], self._dtypes.index(_COMPUTE[stored])
+        bits, compute = KERNEL_DTYPES[stored].bits, self._dtypes.index(KERNEL_DTYPES[stored])
         storage = rows.Storage(32, bits, bits, False, compute)
         return Piece(f"{kernel}.{stored}", work, storage, 0.0, layers, formats)
 
@@ -358,5 +351,5 @@ class _Cutter:
         share: float = 1.0,
     ) -> Piece:
         work = rows.Work(inputs=elements, outputs=elements)
-        storage = rows.Storage(32, _BITS[source], _BITS[target], False, 0)
+        storage = rows.Storage(32, KERNEL_DTYPES[source].bits, KERNEL_DTYPES[target].bits, False, 0)
         return Piece(kernel, work, storage, 0.0, layers, formats, share=share)

@@ -9,9 +9,6 @@ from aiq.errors import HardwareError
 from aiq.formats import Format
 from aiq.formats import parse as parse_format
 
-DTYPES = ("fp32", "bf16", "int8")
-"""Dtypes in which activations are stored: the ends of a boundary."""
-
 
 @dataclass(frozen=True, slots=True)
 class Correction:
