@@ -1,8 +1,8 @@
 """What a plan keeps of the tables it was chosen from, against all plans enumerated."""
 
-import dataclasses
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -136,12 +136,15 @@ def test_tables_survive_the_disk_and_old_plans_have_none(plan, tmp_path):
         lambda t: {"seconds": t.seconds[1:]},
         lambda t: {"drop": tuple(row[1:] for row in t.drop)},
         lambda t: {"edges": ((0, 99),)},
+        lambda t: {"unit": "hours"},
+        lambda t: {"formats": ("w8a8", "bf16", "w4")},
+        lambda t: {"frontier": ()},
         lambda t: {"allowed": ((0, 7), *t.allowed[1:])},
-        lambda t: {"frontier": (dataclasses.replace(t.frontier[0], formats=(0,)),)},
-        lambda t: {"frontier": (dataclasses.replace(t.frontier[0], formats=(9, 9, 9, 9)),)},
+        lambda t: {"frontier": tuple(replace(p, formats=(0,)) for p in t.frontier)},
+        lambda t: {"frontier": tuple(replace(p, formats=(9, 9, 9, 9)) for p in t.frontier)},
     ],
 )
 def test_tables_that_do_not_fit_the_layers_are_refused(plan, change):
-    tables = dataclasses.replace(plan.tables, **change(plan.tables))
+    tables = replace(plan.tables, **change(plan.tables))
     with pytest.raises(InputError, match="do not fit its layers"):
-        dataclasses.replace(plan, tables=tables)
+        replace(plan, tables=tables)

@@ -255,6 +255,15 @@ def test_of_many_uniform_plans_the_beaten_are_left_out(opened):
     assert opened(grid).locator("#legend li").count() < 10
 
 
+def test_a_plan_that_cannot_be_shown_is_refused(plan):
+    with pytest.raises(InputError, match="no layers"):
+        html(dataclasses.replace(plan, layers=(), tables=None))
+    seconds = tuple(tuple(5e-324 for _ in row) for row in plan.tables.seconds)
+    tiny = dataclasses.replace(plan, tables=dataclasses.replace(plan.tables, seconds=seconds))
+    with pytest.raises(InputError, match="too large"):
+        html(tiny)
+
+
 def test_a_comparison_of_another_plan_is_refused(plans, comparison):
     with pytest.raises(InputError, match="another plan: it timed layer 0 in"):
         html(plans["sixty layers"], comparison)

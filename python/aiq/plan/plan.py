@@ -180,7 +180,7 @@ class Plan:
         if len({*names}) < len(names):
             raise InputError(f"A plan names each layer once; it repeats {_repeated(names)!r}.")
         if self.tables is not None:
-            self.tables.check(len(self.layers))
+            self.tables.check([layer.format for layer in self.layers])
         for key, kind in _SHOWN.items():
             try:
                 msgspec.convert(self.provenance.get(key, []), kind)

@@ -1,11 +1,15 @@
 """What a search keeps beside its plan: the tables it chose from, and the plans at other budgets."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
 from aiq.errors import InputError
+from aiq.formats import REFERENCE, parse
 from aiq.typed import Count, Name, NonNegative, Positive, Text
+
+CHOSEN = "plan"
+"""Name of the chosen plan among others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +108,19 @@ class PlanTables:
     memory_gbps: Mapping[Name, Positive] = field(default_factory=dict)
     spread: tuple[NonNegative, NonNegative] | None = None
 
-    def check(self, layers: int) -> None:
-        """Raise `InputError` if the tables do not fit a plan of so many layers."""
+    def check(self, chosen: Sequence[str]) -> None:
+        """Raise `InputError` if the tables do not fit a plan with these formats of its layers."""
+        layers, names = len(chosen), [point.name for point in self.frontier]
         wide, grids = len(self.formats), [self.seconds, self.bytes, self.drop]
         squares = [x.seconds for x in self.conversions]
         columns = chain(*self.allowed, *(point.formats for point in self.frontier))
         ends = chain(*self.edges, *((x.source, x.target) for x in self.conversions))
         sound = (
-            all(len(grid) == layers for grid in [*grids, self.allowed])
+            self.unit in {"seconds", "bytes"}
+            and {*chosen, REFERENCE.name} <= {*self.formats}
+            and all(parse(name).name == name for name in self.formats)
+            and names.count(CHOSEN) == 1
+            and all(len(grid) == layers for grid in [*grids, self.allowed])
             and all(len(square) == wide for square in squares)
             and all(len(row) == wide for row in chain(*grids, *squares))
             and all(len(point.formats) == layers for point in self.frontier)

@@ -15,7 +15,7 @@ from aiq.errors import InfeasibleError, NoPlanError
 from aiq.graph import LayerGraph
 from aiq.hardware import Hardware
 from aiq.plan import Accuracy
-from aiq.plan.tables import Conversion, FrontierPoint, PlanTables
+from aiq.plan.tables import CHOSEN, Conversion, FrontierPoint, PlanTables
 from aiq.planning.tables import Tables
 from aiq.planning.task import Formats, Outcome, Task
 
@@ -42,9 +42,6 @@ LEAST_SCALE, MOST_SCALE = 1e-6, 0.05
 
 DIGITS = 6
 """Significant digits that are kept of a cost or a drop."""
-
-PLAN = "plan"
-"""Name of the chosen plan among others."""
 
 Known = Callable[[Formats], Accuracy | None]
 
@@ -199,7 +196,7 @@ def _points(
     def predicted(formats: Formats) -> float:
         return outcome.curve.predict(tables.predicted_drop(formats))
 
-    chosen = point(PLAN, outcome.formats, outcome.predicted_drop, optimal=False)
+    chosen = point(CHOSEN, outcome.formats, outcome.predicted_drop, optimal=False)
     if not solve:
         return (chosen,)
     scale = min(max(task.max_drop, LEAST_SCALE), MOST_SCALE)

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from aiq.errors import InputError
 from aiq.formats import REFERENCE
 from aiq.formats import parse as parse_format
 from aiq.report import drawing
@@ -43,8 +44,10 @@ def document(plan: "Plan", measured: Measured | None) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If another plan was measured.
+        If another plan was measured, or the plan has no layers.
     """
+    if not plan.layers:
+        raise InputError("The plan has no layers, so there is nothing to show; search again.")
     if measured is not None:
         measured.check({layer.name: layer.format for layer in plan.layers})
     view = _View(plan, measured)

@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aiq.errors import InputError
 from aiq.report.document import document
 from aiq.report.measured import Comparable, Measured
 
@@ -64,7 +65,10 @@ def frame(page: str) -> str:
 
 def _in_script(shown: dict[str, Any]) -> str:
     """Return JSON that no HTML parser can take for an element or the end of one."""
-    text = json.dumps(shown, separators=(",", ":"), allow_nan=False)
+    try:
+        text = json.dumps(shown, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        raise InputError("The plan has numbers too large to show; search again.") from None
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
