@@ -25,6 +25,7 @@ test: setup  ## Every test: cargo test and pytest
 	$(SAY) "Rust tests"
 	@cargo test --quiet
 	$(SAY) "Python tests"
+	@command -v chromium chromium-browser >/dev/null || echo "There is no chromium, so the tests of the report in a browser are skipped (Debian: apt install chromium)."
 	@$(BIN)/python -m pytest
 
 lint: setup  ## Formatters, linters, type checkers
