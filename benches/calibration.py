@@ -1,18 +1,17 @@
-"""What a calibration's minutes buy, and what each assumption behind its fit is worth.
+"""How the error of a calibration depends on its length, and on each assumption of the fit.
 
     python benches/calibration.py --hw epyc_zen3_2vcpu --runtime openvino onnxruntime
     python benches/calibration.py --runtime onnxruntime     # calibrate first: some eight minutes
 
-A calibration times its programs in a fixed order, so its first programs are those that a shorter
-one would have timed. It is fitted again from the first so many; and from all of them with one of
-the assumptions of `aiq.calibrate.fit.Prior` changed, without all that the profiler timed, without
-what it timed between layers, or without the anchor that the programs took turns with. Of each fit
-the table gives the error on synthetic programs left out, by which the assumptions were chosen, and
-beside it the error on the networks and plans that `benches/prediction.py` timed on this machine, if
-it did.
+A calibration times its programs in a fixed order, so its first programs are those of a shorter
+calibration. The model is fitted to the first programs only, and to all programs with one change: an
+assumption of `aiq.calibrate.fit.Prior`, no times of the profiler, no times between layers, or no
+anchor. For each fit the table has the error on synthetic programs that were left out, by which the
+assumptions were chosen. Beside it stands the error on the networks and plans that
+`benches/prediction.py` timed on this machine, if there are any.
 
 The samples are those that ``aiq calibrate`` keeps in the user's cache; with ``--hw`` nothing is
-timed. Results: ``benches/results/calibration/<profile>.json``.
+timed. The results are in ``benches/results/calibration/<profile>.json``.
 """
 
 import argparse
@@ -33,7 +32,7 @@ from aiq.calibrate.samples import Sample, Store
 from aiq.hardware import Hardware
 from aiq.hardware.runtime_profile import RuntimeProfile
 
-NONE = 1e-3  # standard deviation of what is held to nothing
+NONE = 1e-3  # standard deviation that fixes a coefficient at its prior
 CALIBRATED = LEVELS[-1]
 
 
@@ -50,7 +49,7 @@ def main() -> None:
     options = arguments()
     hardware = profile(options)
     name = f"calibration/{hardware.name}"
-    with machine.threads(hardware.threads):  # as `prediction` reads and writes
+    with machine.threads(hardware.threads):  # as `benches/prediction.py` does
         found = common.earlier(name)
         rows = common.earlier(f"prediction/{hardware.name}")
         for runtime in options.runtime:
@@ -76,7 +75,7 @@ def main() -> None:
 
 
 def variants(store: Store, counts: Collection[int]) -> Iterator[Variant]:
-    """Yield what is fitted, the calibration as it is first."""
+    """Yield the variants of the fit; the first is the calibration as it is."""
     every = tuple(store.samples.values())
     order = list(dict.fromkeys(sample.program for sample in every))
     yield Variant("as it is", every)
@@ -98,7 +97,7 @@ def variants(store: Store, counts: Collection[int]) -> Iterator[Variant]:
 
 
 def said(section: RuntimeProfile, hardware: Hardware, rows: Mapping[str, Row]) -> Statistics:
-    """Return the error on programs left out, and on the networks and plans that were timed."""
+    """Return the errors on programs left out, and on the networks and plans that were timed."""
     assert section.fit is not None
     result: Statistics = {"programs": section.fit.samples, "left out": section.fit.mape}
     sections = MappingProxyType({**hardware.runtimes, section.name: section})
@@ -116,7 +115,7 @@ def said(section: RuntimeProfile, hardware: Hardware, rows: Mapping[str, Row]) -
 
 
 def arguments() -> argparse.Namespace:
-    """Return what the command line says."""
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--hw", help="profile of this machine; calibrate it without one")
     parser.add_argument("--threads", type=int, help="threads to calibrate with; all by default")

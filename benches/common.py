@@ -1,8 +1,8 @@
-"""What every benchmark shares: where results go, and what they say of machine and versions.
+"""Functions of all benchmarks: results are kept with the machine, the versions and the seeds.
 
-A benchmark writes two files. ``benches/results/<name>.json`` is its summary, the numbers that a
-page quotes; git keeps it. ``benches/raw/<name>.json`` holds the rows behind it, from which a run
-that was stopped goes on; git ignores it.
+A benchmark writes two files. ``benches/results/<name>.json`` is its summary, with the numbers that
+the documentation quotes; git keeps it. ``benches/raw/<name>.json`` holds the rows behind it, from
+which a run that was stopped goes on; git ignores it.
 """
 
 import json
@@ -17,7 +17,7 @@ from aiq import files, machine
 
 RESULTS = Path(__file__).parent / "results"
 RAW = Path(__file__).parent / "raw"
-console = Console(width=None if sys.stdout.isatty() else 160)  # files have no width to keep to
+console = Console(width=None if sys.stdout.isatty() else 160)  # no width limit in files
 
 
 def save(
@@ -26,7 +26,7 @@ def save(
     seeds: Sequence[int],
     rows: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the summary and, where there are any, the rows it was made from.
+    """Write the summary and, if there are any, the rows behind it.
 
     Both files begin with the command, the machine, the versions and the seeds.
     """
@@ -42,7 +42,7 @@ def save(
 
 
 def earlier(name: str) -> dict[str, Any]:
-    """Return the rows of an earlier run on this machine with these versions; `{}` without one."""
+    """Return the rows of an earlier run with the same machine and versions, or `{}`."""
     path = RAW / f"{name}.json"
     if not path.exists():
         return {}

@@ -1,12 +1,12 @@
-"""Integers alone against their simulation, and what cross-layer equalisation is worth.
+"""Integer arithmetic against its simulation, and the gain from cross-layer equalisation.
 
     python benches/integer.py [--images 2000] [--network resnet20 mobilenet_v2]
 
 Both trained networks with every layer in w8a8, on test images of Fashion-MNIST. The simulation
-rounds in float32; `aiq.quantize.reference.integer` computes the same network without a real
-number, as Jacob et al. 2018 derive. Reported: on how many images both give the same class, and the
-accuracy of both. Then the simulation with one scale for all channels of a weight, as it is and with
-equalised weights (Nagel et al. 2019), beside one scale per channel.
+rounds in float32; `aiq.quantize.reference.integer` computes the same network in integers only
+(Jacob et al. 2018). The result is the share of images for which both give the same class, and the
+accuracy of both. The simulation also runs with one scale for all channels of a weight, with and
+without equalised weights (Nagel et al. 2019), and is compared with one scale per channel.
 """
 
 import argparse

@@ -1,17 +1,17 @@
-"""Predicted against measured time, for networks and plans that the calibration never saw.
+"""Predicted against measured time, for networks and plans that are not in the calibration.
 
     python benches/prediction.py --hw epyc_zen4_2vcpu            # predict from a profile
     python benches/prediction.py                                 # calibrate this machine first
     python benches/prediction.py --quick                         # small networks, ten plans
 
-Whole networks: float32, at each batch size, in each runtime, timed and predicted by the levels of
-`aiq.cost`: 0 (the network's FLOPs at the lower of peak and intensity x bandwidth), 1 (the roofline,
-summed over layers), 2 (calibrated). Plans: for three networks, random mixtures of the runtime's
-formats, half of them scattered over the layers, half in contiguous runs, all timed in turns.
-Threads are those of the profile: another profile predicts the same machine with one thread.
-A row that has been measured is kept in ``benches/raw/prediction/<profile>.json``, and a run that
-was stopped continues there (``--again`` times once more and takes the mean, as a calibration does).
-Rows of another state of the profile are predicted anew, from the times that were measured.
+Whole networks are timed in float32 at each batch size in each runtime. Their times are predicted at
+three levels: FLOPs at the lower of peak and intensity x bandwidth, the roofline summed over layers,
+and the calibrated model. Plans are random mixtures of the runtime's formats for three networks;
+half of them are scattered over the layers, half have contiguous runs of one format. All plans of a
+network are timed in turns. The number of threads is that of the profile. Rows are kept in
+``benches/raw/prediction/<profile>.json``, and a run that was stopped goes on from there;
+``--again`` times all rows once more and takes the mean. If the profile has changed, rows are
+predicted again from the times that were measured.
 """
 
 import argparse
@@ -49,7 +49,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Network:
-    """A network with random weights, which take as long as any others, and one input's shape."""
+    """A network with random weights, and the shape of one input."""
 
     build: Callable[[], nn.Module]
     shape: tuple[int, ...]
@@ -70,17 +70,20 @@ NETWORKS = {
     "bert_base": Network(Bert, (128, 768)),
 }
 MIXED = {"resnet20": 16, "mobilenet_v2": 1, "squeezenet1_1": 1}
-"""Networks whose mixed plans are timed, and at which batch."""
+"""Networks whose mixed plans are timed, with their batch."""
 
 
 def main() -> None:
     options = arguments()
     hardware = profile(options)
-    # What is read and written names the processors: those of the profile's threads, each time.
+    # Results name the processors: set the threads before reading and writing.
     with machine.threads(hardware.threads):
         rows: dict[str, Row] = common.earlier(f"prediction/{hardware.name}")
         state = digest(hardware)
-        for key, timed_before in rows.items():  # first: a run that is stopped leaves no mixture
+        for (
+            key,
+            timed_before,
+        ) in rows.items():  # first, so that a run that is stopped leaves no mixture
             if timed_before.get("profile") != state:
                 with console.status(f"predicting {key}"):
                     timed_before.update(predicted(key, timed_before, hardware))
@@ -103,7 +106,7 @@ def main() -> None:
 
 
 def jobs(options: argparse.Namespace, hardware: Hardware) -> list[tuple[Any, ...]]:
-    """Return network, batch and runtime of every row, then those of mixed plans."""
+    """Return network, batch and runtime of every row: whole networks, then mixed plans."""
     able = [name for name in options.runtime if name in hardware.runtimes]
     return [
         *((n, b, r) for r in able for n in options.network for b in options.batch),
@@ -149,14 +152,14 @@ def timed(
     hardware: Hardware,
     rounds: int,
 ) -> Row:
-    """Time `candidates` in turns with the anchor that the calibration timed its programs beside."""
+    """Time `candidates` in turns with the anchor of the calibration."""
     result = measure.compare_timing(
         {ANCHOR: anchor(runtime), **candidates},
         batch=batch,
-        baseline=next(iter(candidates)),  # float32: the noise is that of its time
+        baseline=next(iter(candidates)),  # for float32 alone, the noise is that of its time
         min_seconds=4.0,
         min_rounds=rounds,
-        max_seconds=max(4.0, rounds),  # after a second for each, six are enough
+        max_seconds=max(4.0, rounds),  # six rounds are enough after a second for each
         warmup_seconds=1.0,
         threads=hardware.threads,
     )
@@ -172,14 +175,14 @@ def timed(
 
 @cache
 def anchor(runtime: str) -> measure.Call:
-    """Compile the anchor, once for all rows of a runtime."""
+    """Compile the anchor; all rows of a runtime share it."""
     return calibrate.anchor(runtimes.get(runtime))
 
 
 def mean(before: Row, now: Row) -> Row:
-    """Return what is known after timing a row again: of its times the geometric mean.
+    """Return a row after one more pass, with the geometric mean of its times.
 
-    The quieter a pass, the more it counts: by the inverse of its squared noise.
+    A pass has the inverse of its squared noise as its weight.
     """
     if "passes" not in before or before.get("plans") != now.get("plans"):
         return now
@@ -193,11 +196,11 @@ def mean(before: Row, now: Row) -> Row:
 
 
 def predicted(key: str, row: Row, hardware: Hardware) -> Row:
-    """Return what each level says of a row that was timed.
+    """Return the predictions of each level for a row that was timed.
 
-    A shared machine is faster in one minute than in the next. A calibrated runtime's section holds
-    for one of its speeds, at which the anchor takes `Fit.anchor_us`: what the anchor took beside
-    the row, over that, slows down all that is predicted of the row.
+    The speed of a shared machine changes from minute to minute. A calibrated section holds for the
+    speed at which the anchor takes `Fit.anchor_us`, so the predictions are multiplied by the time
+    of the anchor in this row over `Fit.anchor_us`.
     """
     network, batch, runtime, *_ = key.split("/")
     graph = layers(network, int(batch))
@@ -251,7 +254,7 @@ def draw(layers: int, formats: int, count: int) -> NDArray[np.int64]:
 
 
 def shares(table: CostTable) -> dict[str, float]:
-    """Return which part of the float32 time is bound by what."""
+    """Return the shares of the float32 time that compute, memory and overhead limit."""
     found: dict[str, float] = {}
     for index, cause in enumerate(table.binding({}).values()):
         found[cause] = found.get(cause, 0.0) + float(table.cost[index, 0]) / table.cost[:, 0].sum()
@@ -259,7 +262,7 @@ def shares(table: CostTable) -> dict[str, float]:
 
 
 def rate(table: CostTable, count: int = 200_000) -> float:
-    """Return how many plans are costed in a second."""
+    """Return how many plans the model prices in a second."""
     rng = np.random.default_rng(SEED)
     rows = rng.integers(0, len(table.formats), (count, len(table.layers)))
     start = time.perf_counter()
@@ -268,7 +271,7 @@ def rate(table: CostTable, count: int = 200_000) -> float:
 
 
 def instance(network: str, batch: int) -> tuple[nn.Module, torch.Tensor]:
-    """Return a network and a batch of inputs, the same every time."""
+    """Return a network and a batch of inputs, both from a fixed seed."""
     torch.manual_seed(SEED)
     return NETWORKS[network].build().eval(), torch.randn(batch, *NETWORKS[network].shape)
 
@@ -299,7 +302,7 @@ def profile(options: argparse.Namespace) -> Hardware:
 
 
 def save(rows: Mapping[str, Row], hardware: Hardware) -> None:
-    """Write all rows and what is said of them."""
+    """Write all rows and the errors over them."""
     results = {
         "description": hardware.description,
         "networks": of_networks(rows),
@@ -309,13 +312,13 @@ def save(rows: Mapping[str, Row], hardware: Hardware) -> None:
 
 
 def digest(hardware: Hardware) -> str:
-    """Return what tells one state of a profile from another."""
+    """Return a fingerprint of the numbers of a profile."""
     text = json.dumps(to_document(hardware), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def arguments() -> argparse.Namespace:
-    """Return what the command line says."""
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--hw", help="profile that predicts; calibrate this machine without one")
     parser.add_argument("--threads", type=int, help="threads to calibrate with; all by default")

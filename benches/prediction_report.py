@@ -1,4 +1,4 @@
-"""What is said of predictions: statistics, tables, and a scatter plot."""
+"""Statistics, tables and a scatter plot of predictions."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ Statistics = dict[str, float | None]
 
 
 def errors(predicted: Sequence[float], measured: Sequence[float]) -> Statistics:
-    """Return what is said of predictions."""
+    """Return the statistics of predicted against measured times."""
     p, m = np.asarray(predicted), np.asarray(measured)
     error = np.abs(p / m - 1)
     several = len(p) > 2 and np.ptp(p) > 0
@@ -33,9 +33,9 @@ def errors(predicted: Sequence[float], measured: Sequence[float]) -> Statistics:
 
 
 def per_program(result: Row) -> NDArray[np.float64]:
-    """Return the measured seconds of plans; of one drawn more than once, the median of its times.
+    """Return the measured seconds of plans; a plan that was drawn repeatedly gets its median.
 
-    Noise in the time of float32, drawn now and then, would be an error of all speed-ups.
+    Otherwise the noise in one time of float32 would be an error of all speed-ups.
     """
     _, program = np.unique(result["plans"], axis=0, return_inverse=True)
     measured = np.array(result["measured"])
@@ -43,7 +43,7 @@ def per_program(result: Row) -> NDArray[np.float64]:
 
 
 def of_plans(result: Row, level: str) -> Statistics:
-    """Return what is said of the predicted speed-ups over float32, the first plan."""
+    """Return the statistics of the predicted speed-ups over float32, which is the first plan."""
     predicted, measured = np.array(result[level]), per_program(result)
     said, real = predicted[0] / predicted[1:], measured[0] / measured[1:]
     told = np.abs(np.log(real)) > np.log1p(result["noise"])  # the others are neither
@@ -58,7 +58,7 @@ def of_plans(result: Row, level: str) -> Statistics:
 
 
 def of_networks(rows: Mapping[str, Row]) -> dict[str, Statistics]:
-    """Return what is said of whole networks, by runtime and level."""
+    """Return the statistics of whole networks, by runtime and level."""
     found: dict[str, Statistics] = {}
     singles = {tuple(key.split("/")): row for key, row in rows.items() if "measured" in row}
     singles = {key: row for key, row in singles.items() if len(key) == 3}
@@ -77,7 +77,7 @@ def of_networks(rows: Mapping[str, Row]) -> dict[str, Statistics]:
 
 
 def of_mixed(rows: Mapping[str, Row]) -> dict[str, Statistics]:
-    """Return what is said of mixed plans, by network, batch, runtime and level."""
+    """Return the statistics of mixed plans, by network, batch, runtime and level."""
     found = {}
     for key, row in rows.items():
         if key.endswith("/plans"):
@@ -92,7 +92,7 @@ def of_mixed(rows: Mapping[str, Row]) -> dict[str, Statistics]:
 
 
 def over_all(plans: Iterable[Statistics]) -> Statistics:
-    """Return what is said of the plans of several networks; of ranks, regret, noise the worst."""
+    """Return the statistics of the plans of several networks: the worst rank, regret and noise."""
     found = [{name: value or 0 for name, value in row.items()} for row in plans]
     told = sum(row["told"] for row in found)
     return {
@@ -117,7 +117,7 @@ def fill(title: str, rows: Mapping[str, Statistics]) -> Table:
 
 
 def number(name: str, value: float | None) -> str:
-    """Return a number for reading: ranks and counts as they are, the rest in percent."""
+    """Return a number as text: ranks and counts unchanged, all others in percent."""
     if name in {"rows", "told", "programs"} or value is None:
         return "" if value is None else str(int(value))
     return f"{value:.3f}" if name in {"Spearman", "Kendall"} else f"{value:.1%}"

@@ -14,8 +14,8 @@ deploy in w8a8, compare with float32. A cell shows the layers in int8, the error
 in parentheses the error of the simulation by which the plan was judged. An error is the norm of the
 difference from the float32 output, over the norm of that output less its mean. A deployment is good
 if all layers run in the format of the plan (no mismatch), and if its error is at most 1.5 times
-that of the simulation plus 0.02. A bold cell says what is wrong. Networks are small and have random
-weights.
+that of the simulation plus 0.02. A bold cell says what is wrong, mismatches included; an empty cell
+was not run. Networks are small and have random weights.
 """
 
 THROUGHPUT = """

@@ -62,7 +62,7 @@ QUICK = ("separable L=54", "separable L=200", "chain L=54", "two budgets L=54")
 
 
 def run_aiq(case, cap):
-    """One call, and the median seconds of a few."""
+    """Return the solution of one call, and the median seconds of a few calls."""
     seconds = []
     for _ in range(REPEATS):
         started = time.perf_counter()
@@ -83,12 +83,12 @@ def run_peer(name, case, cap):
 
 
 def warm_up(name):
-    """Import what a peer needs, and solve something, so that no timing includes that."""
+    """Import what a peer needs and solve a small problem, so that no timing includes the import."""
     PEERS[name](network(4, 4, 0), 10)
 
 
 def run_class(name, make, seeds, cap, workers):
-    """Times per seed of aiq and of the peers, and why peers were not asked on all seeds."""
+    """Return the times of aiq and of the peers by seed, and why a peer was left out."""
     rows, not_asked = [], {}
     stopped = dict.fromkeys(PEERS, 0)
     for seed in seeds:
@@ -213,7 +213,7 @@ def main():
 
 
 def limits(seeds):
-    """What holds beside the ratios: frontiers, the slowest solves, memory, Ctrl-C."""
+    """Measure frontiers, the slowest solves, memory, and the reaction to Ctrl-C."""
     found = {"frontier": frontier_times(seeds), "one_budget": tail_times(25)}
     found |= {"memory": memory(), "interrupt": interrupt_times(5)}
     for name, row in found["frontier"].items():

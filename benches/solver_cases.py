@@ -1,6 +1,7 @@
-"""The problems that the solver is measured and checked on.
+"""Problems on which the solver is timed and checked.
 
-Networks with sizes, costs and losses as quantised layers have them, and Pisinger's classes.
+They are networks with sizes, costs and drops like those of quantised layers, and Pisinger's
+classes.
 """
 
 import math

@@ -1,8 +1,8 @@
-"""The exact solver against enumeration and against HiGHS: how many answers differ.
+"""Compare the answers of the exact solver with enumeration and with HiGHS.
 
 Enumeration: random problems of up to seven layers, every plan evaluated by NumPy. HiGHS: networks
 of up to 224 layers with gap 0. HiGHS works in floating point, so that its plan may exceed a budget
-by its tolerance: then it must not be dearer than ours. Certificates go through the checker.
+by its tolerance; such a plan must not cost more than ours. Certificates go through the checker.
 
     python benches/solver_correctness.py    # 6,000 and 320 problems, about five minutes
 
@@ -92,7 +92,7 @@ def limits(kind, plans, r):
 
 
 def against_enumeration(seed):
-    """What differs from enumeration, in words; the class of the problem."""
+    """Return the differences from enumeration in words, and the class of the problem."""
     kind, tables = small(seed)
     cost, loss, size, edges = tables
     plans = every_plan(*tables)
@@ -134,7 +134,7 @@ def large(seed):
 
 
 def against_highs(seed, cap):
-    """What differs from HiGHS, in words; the class of the problem; whether HiGHS finished."""
+    """Return the differences from HiGHS, the class of the problem, and whether HiGHS finished."""
     kind, case = large(seed)
     problem = Problem(case.cost, case.loss, case.size, case.edges)
     found = solve(problem, max_loss=case.max_loss, max_size=case.max_size)

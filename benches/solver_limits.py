@@ -1,4 +1,4 @@
-"""What the solver promises beside speed ratios: the tail of its times, memory, Ctrl-C."""
+"""Limits of the solver: the tail of its times, its memory, and the reaction to Ctrl-C."""
 
 import _thread
 import multiprocessing
@@ -30,7 +30,7 @@ TAIL = {
 
 
 def solved(case, **limits):
-    """Seconds of one call, and what it found."""
+    """Return the seconds of one call, and its solution."""
     started = time.perf_counter()
     problem = Problem(case.cost, case.loss, case.size, case.edges)
     found = solve(problem, max_loss=case.max_loss, max_size=case.max_size, **limits)
@@ -38,7 +38,7 @@ def solved(case, **limits):
 
 
 def tail_times(seeds):
-    """One budget, L <= 1000: every class of `TAIL` on so many seeds that no other table uses."""
+    """Time every class of `TAIL` (one budget, L <= 1000) on seeds that no other table uses."""
     times, proved = [], True
     for name, make in TAIL.items():
         for seed in range(101, 101 + seeds):
@@ -59,7 +59,7 @@ def tail_times(seeds):
 
 
 def frontier_times(seeds):
-    """The exact frontier at L=54 and L=200."""
+    """Time the exact frontier at L=54 and L=200."""
     out = {}
     for layers, choices in ((54, 4), (200, 6)):
         times, points = [], []
@@ -77,7 +77,7 @@ def frontier_times(seeds):
 
 
 def memory():
-    """By how much a solve at L=10,000, K=8 raises the peak memory of its process (Linux)."""
+    """Return the rise of peak memory by a solve at L=10,000, K=8 (Linux)."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return {"solve_mb": max(pool.map(_growth, range(1, 4)))}
 
@@ -96,7 +96,7 @@ def _status(name):
 
 
 def hard():
-    """Two budgets, both strongly correlated with the objective: minutes of search."""
+    """Return a problem that takes minutes: two budgets that correlate with the objective."""
     r = np.random.default_rng(1)
     weight, other = np.cumsum(r.integers(1, 10**5, (2, 3000, 8)), 2)
     cost = (weight + other).max() - weight - other + 10 * np.arange(8)[::-1]
@@ -105,7 +105,7 @@ def hard():
 
 
 def interrupt_times(repeats):
-    """From Ctrl-C in the middle of a solve to the exception."""
+    """Return the times from Ctrl-C in the middle of a solve to the exception."""
     problem, budgets = hard()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it in the background
     times = []

@@ -1,4 +1,4 @@
-"""General solvers on the same integers: one function each, ``(case, cap) -> (proved, choices)``.
+"""One function for each general solver, on the same integers, ``(case, cap) -> (proved, choices)``.
 
 All ask for gap 0, use one thread, and stop after ``cap`` seconds. Edges are linearised in flow
 form: a variable per pair of choices, whose sums are the choices of the two layers.

@@ -76,7 +76,7 @@ def main() -> None:
         model, seconds, cpu_seconds = train(options.network, recipe, options.seed)
     except KeyboardInterrupt:
         sys.exit("stopped; run the same command to continue from the last finished epoch")
-    # Rounded as it is stored, so that the accuracy below is that of what ships.
+    # Round the weights as they are stored: the accuracy below is that of the shipped network.
     weights = {
         name: (value.to(recipe.dtype) if value.is_floating_point() else value).contiguous()
         for name, value in model.state_dict().items()
@@ -118,7 +118,7 @@ def arguments() -> argparse.Namespace:
 
 
 def train(name: str, recipe: Recipe, seed: int) -> tuple[nn.Module, float, float]:
-    """Return the trained network, and wall and CPU seconds over all runs that led to it."""
+    """Return the trained network, and the wall and CPU seconds of all runs that trained it."""
     torch.manual_seed(seed)
     model = models.load(name, pretrained=False).to(memory_format=torch.channels_last)
     spent = (0.0, 0.0)
@@ -155,7 +155,7 @@ def train_cycle(
     for epoch in range(first, epochs):
         start, start_cpu = time.perf_counter(), time.process_time()
         model.train()
-        # A seed for each epoch, so that a continued run is the uninterrupted one.
+        # Each epoch has a seed of its own, so that a continued run equals an uninterrupted one.
         torch.manual_seed(seed * 1000 + earlier + epoch)
         order = torch.randperm(len(dataset))
         for step in range(steps):
@@ -197,7 +197,7 @@ def smoothed_cross_entropy(x: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def distillation(teacher: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """Return half the loss against the labels, half against a trained network's view of `x`.
+    """Return the mean of the loss against the labels and that against a trained network's output.
 
     Hinton et al. 2015, equation 1, at temperature 2; gradients scaled by its square as they advise.
     """

@@ -1,4 +1,4 @@
-"""Networks of torchvision, timm and transformers with random weights, small enough to try them all.
+"""Small networks of torchvision, timm and transformers with random weights.
 
 Each is built by `build`, with inputs for one call. Images have 64 x 64 pixels where a network takes
 any size; transformers have two narrow blocks.
@@ -309,8 +309,8 @@ SEEN = 32
 def build(name: str, seed: int) -> Network:
     """Return a network in evaluation mode, and inputs.
 
-    Batch norms know the mean and the variance of what they read, as after training, so that values
-    neither fade nor explode from layer to layer.
+    Batch norms have the statistics of their inputs, as after training, so that activations keep
+    their scale from layer to layer.
     """
     torch.manual_seed(seed)
     model, inputs = NETWORKS[name]()

@@ -1,12 +1,12 @@
-//! Which totals plans can have at all: rounding of budgets and bounds.
+//! The totals that plans can have, by which budgets and bounds are rounded.
 //!
-//! All plans differ from one another by a point of the lattice that the differences between
-//! choices span. So a budget may be rounded down to the next total that a plan could use of it:
-//! sizes are multiples of a block, and a bound that spends the rest of one is too low. And where
-//! the lattice is coarse, some `objective + sum_m u_m * budget_m` has the same remainder
-//! for all plans, and a bound on the objective may be rounded up to the next value that a plan
-//! which uses up its budgets could have. This closes Pisinger's strongly correlated knapsacks,
-//! where it says that the number of upgraded layers is whole.
+//! Any two plans differ by a point of the lattice that the differences between choices span.
+//! Therefore a budget may be rounded down to the next total that a plan can have. (Sizes are
+//! multiples of a block, and a bound that uses a part of a block is too low.) If the lattice is
+//! coarse, some `objective + sum_m u_m * budget_m` has the same remainder for all plans. Then a
+//! bound on the objective may be rounded up to the next value that a plan which uses up its budgets
+//! can have. This closes Pisinger's strongly correlated knapsacks, in which it expresses that the
+//! number of upgraded layers is an integer.
 
 use crate::monitor::{Monitor, Stopped};
 use crate::point::{Point, Weights, add, sub};
@@ -14,7 +14,7 @@ use crate::point::{Point, Weights, add, sub};
 /// Divisors of the modulus that are tried.
 const MAX_QUOTIENT: i64 = 16;
 
-/// The limits, rounded down to what a plan could use.
+/// The limits, rounded down to totals that plans can have.
 pub(crate) fn usable<'a, const M: usize>(
     tables: impl Iterator<Item = &'a [Point<M>]> + Clone,
     limits: Point<M>,
@@ -55,7 +55,7 @@ impl<const M: usize> Congruence<M> {
     /// Every objective is possible.
     pub(crate) const NONE: Self = Self { modulus: 1, residue: 0, multipliers: [0; M] };
 
-    /// What holds for every plan that takes one point of each table.
+    /// The congruence of all plans that take one point of each table.
     pub(crate) fn new<'a>(
         tables: impl Iterator<Item = &'a [Point<M>]> + Clone,
         mut limits: Point<M>,

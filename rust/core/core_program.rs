@@ -15,7 +15,7 @@ use crate::instance::Instance;
 use crate::monitor::{Monitor, Stopped};
 use crate::point::{Point, Weights, add, dot, sub};
 
-/// Products of floats are trusted to this relative error.
+/// Assumed relative error of a product of floats.
 const ROUNDING: f64 = 1e-14;
 
 #[derive(Debug, Clone, Copy)]
@@ -26,7 +26,7 @@ struct State<const M: usize> {
     option: u32,
 }
 
-/// What the program found.
+/// The result of the program.
 #[derive(Debug, Clone)]
 pub(crate) struct Found {
     /// The best new plan: its objective, and per changed class the option.

@@ -1,4 +1,4 @@
-//! What a layer costs in a format.
+//! The cost of a layer in a format.
 //!
 //! * Level 0, *intensity*: bits moved by the operator itself, so that AI = FLOPs / bytes is the
 //!   metric of arXiv 2512.14090. Exact integers.
@@ -6,8 +6,8 @@
 //!   and of fused operands. A lower bound on time, so an upper bound on speed.
 //! * Level 2, *calibrated*: the time that a runtime's kernel takes,
 //!   `start + FLOPs / (compute peak) + sum of bytes / (memory bandwidth) + output Y`, with every
-//!   tensor in the nearest memory level that holds it. Terms add up, as in the ECM model (Stengel et al., ICS 2015): on the kernels measured here a
-//!   maximum of the terms fits worse.
+//!   tensor in the nearest memory level that holds it. The terms are added, as in the ECM model
+//!   (Stengel et al., ICS 2015); on the kernels measured here their maximum fits worse.
 
 use crate::error::Error;
 use crate::hardware::{Hardware, Kernel};
@@ -18,7 +18,7 @@ const FLOAT_BITS: u64 = 32;
 /// Picoseconds in a second: times are integers so that "optimal" is a fact.
 const PICOSECONDS: f64 = 1e12;
 
-/// What one layer computes and touches, whatever its format; counts are elements.
+/// The work of one layer, the same in every format; counts are elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Work {
     /// Floating-point operations, 2 per multiply-accumulate.
@@ -85,7 +85,8 @@ impl Work {
     /// Time under the roofline in picoseconds, rounded up (level 1).
     ///
     /// # Errors
-    /// [`Error::CostTooLarge`] past 63 bits; [`Error::NoPeak`] if the machine lacks the compute dtype.
+    /// [`Error::CostTooLarge`] past 63 bits; [`Error::NoPeak`] if the machine lacks the compute
+    /// dtype.
     pub fn roofline_picoseconds(&self, storage: Storage, machine: &Hardware) -> Result<i64, Error> {
         let compute = self.flops as f64 / machine.peak(storage.compute)?;
         let memory = self.traffic_bits(storage)? as f64 / 8.0 / machine.bandwidth();
@@ -99,7 +100,8 @@ impl Work {
     ///   which level weights are read.
     ///
     /// # Errors
-    /// [`Error::CostTooLarge`] past 63 bits; [`Error::NoPeak`] if the machine lacks the compute dtype.
+    /// [`Error::CostTooLarge`] past 63 bits; [`Error::NoPeak`] if the machine lacks the compute
+    /// dtype.
     pub fn load(&self, storage: Storage, machine: &Hardware, resident: f64) -> Result<Load, Error> {
         let bytes = |work: Self| Ok(work.traffic_bits(storage)? as f64 / 8.0);
         let weights = bytes(Self { inputs: 0, fused: 0, outputs: 0, ..*self })?;

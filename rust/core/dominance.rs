@@ -1,4 +1,4 @@
-//! Which points another point makes useless: no larger in any coordinate.
+//! Dominance: a point is useless if another point is no larger in any coordinate.
 
 use std::cmp::Ordering;
 
@@ -9,7 +9,7 @@ pub(crate) fn sweep_order<const M: usize>(a: &Point<M>, b: &Point<M>) -> Orderin
     a[1..].cmp(&b[1..]).then(a[0].cmp(&b[0]))
 }
 
-/// Accepts points in [`sweep_order`] and tells which are not dominated by an earlier one.
+/// Takes points in [`sweep_order`] and accepts those that no earlier point dominates.
 #[derive(Debug, Default)]
 pub(crate) struct Sweep {
     /// `(second budget, objective)`: the first ascending, the second strictly descending. With
@@ -22,7 +22,7 @@ impl Sweep {
         self.steps.clear();
     }
 
-    /// Whether the point is worth keeping; remembers it if so.
+    /// Whether no earlier point dominates this one; an accepted point is remembered.
     #[inline]
     pub(crate) fn accepts<const M: usize>(&mut self, point: &Point<M>) -> bool {
         let second = if M > 2 { point[2] } else { 0 };

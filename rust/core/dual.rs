@@ -3,7 +3,8 @@
 //! Solved from the primal side, by Dantzig-Wolfe: a basis of as many plans as there are
 //! coordinates prices the budgets, the dynamic program finds the plan that is cheapest at those
 //! prices, and the plan enters the basis by a simplex pivot. With one budget this is the
-//! intersection method of Handler and Zang (1980). Floats steer; each bound is exact.
+//! intersection method of Handler and Zang (1980). Floats choose the multipliers; every bound is
+//! exact.
 
 use crate::bound::{lower_bound, quantise, slack};
 use crate::hull::{break_step, hulls};
@@ -23,7 +24,7 @@ pub(crate) struct Candidate<const M: usize> {
     pub(crate) point: Point<M>,
 }
 
-/// What the dual found.
+/// The solution of the dual.
 #[derive(Debug, Clone)]
 pub(crate) struct Dual<const M: usize> {
     pub(crate) weights: Weights<M>,
@@ -43,7 +44,8 @@ struct Search<'a, 'b, const M: usize> {
 }
 
 /// Maximise the bound, from multipliers that suit a similar instance if there are any; end early
-/// once it reaches `target`, and with the best so far where the monitor says so. Separable problems with one budget are solved on their hulls.
+/// once it reaches `target`, and with the best so far where the monitor says so. Separable problems
+/// with one budget are solved on their hulls.
 pub(crate) fn solve<const M: usize>(
     instance: &Instance<M>,
     tree: &Tree,

@@ -1,5 +1,5 @@
-//! What a caller can get wrong. Outcomes of a search (infeasible, out of time) are a
-//! [`Status`](crate::Status), not an error.
+//! Mistakes in the input. Outcomes of a search, such as infeasible or out of time, are a
+//! [`Status`](crate::Status) and not an error.
 
 use thiserror::Error;
 
@@ -66,7 +66,8 @@ pub enum Error {
         /// The layer.
         layer: usize,
     },
-    /// A matrix of an edge does not have one row per choice of `u` and one column per choice of `v`.
+    /// A matrix of an edge does not have one row per choice of `u` and one column per choice of
+    /// `v`.
     #[error(
         "the {measure} matrix of edge {edge} has {found} values; layers {tail} and {head} need {rows} x {columns}"
     )]

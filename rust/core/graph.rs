@@ -12,11 +12,11 @@ use crate::instance::Pair;
 use crate::monitor::{Monitor, Stopped};
 use crate::point::index;
 
-/// Above this degree the fill of a layer is estimated, so that one tensor that everybody reads
-/// does not make the ordering quadratic.
+/// Above this degree the fill of a layer is estimated; otherwise a tensor that all layers read
+/// would make the ordering quadratic.
 const EXACT_FILL_DEGREE: usize = 24;
 
-/// What a look into a list of neighbours, somewhere in memory, counts for in table entries.
+/// Work of a lookup in a list of neighbours at a random place in memory, in table entries.
 const LOOKUPS: usize = 16;
 
 /// One step of the elimination.

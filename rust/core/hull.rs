@@ -10,7 +10,7 @@ use crate::instance::Instance;
 use crate::monitor::{Monitor, Stopped};
 use crate::point::{Point, add, index};
 
-/// What sorting one choice counts for in table entries.
+/// Work of sorting one choice, in table entries.
 const SORTING: usize = 4;
 
 /// A step along the hull of one layer.

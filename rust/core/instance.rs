@@ -30,7 +30,8 @@ pub(crate) struct Instance<const M: usize> {
     pub(crate) pairs: Vec<Point<M>>,
     /// What is left of the budgets; `limits[0]` is not used.
     pub(crate) limits: Point<M>,
-    /// Objective of the layers that are decided already, whose use of the budgets is off the limits.
+    /// Objective of the layers that are decided already, whose use of the budgets is off the
+    /// limits.
     pub(crate) offset: i64,
     /// Which objectives plans can have.
     pub(crate) congruence: Congruence<M>,

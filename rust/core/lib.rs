@@ -8,24 +8,24 @@
 //!             sum_i size_i(x_i)                                <=  size budget
 //! ```
 //!
-//! All values are 64-bit fixed-point integers, so that "optimal" is a fact. The road of an exact
-//! search, one file a stage:
+//! All values are 64-bit fixed-point integers, so that "optimal" is a fact. These are
+//! the stages of an exact search, one file for each:
 //!
 //! | stage | file |
 //! |---|---|
 //! | what a layer costs in a format, on a machine | `cost`, `hardware` |
 //! | the caller's problem, validated; its mistakes | `problem`, `measure`, `error` |
 //! | canonical form: objective and budgets as coordinates | `instance`, `point` |
-//! | fewer choices, decided layers folded in, and the way back | `reduce` |
+//! | fewer choices: decided layers are folded in, and plans are lifted back | `reduce` |
 //! | hulls of separable layers: the linear relaxation | `hull` |
 //! | elimination order; the dynamic program over it | `graph`, `messages` |
-//! | which objectives plans can have: bounds rounded | `congruence` |
+//! | which objectives plans can have, and the rounding of bounds | `congruence` |
 //! | from multipliers to a bound; the best multipliers | `bound`, `dual`, `simplex` |
 //! | components to classes; the knapsack over them | `contract`, `core_program` |
 //! | fix, contract, probe, prove: one subproblem | `search::close` |
-//! | branch and bound around all this: what waits, where to split | `search::branch`, `queue`, `split` |
+//! | branch and bound: the queue of subproblems, where to split them | `search::branch`, `queue`, `split` |
 //! | when to stop | `monitor` |
-//! | what comes out | `solution` |
+//! | the solution and its certificate | `solution` |
 //! | all trade-offs; the paper's weighted objective | `frontier`, `weighted` |
 
 mod bound;

@@ -1,5 +1,5 @@
-//! The master problem of the Lagrangian dual: which mixture of the plans met so far is cheapest
-//! while its mean keeps the budgets. As many columns as there are coordinates; floats only.
+//! The master problem of the Lagrangian dual: the cheapest mixture of the plans found so far whose
+//! mean keeps the budgets. It has as many columns as there are coordinates, and uses floats only.
 
 use crate::point::Point;
 
@@ -28,7 +28,7 @@ pub(crate) struct Basis<const M: usize> {
     prices: Option<([f64; M], [f64; M])>,
 }
 
-/// What the basis says next.
+/// The result of pricing the basis.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Prices<const M: usize> {
     /// Weights of objective and budgets, unscaled.

@@ -1,4 +1,4 @@
-//! What a search returns, and what lets others verify it.
+//! The result of a search, with a certificate that others can verify.
 
 use crate::measure::Measure;
 
@@ -15,7 +15,7 @@ pub enum Status {
     NodeLimit,
     /// The caller asked to stop.
     Interrupted,
-    /// A heuristic ended; the bound says how good its plan is.
+    /// A heuristic ended; the bound limits how much better another plan can be.
     Heuristic,
 }
 

@@ -145,8 +145,8 @@ impl Search<'_, '_> {
         Ok(self.finish(bound))
     }
 
-    /// What plans of exactly this cost are worth at best: a plan of least loss that costs no more
-    /// is worth at least as much, and is met on the way.
+    /// A lower bound on the objective of plans of exactly this cost: a plan of least loss that
+    /// costs no more has at most this objective, and is evaluated on the way.
     fn at_most(&mut self, cost: i64) -> Result<f64, Error> {
         let before = self.budgets.clone();
         match self.budgets.iter_mut().find(|budget| budget.0 == Measure::Cost) {
@@ -162,7 +162,7 @@ impl Search<'_, '_> {
         })
     }
 
-    /// What plans of this cost are worth at best, given the least weighted sum.
+    /// A lower bound on the objective of plans of this cost, given the least weighted sum.
     fn bound_at(&self, cost: i64, weights: [i64; 2], least: i64) -> f64 {
         let rest = i128::from(least) - i128::from(weights[0]) * i128::from(cost);
         let loss = if weights[1] > 0 { self.b * rest as f64 / weights[1] as f64 } else { 0.0 };

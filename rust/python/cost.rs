@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 
 use crate::error::input_error;
 
-/// What one layer computes and touches.
+/// The work of one layer.
 #[derive(FromPyObject)]
 pub(crate) struct Work {
     flops: u64,
@@ -27,7 +27,7 @@ pub(crate) struct Storage {
     compute: usize,
 }
 
-/// What a kernel takes, in seconds and shares of the roofs.
+/// A kernel: seconds, and shares of the roofs.
 #[derive(FromPyObject)]
 pub(crate) struct Kernel {
     start: f64,
@@ -50,7 +50,7 @@ struct MemoryLevel {
     bandwidth: f64,
 }
 
-/// Work, how it is stored, the kernel that does it, and the bytes that stay in memory meanwhile.
+/// A piece of work, its storage, its kernel, and the bytes that stay in memory meanwhile.
 #[derive(FromPyObject)]
 pub(crate) struct Task {
     work: Work,

@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use crate::error::{InputError, input_error};
 use crate::problem::Problem;
 
-/// Signals are looked at this often; Ctrl-C must arrive within 100 ms.
+/// Period of the checks for signals, since Ctrl-C must take effect within 100 ms.
 const SIGNAL_PERIOD: Duration = Duration::from_millis(20);
 
 /// `(weights, kind, layer, choice, equal, other)` of one subproblem.
@@ -19,7 +19,7 @@ type ProofRow = ([i64; 3], &'static str, usize, usize, usize, usize);
 /// `(choices, value, evaluations, trace)` of a measured search.
 type MeasuredRow = (Vec<u16>, f64, u64, Vec<(u64, usize, u16, f64)>);
 
-/// What a search returned.
+/// The result of a search.
 #[pyclass(frozen, module = "aiq._core")]
 pub(crate) struct Solution {
     inner: aiq_core::Solution,
@@ -111,7 +111,7 @@ pub(crate) fn solve(
     Ok(Solution { inner: solution.map_err(input_error)?, signal })
 }
 
-/// Seconds as a duration; beyond what it can hold there is no limit.
+/// Seconds as a duration; seconds that do not fit are no limit.
 pub(crate) fn duration(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }
@@ -136,7 +136,7 @@ pub(crate) fn measure(name: &str) -> PyResult<Measure> {
     })
 }
 
-/// Keeps the exception of a signal handler: the first look consumes the signal.
+/// Keeps the exception of a signal handler, because the first check consumes the signal.
 #[derive(Default)]
 struct SignalWatch(Mutex<Option<PyErr>>);
 

@@ -1,4 +1,4 @@
-//! All trade-offs at once, and the paper's weighted objective.
+//! The frontier, and the weighted objective of the paper.
 
 use aiq_core::{Method, Options};
 use pyo3::prelude::*;

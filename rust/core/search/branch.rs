@@ -1,12 +1,13 @@
 //! Branch and bound.
 //!
-//! A subproblem is bounded by its Lagrangian dual and loses the choices that the bound rules out.
-//! With one budget the rest is enumerated, and split only if that is too much. With several
-//! budgets the relaxation leaves too many plans to enumerate, but the bounds of ever smaller
-//! subproblems rise fast if the layers that move the budgets most are split first. What slows this
-//! down is a poor incumbent; so the search looks below a *ceiling* close to the bound first, and
-//! raises it until a plan turns up. Where many plans have equal sums, splitting does not end and
-//! enumeration does; so when subproblems pile up, that is tried now and then.
+//! A subproblem is bounded by its Lagrangian dual, and the bound rules out some of its choices.
+//! With one budget the remaining plans are enumerated, and the subproblem is split only if there
+//! are too many. With several budgets the relaxation leaves too many plans to enumerate, but bounds
+//! rise fast if the layers that change the use of the budgets most are split first. A poor
+//! incumbent slows this down. Therefore the search accepts only plans below a *ceiling* close to
+//! the bound at first, and raises the ceiling until it finds a plan. If many plans have equal sums,
+//! splitting does not terminate in reasonable time, while enumeration does; so the root is
+//! enumerated from time to time when the number of subproblems grows.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -26,15 +27,15 @@ use crate::search::split::{Excess, ranked};
 use crate::search::start::{Around, fill, first_inside};
 use crate::solution::{Closed, Status};
 
-/// States of the core program in a subproblem, at first and at most: as subproblems pile up, each
-/// is given more.
+/// States of the core program in a subproblem: the first limit and the last one. The limit grows
+/// with the number of subproblems.
 const EFFORT: (usize, usize) = (1 << 18, 1 << 24);
 /// States per class.
 const WIDTH: usize = 1 << 15;
 /// The first ceiling leaves one in so many layers undecided.
 const FIRST_SHARE: usize = 4;
-/// With several budgets, after so many subproblems and at every doubling, the root is enumerated:
-/// without and with edges, which make that dearer.
+/// With several budgets the root is enumerated after so many subproblems and at every doubling:
+/// without edges, and with edges, which make enumeration slower.
 const PATIENCE: [usize; 2] = [64, 512];
 /// States of that enumeration, for each subproblem before; states at most, and per class.
 const PATIENT_EFFORT: (usize, usize, usize) = (512, 1 << 20, 1 << 18);
@@ -46,7 +47,7 @@ struct Search<'a, const M: usize> {
     totals: Point<M>,
     outcome: &'a mut Outcome<M>,
     open: Queue<M>,
-    /// Only plans below this are looked for.
+    /// Only plans below this objective are searched for.
     ceiling: i64,
 }
 
@@ -68,7 +69,7 @@ pub(crate) fn search<const M: usize>(
     explore(instance, start, monitor, true)
 }
 
-/// Search; where it is stopped, what is known so far.
+/// Search, and return what is known so far if the search is stopped.
 fn explore<const M: usize>(
     instance: &Arc<Instance<M>>,
     start: Option<Candidate<M>>,
@@ -92,7 +93,7 @@ fn explore<const M: usize>(
     }
 }
 
-/// How far above the bound to look first, with several budgets.
+/// The distance of the first ceiling from the bound, with several budgets.
 fn first_step<const M: usize>(root: &Node<M>, monitor: &Monitor<'_>) -> Result<i64, Stopped> {
     let instance = &root.reduced.instance;
     let excess = Excess::new(instance, &root.tree, &root.weights, monitor)?;
@@ -149,7 +150,7 @@ impl<'a, const M: usize> Search<'a, M> {
         Ok(())
     }
 
-    /// Look below one ceiling after another.
+    /// Search below one ceiling after another.
     fn run(&mut self, root: &Node<M>, monitor: &Monitor<'_>) -> Result<(), Stopped> {
         let (least, mut step) = (root.bound, 0);
         if M > 2 {
@@ -184,14 +185,15 @@ impl<'a, const M: usize> Search<'a, M> {
         self.outcome.target().min(self.ceiling)
     }
 
-    /// Put the ceiling this far above the bound; away if no plan can cost that much.
+    /// Set the ceiling to this distance above the bound; to infinity if no plan can cost that much.
     fn raise(&mut self, least: i64, step: i64) {
         let ceiling = least.saturating_add(step);
         let most = self.totals[0];
         self.ceiling = if ceiling > most { i64::MAX } else { ceiling };
     }
 
-    /// Look for the best plan below the ceiling; a bound on what is left if stopped.
+    /// Search for the best plan below the ceiling; if stopped, return a bound on the remaining
+    /// plans.
     fn pass(&mut self, root: &Node<M>, monitor: &Monitor<'_>) -> Option<i64> {
         self.outcome.proof = vec![(root.weights, Closed::Open)];
         self.open = Queue::new();
@@ -238,7 +240,7 @@ impl<'a, const M: usize> Search<'a, M> {
         None
     }
 
-    /// Look for better plans in a subproblem; what is left of it.
+    /// Search a subproblem for better plans by enumeration, and return the part that remains.
     fn enumerate(
         &mut self,
         node: &Node<M>,
@@ -251,7 +253,7 @@ impl<'a, const M: usize> Search<'a, M> {
         found.rest
     }
 
-    /// Drop the choices that the bound rules out; what is left.
+    /// Drop the choices that the bound rules out, and return the part that remains.
     fn shrink(
         &mut self,
         node: &Node<M>,

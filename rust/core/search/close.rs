@@ -1,10 +1,10 @@
 //! Close a subproblem by enumeration, guided by its Lagrangian bound: fix, contract, run the core
 //! program.
 //!
-//! The gap to the incumbent decides how many layers stay undecided, and a poor incumbent leaves
-//! too many. So the first rounds *probe*: they decide all but a few layers as the relaxation does,
-//! which is fast and finds good plans. Once the gap is so small that the layers left out could not
-//! matter, a round is a proof.
+//! The gap to the incumbent determines how many layers stay undecided; with a poor incumbent these
+//! are too many. Therefore the first rounds *probe*: they decide all but a few layers as the
+//! relaxation does, which is fast and finds good plans. A round is a proof once the gap is so small
+//! that the decided layers cannot improve a plan.
 
 use crate::bound::{excess_gap, slack, totals};
 use crate::contract::contract;

@@ -7,7 +7,7 @@ use crate::monitor::{Monitor, Stopped};
 use crate::point::add;
 use crate::search::start::{Around, others};
 
-/// Improve the candidate; where it is stopped, as far as it got.
+/// Improve the candidate; if stopped, it keeps the improvements so far.
 pub(crate) fn search<const M: usize>(
     instance: &Instance<M>,
     candidate: &mut Candidate<M>,

@@ -10,7 +10,7 @@ use crate::monitor::{Monitor, Stopped};
 use crate::point::{Point, add};
 use crate::search::start::{Around, others, rating};
 
-/// What taking a change off the heap counts for in table entries.
+/// Work of taking a change off the heap, in table entries.
 const HEAP: usize = 16;
 
 /// A change and the state of its layer when it was rated.
@@ -22,7 +22,7 @@ struct Move<const M: usize> {
     change: Point<M>,
 }
 
-/// Improve the candidate; where it is stopped, as far as it got.
+/// Improve the candidate; if stopped, it keeps the improvements so far.
 pub(crate) fn search<const M: usize>(
     instance: &Instance<M>,
     candidate: &mut Candidate<M>,

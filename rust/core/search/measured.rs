@@ -1,17 +1,16 @@
-//! Greedy and coordinate descent the paper's way: the caller measures every candidate plan.
+//! Greedy search and coordinate descent as in the paper: the caller measures every candidate plan.
 //!
-//! Nothing is assumed about the objective, so nothing is proved; what counts is how few
-//! evaluations are spent. An error of the caller's function ends the search and comes out
-//! unchanged.
+//! Nothing is assumed about the objective, so nothing is proved, and few evaluations are the aim.
+//! An error of the caller's function ends the search and is returned unchanged.
 
-/// What a measured search found and what it spent.
+/// The result of a measured search.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measured {
-    /// The best plan met.
+    /// The best plan that was evaluated.
     pub choices: Vec<u16>,
     /// Its objective.
     pub value: f64,
-    /// How often the objective was asked for.
+    /// Number of evaluations of the objective.
     pub evaluations: u64,
     /// `(evaluations so far, layer, choice, value)` of every accepted change.
     pub trace: Vec<(u64, usize, u16, f64)>,
@@ -38,7 +37,7 @@ impl<F> Counter<F> {
 /// `start[i] < n_choices[i]` must hold for every layer.
 ///
 /// # Errors
-/// Whatever `evaluate` returns.
+/// The error that `evaluate` returns.
 pub fn greedy<E>(
     n_choices: &[u16],
     start: Vec<u16>,
@@ -75,7 +74,7 @@ pub fn greedy<E>(
 /// `start[i] < n_choices[i]` must hold for every layer.
 ///
 /// # Errors
-/// Whatever `evaluate` returns.
+/// The error that `evaluate` returns.
 pub fn coordinate<E>(
     n_choices: &[u16],
     start: Vec<u16>,

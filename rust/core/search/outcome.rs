@@ -1,4 +1,4 @@
-//! The state of a search, and what is left of it at the end.
+//! The state of a search, and its conversion to a solution.
 
 use crate::dual::Candidate;
 use crate::measure::Measure;
@@ -7,7 +7,7 @@ use crate::point::Weights;
 use crate::problem::Problem;
 use crate::solution::{Closed, Proof, Solution, Status};
 
-/// While it is `Interrupted`, nothing ended the search yet.
+/// The status is `Interrupted` until the search ends for another reason.
 #[derive(Debug, Clone)]
 pub(crate) struct Outcome<const M: usize> {
     pub(crate) status: Status,
@@ -21,7 +21,7 @@ pub(crate) struct Outcome<const M: usize> {
 pub(crate) type ProofTree<const M: usize> = Vec<(Weights<M>, Closed)>;
 
 impl<const M: usize> Outcome<M> {
-    /// Nothing is known but a plan, if there is one.
+    /// Only a plan is known, or nothing at all.
     pub(crate) fn unknown(best: Option<Candidate<M>>) -> Self {
         Self { status: Status::Interrupted, best, bound: None, proof: Vec::new() }
     }

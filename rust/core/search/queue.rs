@@ -7,7 +7,7 @@ use crate::messages::Tree;
 use crate::point::Weights;
 use crate::reduce::Reduced;
 
-/// Size of the waiting subproblems, in points, from which on the newest goes first.
+/// Size of the waiting subproblems, in points; above it the newest goes first.
 const MANY_POINTS: usize = 1 << 21;
 
 /// A subproblem waiting for its turn.

@@ -1,4 +1,4 @@
-//! Fewer choices by the Lagrangian bound, and the layer on which to split a subproblem.
+//! The choices that the Lagrangian bound rules out, and the layer on which to split a subproblem.
 
 use std::cmp::Reverse;
 
@@ -9,14 +9,15 @@ use crate::monitor::{Monitor, Stopped};
 use crate::point::{Weights, sub};
 use crate::reduce::{Reduced, restrict};
 
-/// A layer is worth splitting if its best two choices differ by more than this many times what the
-/// bound already holds against the second.
-const TELLING: f64 = 8.0;
+/// Weight of the excess of the second choice against the change between the best two choices, in
+/// the rating of a layer for splitting.
+const EXCESS_WEIGHT: f64 = 8.0;
 
-/// For every choice (flat), how far above the least weighted sum a plan with it is at least.
+/// For every choice (flat), a lower bound on the excess of plans with this choice: their weighted
+/// sum less the least weighted sum.
 pub(crate) struct Excess {
     pub(crate) choices: Vec<i64>,
-    /// Weighted sum of the budgets' side, see [`slack`].
+    /// The slack of the weighted budgets, see [`slack`].
     pub(crate) slack: i128,
 }
 
@@ -35,7 +36,7 @@ impl Excess {
         Ok(Self { choices, slack: slack(instance, weights, messages.least) })
     }
 
-    /// Excess from which on a plan within the limits cannot beat `target` (the offset included).
+    /// The excess at which plans within the limits no longer beat `target` (offset included).
     pub(crate) fn gap<const M: usize>(
         &self,
         instance: &Instance<M>,
@@ -45,7 +46,7 @@ impl Excess {
         excess_gap(instance, weights, target, self.slack)
     }
 
-    /// Per layer, the least excess of leaving its best choice.
+    /// For each layer, the least excess of plans without its best choice.
     pub(crate) fn leaving<const M: usize>(&self, instance: &Instance<M>) -> Vec<i64> {
         let second = |layer: usize| least_two(self.of(instance, layer)).1.1;
         (0..instance.n_layers()).map(second).collect()
@@ -55,7 +56,7 @@ impl Excess {
         &self.choices[instance.offsets[layer]..instance.offsets[layer + 1]]
     }
 
-    /// The instance with the choices below `limit`.
+    /// The instance with only those choices whose excess is below `limit`.
     pub(crate) fn keep<const M: usize>(
         &self,
         instance: &Instance<M>,
@@ -66,8 +67,9 @@ impl Excess {
         restrict(instance, &keep, monitor)
     }
 
-    /// The layer that says most, and its best choice: its best two choices are nearly tied at
-    /// these weights, and far apart. Splitting it moves the budgets for all others.
+    /// The layer to split, and its best choice. The best two choices of this layer are nearly tied
+    /// at these weights, and use the budgets very differently, so that splitting changes what is
+    /// left of the budgets for all other layers.
     pub(crate) fn branching<const M: usize>(
         &self,
         instance: &Instance<M>,
@@ -78,21 +80,21 @@ impl Excess {
             let points = instance.choices(layer);
             let change = sub(points[second], points[best]);
             let moved: f64 = (0..M).map(|m| weights[m] as f64 * change[m].abs() as f64).sum();
-            (moved - TELLING * excess as f64, best)
+            (moved - EXCESS_WEIGHT * excess as f64, best)
         };
         let rated = (0..instance.n_layers()).map(|layer| (rate(layer), layer));
-        let told =
+        let found =
             rated.max_by(|(a, i), (b, j)| a.0.total_cmp(&b.0).then(Reverse(i).cmp(&Reverse(j))));
-        told.map_or((0, 0), |((_, best), layer)| (layer, u16::try_from(best).unwrap_or(0)))
+        found.map_or((0, 0), |((_, best), layer)| (layer, u16::try_from(best).unwrap_or(0)))
     }
 }
 
-/// The value that would stand at `rank` if the values were sorted.
+/// The value at position `rank` of the sorted values.
 pub(crate) fn ranked(values: &mut [i64], rank: usize) -> Option<i64> {
     (rank < values.len()).then(|| *values.select_nth_unstable(rank).1)
 }
 
-/// Positions and values of the two least.
+/// Positions and values of the two least values.
 fn least_two(values: &[i64]) -> ((usize, i64), (usize, i64)) {
     let mut least = ((0, i64::MAX), (0, i64::MAX));
     for (at, &value) in values.iter().enumerate() {

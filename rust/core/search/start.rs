@@ -13,8 +13,8 @@ const SWEEPS: usize = 8;
 /// The cheapest plan within the limits among those that give every layer the same choice, or the
 /// choice that uses least of a budget. `point` makes a point of the totals of cost, loss and size.
 ///
-/// The problem itself is looked at, so that there is a plan to return however little time there is
-/// to prepare for more; one plan is evaluated in any case.
+/// It works on the problem as the caller gave it, so that there is a plan even if the time does not
+/// suffice to build the instance. At least one plan is evaluated.
 pub(crate) fn simple_plan<const M: usize>(
     problem: &Problem,
     (limited, limits): (&[Measure], &Point<M>),
@@ -40,7 +40,7 @@ pub(crate) fn simple_plan<const M: usize>(
     best
 }
 
-/// Every layer's choice that uses least of a budget; what edges use is not looked at.
+/// For every layer the choice that uses least of a budget; edges are ignored.
 fn least_of(problem: &Problem, measure: Measure) -> Vec<u16> {
     let table = problem.table(measure);
     let least = |range: &[usize]| {
@@ -50,8 +50,8 @@ fn least_of(problem: &Problem, measure: Measure) -> Vec<u16> {
     problem.offsets().windows(2).map(least).collect()
 }
 
-/// Any plan within the limits: sweep the layers, each to the choice with which the plan is least
-/// far outside, until it is inside. `None` says nothing about whether there is one.
+/// Any plan within the limits: sweep over the layers and give each the choice that brings the plan
+/// closest to the limits. `None` does not mean that there is no such plan.
 pub(crate) fn first_inside<const M: usize>(
     instance: &Instance<M>,
     around: &Around,
@@ -91,12 +91,12 @@ pub(crate) fn first_inside<const M: usize>(
     Ok(None)
 }
 
-/// What a look at an edge, somewhere in memory, counts for in table entries.
+/// Work of reading an edge at a random place in memory, in table entries.
 const EDGE: usize = 8;
-/// Moves that are sorted at a time, between two looks at the clock.
+/// Moves that are sorted between two readings of the clock.
 const SORTED: usize = 1 << 15;
 
-/// Edges by layer, for looking at one layer at a time.
+/// The edges of each layer.
 pub(crate) struct Around {
     edges: Vec<Vec<usize>>,
 }
