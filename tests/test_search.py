@@ -49,8 +49,14 @@ def image():
 
 
 @pytest.fixture(scope="module")
-def drops(resnet20, images, calibration):
-    return measure(Evaluator(resnet20, images, calibration=calibration), PAPER)
+def kept(tmp_path_factory):
+    """The folder where searches keep their evaluations, so that no two measure the same."""
+    return tmp_path_factory.mktemp("evaluations")
+
+
+@pytest.fixture(scope="module")
+def drops(resnet20, images, calibration, kept):
+    return measure(Evaluator(resnet20, images, calibration=calibration, cache=kept), PAPER)
 
 
 def find(resnet20, images, calibration, image, **arguments):
@@ -125,9 +131,15 @@ def test_exact_is_never_worse_within_a_budget(resnet20, image, drops, max_drop):
             assert exact <= table.total(dict.fromkeys(table.layers, format_))
 
 
-def test_weight_only_beats_the_paper_within_one_point(resnet20, images, calibration, image):
+def test_weight_only_beats_the_paper_within_one_point(resnet20, images, calibration, image, kept):
     plan = find(
-        resnet20, images, calibration, image, objective="intensity", formats="fp32,w8,w6,w5,w4,w3"
+        resnet20,
+        images,
+        calibration,
+        image,
+        objective="intensity",
+        cache_dir=kept,
+        formats="fp32,w8,w6,w5,w4,w3",
     )
     assert plan.accuracy.samples == 2000
     assert plan.accuracy.drop < plan.accuracy.drop_limit <= 0.01
@@ -135,15 +147,25 @@ def test_weight_only_beats_the_paper_within_one_point(resnet20, images, calibrat
     assert plan.proof.status == "optimal"
 
 
-def test_weights_and_activations_within_one_point(resnet20, images, calibration, image):
-    plan = find(resnet20, images, calibration, image, objective="intensity", confidence=0.5)
+def test_weights_and_activations_within_one_point(resnet20, images, calibration, image, kept):
+    plan = find(
+        resnet20, images, calibration, image, objective="intensity", cache_dir=kept, confidence=0.5
+    )
     assert plan.accuracy.drop == pytest.approx(plan.accuracy.drop_limit)
     assert plan.accuracy.drop_limit <= 0.01
     assert plan.predicted.intensity >= 7.5 * plan.baseline.intensity
 
 
-def test_plan_says_what_an_independent_evaluation_says(resnet20, images, calibration, image):
-    plan = find(resnet20, images, calibration, image, objective="intensity", formats="fp32,w4a4")
+def test_plan_says_what_an_independent_evaluation_says(resnet20, images, calibration, image, kept):
+    plan = find(
+        resnet20,
+        images,
+        calibration,
+        image,
+        objective="intensity",
+        cache_dir=kept,
+        formats="fp32,w4a4",
+    )
     evaluation = Evaluator(resnet20, images, calibration=calibration).evaluate(plan.formats)
     assert evaluation.accuracy == plan.accuracy.plan
     table = intensity_table(aiq.extract(resnet20, image), parse_all("fp32,w4a4"))
@@ -249,7 +271,7 @@ def test_size_budget_holds(resnet20, image, drops):
         )
 
 
-def test_infeasible_drop_names_the_nearest(resnet20, images, calibration, image):
+def test_infeasible_drop_names_the_nearest(resnet20, images, calibration, image, kept):
     with pytest.raises(InfeasibleError, match="nearest feasible max_drop is"):
         find(
             resnet20,
@@ -257,6 +279,7 @@ def test_infeasible_drop_names_the_nearest(resnet20, images, calibration, image)
             calibration,
             image,
             objective="intensity",
+            cache_dir=kept,
             formats="w2",
             max_drop=0.001,
         )
