@@ -134,7 +134,7 @@ def test_graph(here):
     "arguments",
     [
         ["search", "mymodel:loaded", "--input", "1x16"],
-        ["sensitivity", "mymodel:loaded", "--input", "1x16"],
+        ["sensitivity", "mymodel:loaded"],
         ["calibrate", "--quick"],
     ],
 )
@@ -193,7 +193,7 @@ def test_search_with_the_stopwatch(here):
 
 
 def test_sensitivity(here):
-    arguments = ("sensitivity", "mymodel:net", "--input", "1x16", "--data", "mymodel:loader")
+    arguments = ("sensitivity", "mymodel:net", "--data", "mymodel:loader")
     document = json.loads(run(*arguments, "--formats", "w8,w2", "--json", "-o", "t.json").stdout)
     assert document["layers"] == ["0", "2"]
     drops = DropTable.load(here / "t.json")

@@ -64,6 +64,7 @@ class Chosen:
     """What `export` reads of a plan."""
 
     batch_dim = 0
+    workload = None
 
     def __init__(self, formats):
         self.formats = {layer: parse(name) for layer, name in formats.items()}

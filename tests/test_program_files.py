@@ -13,7 +13,7 @@ import aiq
 from aiq.errors import AiqError, InputError
 from aiq.runtimes import package
 
-PLAN = type("Plan", (), {"formats": {}, "batch_dim": 0})
+PLAN = type("Plan", (), {"formats": {}, "batch_dim": 0, "workload": None})
 LEAF = {"type": None, "context": None, "children_spec": []}
 
 

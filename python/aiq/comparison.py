@@ -3,16 +3,19 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from aiq import cost, graph, machine, measure, runtimes
-from aiq.formats import REFERENCE
+from aiq import cost, machine, measure, runtimes
+from aiq.cost import CostTable
+from aiq.deployment import prepare, runtime_of
+from aiq.formats import REFERENCE, Format
 from aiq.graph.export import Inputs, call_arguments
 from aiq.hardware import Hardware
 from aiq.measure import Comparison, Interval, Verdict
-from aiq.plan import Plan
+from aiq.plan import InputSpec, Plan
 from aiq.progress import Progress
 from aiq.runtimes import Compiled, Mismatch
 
@@ -46,8 +49,10 @@ class PredictedMeasured:
 
     Attributes
     ----------
+    model, inputs
+        What ran: the class of the model, and the shapes of the inputs of one call.
     runtime, hardware
-        What ran, and the profile that predicted.
+        What executed it, and the profile that predicted.
     level
         The cost model behind the prediction.
     predicted
@@ -63,6 +68,8 @@ class PredictedMeasured:
         ``cpu``, ``isa``, ``limits``, ``threads``. Empty for a profile that nobody measured.
     """
 
+    model: str
+    inputs: str
     runtime: str
     hardware: str
     level: str
@@ -90,6 +97,10 @@ class PredictedMeasured:
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON takes it."""
         return {
+            "model": self.model,
+            "inputs": self.inputs,
+            "batch": self.timing.timings[0].batch,
+            "threads": self.timing.threads,
             "runtime": self.runtime,
             "hardware": self.hardware,
             "level": self.level,
@@ -105,11 +116,12 @@ class PredictedMeasured:
 def compare(
     plan: Plan,
     model: torch.nn.Module,
-    hw: str | Hardware,
+    hw: str | Path | Hardware | None = None,
     *,
-    example_inputs: Inputs,
-    calibration: Iterable[Inputs] = (),
-    runtime: str = "inductor",
+    data: Iterable[Any] | None = None,
+    example_inputs: Inputs | None = None,
+    calibration: Iterable[Any] | None = None,
+    runtime: str | None = None,
     min_seconds: float = 5.0,
     layers: bool = False,
     progress: Progress | None = None,
@@ -118,62 +130,78 @@ def compare(
 
     Parameters
     ----------
-    plan, model, example_inputs, calibration, runtime
-        As for `deploy`.
+    plan, model, data, example_inputs, calibration, runtime
+        As for `deploy`. Without data activations are observed on the example inputs: that is enough
+        to measure times.
     hw
-        Hardware profile that predicts; the measurement is of the machine this runs on.
+        Hardware profile that predicts; the measurement is of the machine this runs on. Default: the
+        profile that the plan was searched for.
     min_seconds
         Length of the timing.
     layers
         Compare layer by layer too; only runtimes whose profiler names layers can.
     progress
         Called with what is going on, steps done, and steps in all.
+
+    Raises
+    ------
+    InputError
+        If the plan is for another model or other inputs.
+    HardwareError
+        If there is no such profile.
+    RuntimeUnavailableError
+        If the runtime is not installed, or cannot run the plan.
     """
     report = progress or (lambda stage, done, total: None)
-    hardware = Hardware.load(hw)
-    engine = runtimes.get(runtime)
-    planned = plan.formats
+    hardware = Hardware.load(plan.hardware if hw is None else hw)
+    engine = runtimes.get(runtime_of(plan, runtime))
+    ready = prepare(plan, model, data, example_inputs, calibration)
+    seen = ready.calibration or [ready.inputs]
+    compiled = engine.compiler(
+        model, ready.inputs, seen, batch_dim=plan.batch_dim, traced=ready.traced
+    )
     programs: dict[str, Compiled] = {}
-    compiled = engine.compiler(model, example_inputs, calibration, batch_dim=plan.batch_dim)
-    for step, (name, formats) in enumerate({FLOAT: {}, PLAN: planned}.items()):
+    for step, (name, formats) in enumerate({FLOAT: {}, PLAN: plan.formats}.items()):
         report("compile", step, 2)
         programs[name] = compiled(formats)
     report("compile", 2, 2)
-    layer_graph = graph.extract(model, example_inputs, plan.batch_dim)
-    args, keywords = call_arguments(example_inputs)
-    table = cost.time_table(
-        layer_graph,
-        tuple(dict.fromkeys([REFERENCE, *planned.values()])),
-        hardware,
-        runtime,
-    )
+    args, keywords = call_arguments(ready.inputs)
     timing = measure.compare_timing(
         {name: partial(program, *args, **keywords) for name, program in programs.items()},
-        batch=layer_graph.batch,
+        batch=ready.traced.graph.batch,
         min_seconds=min_seconds,
         progress=report,
     )
-    measured: Mapping[str, float] = {}
+    columns = tuple(dict.fromkeys([REFERENCE, *plan.formats.values()]))
+    table = cost.time_table(ready.traced.graph, columns, hardware, engine.name)
+    by_layer: tuple[LayerTime, ...] = ()
     if layers:
         report("profile", 0, 1)
         measured = engine.layer_seconds(
-            model, example_inputs, planned, calibration, batch_dim=plan.batch_dim
+            model, ready.inputs, plan.formats, seen, batch_dim=plan.batch_dim
         )
         report("profile", 1, 1)
+        by_layer = _by_layer(table, plan.formats, measured)
     return PredictedMeasured(
-        runtime=runtime,
+        model=ready.traced.graph.model,
+        inputs=str(InputSpec.of(ready.inputs)),
+        runtime=engine.name,
         hardware=hardware.name,
         level=str(table.level),
-        predicted={FLOAT: table.total({}), PLAN: table.total(planned)},
+        predicted={FLOAT: table.total({}), PLAN: table.total(plan.formats)},
         timing=timing,
         mismatches=programs[PLAN].mismatches,
-        layers=tuple(
-            LayerTime(name, planned.get(name, REFERENCE).name, seconds, measured.get(name))
-            for name, seconds in table.layer_seconds(planned).items()
-        )
-        if layers
-        else (),
+        layers=by_layer,
         differences=_differences(hardware, timing.threads),
+    )
+
+
+def _by_layer(
+    table: CostTable, formats: Mapping[str, Format], measured: Mapping[str, float]
+) -> tuple[LayerTime, ...]:
+    return tuple(
+        LayerTime(name, formats.get(name, REFERENCE).name, seconds, measured.get(name))
+        for name, seconds in table.layer_seconds(formats).items()
     )
 
 

@@ -1,23 +1,118 @@
-"""From a plan to a program that runs, and from the program to the stopwatch."""
+"""From a plan to a program that runs."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
-from aiq import runtimes
-from aiq.graph.export import Inputs
-from aiq.plan import Plan
+from aiq import graph, runtimes
+from aiq.data.reading import first_inputs, observed, reiterable, resized
+from aiq.errors import GraphError, InputError
+from aiq.evaluate.evaluator import CALIBRATION_SAMPLES
+from aiq.graph import Trace
+from aiq.graph.export import Inputs, call_arguments
+from aiq.plan import InputSpec, Plan
 from aiq.runtimes import Compiled
+
+DEFAULT_RUNTIME = "inductor"
+"""Runtime of a plan that names none."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Deployment:
+    """A model, ready to be compiled by a plan.
+
+    Attributes
+    ----------
+    inputs
+        Arguments of one call.
+    calibration
+        Inputs on which the ranges of quantised activations are observed.
+    traced
+        The exported model.
+    """
+
+    inputs: Inputs
+    calibration: list[Inputs]
+    traced: Trace
+
+
+def prepare(
+    plan: Plan,
+    model: torch.nn.Module,
+    data: Iterable[Any] | None = None,
+    example_inputs: Inputs | None = None,
+    calibration: Iterable[Any] | None = None,
+) -> Deployment:
+    """Return a model that is ready to be compiled, if the plan is for it; see `deploy`.
+
+    Raises
+    ------
+    InputError
+        If the plan is for another model, or for other inputs than those in `data`.
+    """
+    batches = None if data is None else reiterable(data)
+    inputs = _inputs(plan, batches) if example_inputs is None else example_inputs
+    reads = len(pytree.tree_leaves(call_arguments(inputs)))
+    seen: list[Inputs] = []
+    if calibration is not None:
+        seen = observed(reiterable(calibration, "calibration"), reads, plan.batch_dim)
+    elif batches is not None:
+        seen = observed(batches, reads, plan.batch_dim, CALIBRATION_SAMPLES)
+    try:
+        traced = graph.trace(model, inputs, plan.batch_dim)
+    except GraphError as error:
+        if example_inputs is not None or plan.workload is None:
+            raise
+        raise InputError(
+            f"The plan was made for {plan.model} with inputs of {plan.workload.inputs}, which this "
+            "model does not take; give the model that was searched, or example_inputs."
+        ) from error
+    if plan.workload is not None:
+        plan.workload.check_model(traced.graph, inputs)
+    return Deployment(inputs, seen, traced)
+
+
+def runtime_of(plan: Plan, runtime: str | None) -> str:
+    """Return the name of a runtime: `runtime`, or that of the plan if it is ``None``."""
+    planned = None if plan.workload is None else plan.workload.runtime
+    return runtime or planned or DEFAULT_RUNTIME
+
+
+def _inputs(plan: Plan, data: Iterable[Any] | None) -> Inputs:
+    """Return inputs like those that the plan was made for, with the values of `data` if given."""
+    workload = plan.workload
+    if workload is None:
+        if data is not None:
+            return first_inputs(data)
+        raise InputError(
+            "The plan was saved by an older version, which kept no inputs; give the arguments of "
+            "one call as example_inputs, or data."
+        )
+    if data is None or plan.batch_dim is None:
+        return workload.inputs.example()
+    reads = len(list(workload.inputs.tensors()))
+    inputs = resized(first_inputs(data, reads), workload.batch, plan.batch_dim)
+    found = InputSpec.of(inputs)
+    if found != workload.inputs:
+        raise InputError(
+            f"The data has inputs of {found} and the plan was made for {workload.inputs}; give "
+            "data like that of the search, or example_inputs of the shape to compile for."
+        )
+    return inputs
 
 
 def deploy(
     plan: Plan,
     model: torch.nn.Module,
     *,
-    example_inputs: Inputs,
-    calibration: Iterable[Inputs] = (),
-    runtime: str = "inductor",
+    data: Iterable[Any] | None = None,
+    example_inputs: Inputs | None = None,
+    calibration: Iterable[Any] | None = None,
+    runtime: str | None = None,
     emulate: bool = False,
 ) -> Compiled:
     """Compile `model` so that every layer runs in its planned format.
@@ -27,15 +122,20 @@ def deploy(
     plan
         What `aiq.search` returned, or `Plan.load` read.
     model
-        The module that was searched, in evaluation mode; it is not modified.
+        The module that was searched, in evaluation mode; it is not modified. Its weights may have
+        been trained further since; a model of another structure is refused.
+    data
+        Batches like those the plan was searched on, of ``(inputs, targets)`` or of inputs; inputs
+        are a tensor, or a tuple or dict of tensors. On the first 512 samples the ranges of
+        quantised activations and the biases that make up for rounded weights are found again.
+        Needed only if a format of the plan quantises.
     example_inputs
-        Arguments of one call; the program is compiled for their shapes.
+        Arguments of one call; the program is compiled for their shapes. Default: inputs of the
+        shapes that the plan was made for, with the values of `data` if it is given.
     calibration
-        Batches of inputs like those the plan was searched on: on them the ranges of quantised
-        activations and the biases that make up for rounded weights are found again. Needed only
-        if a format of the plan quantises activations.
+        Batches as in `data`, all of which are read, in the place of `data`.
     runtime
-        ``inductor`` or another name that `aiq.runtimes.names` lists.
+        A name that `aiq.runtimes.names` lists. Default: the runtime of the plan.
     emulate
         Allow formats that the runtime can only emulate.
 
@@ -49,17 +149,19 @@ def deploy(
     RuntimeUnavailableError
         If the runtime is not installed, or has no kernel for a format of the plan.
     InputError
-        If the plan names layers that the model lacks, or calibration is needed and not given.
+        If the plan is for another model or other inputs, or data is needed and not given.
     """
-    engine = runtimes.get(runtime)
-    return engine.compile(
+    engine = runtimes.get(runtime_of(plan, runtime))
+    ready = prepare(plan, model, data, example_inputs, calibration)
+    compiled = engine.compiler(
         model,
-        example_inputs,
-        plan.formats,
-        calibration,
+        ready.inputs,
+        ready.calibration,
         emulate=emulate,
         batch_dim=plan.batch_dim,
+        traced=ready.traced,
     )
+    return compiled(plan.formats)
 
 
 def export(
@@ -67,15 +169,16 @@ def export(
     model: torch.nn.Module,
     path: str | Path,
     *,
-    example_inputs: Inputs,
-    calibration: Iterable[Inputs] = (),
+    data: Iterable[Any] | None = None,
+    example_inputs: Inputs | None = None,
+    calibration: Iterable[Any] | None = None,
     emulate: bool = False,
 ) -> None:
     """Write `model`, every layer in its planned format, to a file that runs without aiq.
 
     Parameters
     ----------
-    plan, model, example_inputs, calibration, emulate
+    plan, model, data, example_inputs, calibration, emulate
         As for `deploy`.
     path
         The suffix names the runtime: ``.onnx`` for ONNX Runtime, ``.xml`` for OpenVINO (its weights
@@ -87,7 +190,7 @@ def export(
     RuntimeUnavailableError
         If the runtime is not installed, or has no kernel for a format of the plan.
     InputError
-        If the suffix is another one, the plan names layers that the model lacks, or calibration is
+        If the suffix is another one, the plan is for another model or other inputs, or data is
         needed and not given.
 
     Notes
@@ -105,14 +208,16 @@ def export(
     """
     file = Path(path)
     engine = runtimes.for_file(file)
+    ready = prepare(plan, model, data, example_inputs, calibration)
     engine.export(
         model,
         file,
-        example_inputs,
+        ready.inputs,
         plan.formats,
-        calibration,
+        ready.calibration,
         emulate=emulate,
         batch_dim=plan.batch_dim,
+        traced=ready.traced,
     )
 
 

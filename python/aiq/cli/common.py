@@ -5,6 +5,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +27,22 @@ from aiq.errors import InputError
 out = Console()
 err = Console(stderr=True)
 
+
+def completions(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """Return what the shell calls for the names that go on as typed; of a list, the last item."""
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        return [before + comma + str(name) for name in names() if str(name).startswith(last)]
+
+    return complete
+
+
+def profile_names() -> list[str]:
+    """Return the names of the hardware profiles; what reads them is loaded for that only."""
+    return list(import_module("aiq.hardware.library").available())
+
+
 ModelArgument = Annotated[
     str,
     typer.Argument(
@@ -35,7 +52,9 @@ ModelArgument = Annotated[
 InputOption = Annotated[
     str | None,
     typer.Option(
-        "--input", help="Shape of the example input, e.g. 1x3x224x224; default: by model."
+        "--input",
+        help="Shape of the inputs of one call, and their dtype unless it is float32: 1x3x224x224, "
+        "1x128:int64. Default: the first batch of --data.",
     ),
 ]
 
@@ -63,7 +82,12 @@ BatchDimOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 HardwareOption = Annotated[
-    str, typer.Option("--hw", help="A profile's name (see `aiq profiles`) or a .yaml file.")
+    str,
+    typer.Option(
+        "--hw",
+        help="A profile's name (see `aiq profiles`) or a .yaml file.",
+        autocompletion=completions(profile_names),
+    ),
 ]
 CacheOption = Annotated[
     Path | None,
@@ -73,17 +97,6 @@ CacheOption = Annotated[
         "default: one in the user's cache folder.",
     ),
 ]
-
-
-def completions(names: Iterable[str]) -> Callable[[str], list[str]]:
-    """Return what the shell calls for the names that go on as typed; of a list, the last item."""
-    known = list(names)
-
-    def complete(incomplete: str) -> list[str]:
-        before, comma, last = incomplete.rpartition(",")
-        return [before + comma + name for name in known if name.startswith(last)]
-
-    return complete
 
 
 def evaluations(folder: Path | None) -> Path | None:

@@ -5,53 +5,78 @@ import signal
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
+from torch.utils import _pytree as pytree
 
 from aiq import graph, machine, runtimes
 from aiq.cli import tables
 from aiq.cli.common import (
     BatchDimOption,
-    HardwareOption,
     InputOption,
     JsonOption,
     ModelArgument,
+    completions,
     out,
     print_json,
+    profile_names,
     progress_bars,
 )
-from aiq.cli.spec import load_data, load_model
+from aiq.cli.spec import load_model
 from aiq.comparison import compare as run_comparison
-from aiq.data.reading import inputs_of, read
+from aiq.data.reading import observed
+from aiq.deployment import DEFAULT_RUNTIME, runtime_of
 from aiq.errors import InputError
 from aiq.formats import parse, parse_all
-from aiq.graph.export import Inputs
+from aiq.graph.export import Inputs, call_arguments
 from aiq.measure import compare_timing
-from aiq.plan import Plan
+from aiq.plan import InputSpec, Plan
+
+RuntimeOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What executes the model; default: the runtime of the plan.",
+        autocompletion=completions(runtimes.names),
+    ),
+]
+DataOption = Annotated[
+    str | None, typer.Option(help="Observe activations on this, as for `aiq search`.")
+]
 
 
 def compare(
     plan: Annotated[Path, typer.Argument(help="A plan that `aiq search -o` wrote.")],
     model: ModelArgument,
-    hw: HardwareOption = "xeon_2vcpu",
+    hw: Annotated[
+        str | None,
+        typer.Option(
+            help="Profile that predicts; default: that of the plan.",
+            autocompletion=completions(profile_names),
+        ),
+    ] = None,
+    data: DataOption = None,
     shape: InputOption = None,
-    runtime: Annotated[str, typer.Option(help="What executes the plan.")] = "inductor",
+    runtime: RuntimeOption = None,
     seconds: Annotated[float, typer.Option(min=0, help="Length of the timing.")] = 5.0,
     layers: Annotated[bool, typer.Option(help="Layer by layer too.")] = False,
     json_: JsonOption = False,
 ) -> None:
     """Time a plan against float32 on this machine, and set the prediction beside."""
-    loaded = load_model(model, shape)
+    found = Plan.load(plan)
+    runtimes.get(runtime_of(found, runtime))
+    loaded = load_model(model, shape, data, needs_inputs=found.workload is None)
     with progress_bars() as progress:
         result = run_comparison(
-            Plan.load(plan),
+            found,
             loaded.module,
             hw,
+            data=loaded.data,
             example_inputs=loaded.example_inputs,
-            calibration=[loaded.example_inputs],
             runtime=runtime,
             min_seconds=seconds,
             layers=layers,
@@ -71,12 +96,10 @@ def measure(
     plan: Annotated[
         list[Path] | None, typer.Option(help="Plans of `aiq search -o` to time; repeatable.")
     ] = None,
-    runtime: Annotated[str, typer.Option(help="What executes the model.")] = "inductor",
+    runtime: RuntimeOption = None,
     shape: InputOption = None,
     batch_dim: BatchDimOption = 0,
-    data: Annotated[
-        str | None, typer.Option(help="Observe activations on this, as for `aiq search`.")
-    ] = None,
+    data: DataOption = None,
     seconds: Annotated[float, typer.Option(min=0, help="Length of the timing.")] = 5.0,
     threads: Annotated[int | None, typer.Option(help="Threads; default: all processors.")] = None,
     memory: Annotated[
@@ -85,43 +108,83 @@ def measure(
     json_: JsonOption = False,
 ) -> None:
     """Time a model in several formats and plans, in turns: throughput, latency, memory, noise."""
-    loaded = load_model(model, shape)
-    inputs = loaded.example_inputs
-    calibration = _calibration(inputs, data)
+    uniform = parse_all(formats)
+    names = [fmt.name for fmt in uniform]
+    plans = {path.stem: Plan.load(path) for path in _distinct(plan or [], names)}
+    planned = next((p.workload for p in plans.values() if p.workload is not None), None)
+    runtime = runtime or (planned and planned.runtime) or DEFAULT_RUNTIME
     engine = runtimes.get(runtime)
-    layers = graph.extract(loaded.module, inputs, batch_dim)
-    names = [layer.name for layer in layers.quantizable]
-    choices = {fmt.name: dict.fromkeys(names, fmt) for fmt in parse_all(formats)}
-    choices |= {path.stem: Plan.load(path).formats for path in _distinct(plan or [], choices)}
+    own = None if shape or data or planned is None else planned.inputs
+    subject = _Subject(model, shape, data, own, batch_dim)
+    loaded, inputs, calibration = subject.load()
+    traced = graph.trace(loaded, inputs, batch_dim)
+    for found in plans.values():
+        if found.workload is not None:
+            found.workload.check_model(traced.graph, inputs)
+    layers = [layer.name for layer in traced.graph.quantizable]
+    choices = {fmt.name: dict.fromkeys(layers, fmt) for fmt in uniform}
+    choices |= {name: found.formats for name, found in plans.items()}
+    args, keywords = call_arguments(inputs)
     with progress_bars() as progress, machine.threads(threads) as used:
         programs = {}
-        compiled = engine.compiler(loaded.module, inputs, calibration, batch_dim=batch_dim)
+        compiled = engine.compiler(loaded, inputs, calibration, batch_dim=batch_dim, traced=traced)
         for step, (name, chosen) in enumerate(choices.items()):
             progress("compile", step, len(choices))
             programs[name] = compiled(chosen)
         progress("compile", len(choices), len(choices))
-        calls = {name: partial(program, inputs) for name, program in programs.items()}
+        calls = {name: partial(program, *args, **keywords) for name, program in programs.items()}
         timing = compare_timing(
-            calls, batch=layers.batch, min_seconds=seconds, threads=used, progress=progress
+            calls, batch=traced.graph.batch, min_seconds=seconds, threads=used, progress=progress
         )
         held: dict[str, int | None] = dict.fromkeys(choices)
         for step, (name, chosen) in enumerate(choices.items() if memory else ()):
             progress("peak memory", step, len(choices))
-            planned = {layer: fmt.name for layer, fmt in chosen.items()}
+            asked = {layer: fmt.name for layer, fmt in chosen.items()}
             with _another_process() as process:
-                held[name] = process.submit(
-                    _peak, model, shape, data, runtime, planned, used, batch_dim
-                ).result()
+                held[name] = process.submit(_peak, subject, runtime, asked, used).result()
             progress("peak memory", step + 1, len(choices))
     mismatches = {name: program.mismatches for name, program in programs.items()}
+    setting = {"model": traced.graph.model, "inputs": str(InputSpec.of(inputs))}
     if json_:
         document = timing.to_dict()
         for entry in document["timings"]:
             entry["peak_bytes"] = held[entry["name"]]
             entry["mismatches"] = [m._asdict() for m in mismatches[entry["name"]]]
-        print_json({"runtime": runtime, "version": engine.version, **document})
+        setting |= {"runtime": runtime, "version": engine.version}
+        print_json(setting | {"batch": traced.graph.batch} | document)
     else:
-        out.print(tables.timings(runtime, timing, held, mismatches))
+        title = f"{setting['model']}, {setting['inputs']}, {runtime}"
+        out.print(tables.timings(title, timing, held, mismatches))
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What is measured, by name: another process can load it, too.
+
+    Attributes
+    ----------
+    model, shape, data
+        As on the command line.
+    inputs
+        Structure of the inputs if neither shape nor data say it, or ``None``.
+    batch_dim
+        The dimension of the inputs that counts samples.
+    """
+
+    model: str
+    shape: str | None
+    data: str | None
+    inputs: InputSpec | None
+    batch_dim: int | None
+
+    def load(self) -> tuple[torch.nn.Module, Inputs, list[Inputs]]:
+        """Return the model, the arguments of one call, and what activations are observed on."""
+        loaded = load_model(self.model, self.shape, self.data, needs_inputs=self.inputs is None)
+        inputs = loaded.inputs if self.inputs is None else self.inputs.example()
+        if loaded.data is None:
+            return loaded.module, inputs, [inputs]
+        reads = len(pytree.tree_leaves(call_arguments(inputs)))
+        return loaded.module, inputs, observed(loaded.data, reads, self.batch_dim)
 
 
 def _distinct(paths: Iterable[Path], taken: Iterable[str]) -> list[Path]:
@@ -131,10 +194,6 @@ def _distinct(paths: Iterable[Path], taken: Iterable[str]) -> list[Path]:
             raise InputError(f"Two candidates are called {path.stem}; rename {path}.")
         names.append(path.stem)
     return list(paths)
-
-
-def _calibration(inputs: Inputs, data: str | None) -> list[Inputs]:
-    return [inputs] if data is None else [inputs_of(batch) for batch in read(load_data(data))]
 
 
 @contextmanager
@@ -156,25 +215,17 @@ def _another_process() -> Iterator[ProcessPoolExecutor]:
             raise
 
 
-def _peak(
-    model: str,
-    shape: str | None,
-    data: str | None,
-    runtime: str,
-    formats: Mapping[str, str],
-    threads: int,
-    batch_dim: int,
-) -> int | None:
-    """Return the most bytes that a process holds while it runs `model` in `formats`."""
+def _peak(subject: _Subject, runtime: str, formats: Mapping[str, str], threads: int) -> int | None:
+    """Return the most bytes that a process holds while it runs a model in `formats`."""
     with machine.threads(threads):
-        loaded = load_model(model, shape)
-        inputs = loaded.example_inputs
+        model, inputs, calibration = subject.load()
         program = runtimes.get(runtime).compile(
-            loaded.module,
+            model,
             inputs,
             {layer: parse(name) for layer, name in formats.items()},
-            _calibration(inputs, data),
-            batch_dim=batch_dim,
+            calibration,
+            batch_dim=subject.batch_dim,
         )
-        del loaded
-        return machine.peak_memory(partial(program, inputs))
+        del model, calibration
+        args, keywords = call_arguments(inputs)
+        return machine.peak_memory(partial(program, *args, **keywords))

@@ -36,7 +36,7 @@ def graph(
 ) -> None:
     """Show the layers of a model: work, sizes, what fuses into what."""
     loaded = load_model(model, shape)
-    result = graphs.extract(loaded.module, loaded.example_inputs, batch_dim)
+    result = graphs.extract(loaded.module, loaded.inputs, batch_dim)
     if json_:
         print_json(asdict(result))
     else:
@@ -46,7 +46,6 @@ def graph(
 def sensitivity(
     model: ModelArgument,
     data: Annotated[str, typer.Option(help="As for `aiq search`.")] = "sample",
-    shape: InputOption = None,
     batch_dim: BatchDimOption = 0,
     formats: Annotated[str, typer.Option(help="Formats to measure.")] = "w8,w4,w8a8,w4a4",
     output: Annotated[
@@ -58,7 +57,7 @@ def sensitivity(
     """Measure how much accuracy each layer loses, alone, in each format."""
     if output is not None:
         check_target(output)
-    loaded = load_model(model, shape)
+    loaded = load_model(model, needs_inputs=False)
     batches, folder = load_data(data), evaluations(cache)
     try:
         with progress_bars() as progress:

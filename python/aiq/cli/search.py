@@ -24,7 +24,7 @@ from aiq.cli.common import (
     out,
     progress_bars,
 )
-from aiq.cli.spec import load_data, load_model, parse_pins
+from aiq.cli.spec import load_model, parse_pins
 from aiq.errors import Interrupted
 from aiq.files import check_target
 from aiq.hardware import Hardware
@@ -47,12 +47,12 @@ def _search_options() -> list[inspect.Parameter]:
     for known in fields(SearchOptions):
         if "help" not in known.metadata:
             continue
-        kind, names = known.metadata["kind"], [str(name) for name in known.metadata["names"]()]
+        kind = known.metadata["kind"]
         number: dict[str, Any] = {"parser": _number, "metavar": kind.__name__.upper()}
         option = typer.Option(
             f"--{known.name.replace('_', '-')}",
             help=known.metadata["help"],
-            autocompletion=completions(names) if names else None,
+            autocompletion=completions(known.metadata["names"]),
             **(number if kind is not str else {}),
         )
         options.append(
@@ -106,13 +106,13 @@ def search(
     hardware = Hardware.load(hw)
     options |= {"pin": parse_pins(pin or [])}
     SearchOptions(**options).validate(hardware)
-    loaded = load_model(model, shape)
+    loaded = load_model(model, shape, data)
     try:
         with progress_bars() as progress:
             plan = run_search(
                 loaded.module,
                 hardware,
-                None if data is None else load_data(data),
+                loaded.data,
                 example_inputs=loaded.example_inputs,
                 batch_dim=batch_dim,
                 cache_dir=None if data is None else evaluations(cache),

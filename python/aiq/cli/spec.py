@@ -21,36 +21,66 @@ import torch
 
 from aiq import data as datasets
 from aiq import models, userpath
-from aiq.data.reading import read
+from aiq.data.reading import first_inputs, read
 from aiq.errors import AiqError, InputError
-
-DEFAULT_SHAPE = (1, 3, 224, 224)
+from aiq.graph.export import Inputs
+from aiq.plan import InputSpec
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model and the inputs of one forward call."""
+    """A model and the inputs of one forward call; ``None`` if these are not needed.
+
+    Attributes
+    ----------
+    module
+        The model, in evaluation mode.
+    example_inputs
+        Arguments of one call, or ``None``.
+    data
+        The batches that were named, or ``None``.
+    """
 
     module: torch.nn.Module
-    example_inputs: torch.Tensor
+    example_inputs: Inputs | None
+    data: Iterable[Any] | None = None
+
+    @property
+    def inputs(self) -> Inputs:
+        """Arguments of one call, which are known."""
+        assert self.example_inputs is not None
+        return self.example_inputs
 
 
-def load_model(spec: str, shape: str | None = None) -> LoadedModel:
-    """Return the model that `spec` names and an example input of `shape` (``1x3x224x224``).
+def load_model(
+    spec: str, shape: str | None = None, data: str | None = None, *, needs_inputs: bool = True
+) -> LoadedModel:
+    """Return the model that `spec` names, and the inputs of one call.
 
     What the user's code prints goes to stderr: stdout is for results.
+
+    Parameters
+    ----------
+    spec
+        A built-in name, ``torchvision:NAME``, or ``package.module:callable``.
+    shape
+        Shape of the inputs, and their dtype unless it is float32: ``1x3x224x224``,
+        ``1x128:int64``. Default: the inputs of the first batch of `data`; the built-in networks
+        have inputs of their own.
+    data
+        As for `load_data`.
+    needs_inputs
+        Whether it is an error if nothing says what the inputs are.
 
     Raises
     ------
     InputError
         If the spec names nothing that can be called to give a module, that raises, or the shape is
-        not one or too large.
+        not one, too large, or missing.
     """
-    sizes = None if shape is None else _parse_shape(shape)
-    default = DEFAULT_SHAPE
+    given = None if shape is None else _example(*_parse_shape(shape))
     if ":" not in spec:
         module: Any = models.load(spec)
-        default = (1, 3, datasets.SIDE, datasets.SIDE)
     elif spec.startswith("torchvision:"):
         module = _called(spec, _torchvision(spec.removeprefix("torchvision:")))
     else:
@@ -60,7 +90,18 @@ def load_model(spec: str, shape: str | None = None) -> LoadedModel:
         raise InputError(
             f"{spec} returned a {type(module).__name__}; name a callable that returns an nn.Module."
         )
-    return LoadedModel(module.eval(), _example(sizes or default))
+    batches = None if data is None else load_data(data)
+    if given is None and needs_inputs:
+        if batches is not None:
+            given = first_inputs(batches)
+        elif ":" not in spec:
+            given = _example((1, 3, datasets.SIDE, datasets.SIDE), torch.float32)
+        else:
+            raise InputError(
+                f"It is not known what inputs {spec} takes; give --data, or --input with their "
+                "shape, for example --input 1x3x224x224 or --input 1x128:int64."
+            )
+    return LoadedModel(module.eval(), given, batches)
 
 
 def load_data(spec: str) -> Iterable[Any]:
@@ -125,16 +166,20 @@ def parse_pins(pins: Sequence[str]) -> dict[str, str]:
     return {pattern: name for pattern, _, name in pairs}
 
 
-def _parse_shape(text: str) -> tuple[int, ...]:
-    if not re.fullmatch(r"[1-9]\d{0,17}(x[1-9]\d{0,17}){0,15}", text, re.ASCII):
+def _parse_shape(text: str) -> tuple[tuple[int, ...], torch.dtype]:
+    shape, _, name = text.partition(":")
+    dtype = getattr(torch, name or "float32", None)
+    if not re.fullmatch(r"[1-9]\d{0,17}(x[1-9]\d{0,17}){0,15}", shape, re.ASCII):
         raise InputError(f"--input {text!r} is not a shape; write for example 1x3x224x224.")
-    sizes = tuple(int(size) for size in text.split("x"))
+    if not isinstance(dtype, torch.dtype):
+        raise InputError(f"--input {text!r} names no dtype; write for example 1x128:int64.")
+    sizes = tuple(int(size) for size in shape.split("x"))
     if 4 * math.prod(sizes) > _memory() / 2:
         raise InputError(
             f"--input {text} has {math.prod(sizes):,} elements, which do not fit into the memory "
             "of this machine; give the shape of one batch."
         )
-    return sizes
+    return sizes, dtype
 
 
 def _memory() -> float:
@@ -145,9 +190,9 @@ def _memory() -> float:
         return math.inf
 
 
-def _example(sizes: tuple[int, ...]) -> torch.Tensor:
+def _example(sizes: tuple[int, ...], dtype: torch.dtype) -> Inputs:
     try:
-        return torch.randn(sizes, generator=torch.Generator().manual_seed(0))
+        return InputSpec("tensor", sizes, str(dtype).removeprefix("torch.")).example()
     except RuntimeError:
         raise InputError(
             f"An input of shape {'x'.join(map(str, sizes))} does not fit into memory; give a "

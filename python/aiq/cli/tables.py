@@ -68,14 +68,19 @@ def throughput(result: PredictedMeasured) -> RenderableType:
             )
         )
     steal = result.timing.steal
+    predicted = (
+        "not predicted, since the profile is not calibrated for this runtime"
+        if result.level == "roofline"
+        else f"predicted {result.predicted_speedup:.2f}x"
+    )
     verdict = (
-        f"speed-up predicted {result.predicted_speedup:.2f}x, measured "
-        f"{result.measured_speedup} (95 %): the plan is {result.verdict}, "
-        f"noise {100 * result.timing.noise:.1f} %"
+        f"speed-up {predicted}; measured {result.measured_speedup} (95 %): the plan is "
+        f"{result.verdict}, noise {100 * result.timing.noise:.1f} %"
     )
     setting = (
-        f"{result.runtime}, {result.timing.threads} threads, predicted by {result.level} of "
-        f"{result.hardware}" + ("" if steal is None else f", {100 * steal:.1f} % of time stolen")
+        f"{result.model}, {result.inputs}, {result.runtime}, {result.timing.threads} threads, "
+        f"predicted by {result.level} of {result.hardware}"
+        + ("" if steal is None else f", {100 * steal:.1f} % of time stolen")
     )
     mismatches = (f"{m.layer} runs as {m.realised}, not {m.asked}" for m in result.mismatches)
     notes = [verdict, setting]
@@ -113,7 +118,7 @@ def layer_times(result: PredictedMeasured) -> Table:
 
 
 def timings(
-    runtime: str,
+    subject: str,
     timing: Comparison,
     memory: Mapping[str, int | None],
     mismatches: Mapping[str, Sequence[Mismatch]],
@@ -148,7 +153,7 @@ def timings(
             )
         )
     stolen = "" if timing.steal is None else f", {100 * timing.steal:.1f} % of time stolen"
-    setting = f"{runtime}, {timing.threads} threads, {len(timing.again)} rounds"
+    setting = f"{subject}, {timing.threads} threads, {len(timing.again)} rounds"
     noise = f"noise {100 * timing.noise:.1f} %{stolen}"
     notes = [f"{setting}, {noise}"]
     if any(memory.values()):

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from torch import Tensor, from_numpy
+from torch import Tensor, arange, from_numpy
 from torch.utils import _pytree as pytree
 
 from aiq.errors import AiqError, DataError
@@ -126,4 +126,21 @@ def observed(
         count += batch_size(batch_dims(batch_dim, inputs), pytree.tree_leaves(inputs))
         if samples is not None and count >= samples:
             break
+    return found
+
+
+def resized(inputs: Inputs, batch: int, batch_dim: BatchDim) -> Inputs:
+    """Return inputs with `batch` samples: the first ones, and those again if there are too few.
+
+    Inputs in which no dimension counts samples are returned as they are.
+    """
+    leaves, structure = pytree.tree_flatten(inputs)
+    dims = batch_dims(batch_dim, inputs)
+
+    def fit(leaf: Any, dim: int | None) -> Any:  # noqa: ANN401
+        if dim is None or not isinstance(leaf, Tensor) or not leaf.ndim or not leaf.shape[dim]:
+            return leaf
+        return leaf.index_select(dim, arange(batch) % leaf.shape[dim])
+
+    found: Inputs = pytree.tree_unflatten(list(map(fit, leaves, dims)), structure)
     return found

@@ -3,13 +3,16 @@
 from aiq.plan.certificate import SolveSummary
 from aiq.plan.plan import Accuracy, Plan, PlannedLayer, Prediction
 from aiq.plan.timed import Shortlist, TimedPlan
+from aiq.plan.workload import InputSpec, Workload
 
 __all__ = [
     "Accuracy",
+    "InputSpec",
     "Plan",
     "PlannedLayer",
     "Prediction",
     "Shortlist",
     "SolveSummary",
     "TimedPlan",
+    "Workload",
 ]

@@ -17,6 +17,7 @@ from aiq.plan.certificate import SolveSummary
 from aiq.plan.frontier import PlanFrontier
 from aiq.plan.tables import PlanTables
 from aiq.plan.timed import Shortlist
+from aiq.plan.workload import Workload
 from aiq.report import Comparable, Measured, frame, html
 from aiq.text import plain
 from aiq.typed import (
@@ -157,6 +158,9 @@ class Plan:
         What was timed to choose the plan, or ``None`` if it was chosen by prediction.
     tables
         The tables and plans that it was chosen from; ``None`` in plans of older versions.
+    workload
+        What it was made for: inputs, runtime, threads, and the structure of the model; ``None`` in
+        plans of older versions.
     """
 
     model: Text
@@ -174,6 +178,7 @@ class Plan:
     provenance: Mapping[str, Any]
     shortlist: Shortlist | None = None
     tables: PlanTables | None = None
+    workload: Workload | None = None
 
     def __post_init__(self) -> None:
         names = [layer.name for layer in self.layers]

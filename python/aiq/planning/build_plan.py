@@ -6,13 +6,25 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
+
 from aiq import machine, placement, solver
 from aiq.cost import CostTable
 from aiq.drops import DropTable
 from aiq.formats import REFERENCE, Format
 from aiq.graph import LayerGraph, Trace
 from aiq.hardware import Hardware
-from aiq.plan import Accuracy, Plan, PlannedLayer, Prediction, Shortlist, SolveSummary
+from aiq.plan import (
+    Accuracy,
+    InputSpec,
+    Plan,
+    PlannedLayer,
+    Prediction,
+    Shortlist,
+    SolveSummary,
+    Workload,
+)
+from aiq.plan.workload import operators
 from aiq.planning import kept
 from aiq.planning.accuracy import AccuracyMeter, HeldBack
 from aiq.planning.objective import Objective
@@ -97,6 +109,14 @@ def plan(
             outcome,
             known=None if meter is None else meter.known,
             solve=found.drops is not None,
+        ),
+        workload=Workload(
+            inputs=InputSpec.of(source.inputs),
+            batch=trace.graph.batch,
+            runtime=options.runtime_name,
+            threads=hardware.threads,
+            operators=operators(trace.graph),
+            torch=torch.__version__,
         ),
     )
 

@@ -218,7 +218,9 @@ def bench(
     """Return what plans are compiled and timed on."""
     engine = options.engine
     assert engine is not None
-    compiler = engine.compiler(model, source.inputs, source.observed(), batch_dim=source.batch_dim)
+    compiler = engine.compiler(
+        model, source.inputs, source.observed(), batch_dim=source.batch_dim, traced=trace
+    )
     return stopwatch.TimingBench(
         runtime=engine.name,
         compile=compiler,

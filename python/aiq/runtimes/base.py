@@ -184,13 +184,15 @@ class Runtime(ABC):
         *,
         emulate: bool = False,
         batch_dim: BatchDim = 0,
+        traced: Trace | None = None,
     ) -> Callable[[Mapping[str, Format]], Compiled]:
         """Return a function that compiles plans of one model, which is exported only once.
 
         The function takes the formats of `compile` and raises the same errors. It reads
-        `calibration` for every plan that quantises, so several plans need a list.
+        `calibration` for every plan that quantises, so several plans need a list. `traced` is the
+        exported model, if the caller has it already.
         """
-        exported = cache(partial(trace, model, example_inputs, batch_dim))
+        exported = cache(lambda: traced or trace(model, example_inputs, batch_dim))
 
         def compiled(formats: Mapping[str, Format]) -> Compiled:
             return self._verified(
@@ -237,6 +239,7 @@ class Runtime(ABC):
         *,
         emulate: bool = False,
         batch_dim: BatchDim = 0,
+        traced: Trace | None = None,
     ) -> None:
         """Write the program to a file that runs without aiq.
 
@@ -247,7 +250,13 @@ class Runtime(ABC):
         for target in self._targets(path):
             check_target(target)
         job = self._prepare(
-            model, example_inputs, formats, calibration, emulate=emulate, batch_dim=batch_dim
+            model,
+            example_inputs,
+            formats,
+            calibration,
+            emulate=emulate,
+            batch_dim=batch_dim,
+            traced=traced,
         )
         with tempfile.TemporaryDirectory() as folder:
             draft = Path(folder) / path.name
@@ -295,8 +304,9 @@ class Runtime(ABC):
         *,
         emulate: bool,
         batch_dim: BatchDim = 0,
+        traced: Trace | None = None,
     ) -> Job:
-        traced = trace(model, example_inputs, batch_dim)
+        traced = traced or trace(model, example_inputs, batch_dim)
         return self._job(model, traced, example_inputs, formats, calibration, emulate=emulate)
 
     def _job(
