@@ -228,6 +228,6 @@ def _section(engine: Runtime, found: Coefficients, quiet: float) -> RuntimeProfi
                 if "_to_" in key
             }
         ),
-        fuses=programs.FUSES.get(engine.name, ()),
+        fuses=tuple(str(op) for op in engine.fuses),
         fit=replace(found.fit, anchor_us=roofs.short(quiet * 1e6)),
     )

@@ -18,19 +18,6 @@ from aiq.measure import Call
 from aiq.runtimes import Runtime, Support
 from aiq.runtimes.times import Part
 
-FUSES: Mapping[str, tuple[str, ...]] = {
-    "inductor": tuple(
-        str(op) for op in Op if op not in {*WEIGHTED, Op.MATMUL, Op.OTHER, Op.EMBEDDING}
-    ),
-}
-"""Operator classes that a runtime fuses with their neighbours because it generates their code."""
-
-INTEGER_KERNELS: Mapping[str, tuple[Op, ...]] = {
-    "onnxruntime": (Op.POOL, Op.CONCAT),
-    "openvino": (Op.POOL, Op.CONCAT),
-}
-"""Operator classes without weights that a runtime computes in integers between integer layers."""
-
 BUNDLE = 12
 """Programs that are exported together, since an export takes longer than twelve programs run."""
 
@@ -81,7 +68,7 @@ def native(runtime: Runtime) -> tuple[Format, ...]:
 
 def kernels(runtime: Runtime) -> dict[str, tuple[str, ...]]:
     """Return the dtypes in which `runtime` computes each operator class and reorders inputs."""
-    formats, integers = native(runtime), INTEGER_KERNELS.get(runtime.name, ())
+    formats, integers = native(runtime), runtime.integer_ops
     floats = tuple(f.name for f in formats if f.name in {"fp32", "bf16"})
     every = tuple(dict.fromkeys(f.compute.name for f in formats))
     by_op = {str(op): every if op in {*WEIGHTED, *integers} else floats for op in Op}
@@ -145,7 +132,7 @@ def cut(runtime: Runtime, graph: LayerGraph, formats: Mapping[str, str]) -> Cut:
     choices = [distinct.index(fmt) for fmt in ordered]
     mine = tuple(
         piece
-        for piece in pieces(graph, distinct, kernels(runtime), FUSES.get(runtime.name, ()))
+        for piece in pieces(graph, distinct, kernels(runtime), runtime.fuses)
         if all(choices[i] == k for i, k in zip(piece.layers, piece.formats, strict=True))
     )
     own = {piece.layers[0]: piece for piece in mine if piece.shape}

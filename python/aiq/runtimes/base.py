@@ -34,6 +34,10 @@ class Runtime(ABC):
     name: ClassVar[str]
     keeps_layout: ClassVar[bool] = False
     """Whether programs read channels-last images without a copy."""
+    fuses: ClassVar[tuple[Op, ...]] = ()
+    """Operators without weights that the runtime fuses with their neighbours."""
+    integer_ops: ClassVar[tuple[Op, ...]] = ()
+    """Operators without weights that it computes in integers between integer layers."""
 
     @property
     @abstractmethod

@@ -21,7 +21,7 @@ from aiq import placement
 from aiq.errors import InputError, RuntimeUnavailableError, reason
 from aiq.exporting import exporting
 from aiq.formats import BF16, REFERENCE, Format, parse
-from aiq.graph import Op
+from aiq.graph import WEIGHTED, Op
 from aiq.runtimes import instructions, package, signature, weight_only
 from aiq.runtimes.base import CompiledGraph, Runtime
 from aiq.runtimes.inductor_census import Census, time_calls
@@ -41,6 +41,8 @@ class Inductor(Runtime):
 
     name = "inductor"
     keeps_layout = True
+    # Inductor generates the code of these operators.
+    fuses = tuple(op for op in Op if op not in {*WEIGHTED, Op.MATMUL, Op.OTHER, Op.EMBEDDING})
 
     def __init__(self) -> None:
         try:

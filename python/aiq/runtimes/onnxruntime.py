@@ -41,6 +41,7 @@ class OnnxRuntime(OnnxBased):
     """ONNX Runtime's CPU provider on a QDQ model (uint8 activations, int8 weights per channel)."""
 
     name = "onnxruntime"
+    integer_ops = (Op.POOL, Op.CONCAT)
 
     @property
     def target(self) -> Target:

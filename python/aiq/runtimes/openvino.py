@@ -42,6 +42,7 @@ class OpenVino(OnnxBased):
     """
 
     name = "openvino"
+    integer_ops = (Op.POOL, Op.CONCAT)
 
     @property
     def target(self) -> Target:
