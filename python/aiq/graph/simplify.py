@@ -76,9 +76,14 @@ def _restore_batch_norm(graph: fx.Graph) -> None:
 
 def name_of(node: fx.Node) -> str:
     """Return the operator's name without namespace and overload: ``conv2d``, ``add``, ``relu``."""
-    if isinstance(node.target, torch._ops.OpOverload):
-        return node.target._schema.name.split("::")[-1]
-    return str(getattr(node.target, "__name__", node.target))
+    return operator_name(node.target)
+
+
+def operator_name(target: object) -> str:
+    """Return the name of the function that a node calls, as `name_of` does."""
+    if isinstance(target, torch._ops.OpOverload):
+        return str(target._schema.name).split("::")[-1]
+    return str(getattr(target, "__name__", target))
 
 
 def reads_only_metadata(node: fx.Node) -> bool:

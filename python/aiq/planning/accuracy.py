@@ -1,18 +1,15 @@
 """Accuracy of plans, measured once for each plan and no longer than necessary."""
 
 import math
-from collections.abc import Mapping
 from typing import NamedTuple
 
 from scipy import stats
 
 from aiq.evaluate import Evaluation, Evaluator
 from aiq.evaluate.confidence import Hopeless, drop_limit, samples_needed
-from aiq.formats import REFERENCE, Format
+from aiq.formats import REFERENCE
 from aiq.plan import Accuracy
-from aiq.planning.task import Task
-
-Formats = Mapping[str, Format]
+from aiq.planning.task import Formats, Task
 
 
 class HeldBack(NamedTuple):

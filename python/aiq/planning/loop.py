@@ -57,7 +57,7 @@ def search_verified(task: Task, meter: AccuracyMeter, progress: Progress) -> Out
     Parameters
     ----------
     task
-        What to search for.
+        The task of the search.
     meter
         Measures the accuracy of plans.
     progress

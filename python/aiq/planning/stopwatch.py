@@ -19,9 +19,9 @@ from aiq.errors import RuntimeUnavailableError
 from aiq.graph.export import Inputs, call_arguments
 from aiq.measure import Clock, Comparison, Verdict, compare_timing
 from aiq.plan import Shortlist, TimedPlan
-from aiq.planning.accuracy import AccuracyMeter, Formats
+from aiq.planning.accuracy import AccuracyMeter
 from aiq.planning.cost_posterior import CostPosterior
-from aiq.planning.task import Outcome, Task
+from aiq.planning.task import Formats, Outcome, Task
 from aiq.progress import Progress
 from aiq.runtimes import Compiled
 
@@ -56,7 +56,7 @@ The same network compiled twice differs in time by about this much.
 
 @dataclass(frozen=True, slots=True)
 class TimingBench:
-    """What is needed to compile and time plans.
+    """The function, inputs and clock with which plans are compiled and timed.
 
     Attributes
     ----------
@@ -107,7 +107,7 @@ def measured(
     Parameters
     ----------
     task
-        What was searched for.
+        The task of the search.
     found
         The plan that is predicted to be the fastest.
     bench

@@ -1,4 +1,4 @@
-"""What a search looks for, and what it found."""
+"""The task of a search, and its outcome."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ Formats = Mapping[str, Format]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What to search for.
+    """The task of a search.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a search found.
+    """The outcome of a search.
 
     Attributes
     ----------

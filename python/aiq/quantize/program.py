@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from aiq.errors import DataError
 from aiq.graph import Trace
 from aiq.graph.export import Inputs, call_arguments
-from aiq.graph.simplify import attribute
+from aiq.graph.simplify import attribute, operator_name
 
 Values = dict[str, Any]
 """Name of a graph node -> its value."""
@@ -51,9 +51,7 @@ class Step:
     @property
     def operator(self) -> str:
         """Name of the operator without namespace and overload: ``conv2d``, ``add``, ``relu``."""
-        if isinstance(self.function, torch._ops.OpOverload):
-            return self.function._schema.name.split("::")[-1]
-        return self.function.__name__
+        return operator_name(self.function)
 
     def __reduce__(self) -> tuple[Any, ...]:
         function: Any = self.function

@@ -1,4 +1,4 @@
-"""What Inductor needs to be told apart or put into order before it compiles a graph."""
+"""Edits of a graph without which Inductor compiles it wrongly or slowly."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ aten = torch.ops.aten
 
 
 def prepare(rewritten: Rewritten, inputs: tuple[torch.Tensor, ...]) -> None:
-    """Edit a graph so that Inductor compiles all of it, and rightly."""
+    """Edit a graph so that Inductor computes it correctly, and in integers."""
     module, graph = rewritten.module, rewritten.module.graph
     linears = [x for x in graph.nodes if x.name in rewritten.heads and name_of(x) == "linear"]
     permuted = [x for x in (argument(linear, "input") for linear in linears) if _is_quantized(x)]
@@ -38,15 +38,15 @@ def prepare(rewritten: Rewritten, inputs: tuple[torch.Tensor, ...]) -> None:
 
 
 def _is_quantized(node: fx.Node) -> bool:
-    """Whether a node turns integers back into floats."""
+    """Whether a node dequantises integers."""
     return bool(node.all_input_nodes) and node.args[0].target is QUANTIZE  # type: ignore[union-attr]
 
 
 def _copy_permuted(graph: fx.Graph, sources: Sequence[fx.Node]) -> None:
-    """Bring permuted integers into order before the linear layers that read them.
+    """Copy permuted integers into contiguous order before the linear layers that read them.
 
-    A linear layer over a permuted tensor becomes a batched product, for which Inductor has no
-    integer kernel: it would multiply in float32 and dequantise the weights in every run.
+    A linear layer on a permuted tensor becomes a batched product, for which Inductor has no integer
+    kernel: it would multiply in float32 and dequantise the weights in every run.
     """
     for source in sources:
         if not source.meta["val"].is_contiguous():
@@ -61,10 +61,10 @@ def _copy_permuted(graph: fx.Graph, sources: Sequence[fx.Node]) -> None:
 
 
 def _pad_pool(graph: fx.Graph, pool: fx.Node) -> None:
-    """Pad what a maximum pooling reads so that all its windows are full.
+    """Pad the input of a maximum pooling so that all of its windows are full.
 
-    Inductor's pooling of integers has no ``ceil_mode``: it leaves out the last windows, or writes
-    nothing into their results. The padding makes it pool floats.
+    Inductor's pooling of integers has no ``ceil_mode``: it omits the last windows, or leaves their
+    results unwritten. With the padding it pools floats.
     """
     found = windows(pool)
     source = argument(pool, "self")

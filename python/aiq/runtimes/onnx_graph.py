@@ -1,4 +1,4 @@
-"""A rewritten graph as an ONNX model, whose nodes are called like the layers they compute."""
+"""A rewritten graph as an ONNX model, whose nodes have the names of the layers they compute."""
 
 import ast
 from collections.abc import Iterator, Mapping
@@ -18,10 +18,15 @@ MULTIPLY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 class OnnxModel(NamedTuple):
-    """A model, and whose kernel may compute which value.
+    """A model, and the layers whose kernels may compute each value.
 
-    `labels` maps the names of values and of nodes to names of layers, the likeliest first: an
-    optimiser names a fused node after the first or the last of what it fuses.
+    Attributes
+    ----------
+    proto
+        The model.
+    labels
+        Name of a value or node -> names of layers, the most likely first. Optimisers name a fused
+        node after the first or the last of the nodes in it.
     """
 
     proto: onnx.ModelProto
@@ -36,8 +41,8 @@ def to_onnx(
     Parameters
     ----------
     rewritten
-        What `aiq.runtimes.rewrite.rewrite` returned, labelled. Quantize and dequantize nodes become
-        ``QuantizeLinear`` and ``DequantizeLinear``, integer weights stay integers.
+        Result of `aiq.runtimes.rewrite.rewrite`, with labels. Quantize and dequantize nodes become
+        ``QuantizeLinear`` and ``DequantizeLinear``, and integer weights stay integers.
     example_inputs
         The tensors of one call.
     opset
@@ -48,7 +53,7 @@ def to_onnx(
         exported = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False)
     assert exported is not None
     assert exported.exported_program is not None
-    names = {  # of what the exporter made of it: decomposing one convolution renames others
+    names = {  # of the exporter's own graph, in which it may have renamed convolutions
         node.name: node.meta["custom"][LABEL][0]
         for node in exported.exported_program.graph.nodes
         if node.op == "call_function" and name_of(node).startswith(("conv", "linear"))
@@ -60,7 +65,7 @@ def to_onnx(
 
 
 def parts(model: onnx.ModelProto) -> Iterator[onnx.ModelProto]:
-    """Cut the model of a bundle into those of its parts."""
+    """Yield the models of the parts of a bundle."""
     extractor = Extractor(model)
     for source, result in zip(model.graph.input, model.graph.output, strict=True):
         yield extractor.extract_model([source.name], [result.name])
@@ -72,7 +77,7 @@ def _name_nodes(model: onnx.ModelProto, names: Mapping[str, str]) -> None:
         scopes = ast.literal_eval(properties.get("pkg.torch.onnx.name_scopes", "['']"))
         if node.op_type in MULTIPLY and scopes[-1] in names:
             node.name = names[scopes[-1]]
-        del node.metadata_props[:]  # source paths and stack traces are nobody else's business
+        del node.metadata_props[:]  # source paths and stack traces, which are private
 
 
 def _labels(model: onnx.ModelProto, layers: set[str]) -> dict[str, tuple[str, ...]]:

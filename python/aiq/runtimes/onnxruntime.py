@@ -15,7 +15,7 @@ from onnx.external_data_helper import _get_all_tensors, uses_external_data
 from aiq import machine
 from aiq.errors import InputError, reason
 from aiq.formats import FP32, Format
-from aiq.graph import Op
+from aiq.graph import WEIGHTED, Op
 from aiq.runtimes import instructions, onnx_edit, signature
 from aiq.runtimes.base import CompiledGraph
 from aiq.runtimes.job import Job
@@ -33,8 +33,6 @@ OPSET = 21
 
 _ABSORBED = frozenset({"relu", "relu6", "hardtanh", "clamp"})
 """Operators that QLinearConv and QGemm apply to their result: clamps."""
-
-_WEIGHTED = {Op.CONV, Op.POINTWISE, Op.DEPTHWISE, Op.GROUPED, Op.LINEAR}
 
 
 class OnnxRuntime(OnnxBased):
@@ -57,7 +55,7 @@ class OnnxRuntime(OnnxBased):
         """Return the kind of support; there are no CPU kernels for bfloat16 and float16."""
         if fmt.name == "fp32":
             return Support.NATIVE
-        if fmt.between != FP32 or op not in _WEIGHTED:
+        if fmt.between != FP32 or op not in WEIGHTED:
             return Support.NONE
         if fmt.name in PACKED and op is Op.LINEAR:
             return Support.DEQUANT

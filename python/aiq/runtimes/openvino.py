@@ -10,7 +10,7 @@ import torch
 
 from aiq.errors import InputError, reason
 from aiq.formats import BF16, Format
-from aiq.graph import Op
+from aiq.graph import WEIGHTED, Op
 from aiq.runtimes import instructions, onnx_edit, openvino_edit, openvino_files, signature
 from aiq.runtimes.base import CompiledGraph
 from aiq.runtimes.job import Job
@@ -26,8 +26,6 @@ from aiq.runtimes.weight_only import FORMATS as PACKED
 
 OPSET = 22
 """The first version of ONNX's operators that compute in bfloat16."""
-
-_WEIGHTED = {Op.CONV, Op.POINTWISE, Op.DEPTHWISE, Op.GROUPED, Op.LINEAR}
 
 
 class OpenVino(OnnxBased):
@@ -58,7 +56,7 @@ class OpenVino(OnnxBased):
         """Return the kind of support; bfloat16 is native if the CPU supports it."""
         if fmt.name == "fp32":
             return Support.NATIVE
-        if fmt.name == "fp16" or op not in _WEIGHTED:
+        if fmt.name == "fp16" or op not in WEIGHTED:
             return Support.NONE
         if fmt.between == BF16 and not _has_bfloat16():
             return Support.EMULATED

@@ -1,4 +1,4 @@
-"""The windows of poolings whose last ones are not full (``ceil_mode``)."""
+"""The windows of poolings, of which the last may exceed the image (``ceil_mode``)."""
 
 from typing import NamedTuple
 
@@ -13,11 +13,11 @@ class Windows(NamedTuple):
     Attributes
     ----------
     size
-        Elements that are read.
+        Number of elements of the input.
     kernel, stride, padding, dilation
-        As PyTorch has them.
+        Options of the pooling, as in PyTorch.
     written
-        Elements that are written.
+        Number of elements of the output.
     """
 
     size: int
@@ -29,21 +29,21 @@ class Windows(NamedTuple):
 
     @property
     def full(self) -> int:
-        """How many windows end before the padding does: all without ``ceil_mode``."""
+        """Number of windows that end within the padding; without ``ceil_mode``, all do."""
         reach = self.dilation * (self.kernel - 1) + 1
         return (self.size + 2 * self.padding - reach) // self.stride + 1
 
     @property
     def beyond(self) -> int:
-        """By how many elements the last window ends behind the padding."""
+        """Number of elements by which the last window exceeds the padding."""
         reach = self.dilation * (self.kernel - 1) + 1
         return max(0, (self.written - 1) * self.stride + reach - self.size - 2 * self.padding)
 
 
 def windows(node: fx.Node) -> list[Windows]:
-    """Return the windows of a pooling, one entry a dimension of the image.
+    """Return the windows of a pooling along each dimension of the image.
 
-    The node and what it reads carry their shapes in ``meta["val"]``.
+    The node and its input must have their values in ``meta["val"]``.
     """
     written = node.meta["val"]
     written = written[0] if isinstance(written, tuple | list) else written
@@ -65,6 +65,6 @@ def windows(node: fx.Node) -> list[Windows]:
 
 
 def _each(value: int | list[int], rank: int) -> list[int]:
-    """Return a number for each dimension: one given number is for all."""
+    """Return a number for each dimension; a single number applies to all of them."""
     values = [value] if isinstance(value, int) else [*value]
     return values * rank if len(values) == 1 else values

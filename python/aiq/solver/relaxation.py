@@ -50,12 +50,6 @@ class Tables:
         """Return the number of choices of a layer."""
         return self.offsets[layer + 1] - self.offsets[layer]
 
-    def is_plan(self, choices: tuple[int, ...]) -> bool:
-        """Whether there is a valid choice for every layer."""
-        return len(choices) == self.layers and all(
-            0 <= c < self.count(i) for i, c in enumerate(choices)
-        )
-
     def evaluate(self, choices: tuple[int, ...]) -> tuple[int, int, int]:
         """Return cost, loss and size of a plan."""
         total = [0, 0, 0]

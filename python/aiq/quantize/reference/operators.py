@@ -1,4 +1,4 @@
-"""Operators without weights, on integers: what fuses into a layer, and what stands between layers.
+"""Operators without weights, on integers: those that fuse into a layer, and those between layers.
 
 ReLU is a maximum, and ReLU6 a clamp at 6 divided by the scale. Before an addition, both summands
 are rescaled to a common scale.
