@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shlex
 import shutil
 from html.parser import HTMLParser
 
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 import aiq
 from aiq.cli import app
+from aiq.cli.commands import load
 from aiq.errors import InputError
 from aiq.plan import Shortlist, TimedPlan
 from aiq.report import drawing, html
@@ -93,7 +95,7 @@ def plans(plan):
 
 def version_1(plan):
     document = json.loads(plan.to_json()) | {"schema": "aiq/plan/v1"}
-    del document["tables"]
+    del document["tables"], document["workload"]
     document["predicted_loss"] = document.pop("predicted_drop")
     for name in ("budget", "factor"):
         document["proof"][f"loss_{name}"] = document["proof"].pop(f"drop_{name}")
@@ -457,6 +459,23 @@ def test_the_frontier_names_the_formats_of_every_point(plan):
     assert frontier.plan(found["plan"]) == chosen
     assert set(frontier.plan(found["bf16"]).values()) == {"bf16"}
     assert len(str(frontier).splitlines()) >= len(frontier)
+
+
+def test_the_commands_to_repeat_have_only_options_that_exist(plans):
+    for plan in plans.values():
+        for line in shown(plan)["commands"]:
+            words = shlex.split(line)
+            options = {option for found in load(words[1]).params for option in found.opts}
+            assert {word for word in words if word.startswith("-")} <= options
+    search = shlex.split(shown(plans["plan"])["commands"][0])
+    assert search[search.index("--input") + 1] == "8x3x16x16"
+    assert search[search.index("--runtime") + 1] == "openvino"
+
+
+def test_a_provenance_of_other_types_is_shown(plan):
+    odd = {key: [{"a": None}, 1] for key in plan.provenance} | {"undecided": [], "uncounted": []}
+    assert shown(dataclasses.replace(plan, provenance=odd))["facts"]
+    assert shown(dataclasses.replace(plan, provenance={}))["facts"]
 
 
 def test_an_old_plan_has_no_frontier(plans, tmp_path):

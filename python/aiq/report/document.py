@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any
 from aiq.errors import InputError
 from aiq.formats import REFERENCE
 from aiq.formats import parse as parse_format
-from aiq.report import drawing
-from aiq.report.facts import commands, facts
+from aiq.report import drawing, facts
 from aiq.report.measured import Measured
 from aiq.report.sentence import described, drop, gain, mix
 from aiq.text import count, duration, fine_points, points
@@ -53,7 +52,7 @@ def document(plan: "Plan", measured: Measured | None) -> dict[str, Any]:
     view = _View(plan, measured)
     names = [layer.name for layer in plan.layers]
     return {
-        "title": f"{plan.model} on {plan.hardware}",
+        "title": plan.model,
         "answer": view.answer(),
         "notes": view.notes(),
         "formats": view.formats(),
@@ -74,8 +73,8 @@ def document(plan: "Plan", measured: Measured | None) -> dict[str, Any]:
         "table": view.table(),
         "gainHeading": view.gain_heading(),
         "tableNotes": [*([BEATEN.format(len(view.beaten))] if view.beaten else []), NO_ENERGY],
-        "facts": [list(row) for row in facts(plan)],
-        "commands": commands(plan),
+        "facts": [list(row) for row in facts.rows(plan)],
+        "commands": facts.commands(plan),
     }
 
 
@@ -115,12 +114,7 @@ class _View:
         """Return the sentence, in parts."""
         plan, found = self.plan, gain(self.plan, self.measured)
         formats = [layer.format for layer in plan.layers]
-        known = plan.provenance
-        where = [
-            f"runtime {known['runtime']}" if known.get("runtime") else "",
-            f"batch {known['batch']}" if known.get("batch") else "",
-            f"profile {plan.hardware}",
-        ]
+        runs_in = facts.workload(plan)
         main = max(dict.fromkeys(formats), key=formats.count)
         layers = f"{formats.count(main)} of {len(formats)} layers in {described(main)}"
         return {
@@ -131,7 +125,7 @@ class _View:
             "drop": drop(plan),
             "dropMeasured": plan.accuracy is not None,
             "layers": layers + ("" if described(main) == main else f" ({main})"),
-            "where": ", ".join(word for word in where if word),
+            "where": ", ".join(filter(None, [runs_in, f"profile {plan.hardware}"])),
         }
 
     def notes(self) -> list[str]:

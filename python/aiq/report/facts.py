@@ -10,18 +10,28 @@ if TYPE_CHECKING:  # a plan shows itself through this room
     from aiq.plan import Plan
 
 
-def facts(plan: "Plan") -> list[tuple[str, str]]:
+def workload(plan: "Plan") -> str:
+    """Return how the plan is to run, as far as it knows: runtime, inputs, threads."""
+    if plan.workload is not None:
+        return str(plan.workload)
+    known = plan.provenance
+    runtime, batch = _words(known.get("runtime")), _words(known.get("batch"))
+    return ", ".join(filter(None, [runtime, f"batch {batch}" if batch else ""]))
+
+
+def rows(plan: "Plan") -> list[tuple[str, str]]:
     """Return labels and values."""
     known, proof = plan.provenance, plan.proof
-    rows = [
+    found = [
         ("Objective", f"{plan.objective}, method {plan.method}"),
         ("Budget", _budget(known)),
         ("Solve", _solve(plan)),
         ("Search", f"{plan.evaluations} evaluations, {duration(plan.seconds)}"),
         ("Formats", _words(known.get("formats"))),
         ("Sensitivity", _words(known.get("sensitivity"))),
-        ("Runtime", _words(known.get("runtime"))),
-        ("Batch", _words(known.get("batch"))),
+        ("Workload", workload(plan)),
+        ("Model", plan.model),
+        ("Structure", "" if plan.workload is None else f"hash {plan.workload.fingerprint}"),
         ("Cost model", plan.predicted.level),
         ("Hardware profile", plan.hardware),
         ("Machine", _machine(known.get("machine"))),
@@ -30,8 +40,8 @@ def facts(plan: "Plan") -> list[tuple[str, str]]:
     ]
     if proof.drop_budget is not None:
         words = f"{points(proof.drop_budget)} as the sum of single layers' drops"
-        rows.insert(3, ("Drop allowed in the solve", words))
-    return [(label, value) for label, value in rows if value]
+        found.insert(3, ("Drop allowed in the solve", words))
+    return [(label, value) for label, value in found if value]
 
 
 def _budget(known: Mapping[str, Any]) -> str:
@@ -83,25 +93,39 @@ def commands(plan: "Plan") -> list[str]:
     options: list[tuple[str, object]] = [
         ("--hw", plan.hardware),
         ("--data", "DATA" if plan.accuracy is not None else None),
+        ("--input", _input(plan)),
+        ("--batch-dim", known.get("batch_dim") or None),
         ("--objective", plan.objective),
         ("--max-drop", known.get("max_drop")),
         ("--confidence", known.get("confidence")),
         ("--lam", known.get("lam")),
-        ("--formats", ",".join(map(str, known.get("formats") or ()))),
+        ("--formats", _words(known.get("formats")).replace(", ", ",")),
         ("--runtime", known.get("runtime")),
         ("--method", plan.method.split(",")[0]),
+        ("--sensitivity", known.get("sensitivity")),
         ("--max-size", known.get("max_size")),
         ("--measure-top", known.get("measure_top") or None),
     ]
     pins = known.get("pin")
     if isinstance(pins, Mapping):
         options += [("--pin", f"{pattern}={name}") for pattern, name in pins.items()]
-    given = [f"{key} {shlex.quote(str(v))}" for key, v in options if v not in {None, ""}]
-    runtime = known.get("runtime")
-    runs = f" --runtime {shlex.quote(str(runtime))}" if runtime else ""
-    hw = shlex.quote(plan.hardware)
+    given = [f"{key} {shlex.quote(_words(value))}" for key, value in options if _words(value)]
+    compare = "aiq compare plan.json MODEL"
+    if plan.workload is None:  # a newer plan knows the profile and the runtime itself
+        runtime = known.get("runtime")
+        compare += f" --hw {shlex.quote(plan.hardware)}"
+        compare += f" --runtime {shlex.quote(str(runtime))}" if runtime else ""
     return [
         " ".join(["aiq search MODEL", *given, "-o plan.json"]),
-        f"aiq compare plan.json MODEL --hw {hw}{runs} --layers --json > comparison.json",
+        f"{compare} --layers --json > comparison.json",
         "aiq report plan.json --comparison comparison.json -o report.html",
     ]
+
+
+def _input(plan: "Plan") -> str:
+    """Return the inputs as the command line takes them, where they are one tensor."""
+    if plan.workload is None or plan.workload.inputs.kind != "tensor":
+        return ""
+    inputs = plan.workload.inputs
+    shape = "x".join(map(str, inputs.shape))
+    return shape if inputs.dtype == "float32" else f"{shape}:{inputs.dtype}"
