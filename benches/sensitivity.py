@@ -159,23 +159,23 @@ def judge(
     table: cost.CostTable,
     plans: Sequence[Mapping[str, Format]],
     found: Sequence[Evaluation],
-    looks: np.ndarray,
+    divergences: np.ndarray,
 ) -> dict[str, Any]:
-    """(ii) and (iii) Judge one estimate; `looks` are divergences of whole plans on some images."""
+    """(ii) and (iii) Judge one estimate; `divergences` are those of whole plans on some images."""
     assert exact.measured is not None
     assert estimate.drop_per_nat is not None
     rounding = [k for k, f in enumerate(table.formats) if f != REFERENCE]
     alone = estimate.drop[:, rounding].ravel()
     totals = [estimate.predict(p) for p in plans]
     drops = np.array([e.drop for e in found])
-    seen = estimate.drop_per_nat * looks
+    whole = estimate.drop_per_nat * divergences
     return {
         "alone_divergence": ranks(alone, exact.divergence[:, rounding].ravel()),
         "alone_loss": ranks(alone, exact.measured[:, rounding].ravel()),
         "joint_divergence": ranks(totals, [e.kl for e in found]),
         "joint_loss": ranks(totals, drops),
         "before": truth(np.array(totals), drops),
-        "after": truth(seen, drops),
+        "after": truth(whole, drops),
         "evaluations": estimate.evaluations,
         "seconds": estimate.seconds,
     }
@@ -206,7 +206,7 @@ def show(methods: Mapping[str, Any], plans: int, images: int) -> None:
                 "plans",
                 "sum: within 0.5 pp",
                 "error",
-                "look: within 0.5 pp",
+                "whole plan: within 0.5 pp",
                 "error",
             ],
             (
@@ -279,8 +279,8 @@ def main() -> None:
     ]
     found = verifier.evaluate_many(plans)
     started, spent = time.perf_counter(), evaluator.evaluations
-    looks = np.array([divergence(evaluator, plan) for plan in plans])
-    glance = {
+    divergences = np.array([divergence(evaluator, plan) for plan in plans])
+    whole_plan = {
         "images": (evaluator.evaluations - spent) * len(setting.sample) / len(plans),
         "seconds": (time.perf_counter() - started) / len(plans),
     }
@@ -290,13 +290,14 @@ def main() -> None:
         if method != "measured"
     }
     methods = {
-        name: judge(estimate, exact, table, plans, found, looks)
+        name: judge(estimate, exact, table, plans, found, divergences)
         for name, estimate in estimates.items()
     }
     show(methods, setting.plans, len(setting.unseen))
     pairs = _pairs(_tables(table, drops), evaluator, plans, np.array([e.kl for e in found]))
     console.print(
-        f"A look takes {glance['images']:.0f} images and {glance['seconds']:.2f} s, in the mean."
+        f"Evaluating a whole plan takes {whole_plan['images']:.0f} images and "
+        f"{whole_plan['seconds']:.2f} s on average."
     )
     console.print(
         f"Sum of single divergences against the joint one: mean relative error "
@@ -317,7 +318,7 @@ def main() -> None:
             **results,
             "methods": methods,
             "plans": len(plans),
-            "look": glance,
+            "look": whole_plan,
             "pairs": pairs,
         },
         seeds=[0, PLAN_SEED],

@@ -186,7 +186,7 @@ def test_a_stopped_walk_has_the_best_plan_it_measured(monkeypatch, method):
 
 def test_a_stopped_calibration_keeps_its_samples(monkeypatch, tmp_path):
     roofs = {"threads": 1, "peaks": {"fp32": 50.0}, "kib": [64, 1024, 65536], "gbps": [90, 60, 9]}
-    monkeypatch.setattr(calibrate, "_roofs_by_threads", lambda threads, report: roofs)
+    monkeypatch.setattr("aiq.calibrate.calibration.roofs_by_threads", lambda threads, report: roofs)
     monkeypatch.setattr(programs, "samples", stop_at_once)
     path = tmp_path / "times.json"
     with pytest.raises(Interrupted, match=r"0 times are kept in .*times.json"):
