@@ -208,7 +208,7 @@ def test_lower_bounds_are_not_divided(plans):
 def test_what_is_missing_is_said(plans):
     assert shown(plans["plan"])["notes"] == []
     assert "older version" in shown(plans["old"])["notes"][0]
-    assert "measured whole plans only" in shown(plans["measured in the loop"])["notes"][0]
+    assert "single layers were not measured" in shown(plans["measured in the loop"])["notes"][0]
     assert "single plan" in shown(plans["one point"])["notes"][0]
     assert "Energy" in shown(plans["plan"])["tableNotes"][0]
 
@@ -430,6 +430,9 @@ def test_what_is_missing_is_hidden(plans, opened):
         assert not page.is_visible(part)
     assert page.is_visible("#bars")
     assert not opened(plans["one point"]).is_visible("#slider")
+    page = opened(plans["measured in the loop"])
+    assert not page.is_visible("#heat-part")
+    assert "not known" in page.inner_text("#layer-table")
 
 
 # The commands

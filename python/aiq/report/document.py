@@ -23,7 +23,8 @@ LOWER_BOUND = (
     "`aiq calibrate` makes them predictions."
 )
 NOT_SOLVED = (
-    "This search measured whole plans only, so it knows no other plan to put on the frontier."
+    "The drops of single layers were not measured, so there is no frontier between these plans and "
+    "no heat map."
 )
 SINGLE = "The frontier is a single plan: no other one is faster at any accuracy drop."
 NOT_COMPARED = (
@@ -57,6 +58,7 @@ def document(plan: "Plan", measured: Measured | None) -> dict[str, Any]:
         "notes": view.notes(),
         "formats": view.formats(),
         "lowerBound": view.lower_bound,
+        "dropsKnown": view.drops_known,
         "layers": [view.layer(i, short) for i, short in enumerate(drawing.short(names))],
         "unit": view.unit,
         "budget": view.budget(),
@@ -89,6 +91,8 @@ class _View:
         self.names = list(used) if self.tables is None else list(self.tables.formats)
         self.frontier: tuple[FrontierPoint, ...] = self.tables.frontier if self.tables else ()
         self.unit = self.tables.unit if self.tables else "seconds"
+        # a search that measured whole plans only has zeros where the drops of layers stand
+        self.drops_known = plan.provenance.get("sensitivity", "") is not None
         self.beaten = self._beaten()
         self.places = drawing.places(
             len(plan.layers), self.tables.edges if self.tables else ()
@@ -133,8 +137,8 @@ class _View:
         found = []
         if self.tables is None:
             found.append(NO_TABLES)
-        elif len(self.frontier) == 1 and self.frontier[0].name == "plan":
-            found.append(NOT_SOLVED if not self.frontier[0].optimal else SINGLE)
+        elif not self.drops_known:
+            found.append(NOT_SOLVED)
         elif len({p.formats for p in self.frontier if p.optimal}) <= 1:
             found.append(SINGLE)
         if self.lower_bound:
@@ -172,7 +176,7 @@ class _View:
         cost = tables.seconds if self.unit == "seconds" else tables.bytes
         return found | {
             "cost": list(cost[i]),
-            "drop": list(tables.drop[i]),
+            "drop": list(tables.drop[i]) if self.drops_known else [None] * size,
             "allowed": list(tables.allowed[i]),
             "roof": [
                 _on_roof(row.flops, *x)

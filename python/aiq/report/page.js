@@ -59,10 +59,10 @@ function costUnit(most) {
 }
 function cost(value) {
   const [size, name] = costUnit(Math.abs(value));
-  return value === null ? "not kept" : `${digits(value / size)} ${name}`;
+  return value === null ? "not known" : `${digits(value / size)} ${name}`;
 }
 function percentPoints(drop) {
-  if (drop === null) return "not kept";
+  if (drop === null) return "not known";
   return drop !== 0 && Math.abs(drop) < 1e-6 ? "<0.0001 pp" : `${digits(100 * drop)} pp`;
 }
 const prefixed = (value, unit) => {
@@ -180,7 +180,7 @@ function showFacts() {
 
 // ---- all of it ----
 
-const shown = { frontier: doc.points.length > 0, "heat-part": doc.points.length > 0, graph: doc.points.length > 0, roofline: doc.roofline !== null, measured: doc.measured !== null };
+const shown = { frontier: doc.points.length > 0, "heat-part": doc.points.length > 0 && doc.dropsKnown, graph: doc.points.length > 0, roofline: doc.roofline !== null, measured: doc.measured !== null };
 
 function redraw() {
   showSelection();
