@@ -24,11 +24,14 @@ def test_the_guide_for_contributors_runs_from_top_to_bottom(monkeypatch):
     run("docs/extending.md", 6)
 
 
-def test_the_first_lines_of_the_readme_run(monkeypatch, capsys):
+def test_the_first_lines_of_the_readme_run(monkeypatch, tmp_path, capsys):
     pytest.importorskip("openvino")
+    monkeypatch.chdir(tmp_path)
     sample = data.sample
     monkeypatch.setattr(data, "sample", lambda name: sample(name).take(2))
     names = run("README.md", 1)
     assert len(names["plan"].layers) == 22
-    assert names["fast"](names["x"]).shape == (20, 10)
+    inputs, _ = next(iter(names["loader"]))
+    assert names["fast"](inputs).shape == (20, 10)
+    assert (tmp_path / "plan.json").exists()
     assert "ResNet20 on epyc_zen4_2vcpu" in capsys.readouterr().out
