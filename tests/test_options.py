@@ -4,14 +4,16 @@ import inspect
 from dataclasses import fields
 
 import pytest
+import torch
 from torch import nn
 from typer.testing import CliRunner
 
 import aiq
 from aiq.cli import app
 from aiq.cli.commands import load
-from aiq.errors import AiqError
+from aiq.errors import AiqError, Interrupted
 from aiq.hardware import Hardware
+from aiq.planning import stopwatch
 from aiq.planning.options import SearchOptions
 
 KEPT_FOR_PYTHON = {"pin", "cache_dir"}  # the command line writes these in its own way
@@ -77,3 +79,20 @@ def test_validated_options_say_how_the_search_goes():
     assert not options.measures_candidates(has_data=False)
     assert options.runtime_name is None
     assert options.engine is None
+
+
+def test_the_seed_reaches_the_stopwatch(monkeypatch):
+    seen = []
+
+    def measured(task, found, bench, meter, **options):
+        seen.append(options["seed"])
+        return found, None
+
+    monkeypatch.setattr(stopwatch, "measured", measured)
+    net = nn.Sequential(nn.Linear(4, 3))
+    with pytest.raises(Interrupted):  # nothing was timed
+        aiq.search(
+            net, "xeon_2vcpu", example_inputs=torch.ones(1, 4), runtime="eager", formats="fp32",
+            measure_top=1, seed=7,
+        )  # fmt: skip
+    assert seen == [7]

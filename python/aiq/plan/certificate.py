@@ -1,6 +1,7 @@
 """What the solver proved about a plan."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from aiq.typed import (
     Count,
@@ -30,6 +31,12 @@ class SolveSummary:
         without a budget.
     drop_factor
         What the single-layer drops were multiplied by, corrected by measurement.
+    cheapest
+        Whether no plan of any accuracy drop is cheaper: then the plan is optimal whatever the
+        layers lose, and `value` is a bound on all plans within the size budget.
+    closed
+        Subproblems of the solver's certificate by what closed them: ``bound``, ``enumerated``,
+        ``infeasible``, ``branched`` or ``open``. The proof is complete if none is open.
     """
 
     status: Name
@@ -41,3 +48,5 @@ class SolveSummary:
     seconds: NonNegative
     drop_budget: float | None
     drop_factor: float
+    cheapest: bool = False
+    closed: Mapping[Name, Count] = field(default_factory=dict)

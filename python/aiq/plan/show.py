@@ -1,11 +1,13 @@
 """A plan as text."""
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from aiq.plan.notes import not_counted, not_decided
+from aiq.report.sentence import described, gain
 from aiq.text import count, duration, points, table
 
 if TYPE_CHECKING:  # a plan prints itself through this module
@@ -16,13 +18,14 @@ if TYPE_CHECKING:  # a plan prints itself through this module
 def plan(plan: "Plan") -> RenderableType:
     """Return a plan: what it is predicted to buy, how sure that is, and every layer's format."""
     columns = ["<layer", "<format", "share of cost", "saves", "drop", "<why not cheaper"]
+    drops_known = plan.provenance.get("sensitivity", "") is not None
     rows = (
         (
             layer.name,
             layer.format,
             f"{100 * layer.share:.1f} %",
             f"{100 * layer.saving:.0f} %",
-            points(layer.drop),
+            points(layer.drop) if drops_known else "-",
             layer.why,
         )
         for layer in plan.layers
@@ -61,12 +64,65 @@ def shortlist(found: "Shortlist") -> RenderableType:
     return Group(table("\nTimed in turns", columns, rows), Text(", ".join(notes)), *left_out)
 
 
+def sentence(plan: "Plan") -> str:
+    """Return a plan in one sentence: what it gains, what it loses, its formats, and what runs.
+
+    Only calibrated times are divided. A roofline gives lower bounds on time, whose ratio says
+    nothing about a speed-up.
+    """
+    gained = gain(plan, None)
+    parts = [f"{gained.figure} {gained.words} ({gained.how})"]
+    work = plan.workload
+    runtime = plan.provenance.get("runtime") if work is None else work.runtime
+    if (
+        plan.objective == "throughput"
+        and not gained.measured
+        and plan.predicted.level == "roofline"
+    ):
+        parts.append(f"time not predicted: {plan.hardware} is not calibrated for {runtime}")
+    scores = plan.accuracy
+    if scores is None:
+        parts.append(f"accuracy {_change(plan.predicted_drop)} (estimated, not measured)")
+    else:
+        limit = f"at most {_change(scores.drop_limit)} with {100 * scores.confidence:g} %"
+        parts.append(f"accuracy {_change(scores.drop)} ({limit})")
+    parts.append(_formats(plan))
+    threads = "" if work is None else f"{work.threads} thread{'' if work.threads == 1 else 's'}"
+    setting = [runtime or "no runtime", "" if work is None else str(work.inputs), threads]
+    return f"{', '.join(parts)}; {', '.join(text for text in setting if text)}"
+
+
+def _formats(plan: "Plan") -> str:
+    """Return how many layers have which format, the most frequent first."""
+    counts = Counter(layer.format for layer in plan.layers).most_common()
+    (first, number), *others = counts
+    usual = described(first)
+    name = first if usual == first else f"{usual} ({first})"
+    total = len(plan.layers)
+    how_many = f"all {total} layers" if number == total else f"{number} of {total} layers"
+    return ", ".join([f"{how_many} {name}", *(f"{n} {other}" for other, n in others)])
+
+
+def _change(drop: float) -> str:
+    """Return an accuracy drop as a change of accuracy, ``0.0012`` -> ``-0.12 pp``."""
+    return f"{-100 * drop + 0.0:+.2f} pp"
+
+
+def _cheapest(plan: "Plan") -> str:
+    """Return why a plan needs no proof over the drops of its layers."""
+    names = {layer.format for layer in plan.layers}
+    what = f"{names.pop()} everywhere" if len(names) == 1 else "this plan"
+    drop = "" if plan.accuracy is None else f" and it drops {points(plan.accuracy.drop)}"
+    return f"{what} is optimal: nothing cheaper exists{drop}"
+
+
 def summary(plan: "Plan") -> str:
     """Return a plan in a few lines of prose."""
     now, before, proof = plan.predicted, plan.baseline, plan.proof
     intensity = now.intensity / before.intensity if before.intensity else 1.0
     bound = ">= " if now.level == "roofline" else ""
     lines = [
+        sentence(plan),
         f"{plan.model} on {plan.hardware}: {plan.objective}, {plan.method}",
         f"  intensity   {before.intensity:.2f} -> {now.intensity:.2f} FLOP/byte, {intensity:.2f}x",
         f"  traffic     {count(before.bytes)}B -> {count(now.bytes)}B",
@@ -97,7 +153,9 @@ def summary(plan: "Plan") -> str:
                 f"  samples     With about {scores.samples_needed:,} samples instead of "
                 f"{scores.samples:,}, a cheaper plan could be shown to hold."
             )
-    if proof.bound is None or proof.gap is None:
+    if proof.cheapest:
+        lines.append(f"  proof       {_cheapest(plan)}")
+    elif proof.bound is None or proof.gap is None:
         lines.append(f"  proof       none: {proof.status}")
     else:
         effort = f"{proof.nodes} nodes, {duration(proof.seconds)}"

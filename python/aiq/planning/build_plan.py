@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -91,6 +92,7 @@ def plan(
             runtime,
             held_back,
             measured=found.drops is not None,
+            walked=walked,
         ),
         predicted=prediction(outcome.formats, tables, seconds),
         baseline=prediction(float32, tables, seconds),
@@ -198,6 +200,8 @@ def proof(outcome: Outcome, unit: str, tables: Tables) -> SolveSummary:
                 seconds=found.seconds,
                 drop_budget=outcome.drop_budget,
                 drop_factor=outcome.drop_factor,
+                cheapest=status == "optimal" and outcome.drop_budget is None,
+                closed=dict(Counter(step.closed for step in found.certificate.proof)),
             )
 
 
@@ -216,10 +220,13 @@ def rows(
     held_back: HeldBack | None = None,
     *,
     measured: bool,
+    walked: bool = False,
 ) -> tuple[PlannedLayer, ...]:
     """Return what each layer saves and loses, and why nothing cheaper was chosen.
 
     `runtime` is what will run the plan: where a layer stands it may have float32 kernels only.
+    `measured` says whether the drops in the tables are known, and `walked` whether every candidate
+    was measured instead.
     """
     doubted = [] if held_back is None else tables.columns(held_back.formats)
     cost, names = tables.cost.cost, [f.name for f in tables.cost.formats]
@@ -235,7 +242,7 @@ def rows(
         elif not cheaper:
             why = "is cheapest"
         elif not measured:
-            why = "measured in the loop"
+            why = "measured in the loop" if walked else "is cheapest with its neighbours"
         else:
             saved = {j: (cost[i, k] - cost[i, j]) / total for j in cheaper}
             extra = {j: float(tables.drop[i, j] - tables.drop[i, k]) for j in cheaper}

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from aiq.cost import CostTable, Level
 from aiq.drops import Array
 from aiq.errors import InfeasibleError, NoPlanError
+from aiq.formats import REFERENCE
 from aiq.graph import LayerGraph
 from aiq.hardware import Hardware
 from aiq.plan import Accuracy
@@ -198,7 +199,8 @@ def _points(
 
     chosen = point(CHOSEN, outcome.formats, outcome.predicted_drop, optimal=False)
     if not solve:
-        return (chosen,)
+        few = [chosen, *_measured_uniform(task, outcome, known, point)]
+        return tuple(sorted(few, key=lambda p: (p.drop, -p.seconds)))
     scale = min(max(task.max_drop, LEAST_SCALE), MOST_SCALE)
     others = [
         point("", formats, predicted(formats), optimal=proved)
@@ -213,6 +215,23 @@ def _points(
     known_names = {p.formats for p in marked}
     points = [*marked, *(p for p in others if p.formats not in known_names)]
     return tuple(sorted(points, key=lambda p: (p.drop, -p.seconds)))
+
+
+def _measured_uniform(
+    task: Task,
+    outcome: Outcome,
+    known: Known | None,
+    point: Callable[..., FrontierPoint],
+) -> list[FrontierPoint]:
+    """Return the uniform plans whose drops are known although those of single layers are not."""
+    found = []
+    for name, formats in task.tables.uniform().items():
+        measured = None if known is None else known(formats)
+        if formats == outcome.formats or (measured is None and name != REFERENCE.name):
+            continue
+        drop = 0.0 if measured is None else measured.drop
+        found.append(point(name, formats, drop, optimal=False))
+    return found
 
 
 def _rows(values: ArrayLike) -> tuple[tuple[float, ...], ...]:

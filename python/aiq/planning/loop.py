@@ -41,11 +41,46 @@ HOPELESS = 2.0
 """A uniform plan is not measured if its predicted drop exceeds the budget by this factor."""
 
 _STAGE = "measure the plan, search again"
+_CHEAPEST = "measure the cheapest plan"
 
 
 def search_tables(task: Task) -> Outcome:
     """Search once, on the tables alone, because there is no data to measure on."""
     return _predicted(task, _find(task, task.max_drop, 1.0, DropCurve()))
+
+
+def search_cheapest(task: Task, meter: AccuracyMeter, progress: Progress) -> Outcome | None:
+    """Return the cheapest plan of all if its measured drop is within the budget, else ``None``.
+
+    Nothing can be cheaper, so this plan is optimal, and the drops of the layers are not needed.
+    That takes one solve and one evaluation, which ends early for a plan that drops by far too much.
+
+    Parameters
+    ----------
+    task, meter, progress
+        As for `search_verified`; the drops in the tables are not used.
+
+    Raises
+    ------
+    InfeasibleError
+        If no plan is within the size budget.
+    """
+    if task.weighted_by is not None or task.method != "exact":
+        return None
+    progress(_CHEAPEST, 0, 1)
+    try:
+        solution = task.tables.within(1.0, max_size=task.max_size, time_limit=task.time_limit)
+    except NoPlanError:
+        return None
+    if solution.status != "optimal":
+        return None
+    formats = task.tables.formats(solution.choices)
+    accuracy = meter.accuracy(formats, task.max_drop)
+    progress(_CHEAPEST, 1, 1)
+    value = task.value(formats, accuracy.drop, accuracy.drop_limit)
+    if math.isinf(value):
+        return None
+    return Outcome(formats, value, accuracy.drop, 1.0, None, accuracy, solution)
 
 
 def search_verified(task: Task, meter: AccuracyMeter, progress: Progress) -> Outcome:

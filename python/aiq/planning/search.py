@@ -215,7 +215,10 @@ def _find(
     walks = options.measures_candidates(has_data=meter is not None)
     found = Found(task, meter)
     try:
-        if not walks:
+        outcome = None
+        if meter is not None and not walks:
+            outcome = loop.search_cheapest(task, meter, progress)
+        if isinstance(options.sensitivity, DropTable) or (outcome is None and not walks):
             table = drops(progress)
             task = replace(task, tables=stages.with_drops(task.tables, table))
             found = replace(found, task=task, drops=table)
@@ -223,7 +226,7 @@ def _find(
             outcome = loop.search_tables(task)
         elif walks:
             outcome = walk.search_measured(task, meter, progress)
-        else:
+        elif outcome is None:
             outcome = loop.search_verified(task, meter, progress)
         found = replace(found, outcome=outcome)
         if options.engine is not None:

@@ -229,12 +229,16 @@ class _Session:
         formats, timing = self._entries[chosen].formats, self._entries[chosen].timing
         assert timing is not None
         tables = self._task.tables
+        accuracy = None if self._meter is None else self._meter.accuracy(formats)
+        predicted = self._found.curve.predict(tables.predicted_drop(formats))
+        if accuracy is not None and self._found.drop_budget is None:
+            predicted = accuracy.drop  # the drops of single layers were not measured
         outcome = replace(
             self._found,
             formats=formats,
             value=tables.cost.total(formats),
-            predicted_drop=self._found.curve.predict(tables.predicted_drop(formats)),
-            accuracy=None if self._meter is None else self._meter.accuracy(formats),
+            predicted_drop=predicted,
+            accuracy=accuracy,
         )
         return outcome, Shortlist(
             runtime=self._bench.runtime,

@@ -48,7 +48,8 @@ def gain(plan: "Plan", measured: Measured | None) -> Gain:
         return _faster(ratio_, f"measured in {timed.runtime}", measured=True)
     now, before = plan.predicted, plan.baseline
     if all(layer.format == REFERENCE.name for layer in plan.layers):
-        return Gain("Stay", "with float32", "predicted: no cheaper plan holds", measured=False)
+        why = "no plan is cheaper" if plan.proof.cheapest else "no cheaper plan holds"
+        return Gain("Stay", "with float32", f"predicted: {why}", measured=False)
     if plan.objective == "throughput" and now.level == "calibrated" and now.seconds > 0:
         how, tables = "predicted", plan.tables
         if tables is not None and tables.spread is not None and 0 not in tables.spread:
