@@ -28,7 +28,7 @@ from aiq.planning.options import SearchOptions
 from aiq.planning.tables import Tables, drop_matrix
 from aiq.planning.task import Task
 from aiq.progress import Progress
-from aiq.runtimes import instructions
+from aiq.runtimes import Runtime, instructions
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,8 +121,11 @@ def choices(layers: LayerGraph, hardware: Hardware, options: SearchOptions) -> C
     columns = parse_all([REFERENCE, *formats, *options.pins.values()])
     runs_in = runtime if options.goal is Objective.THROUGHPUT else None
     allowed = allowed_formats(layers, columns, formats, options.pins, runs_in)
-    if options.engine is not None:
-        allowed = with_kernels(layers, columns, allowed, options.engine)
+    # A runtime that is given as an object is asked itself; of a name only the profile is known.
+    given = options.runtime if options.formats is None and runs_in is not None else None
+    engine = options.engine or (given if isinstance(given, Runtime) else None)
+    if engine is not None:
+        allowed = with_kernels(layers, columns, allowed, engine)
     return Choices(formats, columns, allowed)
 
 
