@@ -3,8 +3,8 @@
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,16 +12,9 @@ from typing import Annotated, Any
 import platformdirs
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
+from aiq import progress as stages
+from aiq.cli import progress
 from aiq.errors import InputError
 
 out = Console()
@@ -120,25 +113,9 @@ def evaluations(folder: Path | None) -> Path | None:
         return None
 
 
-@contextmanager
-def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Show a bar for each stage that reports, with the time left; on stderr, gone when done."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=err, transient=True) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def report(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
-
-        yield report
+def progress_bars() -> AbstractContextManager[stages.Progress]:
+    """Show on stderr what is going on: bars in a terminal, elsewhere a line every ten seconds."""
+    return progress.shown(err)
 
 
 def print_json(document: Any) -> None:  # noqa: ANN401 - whatever json takes
