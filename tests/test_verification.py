@@ -233,6 +233,28 @@ def test_poolings_whose_last_window_is_not_full(name, size, pool):
     assert away(program(x), net(x).detach()) < 0.05
 
 
+class Joined(nn.Module):
+    """Pools what two layers wrote side by side, as GoogLeNet does."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = (
+            nn.Conv2d(3, 8, 1),
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.Conv2d(16, 4, 1),
+        )
+
+    def forward(self, x):
+        joined = torch.cat([self.a(x).relu(), self.b(x).relu()], 1)
+        return self.c(nn.functional.max_pool2d(joined, 3, 2, ceil_mode=True))
+
+
+def test_a_pooling_of_joined_results_in_inductor():
+    net, x = Joined().eval(), torch.randn(2, 3, 14, 14)
+    program = runtimes.get("inductor").compile(net, x, formats(net, x, "w8a8"), [x])
+    assert away(program(x), net(x).detach()) < 0.05
+
+
 class Residual(nn.Module):
     """Adds to a layer's result what further layers, with biases, make of it."""
 

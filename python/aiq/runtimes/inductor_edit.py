@@ -39,7 +39,8 @@ def prepare(rewritten: Rewritten, inputs: tuple[torch.Tensor, ...]) -> None:
 
 def _is_quantized(node: fx.Node) -> bool:
     """Whether a node dequantises integers."""
-    return bool(node.all_input_nodes) and node.args[0].target is QUANTIZE  # type: ignore[union-attr]
+    source = node.args[0] if node.args else None
+    return isinstance(source, fx.Node) and source.target is QUANTIZE
 
 
 def _copy_permuted(graph: fx.Graph, sources: Sequence[fx.Node]) -> None:
