@@ -50,10 +50,12 @@ def main() -> None:
         for name in options.rows:
             print(json.dumps(row(name, options.hw, options.runtime)), flush=True)
         return
-    done: dict[str, Any] = {} if options.again else common.earlier("deployments")
+    done: dict[str, Any] = common.earlier("deployments")
     chosen = [n for n in zoo.NETWORKS if any(part in n for part in options.only)]
     missing = [
-        n for n in chosen if not {*options.runtime} <= {*done.get(n, {}).get("runtimes", {})}
+        n
+        for n in chosen
+        if options.again or not {*options.runtime} <= {*done.get(n, {}).get("runtimes", {})}
     ]
     for name, found in in_processes(missing, options.hw, options.runtime):
         earlier = done.get(name, {}).get("runtimes", {})
