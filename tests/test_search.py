@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -59,14 +60,18 @@ def drops(resnet20, images, calibration, kept):
     return measure(Evaluator(resnet20, images, calibration=calibration, cache=kept), PAPER)
 
 
-def find(resnet20, images, calibration, image, **arguments):
-    return aiq.search(
+@pytest.fixture(scope="module")
+def find(resnet20, images, calibration, image, kept):
+    """Search ResNet-20 on its images, for intensity."""
+    return partial(
+        aiq.search,
         resnet20,
         "xeon_2vcpu",
         images,
         calibration=calibration,
         example_inputs=image,
-        **arguments,
+        objective="intensity",
+        cache_dir=kept,
     )
 
 
@@ -131,41 +136,23 @@ def test_exact_is_never_worse_within_a_budget(resnet20, image, drops, max_drop):
             assert exact <= table.total(dict.fromkeys(table.layers, format_))
 
 
-def test_weight_only_beats_the_paper_within_one_point(resnet20, images, calibration, image, kept):
-    plan = find(
-        resnet20,
-        images,
-        calibration,
-        image,
-        objective="intensity",
-        cache_dir=kept,
-        formats="fp32,w8,w6,w5,w4,w3",
-    )
+def test_weight_only_beats_the_paper_within_one_point(find):
+    plan = find(formats="fp32,w8,w6,w5,w4,w3")
     assert plan.accuracy.samples == 2000
     assert plan.accuracy.drop < plan.accuracy.drop_limit <= 0.01
     assert plan.predicted.intensity >= 45.25
     assert plan.proof.status == "optimal"
 
 
-def test_weights_and_activations_within_one_point(resnet20, images, calibration, image, kept):
-    plan = find(
-        resnet20, images, calibration, image, objective="intensity", cache_dir=kept, confidence=0.5
-    )
+def test_weights_and_activations_within_one_point(find):
+    plan = find(confidence=0.5)
     assert plan.accuracy.drop == pytest.approx(plan.accuracy.drop_limit)
     assert plan.accuracy.drop_limit <= 0.01
     assert plan.predicted.intensity >= 7.5 * plan.baseline.intensity
 
 
-def test_plan_says_what_an_independent_evaluation_says(resnet20, images, calibration, image, kept):
-    plan = find(
-        resnet20,
-        images,
-        calibration,
-        image,
-        objective="intensity",
-        cache_dir=kept,
-        formats="fp32,w4a4",
-    )
+def test_plan_says_what_an_independent_evaluation_says(find, resnet20, images, calibration, image):
+    plan = find(formats="fp32,w4a4")
     evaluation = Evaluator(resnet20, images, calibration=calibration).evaluate(plan.formats)
     assert evaluation.accuracy == plan.accuracy.plan
     table = intensity_table(aiq.extract(resnet20, image), parse_all("fp32,w4a4"))
@@ -226,8 +213,15 @@ def test_the_papers_way_measures_every_candidate(resnet20, calibration, image):
     few = data.batches(data.sample("val").take(5))
     pins = {"layer*": "w8"}
     for method in ("greedy", "coordinate"):
-        plan = find(
-            resnet20, few, calibration, image, objective="weighted", method=method, pin=pins
+        plan = aiq.search(
+            resnet20,
+            "xeon_2vcpu",
+            few,
+            calibration=calibration,
+            example_inputs=image,
+            objective="weighted",
+            method=method,
+            pin=pins,
         )
         assert plan.proof.status == "heuristic"
         assert plan.proof.bound is None
@@ -271,18 +265,9 @@ def test_size_budget_holds(resnet20, image, drops):
         )
 
 
-def test_infeasible_drop_names_the_nearest(resnet20, images, calibration, image, kept):
+def test_infeasible_drop_names_the_nearest(find):
     with pytest.raises(InfeasibleError, match="nearest feasible max_drop is"):
-        find(
-            resnet20,
-            images,
-            calibration,
-            image,
-            objective="intensity",
-            cache_dir=kept,
-            formats="w2",
-            max_drop=0.001,
-        )
+        find(formats="w2", max_drop=0.001)
 
 
 class Branches(nn.Module):

@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 
 from aiq import graph, runtimes
 from aiq.data.reading import first_inputs, observed, reiterable, resized
 from aiq.errors import GraphError, InputError
-from aiq.evaluate.evaluator import CALIBRATION_SAMPLES
 from aiq.graph import Trace
-from aiq.graph.export import Inputs, call_arguments
+from aiq.graph.export import Inputs
 from aiq.plan import InputSpec, Plan
 from aiq.runtimes import Compiled
 
@@ -56,12 +54,9 @@ def prepare(
     """
     batches = None if data is None else reiterable(data)
     inputs = _inputs(plan, batches) if example_inputs is None else example_inputs
-    reads = len(pytree.tree_leaves(call_arguments(inputs)))
-    seen: list[Inputs] = []
     if calibration is not None:
-        seen = observed(reiterable(calibration, "calibration"), reads, plan.batch_dim)
-    elif batches is not None:
-        seen = observed(batches, reads, plan.batch_dim, CALIBRATION_SAMPLES)
+        calibration = reiterable(calibration, "calibration")
+    seen = observed(inputs, plan.batch_dim, batches, calibration)
     try:
         traced = graph.trace(model, inputs, plan.batch_dim)
     except GraphError as error:

@@ -12,7 +12,6 @@ from typing import Annotated
 
 import torch
 import typer
-from torch.utils import _pytree as pytree
 
 from aiq import graph, machine, runtimes
 from aiq.cli import tables
@@ -181,10 +180,8 @@ class _Subject:
         """Return the model, the arguments of one call, and what activations are observed on."""
         loaded = load_model(self.model, self.shape, self.data, needs_inputs=self.inputs is None)
         inputs = loaded.inputs if self.inputs is None else self.inputs.example()
-        if loaded.data is None:
-            return loaded.module, inputs, [inputs]
-        reads = len(pytree.tree_leaves(call_arguments(inputs)))
-        return loaded.module, inputs, observed(loaded.data, reads, self.batch_dim)
+        seen = observed(inputs, self.batch_dim, loaded.data)
+        return loaded.module, inputs, seen or [inputs]
 
 
 def _distinct(paths: Iterable[Path], taken: Iterable[str]) -> list[Path]:

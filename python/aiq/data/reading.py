@@ -9,7 +9,10 @@ from torch.utils import _pytree as pytree
 
 from aiq.errors import AiqError, DataError
 from aiq.graph.batch import BatchDim, batch_dims, batch_size
-from aiq.graph.export import Inputs
+from aiq.graph.export import Inputs, call_arguments
+
+CALIBRATION_SAMPLES = 512
+"""Samples on which activations are observed where the user gives no calibration data."""
 
 
 def read(data: Iterable[Any], what: str = "data") -> Iterator[Any]:
@@ -103,28 +106,34 @@ def first_inputs(data: Iterable[Any], reads: int | None = None) -> Inputs:
 
 
 def observed(
-    data: Iterable[Any], reads: int, batch_dim: BatchDim = 0, samples: int | None = None
+    example: Inputs,
+    batch_dim: BatchDim,
+    data: Iterable[Any] | None,
+    calibration: Iterable[Any] | None = None,
 ) -> list[Inputs]:
-    """Return the inputs of `data` on which programs observe their activations.
+    """Return the inputs on which programs observe their activations; none without any batches.
 
     Parameters
     ----------
-    data
-        Batches of ``(inputs, targets)`` or of inputs.
-    reads
-        Tensors that the model reads.
+    example
+        Arguments of one call: as many tensors of a batch are inputs.
     batch_dim
         The dimension of the inputs that counts samples.
-    samples
-        Samples after which no further batch is read; ``None``: all are read.
+    data
+        Batches of ``(inputs, targets)`` or of inputs, read until there are `CALIBRATION_SAMPLES`.
+    calibration
+        The same, in the place of `data`; all of them are read.
     """
+    reads = len(pytree.tree_leaves(call_arguments(example)))
+    if calibration is not None:
+        return [inputs_of(batch, reads) for batch in read(calibration, "calibration data")]
     found: list[Inputs] = []
-    count = 0
-    for batch in read(data, "calibration data" if samples is None else "data"):
+    samples = 0
+    for batch in [] if data is None else read(data):
         inputs = inputs_of(batch, reads)
         found.append(inputs)
-        count += batch_size(batch_dims(batch_dim, inputs), pytree.tree_leaves(inputs))
-        if samples is not None and count >= samples:
+        samples += batch_size(batch_dims(batch_dim, inputs), pytree.tree_leaves(inputs))
+        if samples >= CALIBRATION_SAMPLES:
             break
     return found
 

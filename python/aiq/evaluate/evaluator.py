@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from aiq.data.reading import CALIBRATION_SAMPLES
 from aiq.errors import InputError
 from aiq.evaluate import independence, journal, metrics
 from aiq.evaluate.gather import gather
@@ -35,9 +36,6 @@ from aiq.quantize.fold import fold
 from aiq.quantize.program import Program
 from aiq.quantize.simulate import Formats, Simulator
 from aiq.quantize.statistics import observe
-
-CALIBRATION_SAMPLES = 512
-"""Number of samples of the data that calibrate activations if no calibration data is given."""
 
 CHUNK_BYTES = 4 * 2**20
 """Largest size of an activation of a chunk, so that a few of them fit the last-level cache."""

@@ -87,9 +87,7 @@ def sentence(plan: "Plan") -> str:
         limit = f"at most {_change(scores.drop_limit)} with {100 * scores.confidence:g} %"
         parts.append(f"accuracy {_change(scores.drop)} ({limit})")
     parts.append(_formats(plan))
-    threads = "" if work is None else f"{work.threads} thread{'' if work.threads == 1 else 's'}"
-    setting = [runtime or "no runtime", "" if work is None else str(work.inputs), threads]
-    return f"{', '.join(parts)}; {', '.join(text for text in setting if text)}"
+    return f"{', '.join(parts)}; {(runtime or 'no runtime') if work is None else work}"
 
 
 def _formats(plan: "Plan") -> str:

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from aiq.cost import CostTable, Level
-from aiq.drops import Array
 from aiq.errors import InfeasibleError, NoPlanError
 from aiq.formats import REFERENCE
 from aiq.graph import LayerGraph
@@ -130,11 +129,8 @@ def frontier(tables: Tables, max_size: int | None, scale: float) -> list[tuple[F
     scale
         Drop around which budgets are dense, such as the drop budget of the search.
     """
-    drops: dict[int, Array] = {}  # layers that share a weight are one decision
-    for owner, row in zip(tables.owners, tables.drop, strict=True):
-        mine = row[list(tables.allowed[owner])]
-        drops[owner] = drops[owner] + mine if owner in drops else mine
-    low, high = (float(sum(pick(row) for row in drops.values())) for pick in (np.min, np.max))
+    drops = tables.rows(tables.drop)
+    low, high = (float(sum(pick(row) for row in drops)) for pick in (np.min, np.max))
     found: dict[float, tuple[float, Formats, bool]] = {}  # drop budget -> cost, plan, proved
 
     def solve(budget: float) -> None:

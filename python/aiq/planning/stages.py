@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils import _pytree as pytree
 
 from aiq import cost, graph, machine
 from aiq import sensitivity as sensitivity_stage
@@ -16,10 +15,9 @@ from aiq.data.reading import first_inputs, observed, reiterable
 from aiq.drops import DropTable
 from aiq.errors import InputError
 from aiq.evaluate import Evaluator
-from aiq.evaluate.evaluator import CALIBRATION_SAMPLES
 from aiq.formats import REFERENCE, Format, parse_all
 from aiq.graph import BatchDim, LayerGraph, Trace
-from aiq.graph.export import Inputs, call_arguments
+from aiq.graph.export import Inputs
 from aiq.hardware import Hardware
 from aiq.planning import stopwatch, weights
 from aiq.planning.allowed import allowed_formats, with_kernels
@@ -54,12 +52,9 @@ class Source:
 
     def observed(self) -> list[Inputs]:
         """Return the inputs on which programs observe their activations."""
-        reads = len(pytree.tree_leaves(call_arguments(self.inputs)))
-        if self.calibration is not None:
-            return observed(self.calibration, reads, self.batch_dim)
-        if self.batches is not None:
-            return observed(self.batches, reads, self.batch_dim, CALIBRATION_SAMPLES)
-        return [self.inputs]
+        if self.batches is None and self.calibration is None:
+            return [self.inputs]
+        return observed(self.inputs, self.batch_dim, self.batches, self.calibration)
 
 
 @dataclass(frozen=True, slots=True)

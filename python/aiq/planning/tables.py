@@ -221,7 +221,7 @@ class Tables:
         ]
 
     def _most_drop(self) -> float:
-        alone = sum(row.max() for row in self._rows(self.drop))
+        alone = sum(row.max() for row in self.rows(self.drop))
         pairs = sum(x.drop.max() for x in self.interactions)
         return 1.001 * float(alone + max(0.0, pairs))
 
@@ -234,7 +234,7 @@ class Tables:
         return 8 * (max_size - self.fixed_bytes)
 
     def _least_size(self) -> int:
-        bits = sum(int(row.min()) for row in self._rows(self.sizes))
+        bits = sum(int(row.min()) for row in self.rows(self.sizes))
         return self.fixed_bytes - (-bits // 8)
 
     def _problem(
@@ -250,7 +250,7 @@ class Tables:
         Layers that share a weight are one decision: their costs and drops add up, together with
         those of edges between them.
         """
-        costs, drops = self._rows(cost), self._rows(drop * factor)
+        costs, drops = self.rows(cost), self.rows(drop * factor)
         position = {owner: i for i, owner in enumerate(sorted(set(self.owners)))}
         edges: list[tuple[Any, ...]] = []
         pairs: list[EdgeCost | Interaction] = [*cost_edges, *self.interactions]
@@ -269,10 +269,10 @@ class Tables:
             else:
                 edges.append((source, target, np.zeros(table.shape, np.int64), table))
         return solver.Problem(
-            costs, drops, None if sizes is None else self._rows(sizes), edges=edges
+            costs, drops, None if sizes is None else self.rows(sizes), edges=edges
         )
 
-    def _rows(self, table: NDArray[Any]) -> list[NDArray[Any]]:
+    def rows(self, table: NDArray[Any]) -> list[NDArray[Any]]:
         """Return the row of each decision, with the columns that it may choose."""
         rows: dict[int, NDArray[Any]] = {}
         for row, owner in zip(table, self.owners, strict=True):
