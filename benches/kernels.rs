@@ -23,16 +23,16 @@ impl Noise {
     }
 }
 
-/// Bytes fall and losses grow as bits go down; neighbours of different formats pay.
+/// Bytes fall and drops grow as bits go down; neighbours of different formats pay.
 fn network(layers: usize, choices: usize, chain: bool) -> (Problem, Task) {
     let mut noise = Noise(layers as u64);
-    let (mut cost, mut loss) = (Vec::new(), Vec::new());
+    let (mut cost, mut drop) = (Vec::new(), Vec::new());
     for _ in 0..layers {
         let (bytes, sensitivity) = (noise.spread(1e4), noise.spread(1e4));
         for choice in 0..choices {
             let bits = 16.0 - 12.0 * choice as f64 / (choices - 1) as f64;
             cost.push(whole(bytes * bits * (0.95 + 0.1 * noise.next())));
-            loss.push(whole(sensitivity * 2.0_f64.powf(8.0 - bits) * (0.9 + 0.2 * noise.next())));
+            drop.push(whole(sensitivity * 2.0_f64.powf(8.0 - bits) * (0.9 + 0.2 * noise.next())));
         }
     }
     let mut edges = Vec::new();
@@ -40,11 +40,11 @@ fn network(layers: usize, choices: usize, chain: bool) -> (Problem, Task) {
         let pay = noise.spread(1e3);
         let entry = |at: usize| if at / choices == at % choices { 0 } else { whole(pay) };
         let cost = (0..choices * choices).map(entry).collect();
-        edges.push(Edge { tail: layer - 1, head: layer, cost, loss: Vec::new() });
+        edges.push(Edge { tail: layer - 1, head: layer, cost, drop: Vec::new() });
     }
-    let most: i64 = loss.chunks(choices).filter_map(|l| l.iter().max()).sum();
+    let most: i64 = drop.chunks(choices).filter_map(|l| l.iter().max()).sum();
     let offsets = (0..=layers).map(|i| i * choices).collect();
-    let problem = Problem::new(offsets, cost, loss, Vec::new(), edges).expect("valid tables");
+    let problem = Problem::new(offsets, cost, drop, Vec::new(), edges).expect("valid tables");
     (problem, Task { objective: Measure::Cost, limits: [None, Some(most / 10), None] })
 }
 

@@ -59,9 +59,9 @@ def layers_alone(
                     "layer": layer,
                     "format": chosen.name,
                     "intensity_gain": gain,
-                    "loss_measured": measured,
-                    "loss_table": float(drops.drop[i, k]),
-                    "loss_table_error": float(drops.error[i, k]),
+                    "drop_measured": measured,
+                    "drop_table": float(drops.drop[i, k]),
+                    "drop_table_error": float(drops.error[i, k]),
                 }
             )
     return rows
@@ -100,9 +100,9 @@ def show_layers_alone(rows: Sequence[Mapping[str, Any]], images: int) -> None:
                     row["layer"],
                     row["format"],
                     f"{100 * row['intensity_gain']:.3f} %",
-                    text.points(row["loss_measured"]),
-                    text.points(row["loss_table"]),
-                    text.points(row["loss_table_error"]),
+                    text.points(row["drop_measured"]),
+                    text.points(row["drop_table"]),
+                    text.points(row["drop_table_error"]),
                 )
                 for row in rows
             ),

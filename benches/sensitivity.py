@@ -171,9 +171,9 @@ def judge(
     whole = estimate.drop_per_nat * divergences
     return {
         "alone_divergence": ranks(alone, exact.divergence[:, rounding].ravel()),
-        "alone_loss": ranks(alone, exact.measured[:, rounding].ravel()),
+        "alone_drop": ranks(alone, exact.measured[:, rounding].ravel()),
         "joint_divergence": ranks(totals, [e.kl for e in found]),
-        "joint_loss": ranks(totals, drops),
+        "joint_drop": ranks(totals, drops),
         "before": truth(np.array(totals), drops),
         "after": truth(whole, drops),
         "evaluations": estimate.evaluations,
@@ -182,7 +182,7 @@ def judge(
 
 
 def show(methods: Mapping[str, Any], plans: int, images: int) -> None:
-    keys = ("alone_divergence", "alone_loss", "joint_divergence", "joint_loss")
+    keys = ("alone_divergence", "alone_drop", "joint_divergence", "joint_drop")
     console.print(
         text.table(
             f"(ii) Rank correlation with measurement: Spearman / Kendall ({plans} plans)",

@@ -66,8 +66,8 @@ def run_aiq(case, cap):
     seconds = []
     for _ in range(REPEATS):
         started = time.perf_counter()
-        problem = Problem(case.cost, case.loss, case.size, case.edges)
-        found = solve(problem, max_loss=case.max_loss, max_size=case.max_size, time_limit=cap)
+        problem = Problem(case.cost, case.drop, case.size, case.edges)
+        found = solve(problem, max_drop=case.max_drop, max_size=case.max_size, time_limit=cap)
         seconds.append(time.perf_counter() - started)
         if sum(seconds) > 5:
             break

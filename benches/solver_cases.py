@@ -28,24 +28,24 @@ class Case:
     """One problem: tables of shape (layers, choices), edges, budgets."""
 
     cost: np.ndarray
-    loss: np.ndarray
+    drop: np.ndarray
     size: np.ndarray | None
     edges: list
-    max_loss: int
+    max_drop: int
     max_size: int | None = None
 
     def evaluate(self, x):
         i = np.arange(len(x))
-        cost, loss = int(self.cost[i, x].sum()), int(self.loss[i, x].sum())
-        for u, v, edge_cost, edge_loss in self.edges:
+        cost, drop = int(self.cost[i, x].sum()), int(self.drop[i, x].sum())
+        for u, v, edge_cost, edge_drop in self.edges:
             cost += int(edge_cost[x[u], x[v]])
-            loss += int(edge_loss[x[u], x[v]])
+            drop += int(edge_drop[x[u], x[v]])
         size = 0 if self.size is None else int(self.size[i, x].sum())
-        return cost, loss, size
+        return cost, drop, size
 
     def fits(self, x):
-        _, loss, size = self.evaluate(x)
-        return loss <= self.max_loss and (self.max_size is None or size <= self.max_size)
+        _, drop, size = self.evaluate(x)
+        return drop <= self.max_drop and (self.max_size is None or size <= self.max_size)
 
 
 def edge_list(graph, layers):
@@ -96,11 +96,11 @@ def network(layers, choices, seed, kind="cnn", graph="none", minimize="bytes"):
     size = params[:, None] * (w + 0.125 * grouped) / 8
     moved = size + acts[:, None] * a / 8
     sw, sa = np.exp(r.normal(0, 1.0, layers)), np.exp(r.normal(0, 1.0, layers))
-    loss = (params * sw)[:, None] * 4.0**-w * np.where(grouped > 0, 0.45, 1.0)
-    loss += 0.3 * (acts * sa)[:, None] * 4.0**-a
-    loss *= np.exp(r.normal(0, 0.1, loss.shape))
-    loss *= LOSS_RANGE / (loss.max(1).sum() - loss.min(1).sum())
-    loss = np.rint(loss).astype(np.int64)
+    drop = (params * sw)[:, None] * 4.0**-w * np.where(grouped > 0, 0.45, 1.0)
+    drop += 0.3 * (acts * sa)[:, None] * 4.0**-a
+    drop *= np.exp(r.normal(0, 0.1, drop.shape))
+    drop *= LOSS_RANGE / (drop.max(1).sum() - drop.min(1).sum())
+    drop = np.rint(drop).astype(np.int64)
     peak = 400e12 / np.maximum(w, a)
     picoseconds = (np.maximum(flops[:, None] / peak, moved / 1.0e12) + 2e-6) * 1e12
     cost = np.rint(moved if minimize == "bytes" else picoseconds).astype(np.int64)
@@ -110,24 +110,24 @@ def network(layers, choices, seed, kind="cnn", graph="none", minimize="bytes"):
     differ = a[:, None] != a[None, :]
     for (u, v), strength in zip(pairs, rho, strict=False):
         edge_cost = np.where(differ, 0.25 * acts[u] * (a[:, None] + a[None, :]) / 8 + 1000, 0)
-        edge_loss = strength * np.sqrt(loss[u, :, None].astype(float) * loss[v])
+        edge_drop = strength * np.sqrt(drop[u, :, None].astype(float) * drop[v])
         edges.append(
-            (u, v, np.rint(edge_cost).astype(np.int64), np.rint(edge_loss).astype(np.int64))
+            (u, v, np.rint(edge_cost).astype(np.int64), np.rint(edge_drop).astype(np.int64))
         )
-    low, high = int(loss.min(1).sum()), int(loss.max(1).sum())
-    case = Case(cost, loss, np.rint(size).astype(np.int64), edges, low + (high - low) // 10)
+    low, high = int(drop.min(1).sum()), int(drop.max(1).sum())
+    case = Case(cost, drop, np.rint(size).astype(np.int64), edges, low + (high - low) // 10)
     if minimize == "time":  # second budget: the tightest of these sizes that is feasible
-        found = solve(Problem(cost, loss, case.size), max_loss=case.max_loss)
+        found = solve(Problem(cost, drop, case.size), max_drop=case.max_drop)
         for share in (0.92, 0.96, 0.98, 0.99, 0.995):
             case.max_size = int(found.size * share)
-            least = solve(Problem(cost, loss, case.size), max_loss=case.max_loss, minimize="size")
+            least = solve(Problem(cost, drop, case.size), max_drop=case.max_drop, minimize="size")
             if least.size <= case.max_size:
                 break
     return case
 
 
 def pisinger(kind, seed, layers=1000, choices=8, reach=10_000):
-    """Pisinger's classes (1995) as minimisation: loss is the weight, cost the profit forgone."""
+    """Pisinger's classes (1995) as minimisation: drop is the weight, cost the profit forgone."""
     r = np.random.default_rng(seed)
     weight = r.integers(1, reach + 1, (layers, choices))
     if kind == "uncorrelated":

@@ -45,14 +45,14 @@ def pairs(graph, layers, r):
 
 
 def small(seed):
-    """A random problem, a budget on loss and one on size, and what makes it special."""
+    """A random problem, a budget on drop and one on size, and what makes it special."""
     r = np.random.default_rng([7, seed])
     graph, values = GRAPHS[seed % len(GRAPHS)], VALUES[seed // len(GRAPHS) % len(VALUES)]
     layers = int(r.integers(1, 8))
     n = np.ones(layers, int) if values == "one choice" else r.integers(1, 5, layers)
     low, high = {"ties": (0, 4), "large": (-(1 << 38), 1 << 40)}.get(values, (-4, 25))
     unit = 12 if values == "multiples" else 1
-    cost, loss, size = ([unit * r.integers(low, high, k) for k in n] for _ in range(3))
+    cost, drop, size = ([unit * r.integers(low, high, k) for k in n] for _ in range(3))
     edges = []
     for u, v in pairs(graph, layers, r):
         shape = (n[u], n[v])
@@ -60,56 +60,56 @@ def small(seed):
         edges.append((u, v, terms[0], terms[1] * (r.random() < 0.6)))
     if values == "correlated":  # every step of the budget saves ten more than it uses
         steps = [np.cumsum(r.integers(1, 30, k)) for k in n]
-        loss, cost = steps, [500 - s - 10 * np.arange(len(s)) for s in steps]
+        drop, cost = steps, [500 - s - 10 * np.arange(len(s)) for s in steps]
         edges = [(u, v, 10 * e, 0 * f) for u, v, e, f in edges]
-    return (graph, values), (cost, loss, size, edges)
+    return (graph, values), (cost, drop, size, edges)
 
 
-def every_plan(cost, loss, size, edges):
-    """Cost, loss and size of every plan."""
+def every_plan(cost, drop, size, edges):
+    """Cost, drop and size of every plan."""
     grid = np.indices([len(c) for c in cost]).reshape(len(cost), -1)
-    totals = [sum(t[i] for t, i in zip(table, grid, strict=True)) for table in (cost, loss, size)]
-    for u, v, edge_cost, edge_loss in edges:
+    totals = [sum(t[i] for t, i in zip(table, grid, strict=True)) for table in (cost, drop, size)]
+    for u, v, edge_cost, edge_drop in edges:
         totals[0] = totals[0] + edge_cost[grid[u], grid[v]]
-        totals[1] = totals[1] + edge_loss[grid[u], grid[v]]
+        totals[1] = totals[1] + edge_drop[grid[u], grid[v]]
     return np.array(totals)
 
 
 def limits(kind, plans, r):
-    """Budgets on loss and size of a kind."""
-    _, loss, size = plans
-    least, greatest = int(loss.min()), int(loss.max())
+    """Budgets on drop and size of a kind."""
+    _, drop, size = plans
+    least, greatest = int(drop.min()), int(drop.max())
     tight, loose = (least + int(share * (greatest - least)) for share in (0.1, 0.4))
     return {
         "none": {},
-        "inside": {"max_loss": int(r.integers(least, greatest + 1))},
-        "least": {"max_loss": least},
-        "below the least": {"max_loss": least - 1},
-        "greatest": {"max_loss": greatest},
-        "two": {"max_loss": loose, "max_size": int(np.median(size))},
-        "two, tight": {"max_loss": tight, "max_size": int(np.quantile(size, 0.3))},
+        "inside": {"max_drop": int(r.integers(least, greatest + 1))},
+        "least": {"max_drop": least},
+        "below the least": {"max_drop": least - 1},
+        "greatest": {"max_drop": greatest},
+        "two": {"max_drop": loose, "max_size": int(np.median(size))},
+        "two, tight": {"max_drop": tight, "max_size": int(np.quantile(size, 0.3))},
     }[kind]
 
 
 def against_enumeration(seed):
     """Return the differences from enumeration in words, and the class of the problem."""
     kind, tables = small(seed)
-    cost, loss, size, edges = tables
+    cost, drop, size, edges = tables
     plans = every_plan(*tables)
     r = np.random.default_rng([8, seed])
     budgets = limits(BUDGETS[seed % len(BUDGETS) - seed // 7 % len(BUDGETS)], plans, r)
     budgets = {name: value for name, value in budgets.items() if value >= 0}
     inside = np.ones(plans.shape[1], bool)
-    for at, name in ((1, "max_loss"), (2, "max_size")):
+    for at, name in ((1, "max_drop"), (2, "max_size")):
         inside &= plans[at] <= budgets.get(name, np.iinfo(np.int64).max)
-    problem = Problem(cost, loss, size, edges)
+    problem = Problem(cost, drop, size, edges)
     found = solve(problem, **budgets)
     verdict = check(problem, found.certificate, **budgets)
     wrong = list(verdict.failures)
     if not inside.any():
         if found.status != "infeasible":
             wrong.append(f"{found.status} instead of infeasible")
-        if len(budgets) == 1 and found.nearest != ("loss", int(plans[1].min())):
+        if len(budgets) == 1 and found.nearest != ("drop", int(plans[1].min())):
             wrong.append(f"nearest {found.nearest} instead of {plans[1].min()}")
         return kind, wrong
     least = int(plans[0][inside].min())
@@ -124,11 +124,11 @@ def large(seed):
     graph = ("none", "chain", "residual", "encoder-decoder", "concat")[seed % 5]
     layers, choices = SIZES[seed // 5 % len(SIZES)], (4, 6)[seed // 50 % 2]
     case = network(layers, choices, seed, kind=("cnn", "llm")[seed // 7 % 2], graph=graph)
-    low, high = int(case.loss.min(1).sum()), int(case.loss.max(1).sum())
-    case.max_loss = low + int((high - low) * r.choice([0.01, 0.05, 0.1, 0.3, 0.6]))
+    low, high = int(case.drop.min(1).sum()), int(case.drop.max(1).sum())
+    case.max_drop = low + int((high - low) * r.choice([0.01, 0.05, 0.1, 0.3, 0.6]))
     if seed % 4 == 0:
-        plan = solve(Problem(case.cost, case.loss, case.size, case.edges), max_loss=case.max_loss)
-        case.max_loss *= 2
+        plan = solve(Problem(case.cost, case.drop, case.size, case.edges), max_drop=case.max_drop)
+        case.max_drop *= 2
         case.max_size = int(0.98 * plan.size)
     return (graph, layers, "one budget" if case.max_size is None else "two budgets"), case
 
@@ -136,9 +136,9 @@ def large(seed):
 def against_highs(seed, cap):
     """Return the differences from HiGHS, the class of the problem, and whether HiGHS finished."""
     kind, case = large(seed)
-    problem = Problem(case.cost, case.loss, case.size, case.edges)
-    found = solve(problem, max_loss=case.max_loss, max_size=case.max_size)
-    verdict = check(problem, found.certificate, case.max_loss, case.max_size, replay=False)
+    problem = Problem(case.cost, case.drop, case.size, case.edges)
+    found = solve(problem, max_drop=case.max_drop, max_size=case.max_size)
+    verdict = check(problem, found.certificate, case.max_drop, case.max_size, replay=False)
     wrong = []
     if found.choices and (verdict.values != found.certificate.values or verdict.bound > found.cost):
         wrong.append(f"the checker finds {verdict.values} and the bound {verdict.bound}")

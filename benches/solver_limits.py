@@ -32,8 +32,8 @@ TAIL = {
 def solved(case, **limits):
     """Return the seconds of one call, and its solution."""
     started = time.perf_counter()
-    problem = Problem(case.cost, case.loss, case.size, case.edges)
-    found = solve(problem, max_loss=case.max_loss, max_size=case.max_size, **limits)
+    problem = Problem(case.cost, case.drop, case.size, case.edges)
+    found = solve(problem, max_drop=case.max_drop, max_size=case.max_size, **limits)
     return time.perf_counter() - started, found
 
 
@@ -66,7 +66,7 @@ def frontier_times(seeds):
         for seed in seeds:
             case = network(layers, choices, seed)
             started = time.perf_counter()
-            points.append(len(frontier(Problem(case.cost, case.loss))))
+            points.append(len(frontier(Problem(case.cost, case.drop))))
             times.append(1e3 * (time.perf_counter() - started))
         out[f"L={layers}"] = {
             "median_ms": float(np.median(times)),
@@ -101,7 +101,7 @@ def hard():
     weight, other = np.cumsum(r.integers(1, 10**5, (2, 3000, 8)), 2)
     cost = (weight + other).max() - weight - other + 10 * np.arange(8)[::-1]
     budget = int((weight.min(1).sum() + weight.max(1).sum()) // 2)
-    return Problem(cost, weight, other), {"max_loss": budget, "max_size": budget}
+    return Problem(cost, weight, other), {"max_drop": budget, "max_size": budget}
 
 
 def interrupt_times(repeats):

@@ -18,8 +18,8 @@ def linear_model(case):
     n_edges = len(case.edges)
     square = choices * choices
     cost = np.concatenate([case.cost.ravel(), *[e[2].ravel() for e in case.edges]]) / 1e3
-    use = [np.concatenate([case.loss.ravel(), *[e[3].ravel() for e in case.edges]])]
-    limits = [case.max_loss]
+    use = [np.concatenate([case.drop.ravel(), *[e[3].ravel() for e in case.edges]])]
+    limits = [case.max_drop]
     if case.max_size is not None:
         use.append(np.concatenate([case.size.ravel(), np.zeros(n_edges * square)]))
         limits.append(case.max_size)
@@ -97,18 +97,18 @@ def run_cpsat(case, cap):
     for row in xs:
         model.add_exactly_one(row)
     variables = [v for row in xs for v in row]
-    costs, losses = case.cost.ravel().tolist(), case.loss.ravel().tolist()
+    costs, drops = case.cost.ravel().tolist(), case.drop.ravel().tolist()
     sizes = [] if case.max_size is None else case.size.ravel().tolist()
-    for u, v, edge_cost, edge_loss in case.edges:
+    for u, v, edge_cost, edge_drop in case.edges:
         ys = [[model.new_bool_var("") for _ in range(choices)] for _ in range(choices)]
         for j in range(choices):
             model.add(sum(ys[j]) == xs[u][j])
             model.add(sum(row[j] for row in ys) == xs[v][j])
         variables += [y for row in ys for y in row]
         costs += edge_cost.ravel().tolist()
-        losses += edge_loss.ravel().tolist()
+        drops += edge_drop.ravel().tolist()
     total = cp_model.LinearExpr.weighted_sum
-    model.add(total(variables, losses) <= case.max_loss)
+    model.add(total(variables, drops) <= case.max_drop)
     if sizes:
         model.add(total(variables[: len(sizes)], sizes) <= case.max_size)
     model.minimize(total(variables, costs))

@@ -24,11 +24,11 @@ fn problems(reach: i64) -> impl Strategy<Value = Problem> {
                 let matrix = || prop::collection::vec(-reach / 4..=reach / 3, entries);
                 prop::option::weighted(0.2, (matrix(), prop::option::of(matrix()))).prop_map(
                     move |values| {
-                        values.map(|(cost, loss)| Edge {
+                        values.map(|(cost, drop)| Edge {
                             tail: u,
                             head: v,
                             cost,
-                            loss: loss.unwrap_or_default(),
+                            drop: drop.unwrap_or_default(),
                         })
                     },
                 )
@@ -39,9 +39,9 @@ fn problems(reach: i64) -> impl Strategy<Value = Problem> {
             offsets.push(offsets[offsets.len() - 1] + count);
         }
         (Just(offsets), table(), table(), table(), edges).prop_map(
-            |(offsets, cost, loss, size, edges)| {
+            |(offsets, cost, drop, size, edges)| {
                 let edges = edges.into_iter().flatten().collect();
-                Problem::new(offsets, cost, loss, size, edges).expect("valid by construction")
+                Problem::new(offsets, cost, drop, size, edges).expect("valid by construction")
             },
         )
     })
@@ -50,25 +50,25 @@ fn problems(reach: i64) -> impl Strategy<Value = Problem> {
 /// Knapsacks whose every step saves what it uses, and ten more: bounds can be rounded.
 fn correlated() -> impl Strategy<Value = Problem> {
     prop::collection::vec(prop::collection::vec(1..30_i64, 1..5), 1..7).prop_map(|layers| {
-        let (mut offsets, mut cost, mut loss) = (vec![0], Vec::new(), Vec::new());
+        let (mut offsets, mut cost, mut drop) = (vec![0], Vec::new(), Vec::new());
         for steps in &layers {
             let mut used = 0;
             for (step, count) in steps.iter().zip(0..) {
                 used += step;
-                loss.push(used);
+                drop.push(used);
                 cost.push(500 - used - 10 * count);
             }
             offsets.push(cost.len());
         }
-        let size = loss.iter().map(|used| used * used % 17).collect();
-        Problem::new(offsets, cost, loss, size, Vec::new()).expect("valid by construction")
+        let size = drop.iter().map(|used| used * used % 17).collect();
+        Problem::new(offsets, cost, drop, size, Vec::new()).expect("valid by construction")
     })
 }
 
 fn tasks(reach: i64) -> impl Strategy<Value = Task> {
     let limit = move || prop::option::of(0..=reach * 4);
-    (0..3_usize, limit(), limit(), limit()).prop_map(|(objective, cost, loss, size)| {
-        let mut limits = [cost, loss, size];
+    (0..3_usize, limit(), limit(), limit()).prop_map(|(objective, cost, drop, size)| {
+        let mut limits = [cost, drop, size];
         limits[objective] = None;
         Task { objective: Measure::ALL[objective], limits }
     })
@@ -166,13 +166,13 @@ proptest! {
         problem in problems(9),
         a in 0.0..50.0_f64,
         b in 0.0..2.0_f64,
-        loss in prop::option::of(0..40_i64),
+        drop in prop::option::of(0..40_i64),
         size in prop::option::of(0..40_i64),
     ) {
-        let fits = |v: &[i64; 3]| loss.is_none_or(|l| v[1] <= l) && size.is_none_or(|s| v[2] <= s);
+        let fits = |v: &[i64; 3]| drop.is_none_or(|l| v[1] <= l) && size.is_none_or(|s| v[2] <= s);
         let values: Vec<[i64; 3]> = plans(&problem).map(|plan| problem.evaluate(&plan)).collect();
         let found =
-            solve_weighted(&problem, (a, b), [None, loss, size], &Options::default(), &|| false);
+            solve_weighted(&problem, (a, b), [None, drop, size], &Options::default(), &|| false);
         let inside: Vec<&[i64; 3]> = values.iter().filter(|v| fits(v)).collect();
         if inside.iter().any(|v| v[0] <= 0) {
             prop_assert!(found.is_err());
@@ -230,7 +230,7 @@ fn mistakes_are_errors() {
         Problem::new(offsets.to_vec(), cost.to_vec(), cost.to_vec(), Vec::new(), edges.to_vec())
     };
     let edge =
-        |tail, head, cost: &[i64]| Edge { tail, head, cost: cost.to_vec(), loss: Vec::new() };
+        |tail, head, cost: &[i64]| Edge { tail, head, cost: cost.to_vec(), drop: Vec::new() };
     assert_eq!(make(&[0], &[], &[]), Err(Error::NoLayers));
     assert_eq!(make(&[0, 0], &[], &[]), Err(Error::NoChoices { layer: 0 }));
     assert!(matches!(make(&[0, 2], &[1], &[]), Err(Error::Length { .. })));
@@ -247,7 +247,7 @@ fn mistakes_are_errors() {
         Error::NegativeBudget { .. }
     ));
     assert!(matches!(
-        fails(Task { objective: Measure::Loss, limits: [None, Some(1), None] }),
+        fails(Task { objective: Measure::Drop, limits: [None, Some(1), None] }),
         Error::BudgetOnObjective { .. }
     ));
     assert_eq!(fails(Task { objective: Measure::Size, limits: [None; 3] }), Error::NoSizes);

@@ -15,7 +15,7 @@ fn chain(layers: usize, choices: usize) -> Problem {
     let table = |salt| (0..choices * layers).map(|at| noise(at, salt)).collect::<Vec<_>>();
     let matrix = |salt: usize| (0..choices * choices).map(|at| noise(at, salt) / 9).collect();
     let edges = (1..layers)
-        .map(|head| Edge { tail: head - 1, head, cost: matrix(head), loss: Vec::new() })
+        .map(|head| Edge { tail: head - 1, head, cost: matrix(head), drop: Vec::new() })
         .collect();
     let offsets = (0..=layers).map(|i| choices * i).collect();
     Problem::new(offsets, table(0), table(10), table(22), edges).expect("valid tables")

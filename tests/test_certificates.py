@@ -34,7 +34,7 @@ def problems(draw):
         edges.append((u, v, *cost))
     size = draw(st.none() | st.just(0))
     problem = Problem(table(9), table(9), None if size is None else table(5), edges)
-    budgets = {"max_loss": draw(st.none() | st.integers(0, 20))}
+    budgets = {"max_drop": draw(st.none() | st.integers(0, 20))}
     if size is not None:
         budgets["max_size"] = draw(st.none() | st.integers(0, 12))
     return problem, budgets
@@ -54,7 +54,7 @@ def forged(draw, certificate):
         if name == "status":
             fields[name] = draw(st.sampled_from(STATUSES) | ANYTHING)
         elif name == "minimize":
-            fields[name] = draw(st.sampled_from(["cost", "loss", "size"]) | ANYTHING)
+            fields[name] = draw(st.sampled_from(["cost", "drop", "size"]) | ANYTHING)
         elif name == "bound":
             fields[name] = draw(ANYTHING)
         elif name == "proof" and isinstance(value, list):
@@ -102,7 +102,7 @@ def is_true(problem, budgets, certificate):
     """Whether all that a certificate says holds, by enumeration."""
     plans = itertools.product(*map(range, problem.n_choices))
     values = {plan: tuple(problem.core.evaluate(list(plan))) for plan in plans}
-    limits = (None, budgets.get("max_loss"), budgets.get("max_size"))
+    limits = (None, budgets.get("max_drop"), budgets.get("max_size"))
 
     def fits(value):
         return all(b is None or v <= b for v, b in zip(value, limits, strict=True))
@@ -147,7 +147,7 @@ def test_no_certificate_of_another_question_is_accepted(data):
     assume(other != budgets)
     certificate = solve(problem, **budgets).certificate
     assert not check(problem, certificate, **other).ok
-    assert not check(problem, certificate, minimize="loss", max_size=budgets.get("max_size")).ok
+    assert not check(problem, certificate, minimize="drop", max_size=budgets.get("max_size")).ok
 
 
 @pytest.mark.parametrize(
@@ -166,9 +166,9 @@ def test_no_certificate_of_another_question_is_accepted(data):
         ({"status": "time_limit", "bound": 8, "proof": ()}, "above the plan's"),
         ({"status": "proved"}, "not one of"),
         ({"status": None}, "not one of"),
-        ({"minimize": "loss"}, "minimises the loss"),
-        ({"limits": (None, None, None)}, "loss budget is None, not 4"),
-        ({"limits": (None, 5, None)}, "loss budget is 5, not 4"),
+        ({"minimize": "drop"}, "minimises the drop"),
+        ({"limits": (None, None, None)}, "drop budget is None, not 4"),
+        ({"limits": (None, 5, None)}, "drop budget is 5, not 4"),
         ({"limits": (None, 4)}, "not three"),
         ({"values": (4, 3, 0)}, "measures (4, 4, 0)"),
         ({"choices": (1,)}, "1 choices for 2 layers"),
@@ -187,7 +187,7 @@ def test_no_certificate_of_another_question_is_accepted(data):
     ],
 )
 def test_forged_certificates_are_refused_with_a_sentence(change, said):
-    certificate = solve(SMALL, max_loss=4).certificate
+    certificate = solve(SMALL, max_drop=4).certificate
     assert check(SMALL, certificate, 4).ok
     verdict = check(SMALL, dataclasses.replace(certificate, **change), 4)
     assert not verdict.ok
@@ -196,18 +196,18 @@ def test_forged_certificates_are_refused_with_a_sentence(change, said):
 
 def test_a_proof_that_would_take_forever_is_refused_soon():
     case = network(60, 4, 2)
-    problem = Problem(case.cost, case.loss, case.size)
-    honest = solve(problem, max_loss=case.max_loss).certificate
+    problem = Problem(case.cost, case.drop, case.size)
+    honest = solve(problem, max_drop=case.max_drop).certificate
     endless = (Proof((0, 0, 0), "enumerated"),)
     forged = dataclasses.replace(honest, proof=endless)
-    verdict = check(problem, forged, case.max_loss, max_work=200_000)
+    verdict = check(problem, forged, case.max_drop, max_work=200_000)
     assert not verdict.ok
     assert "more than 200000 steps" in verdict.failures[0]
-    assert not check(problem, honest, case.max_loss, max_work=100).ok
+    assert not check(problem, honest, case.max_drop, max_work=100).ok
 
 
 def test_what_is_no_certificate_is_an_error():
-    certificate = solve(SMALL, max_loss=4).certificate
+    certificate = solve(SMALL, max_drop=4).certificate
     for arguments in (
         (None, certificate, 4),
         (SMALL, None, 4),

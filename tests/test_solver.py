@@ -50,19 +50,19 @@ def test_measured_searches_let_exceptions_through():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"cost": [], "loss": []}, "no layers"),
-        ({"cost": [[1, 2], []], "loss": [[1, 2], []]}, "no choices"),
-        ({"cost": [[1, 2]], "loss": [[1]]}, "2 costs but 1 loss"),
-        ({"cost": [[1.0, float("nan")]], "loss": [[1, 2]]}, "nan"),
-        ({"cost": [[1.0, float("inf")]], "loss": [[1, 2]]}, "inf"),
-        ({"cost": [[2**60, 1]], "loss": [[1, 2]]}, "overflow"),
-        ({"cost": [[1, 2]] * 2, "loss": [[1, 2]] * 2, "edges": [(0, 2, [[1]])]}, "names layer 2"),
-        ({"cost": [[1]] * 2, "loss": [[1]] * 2, "edges": [(1, 1, [[1]])]}, "to itself"),
-        ({"cost": [[1, 2]] * 2, "loss": [[1, 2]] * 2, "edges": [(0, 1, [[1]])]}, r"\(2, 2\)"),
-        ({"cost": [[1, 2]], "loss": [[1, 2]], "edges": None}, "edges is a NoneType"),
-        ({"cost": np.zeros((0, 3)), "loss": np.zeros((0, 3))}, r"the shape \(0, 3\)"),
-        ({"cost": np.zeros((3, 0)), "loss": np.zeros((3, 0))}, r"the shape \(3, 0\)"),
-        ({"cost": [[1.0]], "loss": [[1.0]], "loss_scale": "x"}, "loss_scale is x"),
+        ({"cost": [], "drop": []}, "no layers"),
+        ({"cost": [[1, 2], []], "drop": [[1, 2], []]}, "no choices"),
+        ({"cost": [[1, 2]], "drop": [[1]]}, "2 costs but 1 drop"),
+        ({"cost": [[1.0, float("nan")]], "drop": [[1, 2]]}, "nan"),
+        ({"cost": [[1.0, float("inf")]], "drop": [[1, 2]]}, "inf"),
+        ({"cost": [[2**60, 1]], "drop": [[1, 2]]}, "overflow"),
+        ({"cost": [[1, 2]] * 2, "drop": [[1, 2]] * 2, "edges": [(0, 2, [[1]])]}, "names layer 2"),
+        ({"cost": [[1]] * 2, "drop": [[1]] * 2, "edges": [(1, 1, [[1]])]}, "to itself"),
+        ({"cost": [[1, 2]] * 2, "drop": [[1, 2]] * 2, "edges": [(0, 1, [[1]])]}, r"\(2, 2\)"),
+        ({"cost": [[1, 2]], "drop": [[1, 2]], "edges": None}, "edges is a NoneType"),
+        ({"cost": np.zeros((0, 3)), "drop": np.zeros((0, 3))}, r"the shape \(0, 3\)"),
+        ({"cost": np.zeros((3, 0)), "drop": np.zeros((3, 0))}, r"the shape \(3, 0\)"),
+        ({"cost": [[1.0]], "drop": [[1.0]], "drop_scale": "x"}, "drop_scale is x"),
     ],
 )
 def test_bad_input_is_an_error(arguments, message):
@@ -72,38 +72,38 @@ def test_bad_input_is_an_error(arguments, message):
 
 def test_infeasible_names_the_nearest_feasible_value():
     problem = Problem([[1, 2], [1, 2]], [[5, 3], [5, 3]], [[1, 9], [1, 9]])
-    found = solve(problem, max_loss=5)
-    assert (found.status, found.choices, found.nearest) == ("infeasible", (), ("loss", 6))
+    found = solve(problem, max_drop=5)
+    assert (found.status, found.choices, found.nearest) == ("infeasible", (), ("drop", 6))
     assert check(problem, found.certificate, 5).ok
-    assert solve(problem, max_loss=6).status == "optimal"
-    both = solve(problem, max_loss=8, max_size=9)
+    assert solve(problem, max_drop=6).status == "optimal"
+    both = solve(problem, max_drop=8, max_size=9)
     assert both.nearest == ("size", 10)
     assert check(problem, both.certificate, 8, 9).ok
-    assert solve(problem, max_loss=8, max_size=10).choices in {(0, 1), (1, 0)}
+    assert solve(problem, max_drop=8, max_size=10).choices in {(0, 1), (1, 0)}
 
 
 def test_floats_keep_twelve_digits_and_do_not_lose_the_plan_at_the_budget():
     rng = np.random.default_rng(0)
-    cost, loss = rng.random((30, 3)), rng.random((30, 3))
-    problem = Problem(cost, loss)
+    cost, drop = rng.random((30, 3)), rng.random((30, 3))
+    problem = Problem(cost, drop)
     for choice in range(3):
-        budget = float(loss[:, choice].sum())
-        found = solve(problem, max_loss=budget)
+        budget = float(drop[:, choice].sum())
+        found = solve(problem, max_drop=budget)
         picked = np.array(found.choices)
         rows = np.arange(30)
         assert found.cost == pytest.approx(cost[rows, picked].sum(), rel=1e-10)
-        assert loss[rows, picked].sum() <= budget * (1 + 1e-10)
+        assert drop[rows, picked].sum() <= budget * (1 + 1e-10)
         assert found.cost <= cost[:, choice].sum() * (1 + 1e-10)
-        assert solve(problem, max_loss=found.loss).cost == found.cost
+        assert solve(problem, max_drop=found.drop).cost == found.cost
     assert problem.scales["cost"] == 2.0 ** round(np.log2(problem.scales["cost"]))
-    assert Problem(cost, loss, cost_scale=1e3).scales["cost"] == 1e3
+    assert Problem(cost, drop, cost_scale=1e3).scales["cost"] == 1e3
 
 
 def test_same_problem_same_bytes():
     case = network(54, 4, 3, graph="chain")
     first, second = (
-        solve(problem, max_loss=case.max_loss, max_size=int(case.size.sum() // 4))
-        for problem in (Problem(case.cost, case.loss, case.size, case.edges) for _ in range(2))
+        solve(problem, max_drop=case.max_drop, max_size=int(case.size.sum() // 4))
+        for problem in (Problem(case.cost, case.drop, case.size, case.edges) for _ in range(2))
     )
     assert first.certificate == second.certificate
 
@@ -112,10 +112,10 @@ def test_same_problem_same_bytes():
 @pytest.mark.parametrize("graph", ["none", "chain"])
 def test_heuristics_lie_between_the_optimum_and_the_best_uniform_plan(method, graph):
     case = network(54, 4, 0, graph=graph)
-    problem, budget = Problem(case.cost, case.loss, case.size, case.edges), case.max_loss
+    problem, budget = Problem(case.cost, case.drop, case.size, case.edges), case.max_drop
     uniform = [problem.core.evaluate([k] * 54) for k in range(4)]
     best = min(u[0] for u in uniform if u[1] <= budget)
-    exact, found = solve(problem, max_loss=budget), solve(problem, max_loss=budget, method=method)
+    exact, found = solve(problem, max_drop=budget), solve(problem, max_drop=budget, method=method)
     assert found.status == "heuristic"
     assert exact.cost <= found.cost <= best
     assert found.bound <= exact.cost
@@ -129,7 +129,7 @@ def hard():
     weight, other = np.cumsum(rng.integers(1, 10**5, (2, 3000, 8)), 2)
     cost = (weight + other).max() - weight - other + 10 * np.arange(8)[::-1]
     budget = int((weight.min(1).sum() + weight.max(1).sum()) // 2)
-    return Problem(cost, weight, other), {"max_loss": budget, "max_size": budget}
+    return Problem(cost, weight, other), {"max_drop": budget, "max_size": budget}
 
 
 @pytest.mark.parametrize("limit", ["node_limit", "time_limit"])
@@ -139,7 +139,7 @@ def test_limits_return_plan_bound_and_reason(limit):
     assert found.status == limit
     assert found.bound < found.cost
     assert 0 < found.gap < 1
-    assert found.loss <= budgets["max_loss"]
+    assert found.drop <= budgets["max_drop"]
     assert found.size <= budgets["max_size"]
 
 
@@ -184,17 +184,17 @@ def test_the_interpreter_runs_while_solving():
 def test_weighted_objective_agrees_with_enumeration():
     rng = np.random.default_rng(0)
     for _ in range(20):
-        cost, loss = rng.integers(1, 100, (5, 3)), rng.random((5, 3))
+        cost, drop = rng.integers(1, 100, (5, 3)), rng.random((5, 3))
         edge = (0, 3, rng.integers(0, 30, (3, 3)))
-        problem = Problem(cost, loss, edges=[edge])
+        problem = Problem(cost, drop, edges=[edge])
         plans = np.array(list(itertools.product(range(3), repeat=5)))
         rows = np.arange(5)
         costs = cost[rows, plans].sum(1) + edge[2][plans[:, 0], plans[:, 3]]
-        losses = loss[rows, plans].sum(1)
+        drops = drop[rows, plans].sum(1)
         for lam, budget in itertools.product((0, 0.3, 0.9, 1), (None, 2.0)):
-            values = -lam * costs[0] / costs + (1 - lam) * losses
-            fits = losses <= (np.inf if budget is None else budget)
-            found = solve_weighted(problem, 1e6, lam, max_loss=budget)
+            values = -lam * costs[0] / costs + (1 - lam) * drops
+            fits = drops <= (np.inf if budget is None else budget)
+            found = solve_weighted(problem, 1e6, lam, max_drop=budget)
             if not fits.any():
                 assert found.status == "infeasible"
                 continue
@@ -206,15 +206,15 @@ def test_weighted_objective_agrees_with_enumeration():
 
 def test_frontier_is_what_a_sweep_of_budgets_finds():
     case = network(12, 4, 0, graph="chain")
-    problem = Problem(case.cost, case.loss, case.size, case.edges)
+    problem = Problem(case.cost, case.drop, case.size, case.edges)
     exact, supported = frontier(problem), frontier(problem, exact=False)
-    assert (np.diff(exact.loss) > 0).all()
+    assert (np.diff(exact.drop) > 0).all()
     assert (np.diff(exact.cost) < 0).all()
     for point in range(0, len(exact), max(1, len(exact) // 50)):
         plan = exact.plan(point)
-        assert (plan.cost, plan.loss) == (exact.cost[point], exact.loss[point])
-    assert set(supported.loss.tolist()) <= set(exact.loss.tolist())
-    assert exact.loss[0] == solve(problem, minimize="loss").loss
+        assert (plan.cost, plan.drop) == (exact.cost[point], exact.drop[point])
+    assert set(supported.drop.tolist()) <= set(exact.drop.tolist())
+    assert exact.drop[0] == solve(problem, minimize="drop").drop
     assert exact.cost[-1] == solve(problem).cost
     with pytest.raises(InputError, match="max_points"):
         frontier(problem, max_points=3)
@@ -223,19 +223,19 @@ def test_frontier_is_what_a_sweep_of_budgets_finds():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"max_loss": -1}, "negative"),
-        ({"max_loss": float("nan")}, "finite"),
+        ({"max_drop": -1}, "negative"),
+        ({"max_drop": float("nan")}, "finite"),
         ({"max_size": 3}, "no sizes"),
-        ({"max_loss": 3, "minimize": "loss"}, "both minimised and limited"),
-        ({"minimize": "time"}, "cost, loss or size"),
+        ({"max_drop": 3, "minimize": "drop"}, "both minimised and limited"),
+        ({"minimize": "time"}, "cost, drop or size"),
         ({"method": "magic"}, "unknown method"),
         ({"time_limit": -1}, "time_limit"),
         ({"node_limit": -1}, "node_limit"),
-        ({"max_loss": "1"}, "max_loss"),
-        ({"max_loss": [1]}, "max_loss"),
-        ({"max_loss": 10**400}, "max_loss"),
+        ({"max_drop": "1"}, "max_drop"),
+        ({"max_drop": [1]}, "max_drop"),
+        ({"max_drop": 10**400}, "max_drop"),
         ({"max_cost": True}, "max_cost"),
-        ({"minimize": None}, "cost, loss or size"),
+        ({"minimize": None}, "cost, drop or size"),
         ({"time_limit": "1"}, "time_limit"),
         ({"time_limit": float("nan")}, "time_limit"),
         ({"node_limit": 1.5}, "node_limit"),
@@ -297,7 +297,7 @@ def test_exhaustive_search_refuses_what_would_not_end():
 def test_dense_edges_are_an_error_that_says_so():
     edges = [(u, v, np.ones((4, 4), np.int64)) for u in range(20) for v in range(u)]
     with pytest.raises(InputError, match="too dense"):
-        solve(Problem([[1, 2, 3, 4]] * 20, [[4, 3, 2, 1]] * 20, edges=edges), max_loss=50)
+        solve(Problem([[1, 2, 3, 4]] * 20, [[4, 3, 2, 1]] * 20, edges=edges), max_drop=50)
 
 
 def dense_chain(layers=60, choices=60):
@@ -308,7 +308,7 @@ def dense_chain(layers=60, choices=60):
         for i in range(layers - 1)
     ]
     tables = rng.integers(1, 10**6, (2, layers, choices))
-    return Problem(*tables, edges=edges), {"max_loss": 10**5 * layers}
+    return Problem(*tables, edges=edges), {"max_drop": 10**5 * layers}
 
 
 @pytest.mark.parametrize("method", ["exact", "greedy", "coordinate"])
@@ -324,11 +324,11 @@ def test_a_time_limit_with_edges_leaves_a_plan_and_says_what_is_proved(method, l
 
 def test_no_plan_within_the_limit_is_not_infeasible():
     problem, _ = dense_chain()
-    found = solve(problem, max_loss=60 * 10**4, time_limit=0)
+    found = solve(problem, max_drop=60 * 10**4, time_limit=0)
     assert (found.status, found.outcome, found.nearest) == ("time_limit", "unknown", None)
     assert found.bound is None
-    assert check(problem, found.certificate, max_loss=60 * 10**4).ok
-    assert solve(problem, max_loss=0, time_limit=60).outcome == "infeasible"
+    assert check(problem, found.certificate, max_drop=60 * 10**4).ok
+    assert solve(problem, max_drop=0, time_limit=60).outcome == "infeasible"
 
 
 @pytest.mark.usefixtures("interruptible")
@@ -337,7 +337,7 @@ def test_ctrl_c_arrives_soon_in_every_sweep(choices):
     """The work between two looks at signals is short, as the thread's processor time has it."""
     layers = 60 if choices > 2 else 100_000
     problem, budgets = (
-        dense_chain(layers, choices) if choices > 2 else (wide(layers), {"max_loss": 3 * layers})
+        dense_chain(layers, choices) if choices > 2 else (wide(layers), {"max_drop": 3 * layers})
     )
     for wait in (0.0, 0.02, 0.1):
         started = []

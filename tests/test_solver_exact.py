@@ -26,15 +26,15 @@ def test_networks_agree_with_highs(seed):
 
 @pytest.mark.parametrize("seed", range(42))
 def test_every_objective_agrees_with_exhaustive_search(seed):
-    _, (cost, loss, size, edges) = small(seed)
-    problem = Problem(cost, loss, size, edges)
+    _, (cost, drop, size, edges) = small(seed)
+    problem = Problem(cost, drop, size, edges)
     r = np.random.default_rng(seed)
-    largest = [max(1, int(sum(t.max() for t in table))) for table in (cost, loss, size)]
+    largest = [max(1, int(sum(t.max() for t in table))) for table in (cost, drop, size)]
     a, b = (int(r.integers(0, largest[m])) for m in (0, 1))
     for minimize, budgets in [
-        ("loss", {"max_cost": a}),
-        ("size", {"max_cost": a, "max_loss": b}),
-        ("loss", {"max_cost": a, "max_size": int(r.integers(0, largest[2]))}),
+        ("drop", {"max_cost": a}),
+        ("size", {"max_cost": a, "max_drop": b}),
+        ("drop", {"max_cost": a, "max_size": int(r.integers(0, largest[2]))}),
     ]:
         want = solve(problem, minimize=minimize, method="exhaustive", **budgets)
         got = solve(problem, minimize=minimize, **budgets)
@@ -46,12 +46,12 @@ def test_every_objective_agrees_with_exhaustive_search(seed):
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_certificates_of_real_sizes_are_verified(graph):
     case = network(54, 4, 1, graph=graph)
-    problem = Problem(case.cost, case.loss, case.size, case.edges)
-    found = solve(problem, max_loss=case.max_loss)
-    verdict = check(problem, found.certificate, case.max_loss)
+    problem = Problem(case.cost, case.drop, case.size, case.edges)
+    found = solve(problem, max_drop=case.max_drop)
+    verdict = check(problem, found.certificate, case.max_drop)
     assert verdict.ok
     assert verdict.bound == found.cost == verdict.values[0]
-    lagrangian = check(problem, found.certificate, case.max_loss, replay=False)
+    lagrangian = check(problem, found.certificate, case.max_drop, replay=False)
     assert lagrangian.bound <= found.cost
     assert lagrangian.ok == (lagrangian.bound == found.cost)
 
@@ -59,9 +59,9 @@ def test_certificates_of_real_sizes_are_verified(graph):
 @pytest.mark.parametrize("graph", ["none", "residual"])
 def test_two_budgets_are_proved_by_bounds(graph):
     case = network(54, 4, 2, graph=graph)
-    problem = Problem(case.cost, case.loss, case.size, case.edges)
-    size = int(0.97 * solve(problem, max_loss=case.max_loss).size)
-    budgets = {"max_loss": 2 * case.max_loss, "max_size": size}
+    problem = Problem(case.cost, case.drop, case.size, case.edges)
+    size = int(0.97 * solve(problem, max_drop=case.max_drop).size)
+    budgets = {"max_drop": 2 * case.max_drop, "max_size": size}
     found = solve(problem, **budgets)
     assert found.status == "optimal"
     verdict = check(problem, found.certificate, **budgets, replay=False)
@@ -72,8 +72,8 @@ def test_two_budgets_are_proved_by_bounds(graph):
 @pytest.mark.parametrize("limit", [0, 1, 2, 4, 8, 16, 32, 64, 128])
 def test_interrupted_proofs_prove_what_they_say(limit):
     case = network(54, 4, 3, minimize="time")
-    problem = Problem(case.cost, case.loss, case.size)
-    budgets = {"max_loss": case.max_loss, "max_size": case.max_size}
+    problem = Problem(case.cost, case.drop, case.size)
+    budgets = {"max_drop": case.max_drop, "max_size": case.max_size}
     best = solve(problem, **budgets)
     found = solve(problem, **budgets, node_limit=limit)
     assert found.bound <= best.cost <= found.cost
@@ -85,12 +85,12 @@ def test_interrupted_proofs_prove_what_they_say(limit):
 @pytest.mark.parametrize("seed", range(3))
 def test_strongly_correlated_knapsacks_are_proved_by_rounding(seed):
     case = pisinger("strongly", seed, layers=60, reach=1000)
-    problem = Problem(case.cost, case.loss)
-    found = solve(problem, max_loss=case.max_loss)
-    verdict = check(problem, found.certificate, case.max_loss, replay=False)
+    problem = Problem(case.cost, case.drop)
+    found = solve(problem, max_drop=case.max_drop)
+    verdict = check(problem, found.certificate, case.max_drop, replay=False)
     assert verdict.ok
     assert verdict.bound == found.cost
     odd = case.cost.copy()
     odd[0, 0] += 1  # nothing to round to any more
-    other = check(Problem(odd, case.loss), found.certificate, case.max_loss, replay=False)
+    other = check(Problem(odd, case.drop), found.certificate, case.max_drop, replay=False)
     assert other.bound < found.cost

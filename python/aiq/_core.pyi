@@ -32,7 +32,7 @@ class Problem:
         cls,
         lengths: list[int],
         cost: _Ints,
-        loss: _Ints,
+        drop: _Ints,
         size: _Ints | None,
         edges: Iterable[tuple[object, ...]],
     ) -> Problem: ...

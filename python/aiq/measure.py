@@ -9,7 +9,7 @@ users see them as well.
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -26,6 +26,7 @@ Call = Callable[[], object]
 Clock = Callable[[], float]
 _WINDOW = 5
 """Number of turns whose median has to settle before the warm-up ends."""
+_RESAMPLES = 2000
 
 
 class Verdict(StrEnum):
@@ -108,6 +109,8 @@ class Comparison:
         ``None`` if the system does not report it.
     machine
         Description of the machine by `aiq.machine.describe`.
+    seed
+        Seed of the random draws.
     """
 
     timings: tuple[Timing, ...]
@@ -118,6 +121,7 @@ class Comparison:
     threads: int
     steal: float | None
     machine: Mapping[str, Any]
+    seed: int = 0
 
     def __getitem__(self, name: str) -> Timing:
         """Return the timing of the candidate `name`."""
@@ -134,7 +138,7 @@ class Comparison:
         turns of a round, so the ratio varies less than the times. The bootstrap resamples rounds.
         """
         fast, slow = self[name].samples, self[against or self.baseline].samples
-        return _ratio(slow, fast, self.confidence)
+        return _ratio(slow, fast, self.confidence, self.seed)
 
     def levelled(self) -> dict[str, float]:
         """Return the seconds per call of each candidate at one common speed of the machine.
@@ -211,7 +215,7 @@ def compare_timing(
         Number of threads, which are pinned to as many processors; by default all processors that
         the process may use. It should be the number for which the programs were compiled.
     seed
-        Seed of the random order of turns within each round.
+        Seed of the order of turns within each round, and of the bootstrap.
     clock
         Function that returns the current time in seconds.
     progress
@@ -243,14 +247,14 @@ def compare_timing(
         Timing(
             name=name,
             batch=batch,
-            seconds=_median(samples[name], confidence),
+            seconds=_median(samples[name], confidence, seed),
             calls_per_sample=_calls(typical[name]),
             samples=tuple(samples[name]),
             steady=steady[name],
         )
         for name in candidates
     )
-    itself = _ratio(samples[base], samples[_AGAIN], confidence)
+    itself = _ratio(samples[base], samples[_AGAIN], confidence, seed)
     return Comparison(
         timings=timings,
         baseline=base,
@@ -260,6 +264,7 @@ def compare_timing(
         threads=used,
         steal=stolen,
         machine=machine.describe(),
+        seed=seed,
     )
 
 
@@ -327,17 +332,7 @@ def _enough(
 
 
 def _turn(call: Call, seconds: float, clock: Clock) -> float:
-    """Return the seconds per call in one sample.
-
-    Parameters
-    ----------
-    call
-        Function to call.
-    seconds
-        Typical seconds of a call, from which the number of calls follows.
-    clock
-        Function that returns the current time in seconds.
-    """
+    """Return the seconds per call in one sample; `seconds` is a typical value."""
     calls = _calls(seconds)
     if seconds < _OWN_CACHE:
         for _ in range(_calls(seconds, _REFILL)):
@@ -376,16 +371,13 @@ def _settled(past: list[float], tolerance: float) -> bool:
     return bool(abs(now - before) <= tolerance * before)
 
 
-_RESAMPLES = 2000
-
-
-def _ratio(above: Sequence[float], below: Sequence[float], confidence: float) -> Interval:
+def _ratio(above: npt.ArrayLike, below: npt.ArrayLike, confidence: float, seed: int) -> Interval:
     # In logarithms, so that the ratio with the two exchanged is the reciprocal.
-    found = _median(np.log(above) - np.log(below), confidence)
+    found = _median(np.log(above) - np.log(below), confidence, seed)
     return Interval(*(math.exp(value) for value in (found.value, found.low, found.high)))
 
 
-def _median(samples: npt.ArrayLike, confidence: float) -> Interval:
+def _median(samples: npt.ArrayLike, confidence: float, seed: int) -> Interval:
     values = np.asarray(samples, dtype=np.float64)
     value = float(np.median(values))
     result = bootstrap(
@@ -394,7 +386,7 @@ def _median(samples: npt.ArrayLike, confidence: float) -> Interval:
         n_resamples=_RESAMPLES,
         confidence_level=confidence,
         method="percentile",
-        rng=np.random.default_rng(0),
+        rng=seed,
     )
     low, high = result.confidence_interval
     return Interval(value, min(float(low), value), max(float(high), value))

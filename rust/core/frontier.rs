@@ -1,4 +1,4 @@
-//! The cheapest cost at every loss: exact (all Pareto points) or supported (the corners of its
+//! The cheapest cost at every drop: exact (all Pareto points) or supported (the corners of its
 //! convex hull).
 //!
 //! Exact: Nemhauser and Ullmann (1969). Layers joined by edges are contracted first, so that the
@@ -17,7 +17,7 @@ use crate::monitor::{Halt, Monitor, Stopped};
 use crate::point::{Point, add, dot};
 use crate::problem::Problem;
 
-/// Pareto points `(cost, loss)`: loss ascending, cost strictly descending. `None` if stopped.
+/// Pareto points `(cost, drop)`: drop ascending, cost strictly descending. `None` if stopped.
 ///
 /// # Errors
 /// [`Error::FrontierTooLarge`] past `max_points`, [`Error::TooDense`] for dense edges.
@@ -45,7 +45,7 @@ fn points(
     max_points: usize,
     monitor: &Monitor<'_>,
 ) -> Result<Vec<Point<2>>, Halt> {
-    let measures = [Measure::Cost, Measure::Loss];
+    let measures = [Measure::Cost, Measure::Drop];
     let instance = Instance::new(problem, measures, [i64::MAX; 2], monitor)?;
     Tree::check_size(&instance, monitor)?;
     let points = if exact {
@@ -95,7 +95,7 @@ fn exact_points(
     Ok(current)
 }
 
-/// Merge `first` with `second` moved by `by`, both in order of loss, dropping dominated points.
+/// Merge `first` with `second` moved by `by`, both in order of drop, dropping dominated points.
 fn merge_shifted(
     first: &[Point<2>],
     second: &[Point<2>],

@@ -45,17 +45,17 @@ impl<const M: usize> Instance<M> {
         limits: Point<M>,
         monitor: &Monitor<'_>,
     ) -> Result<Self, Stopped> {
-        let read = |[cost, loss, size]: [&[i64]; 3], at: usize| {
+        let read = |[cost, drop, size]: [&[i64]; 3], at: usize| {
             measures.map(|m| match m {
                 Measure::Cost => value(cost, at),
-                Measure::Loss => value(loss, at),
+                Measure::Drop => value(drop, at),
                 Measure::Size => value(size, at),
             })
         };
         Self::build(problem, limits, read, monitor)
     }
 
-    /// As [`new`](Self::new), but minimise a weighted sum of cost, loss and size.
+    /// As [`new`](Self::new), but minimise a weighted sum of cost, drop and size.
     pub(crate) fn weighted(
         problem: &Problem,
         weights: [i64; 3],
@@ -71,7 +71,7 @@ impl<const M: usize> Instance<M> {
         Self::build(problem, limits, read, monitor)
     }
 
-    /// `read` makes a point from one place in the tables of cost, loss and size.
+    /// `read` makes a point from one place in the tables of cost, drop and size.
     fn build(
         problem: &Problem,
         limits: Point<M>,

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! minimise    sum_i cost_i(x_i) + sum_(u,v) cost_uv(x_u, x_v)
-//! subject to  sum_i loss_i(x_i) + sum_(u,v) loss_uv(x_u, x_v)  <=  loss budget
+//! subject to  sum_i drop_i(x_i) + sum_(u,v) drop_uv(x_u, x_v)  <=  drop budget
 //!             sum_i size_i(x_i)                                <=  size budget
 //! ```
 //!

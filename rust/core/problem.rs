@@ -17,8 +17,8 @@ pub struct Edge {
     pub head: usize,
     /// Cost of each pair of choices.
     pub cost: Vec<i64>,
-    /// Loss of each pair of choices; empty means zero everywhere.
-    pub loss: Vec<i64>,
+    /// Drop of each pair of choices; empty means zero everywhere.
+    pub drop: Vec<i64>,
 }
 
 /// A validated, immutable problem in fixed-point integers.
@@ -27,14 +27,14 @@ pub struct Problem {
     offsets: Vec<usize>,
     tables: [Vec<i64>; 3],
     edges: Vec<Edge>,
-    /// Most that cost, loss and size of a plan can add up to, in absolute value.
+    /// Most that cost, drop and size of a plan can add up to, in absolute value.
     totals: [i64; 3],
 }
 
 impl Problem {
     /// Check the tables and build the problem.
     ///
-    /// The choices of layer `i` are `offsets[i]..offsets[i + 1]` in `cost`, `loss` and `size`; an
+    /// The choices of layer `i` are `offsets[i]..offsets[i + 1]` in `cost`, `drop` and `size`; an
     /// empty `size` means that there are no sizes.
     ///
     /// # Errors
@@ -42,7 +42,7 @@ impl Problem {
     pub fn new(
         offsets: Vec<usize>,
         cost: Vec<i64>,
-        loss: Vec<i64>,
+        drop: Vec<i64>,
         size: Vec<i64>,
         edges: Vec<Edge>,
     ) -> Result<Self, Error> {
@@ -59,7 +59,7 @@ impl Problem {
             }
         }
         let expected = offsets[offsets.len() - 1];
-        let tables = [cost, loss, size];
+        let tables = [cost, drop, size];
         for (table, measure) in tables.iter().zip(Measure::ALL) {
             let absent = measure == Measure::Size && table.is_empty();
             if table.len() != expected && !absent {
@@ -85,8 +85,8 @@ impl Problem {
             return Err(Error::SelfEdge { edge: position, layer: edge.tail });
         }
         let (rows, columns) = (self.n_choices(edge.tail), self.n_choices(edge.head));
-        for (matrix, measure) in [(&edge.cost, Measure::Cost), (&edge.loss, Measure::Loss)] {
-            let absent = measure == Measure::Loss && matrix.is_empty();
+        for (matrix, measure) in [(&edge.cost, Measure::Cost), (&edge.drop, Measure::Drop)] {
+            let absent = measure == Measure::Drop && matrix.is_empty();
             if matrix.len() != rows * columns && !absent {
                 let (tail, head, found) = (edge.tail, edge.head, matrix.len());
                 return Err(Error::EdgeShape {
@@ -168,7 +168,7 @@ impl Problem {
         !self.tables[Measure::Size as usize].is_empty()
     }
 
-    /// Exact `[cost, loss, size]` of a plan.
+    /// Exact `[cost, drop, size]` of a plan.
     #[must_use]
     pub fn evaluate(&self, choices: &[u16]) -> [i64; 3] {
         let mut total = [0; 3];
@@ -182,7 +182,7 @@ impl Problem {
             let columns = self.n_choices(edge.head);
             let at = usize::from(choices[edge.tail]) * columns + usize::from(choices[edge.head]);
             total[0] += edge.cost[at];
-            total[1] += edge.loss.get(at).copied().unwrap_or(0);
+            total[1] += edge.drop.get(at).copied().unwrap_or(0);
         }
         total
     }
@@ -194,7 +194,7 @@ impl Edge {
     pub fn values(&self, measure: Measure) -> &[i64] {
         match measure {
             Measure::Cost => &self.cost,
-            Measure::Loss => &self.loss,
+            Measure::Drop => &self.drop,
             Measure::Size => &[],
         }
     }

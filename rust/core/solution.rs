@@ -58,7 +58,7 @@ pub enum Closed {
     Open,
 }
 
-/// One subproblem: the weights of cost, loss and size that bound it, and how it was closed.
+/// One subproblem: the weights of cost, drop and size that bound it, and how it was closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Proof {
     /// Non-negative multipliers of the measures.
@@ -74,7 +74,7 @@ pub struct Solution {
     pub status: Status,
     /// The best plan found: one choice per layer.
     pub choices: Option<Vec<u16>>,
-    /// `[cost, loss, size]` of the plan.
+    /// `[cost, drop, size]` of the plan.
     pub values: [i64; 3],
     /// Proved lower bound on the objective; `None` when nothing is proved.
     pub bound: Option<i64>,

@@ -1,4 +1,4 @@
-//! The objective of arXiv 2512.14090: minimise `-a / cost + b * loss`, where arithmetic intensity
+//! The objective of arXiv 2512.14090: minimise `-a / cost + b * drop`, where arithmetic intensity
 //! is FLOPs / cost.
 //!
 //! It is concave in the cost, so over an interval of costs it lies above its chord, and a plan of
@@ -31,7 +31,7 @@ pub struct Weighted {
     pub status: Status,
     /// The best plan found.
     pub choices: Option<Vec<u16>>,
-    /// `[cost, loss, size]` of the plan.
+    /// `[cost, drop, size]` of the plan.
     pub values: [i64; 3],
     /// Its objective.
     pub value: f64,
@@ -52,7 +52,7 @@ struct Search<'a, 'b> {
     monitor: &'a Monitor<'b>,
 }
 
-/// Minimise `-a / cost + b * loss` within `limits` on cost, loss and size.
+/// Minimise `-a / cost + b * drop` within `limits` on cost, drop and size.
 ///
 /// # Errors
 /// [`Error::Weight`] unless `a` and `b` are finite and not negative, and every plan costs more
@@ -64,7 +64,7 @@ pub fn solve_weighted(
     options: &Options,
     stop: &dyn Fn() -> bool,
 ) -> Result<Weighted, Error> {
-    for (name, value) in [("the weight of the intensity", a), ("the weight of the loss", b)] {
+    for (name, value) in [("the weight of the intensity", a), ("the weight of the drop", b)] {
         if !(value.is_finite() && value >= 0.0) {
             let expected = "finite and not negative";
             return Err(Error::Weight { name, value: value.to_string(), expected });
@@ -87,7 +87,7 @@ pub fn solve_weighted(
         budgets,
         a,
         b,
-        totals: [Measure::Cost, Measure::Loss].map(|m| problem.largest_total(m).max(1) as f64),
+        totals: [Measure::Cost, Measure::Drop].map(|m| problem.largest_total(m).max(1) as f64),
         best: None,
         steps: 0,
         monitor,
@@ -110,8 +110,8 @@ impl Search<'_, '_> {
         if self.monitor.reason().is_some() {
             return Ok(self.finish(f64::NEG_INFINITY)); // the two plans may not be the extremes
         }
-        let least_loss = good[1] as f64;
-        let weakest = self.b * least_loss - self.a / cheap[0] as f64;
+        let least_drop = good[1] as f64;
+        let weakest = self.b * least_drop - self.a / cheap[0] as f64;
         let tolerance = TIE * (self.a / cheap[0] as f64 + self.b * self.totals[1]);
         let mut bound = f64::INFINITY;
         let mut pending = vec![(cheap[0], good[0].max(cheap[0]))];
@@ -125,7 +125,7 @@ impl Search<'_, '_> {
             }
             let under = |cost: i64| self.bound_at(cost, weights, least);
             let interval =
-                under(low).min(under(high)).max(self.b * least_loss - self.a / low as f64);
+                under(low).min(under(high)).max(self.b * least_drop - self.a / low as f64);
             let target = self.value();
             if interval >= target - tolerance {
                 bound = bound.min(interval);
@@ -145,7 +145,7 @@ impl Search<'_, '_> {
         Ok(self.finish(bound))
     }
 
-    /// A lower bound on the objective of plans of exactly this cost: a plan of least loss that
+    /// A lower bound on the objective of plans of exactly this cost: a plan of least drop that
     /// costs no more has at most this objective, and is evaluated on the way.
     fn at_most(&mut self, cost: i64) -> Result<f64, Error> {
         let before = self.budgets.clone();
@@ -165,15 +165,15 @@ impl Search<'_, '_> {
     /// A lower bound on the objective of plans of this cost, given the least weighted sum.
     fn bound_at(&self, cost: i64, weights: [i64; 2], least: i64) -> f64 {
         let rest = i128::from(least) - i128::from(weights[0]) * i128::from(cost);
-        let loss = if weights[1] > 0 { self.b * rest as f64 / weights[1] as f64 } else { 0.0 };
-        loss - self.a / cost as f64
+        let drop = if weights[1] > 0 { self.b * rest as f64 / weights[1] as f64 } else { 0.0 };
+        drop - self.a / cost as f64
     }
 
     fn value(&self) -> f64 {
         self.best.as_ref().map_or(f64::INFINITY, |best| best.0)
     }
 
-    /// Minimise `x * cost + y * loss` within the budgets: the integer weights used, the least sum
+    /// Minimise `x * cost + y * drop` within the budgets: the integer weights used, the least sum
     /// (or a bound on it), and the measures of the plan. `None` if infeasible or stopped.
     #[allow(clippy::type_complexity)]
     fn linear(&mut self, x: f64, y: f64) -> Result<Option<([i64; 2], i64, [i64; 3])>, Error> {
@@ -191,7 +191,7 @@ impl Search<'_, '_> {
                 self.search(weights, measures, [i64::MAX, one.1, two.1])?
             }
             _ => {
-                let measures = [Measure::Cost, Measure::Cost, Measure::Loss, Measure::Size];
+                let measures = [Measure::Cost, Measure::Cost, Measure::Drop, Measure::Size];
                 let limits = [i64::MAX, budgets[0].1, budgets[1].1, budgets[2].1];
                 self.search(weights, measures, limits)?
             }

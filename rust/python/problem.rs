@@ -10,7 +10,7 @@ use pyo3::types::PyTuple;
 
 use crate::error::{InputError, input_error};
 
-/// `(u, v, cost matrix, loss matrix)`, matrices row by row; an empty loss is zero everywhere.
+/// `(u, v, cost matrix, drop matrix)`, matrices row by row; an empty drop is zero everywhere.
 type FlatEdge = (usize, usize, Vec<i64>, Vec<i64>);
 
 /// A validated problem in fixed-point integers.
@@ -27,7 +27,7 @@ impl Problem {
         py: Python<'_>,
         lengths: Vec<usize>,
         cost: PyBuffer<i64>,
-        loss: PyBuffer<i64>,
+        drop: PyBuffer<i64>,
         size: Option<PyBuffer<i64>>,
         edges: &Bound<'_, PyAny>,
     ) -> PyResult<Self> {
@@ -36,13 +36,13 @@ impl Problem {
         for length in &lengths {
             offsets.push(offsets[offsets.len() - 1] + length);
         }
-        let (cost, loss) = (cost.to_vec(py)?, loss.to_vec(py)?);
+        let (cost, drop) = (cost.to_vec(py)?, drop.to_vec(py)?);
         let size = size.map_or(Ok(Vec::new()), |s| s.to_vec(py))?;
         let mut converted = Vec::new();
         for (position, edge) in edges.try_iter()?.enumerate() {
             converted.push(convert_edge(py, position, &edge?, &lengths)?);
         }
-        let inner = aiq_core::Problem::new(offsets, cost, loss, size, converted);
+        let inner = aiq_core::Problem::new(offsets, cost, drop, size, converted);
         Ok(Self { inner: Arc::new(inner.map_err(input_error)?) })
     }
 
@@ -66,24 +66,24 @@ impl Problem {
         self.inner.has_sizes()
     }
 
-    /// `(cost, loss, size)` of a plan that has one choice per layer.
+    /// `(cost, drop, size)` of a plan that has one choice per layer.
     fn evaluate(&self, choices: Vec<u16>) -> [i64; 3] {
         self.inner.evaluate(&choices)
     }
 
-    /// `(cost, loss, size)` of every choice, flat; size is empty if there are none.
+    /// `(cost, drop, size)` of every choice, flat; size is empty if there are none.
     fn tables(&self) -> (Vec<i64>, Vec<i64>, Vec<i64>) {
-        let [cost, loss, size] = Measure::ALL.map(|m| self.inner.table(m).to_vec());
-        (cost, loss, size)
+        let [cost, drop, size] = Measure::ALL.map(|m| self.inner.table(m).to_vec());
+        (cost, drop, size)
     }
 
     fn edges(&self) -> Vec<FlatEdge> {
-        let flat = |e: &aiq_core::Edge| (e.tail, e.head, e.cost.clone(), e.loss.clone());
+        let flat = |e: &aiq_core::Edge| (e.tail, e.head, e.cost.clone(), e.drop.clone());
         self.inner.edges().iter().map(flat).collect()
     }
 }
 
-/// An edge is `(u, v, cost)` or `(u, v, cost, loss)`; the loss may be `None`.
+/// An edge is `(u, v, cost)` or `(u, v, cost, drop)`; the drop may be `None`.
 fn convert_edge(
     py: Python<'_>,
     position: usize,
@@ -91,7 +91,7 @@ fn convert_edge(
     lengths: &[usize],
 ) -> PyResult<aiq_core::Edge> {
     let shape = || {
-        InputError::new_err(format!("edge {position} is not (u, v, cost) or (u, v, cost, loss)"))
+        InputError::new_err(format!("edge {position} is not (u, v, cost) or (u, v, cost, drop)"))
     };
     let edge = edge.cast::<PyTuple>().map_err(|_| PyTypeError::new_err("not a tuple"))?;
     if !(3..=4).contains(&edge.len()) {
@@ -122,6 +122,6 @@ fn convert_edge(
     };
     let cost = matrix(2, "cost")?;
     let absent = edge.len() < 4 || edge.get_item(3)?.is_none();
-    let loss = if absent { Vec::new() } else { matrix(3, "loss")? };
-    Ok(aiq_core::Edge { tail, head, cost, loss })
+    let drop = if absent { Vec::new() } else { matrix(3, "drop")? };
+    Ok(aiq_core::Edge { tail, head, cost, drop })
 }

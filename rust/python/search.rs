@@ -38,7 +38,7 @@ impl Solution {
         self.inner.choices.clone()
     }
 
-    /// `(cost, loss, size)` of the plan.
+    /// `(cost, drop, size)` of the plan.
     #[getter]
     fn values(&self) -> [i64; 3] {
         self.inner.values
@@ -81,7 +81,7 @@ impl Solution {
     }
 }
 
-/// Minimise `objective` within `limits`, the largest allowed (cost, loss, size).
+/// Minimise `objective` within `limits`, the largest allowed (cost, drop, size).
 #[pyfunction]
 #[pyo3(signature = (problem, objective, limits, method, time_limit, node_limit))]
 pub(crate) fn solve(
@@ -132,7 +132,7 @@ pub(crate) fn watched<T: Send>(
 pub(crate) fn measure(name: &str) -> PyResult<Measure> {
     let found = Measure::ALL.into_iter().find(|m| m.to_string() == name);
     found.ok_or_else(|| {
-        InputError::new_err(format!("cannot minimise {name:?}; use cost, loss or size"))
+        InputError::new_err(format!("cannot minimise {name:?}; use cost, drop or size"))
     })
 }
 

@@ -7,10 +7,10 @@ use crate::error::input_error;
 use crate::problem::Problem;
 use crate::search::{duration, watched};
 
-/// `(status, choices, (cost, loss, size), value, bound, linear problems solved, signal)`.
+/// `(status, choices, (cost, drop, size), value, bound, linear problems solved, signal)`.
 type WeightedRow = (&'static str, Option<Vec<u16>>, [i64; 3], f64, f64, u64, Option<PyErr>);
 
-/// Pareto points as `(costs, losses)`.
+/// Pareto points as `(costs, drops)`.
 #[pyfunction]
 pub(crate) fn frontier(
     py: Python<'_>,
@@ -26,7 +26,7 @@ pub(crate) fn frontier(
     Ok(points.map_err(input_error)?.unwrap_or_default().into_iter().unzip())
 }
 
-/// Minimise `-a / cost + b * loss` within the limits.
+/// Minimise `-a / cost + b * drop` within the limits.
 #[pyfunction]
 pub(crate) fn solve_weighted(
     py: Python<'_>,

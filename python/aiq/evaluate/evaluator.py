@@ -131,6 +131,8 @@ class Evaluator:
         Folder of a journal of all evaluations, so that none is run twice; ``None`` for no journal.
     executor
         A ``concurrent.futures`` executor that runs the chunks; ``None`` for this process.
+    seed
+        Seed of the random order in which samples are evaluated.
     progress
         Called with the name of the stage, the steps done, and the number of steps.
 
@@ -166,6 +168,7 @@ class Evaluator:
         memory: int = 2 * 2**30,
         cache: str | Path | None = None,
         executor: Executor | None = None,
+        seed: int = 0,
         progress: Progress | None = None,
     ) -> None:
         metrics.check(metric)
@@ -183,7 +186,8 @@ class Evaluator:
         self._batch = batch = None if self.trace.dynamic_batch else self.trace.graph.batch
         size = 1 if samples.whole else batch or _chunk_size(self.trace, memory)
         # In random order every chunk is a random sample, even of data sorted by class.
-        self._order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))
+        self._seed = seed
+        self._order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
         self._chunks = samples.at(self._order).chunks(size)
         seen = samples.part(0, CALIBRATION_SAMPLES)
         if calibration is not None:
@@ -364,6 +368,8 @@ class Evaluator:
             hashed.add(f"data {name}", leaf)
         if samples.dims != (0,) * len(samples.dims):
             hashed.add("batch_dim", (samples.dims, samples.target_dim))
+        if self._seed:  # journals of earlier versions are those of seed 0
+            hashed.add("seed", self._seed)
         self.runner.simulator.fingerprint(hashed)
         return hashed.hexdigest()
 

@@ -36,6 +36,8 @@ class AccuracyMeter:
         Evaluator of the network on the user's data.
     confidence
         Confidence of the upper limits of drops: 0.5 to below 1.
+    seed
+        Seed of the bootstrap, which gives the limits of scores other than 0 and 1.
 
     Attributes
     ----------
@@ -43,9 +45,9 @@ class AccuracyMeter:
         The evaluator that was given.
     """
 
-    def __init__(self, evaluator: Evaluator, confidence: float) -> None:
+    def __init__(self, evaluator: Evaluator, confidence: float, seed: int = 0) -> None:
         self.evaluator = evaluator
-        self._confidence = confidence
+        self._confidence, self._seed = confidence, seed
         self._known: dict[tuple[str, ...], Evaluation] = {}
         self._formats: dict[tuple[str, ...], Formats] = {}
 
@@ -115,7 +117,7 @@ class AccuracyMeter:
             plan=evaluation.accuracy,
             baseline=float(evaluation.baseline.mean()),
             samples=evaluation.samples,
-            drop_limit=0.0 if same else drop_limit(evaluation, self._confidence),
+            drop_limit=0.0 if same else drop_limit(evaluation, self._confidence, self._seed),
             confidence=self._confidence,
         )
 

@@ -186,7 +186,7 @@ def search(
     evaluator = stages.evaluator(trace, source, hardware, options, executor, report)
     found = _find(
         stages.task(tables, options),
-        None if evaluator is None else AccuracyMeter(evaluator, options.confidence),
+        None if evaluator is None else AccuracyMeter(evaluator, options.confidence, options.seed),
         options,
         drops=partial(stages.drop_table, trace, evaluator, source, choices.columns, options),
         bench=partial(stages.bench, model, trace, source, options),

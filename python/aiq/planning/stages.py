@@ -172,6 +172,7 @@ def evaluator(
         weight_bits=_kernel_bits(hardware, options),
         cache=options.cache_dir,
         executor=executor,
+        seed=options.seed,
         progress=progress,
     )
 

@@ -118,7 +118,7 @@ def measured(
     top
         Number of plans to time besides the uniform ones.
     seed
-        Seed of the random draws of costs.
+        Seed of the draws of costs and of the order of turns.
     progress
         Called with the name of the stage, the steps done, and the number of steps.
 
@@ -132,11 +132,11 @@ def measured(
         If the runtime compiles neither a uniform plan within the budgets nor the plan that was
         found.
     """
-    session = _Session(task, found, bench, meter, progress)
+    session = _Session(task, found, bench, meter, seed, progress)
     interrupted = False
     try:
         session.time_uniform(top)
-        session.time_others(top, np.random.default_rng(seed))
+        session.time_others(top)
         session.time_finalists()
         progress(STAGE, session.steps, session.steps)
     except KeyboardInterrupt:
@@ -153,10 +153,11 @@ class _Session:
         found: Outcome,
         bench: TimingBench,
         meter: AccuracyMeter | None,
+        seed: int,
         progress: Progress,
     ) -> None:
         self._task, self._found, self._bench, self._meter = task, found, bench, meter
-        self._progress = progress
+        self._seed, self._progress = seed, progress
         self._posterior = CostPosterior(task.tables.cost, bench.kinds)
         self._entries: dict[str, _Entry] = {}
         self._uniform: list[str] = []
@@ -185,8 +186,9 @@ class _Session:
             self._learn(name, timing[name].seconds.value)
             self._entries[name].against = self._reference
 
-    def time_others(self, top: int, rng: np.random.Generator) -> None:
+    def time_others(self, top: int) -> None:
         """Time plans that are fast by the corrected costs, each in turns with the reference."""
+        rng = np.random.default_rng(self._seed)
         reference = self._entries[self._reference].timing
         assert reference is not None
         seconds = reference[self._reference].seconds.value
@@ -317,6 +319,7 @@ class _Session:
             max_seconds=PATIENCE * seconds * len(names),
             warmup_seconds=seconds / 3,
             threads=self._entries[names[0]].program.threads,
+            seed=self._seed,
             clock=self._bench.clock,
         )
         for name in names:

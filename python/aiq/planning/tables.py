@@ -160,7 +160,7 @@ class Tables:
         problem = self._problem(self.cost.cost, self.drop, self.sizes, self.cost.edges)
         solution = solver.solve(
             problem,
-            max_loss=max_drop if max_drop < 1 else max(max_drop, self._most_drop()),
+            max_drop=max_drop if max_drop < 1 else max(max_drop, self._most_drop()),
             max_size=self._bits(max_size),
             method=method,
             time_limit=time_limit,
@@ -217,7 +217,7 @@ class Tables:
         reference = self.intensity.cost[:, self.cost.formats.index(REFERENCE)].sum()
         return [
             (float(x), float(-lam * reference / c))
-            for x, c in zip(hull.loss, hull.cost, strict=True)
+            for x, c in zip(hull.drop, hull.cost, strict=True)
         ]
 
     def _most_drop(self) -> float:

@@ -10,7 +10,7 @@ class Proof:
     Attributes
     ----------
     weights
-        Multipliers of cost, loss and size: non-negative integers.
+        Multipliers of cost, drop and size: non-negative integers.
     closed
         How the subproblem was closed: ``bound``, ``enumerated``, ``infeasible``, ``branched``, or
         ``open`` if it was not.
@@ -37,13 +37,13 @@ class Certificate:
     status
         Status of the solution.
     minimize
-        The objective: ``cost``, ``loss`` or ``size``.
+        The objective: ``cost``, ``drop`` or ``size``.
     limits
-        Budgets on cost, loss and size; None for no budget.
+        Budgets on cost, drop and size; None for no budget.
     choices
         Choice of each layer; empty if there is no plan.
     values
-        Cost, loss and size of the plan.
+        Cost, drop and size of the plan.
     bound
         Proved lower bound of the objective, or None.
     proof

@@ -37,7 +37,7 @@ class Check:
     failures
         A sentence for every claim that is not proved.
     values
-        Recomputed cost, loss and size of the plan; None without a plan.
+        Recomputed cost, drop and size of the plan; None without a plan.
     bound
         Lower bound of the objective that the checker proved, at most the claimed one. It is None if
         no bound was claimed or the certificate is malformed, and ``2**62`` if there is no plan.
@@ -52,7 +52,7 @@ class Check:
 def check(
     problem: Problem,
     certificate: Certificate,
-    max_loss: Number | None = None,
+    max_drop: Number | None = None,
     max_size: Number | None = None,
     minimize: str = "cost",
     *,
@@ -75,7 +75,7 @@ def check(
         The tables.
     certificate
         Certificate of a solution of that problem, from any source.
-    max_loss, max_size, max_cost, minimize
+    max_drop, max_size, max_cost, minimize
         Budgets and objective that were given to `solve`.
     replay
         Whether to enumerate in plain Python, which takes seconds for a thousand layers. Without it,
@@ -97,8 +97,8 @@ def check(
         kind = type(certificate).__name__
         raise InputError(f"certificate is a {kind}; give the certificate of a Solution")
     if minimize not in MEASURES:
-        raise InputError(f"cannot minimise {minimize!r}; use cost, loss or size")
-    limits = fixed_limits(problem, max_cost, max_loss, max_size)
+        raise InputError(f"cannot minimise {minimize!r}; use cost, drop or size")
+    limits = fixed_limits(problem, max_cost, max_drop, max_size)
     fault = malformed(problem, certificate)
     if fault is not None:
         return Check(False, (f"{fault}.",), None, None)

@@ -1,4 +1,4 @@
-"""The Pareto frontier of cost and loss."""
+"""The Pareto frontier of cost and drop."""
 
 from dataclasses import dataclass
 
@@ -13,14 +13,14 @@ from aiq.solver.solve import Solution, check_problem, solve
 
 @dataclass(frozen=True, slots=True)
 class Frontier:
-    """The smallest cost at every loss.
+    """The smallest cost at every drop.
 
     Attributes
     ----------
     problem
         The problem of which this is the frontier.
-    cost, loss
-        Cost and loss of each point, ``(points,)``, in the units of the input. Losses ascend, costs
+    cost, drop
+        Cost and drop of each point, ``(points,)``, in the units of the input. Drops ascend, costs
         strictly descend.
     exact
         Whether these are all Pareto points, or only the corners of their convex hull.
@@ -28,14 +28,14 @@ class Frontier:
 
     problem: Problem
     cost: npt.NDArray[np.int64] | npt.NDArray[np.float64]
-    loss: npt.NDArray[np.int64] | npt.NDArray[np.float64]
+    drop: npt.NDArray[np.int64] | npt.NDArray[np.float64]
     exact: bool
 
     def __len__(self) -> int:
         return len(self.cost)
 
     def plan(self, point: int) -> Solution:
-        """Find the plan of a point, by a search with the point's loss as budget.
+        """Find the plan of a point, by a search with the point's drop as budget.
 
         Raises
         ------
@@ -44,11 +44,11 @@ class Frontier:
         """
         if not -len(self) <= point < len(self):
             raise InputError(f"There is no point {point} among {len(self)}; give a smaller number")
-        return solve(self.problem, max_loss=self.loss[point].item())
+        return solve(self.problem, max_drop=self.drop[point].item())
 
 
 def frontier(problem: Problem, exact: bool = True, max_points: int = 1_000_000) -> Frontier:
-    """Return the Pareto frontier of cost and loss.
+    """Return the Pareto frontier of cost and drop.
 
     Parameters
     ----------
@@ -68,9 +68,9 @@ def frontier(problem: Problem, exact: bool = True, max_points: int = 1_000_000) 
     check_problem(problem)
     if not is_count(max_points, 1):
         raise InputError(f"max_points is {max_points!r:.50}; give a count of at least 1")
-    cost, loss = _core.frontier(problem.core, exact, max_points)
+    cost, drop = _core.frontier(problem.core, exact, max_points)
     return Frontier(
-        problem, _from_fixed(problem, "cost", cost), _from_fixed(problem, "loss", loss), exact
+        problem, _from_fixed(problem, "cost", cost), _from_fixed(problem, "drop", drop), exact
     )
 
 

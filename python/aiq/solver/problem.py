@@ -20,7 +20,7 @@ _SCALED_BITS = 40
 
 
 class Problem:
-    """A cost and a loss for each choice of every layer, and edges between layers.
+    """A cost and a drop for each choice of every layer, and edges between layers.
 
     Integers are kept exactly. Floats are multiplied by their measure's scale and rounded to the
     nearest integer, so plans are distinguished down to ``1 / scale``. By default the scale is the
@@ -28,14 +28,14 @@ class Problem:
 
     Parameters
     ----------
-    cost, loss, size
+    cost, drop, size
         A 1-D array for each layer (lengths may differ), or one 2-D array of shape
         ``(layers, choices)``. `size` is optional. Negative values are allowed.
     edges
-        ``(u, v, cost_uv)`` or ``(u, v, cost_uv, loss_uv)``: matrices of shape
+        ``(u, v, cost_uv)`` or ``(u, v, cost_uv, drop_uv)``: matrices of shape
         ``(choices of u, choices of v)``, added when both layers make their choices. Several edges
         between the same two layers add up.
-    cost_scale, loss_scale, size_scale
+    cost_scale, drop_scale, size_scale
         Fixed-point scales for float input.
 
     Raises
@@ -47,8 +47,8 @@ class Problem:
     Examples
     --------
     >>> from aiq.solver import solve
-    >>> problem = Problem(cost=[[4, 2, 1], [4, 2, 1]], loss=[[0, 1, 5], [0, 3, 9]])
-    >>> solve(problem, max_loss=4).choices
+    >>> problem = Problem(cost=[[4, 2, 1], [4, 2, 1]], drop=[[0, 1, 5], [0, 3, 9]])
+    >>> solve(problem, max_drop=4).choices
     (1, 1)
     """
 
@@ -60,12 +60,12 @@ class Problem:
     def __init__(
         self,
         cost: Table,
-        loss: Table,
+        drop: Table,
         size: Table | None = None,
         edges: Iterable[tuple[Any, ...]] = (),
         *,
         cost_scale: float | None = None,
-        loss_scale: float | None = None,
+        drop_scale: float | None = None,
         size_scale: float | None = None,
     ) -> None:
         if not isinstance(edges, Iterable):
@@ -74,44 +74,44 @@ class Problem:
             )
         edges = edges if isinstance(edges, list | tuple) else list(edges)
         flat_cost, lengths = _flatten("cost", cost)
-        flat_loss, loss_lengths = _flatten("loss", loss)
-        _same_lengths("loss", loss_lengths, lengths)
+        flat_drop, drop_lengths = _flatten("drop", drop)
+        _same_lengths("drop", drop_lengths, lengths)
         flat_size = None
         if size is not None:
             flat_size, size_lengths = _flatten("size", size)
             _same_lengths("size", size_lengths, lengths)
-        flats = [flat_cost, flat_loss, flat_size]
-        stated = [cost_scale, loss_scale, size_scale]
+        flats = [flat_cost, flat_drop, flat_size]
+        stated = [cost_scale, drop_scale, size_scale]
         integral = all(f is None or f.dtype == np.int64 for f in flats)
         scales: list[float | None] = [None, None, None]
         core = None
         if integral and stated == [None, None, None]:
-            core = _build(lengths, flat_cost, flat_loss, flat_size, edges)
+            core = _build(lengths, flat_cost, flat_drop, flat_size, edges)
         if core is None:  # floats, or edges that are not int64 arrays yet
             converted = _edge_arrays(edges)
             matrices_of: tuple[list[npt.NDArray[Any]], ...] = (
                 [cost for _, _, cost, _ in converted],
-                [loss for _, _, _, loss in converted if loss is not None],
+                [drop for _, _, _, drop in converted if drop is not None],
                 [],
             )
-            for m, name in enumerate(("cost", "loss", "size")):
+            for m, name in enumerate(("cost", "drop", "size")):
                 scales[m] = _scale(name, flats[m], lengths, matrices_of[m], stated[m])
             ints = [
                 None if f is None else _fixed(n, f, s)
-                for n, f, s in zip(("cost", "loss", "size"), flats, scales, strict=True)
+                for n, f, s in zip(("cost", "drop", "size"), flats, scales, strict=True)
             ]
             matrices = [
                 (
                     u,
                     v,
                     _fixed("cost", c, scales[0]),
-                    None if x is None else _fixed("loss", x, scales[1]),
+                    None if x is None else _fixed("drop", x, scales[1]),
                 )
                 for u, v, c, x in converted
             ]
             core = _build(lengths, ints[0], ints[1], ints[2], matrices)
             if core is None:
-                raise InputError("edges must be (u, v, cost) or (u, v, cost, loss) tuples")
+                raise InputError("edges must be (u, v, cost) or (u, v, cost, drop) tuples")
         object.__setattr__(self, "_handle", core)
         object.__setattr__(self, "_scales", tuple(scales))
 
@@ -145,7 +145,7 @@ class Problem:
     @property
     def scales(self) -> dict[str, float | None]:
         """For each measure, fixed-point units per unit of input; None if the input was integer."""
-        return dict(zip(("cost", "loss", "size"), self._scales, strict=True))
+        return dict(zip(("cost", "drop", "size"), self._scales, strict=True))
 
     @property
     def core(self) -> _core.Problem:
@@ -158,7 +158,7 @@ class Problem:
         Parameters
         ----------
         measure
-            ``cost``, ``loss`` or ``size``.
+            ``cost``, ``drop`` or ``size``.
         value
             The budget in the units of the input.
         terms
@@ -230,15 +230,15 @@ def _same_lengths(name: str, found: list[int], expected: list[int]) -> None:
 def _build(
     lengths: list[int],
     cost: npt.NDArray[Any] | None,
-    loss: npt.NDArray[Any] | None,
+    drop: npt.NDArray[Any] | None,
     size: npt.NDArray[Any] | None,
     edges: Iterable[tuple[Any, ...]],
 ) -> _core.Problem | None:
     """Compile the problem; return None if an edge is not a tuple with int64 matrices."""
     assert cost is not None
-    assert loss is not None
+    assert drop is not None
     try:
-        return _core.Problem(lengths, cost, loss, size, edges)
+        return _core.Problem(lengths, cost, drop, size, edges)
     except TypeError:
         return None
 
@@ -251,13 +251,13 @@ def _edge_arrays(edges: Iterable[Any]) -> list[_EdgeArrays]:
     for at, edge in enumerate(edges):
         try:
             u, v, cost, *rest = edge
-            loss = rest[0] if rest else None
+            drop = rest[0] if rest else None
             if len(rest) > 1:
                 raise ValueError
         except (TypeError, ValueError):
-            raise InputError(f"edge {at} is not (u, v, cost) or (u, v, cost, loss)") from None
+            raise InputError(f"edge {at} is not (u, v, cost) or (u, v, cost, drop)") from None
         arrays: list[npt.NDArray[Any] | None] = []
-        for name, value in (("cost", cost), ("loss", loss)):
+        for name, value in (("cost", cost), ("drop", drop)):
             if value is None:
                 arrays.append(None)
                 continue

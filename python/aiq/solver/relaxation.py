@@ -33,11 +33,11 @@ class Tables:
         # Matrices by (u, v), u < v; each entry is a point.
         self.edges: dict[tuple[int, int], dict[tuple[int, int], Point]] = {}
         self.neighbours: list[set[int]] = [set() for _ in range(self.layers)]
-        for u, v, cost, loss in self.raw_edges:
+        for u, v, cost, drop in self.raw_edges:
             columns = self.count(v)
             matrix = self.edges.setdefault((min(u, v), max(u, v)), {})
             for at, value in enumerate(cost):
-                triple = (value, loss[at] if loss else 0, 0)
+                triple = (value, drop[at] if drop else 0, 0)
                 point = tuple(triple[m] for m in self.measures)
                 a, b = divmod(at, columns)
                 key = (a, b) if u < v else (b, a)
@@ -51,15 +51,15 @@ class Tables:
         return self.offsets[layer + 1] - self.offsets[layer]
 
     def evaluate(self, choices: tuple[int, ...]) -> tuple[int, int, int]:
-        """Return cost, loss and size of a plan."""
+        """Return cost, drop and size of a plan."""
         total = [0, 0, 0]
         for i, c in enumerate(choices):
             for m, table in enumerate(self.all_measures):
                 total[m] += table[self.offsets[i] + c] if table else 0
-        for u, v, cost, loss in self.raw_edges:
+        for u, v, cost, drop in self.raw_edges:
             at = choices[u] * self.count(v) + choices[v]
             total[0] += cost[at]
-            total[1] += loss[at] if loss else 0
+            total[1] += drop[at] if drop else 0
         return (total[0], total[1], total[2])
 
     def node(self, layer: int, choice: int) -> Point:

@@ -1,7 +1,7 @@
 """Find the best plan within budgets.
 
 The sum of the costs of one choice for each layer, and of the edges between them, is minimised
-within a budget on the loss, on the size, or on both. Exact searches prove their answer in integers.
+within a budget on the drop, on the size, or on both. Exact searches prove their answer in integers.
 """
 
 import math
@@ -14,7 +14,7 @@ from aiq.errors import InputError, Interrupted
 from aiq.solver.certificate import Certificate, Proof
 from aiq.solver.problem import Number, Problem, is_count, is_finite
 
-_MEASURES = ("cost", "loss", "size")
+_MEASURES = ("cost", "drop", "size")
 Limits = tuple[int | None, int | None, int | None]
 
 
@@ -30,7 +30,7 @@ class Solution:
         a plan was found.
     choices
         Choice of each layer; empty if no plan was found.
-    cost, loss, size
+    cost, drop, size
         Values of the plan in the units of the input; None without a plan (or without sizes).
     bound
         Lower bound of the objective of all plans within the budgets; None if nothing is proved.
@@ -49,7 +49,7 @@ class Solution:
     status: str
     choices: tuple[int, ...]
     cost: Number | None
-    loss: Number | None
+    drop: Number | None
     size: Number | None
     bound: Number | None
     gap: float
@@ -72,7 +72,7 @@ class Solution:
 
 def solve(
     problem: Problem,
-    max_loss: Number | None = None,
+    max_drop: Number | None = None,
     max_size: Number | None = None,
     minimize: str = "cost",
     method: str = "exact",
@@ -87,10 +87,10 @@ def solve(
     ----------
     problem
         The tables.
-    max_loss, max_size, max_cost
+    max_drop, max_size, max_cost
         Budgets in the units of the input: at most two, and none on the objective.
     minimize
-        The objective: ``cost``, ``loss`` or ``size``.
+        The objective: ``cost``, ``drop`` or ``size``.
     method
         ``exact`` (branch and bound), ``greedy``, ``coordinate`` (both start from the best uniform
         plan), or ``exhaustive``.
@@ -114,11 +114,11 @@ def solve(
     """
     started = time.perf_counter()
     check_problem(problem)
-    limits = fixed_limits(problem, max_cost, max_loss, max_size)
+    limits = fixed_limits(problem, max_cost, max_drop, max_size)
     if node_limit is not None and not is_count(node_limit):
         raise InputError(f"node_limit is {node_limit!r:.50}; give a count, or None for no limit")
     if minimize not in _MEASURES:
-        raise InputError(f"minimize is {minimize!r:.50}; use cost, loss or size")
+        raise InputError(f"minimize is {minimize!r:.50}; use cost, drop or size")
     found = _core.solve(
         problem.core, minimize, limits, method, seconds_limit(time_limit), node_limit
     )
@@ -132,13 +132,13 @@ def solve(
 
 
 def fixed_limits(
-    problem: Problem, cost: Number | None, loss: Number | None, size: Number | None
+    problem: Problem, cost: Number | None, drop: Number | None, size: Number | None
 ) -> Limits:
     """Check the budgets, and return them as fixed-point integers of the core."""
     terms = problem.n_layers + problem.n_edges
     return (
         _budget(problem, "cost", cost, terms),
-        _budget(problem, "loss", loss, terms),
+        _budget(problem, "drop", drop, terms),
         _budget(problem, "size", size, terms),
     )
 
@@ -177,7 +177,7 @@ def _solution(
     started: float,
 ) -> Solution:
     choices = found.choices
-    cost, loss, size = found.values
+    cost, drop, size = found.values
     bound = found.bound
     objective = found.values[_MEASURES.index(minimize)]
     gap = math.inf
@@ -188,7 +188,7 @@ def _solution(
         minimize,
         limits,
         () if choices is None else tuple(choices),
-        (cost, loss, size),
+        (cost, drop, size),
         bound,
         tuple(
             Proof((w[0], w[1], w[2]), closed, layer, choice, equal, other)
@@ -201,7 +201,7 @@ def _solution(
         status=found.status,
         choices=certificate.choices,
         cost=problem.from_fixed("cost", cost) if has_plan else None,
-        loss=problem.from_fixed("loss", loss) if has_plan else None,
+        drop=problem.from_fixed("drop", drop) if has_plan else None,
         size=problem.from_fixed("size", size) if has_plan and problem.has_sizes else None,
         bound=None if bound is None else problem.from_fixed(minimize, bound),
         gap=gap,

@@ -20,12 +20,12 @@ class WeightedSolution:
     choices
         Choice of each layer; empty if no plan was found.
     value
-        ``-lam * AI / AI_reference + (1 - lam) * loss`` of the plan; infinite without a plan.
+        ``-lam * AI / AI_reference + (1 - lam) * drop`` of the plan; infinite without a plan.
     bound
         Lower bound of the value of all plans within the budgets.
     intensity
         Arithmetic intensity of the plan, FLOPs / cost; None without a plan.
-    cost, loss, size
+    cost, drop, size
         Values of the plan in the units of the input; None without a plan (or without sizes).
     steps
         Number of linear problems that were solved.
@@ -39,7 +39,7 @@ class WeightedSolution:
     bound: float
     intensity: float | None
     cost: Number | None
-    loss: Number | None
+    drop: Number | None
     size: Number | None
     steps: int
     seconds: float
@@ -51,17 +51,17 @@ def solve_weighted(
     lam: float,
     *,
     reference: Number | None = None,
-    max_loss: Number | None = None,
+    max_drop: Number | None = None,
     max_size: Number | None = None,
     max_cost: Number | None = None,
     time_limit: float | None = None,
 ) -> WeightedSolution:
-    """Minimise ``-lam * AI / AI_reference + (1 - lam) * loss``, AI = FLOPs / cost.
+    """Minimise ``-lam * AI / AI_reference + (1 - lam) * drop``, AI = FLOPs / cost.
 
     This is the objective of arXiv 2512.14090, with the cost in bytes. It is concave in (cost,
-    loss), so its optimum without budgets is a supported point. With budgets, the range of costs is
+    drop), so its optimum without budgets is a supported point. With budgets, the range of costs is
     divided until chords prove the optimum. Among plans of equal value, the one with the smaller
-    loss is returned.
+    drop is returned.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def solve_weighted(
         Weight of the intensity, 0 to 1.
     reference
         Cost of the reference plan; by default, that of the first choice of every layer.
-    max_loss, max_size, max_cost
+    max_drop, max_size, max_cost
         Budgets in the units of the input.
     time_limit
         Seconds after which the best plan so far is returned.
@@ -97,9 +97,9 @@ def solve_weighted(
     fixed = first if reference is None else problem.to_fixed("cost", reference)
     if fixed <= 0:
         raise InputError("the reference cost must be positive")
-    limits = fixed_limits(problem, max_cost, max_loss, max_size)
-    weights = (lam * fixed, (1 - lam) / (problem.scales["loss"] or 1))
-    status, choices, (cost, loss, size), value, bound, steps, signal = _core.solve_weighted(
+    limits = fixed_limits(problem, max_cost, max_drop, max_size)
+    weights = (lam * fixed, (1 - lam) / (problem.scales["drop"] or 1))
+    status, choices, (cost, drop, size), value, bound, steps, signal = _core.solve_weighted(
         problem.core, weights, limits, seconds_limit(time_limit)
     )
     has_plan = choices is not None
@@ -111,7 +111,7 @@ def solve_weighted(
         bound=bound,
         intensity=flops / final_cost if has_plan else None,
         cost=final_cost if has_plan else None,
-        loss=problem.from_fixed("loss", loss) if has_plan else None,
+        drop=problem.from_fixed("drop", drop) if has_plan else None,
         size=problem.from_fixed("size", size) if has_plan and problem.has_sizes else None,
         steps=steps,
         seconds=time.perf_counter() - started,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from aiq.solver.certificate import Certificate, Proof
 from aiq.solver.problem import Problem
 
-MEASURES = ("cost", "loss", "size")
+MEASURES = ("cost", "drop", "size")
 STATUSES = ("optimal", "infeasible", "time_limit", "node_limit", "interrupted", "heuristic")
 CLOSED = ("bound", "enumerated", "infeasible", "branched", "open")
 _INT64 = 2**63
@@ -33,7 +33,7 @@ def _faults(problem: Problem, c: Certificate) -> Iterator[str]:
     if type(c.status) is not str or c.status not in STATUSES:
         yield f"the status is {_short(c.status)}, not one of {', '.join(STATUSES)}"
     if type(c.minimize) is not str or c.minimize not in MEASURES:
-        yield f"the objective is {_short(c.minimize)}, not cost, loss or size"
+        yield f"the objective is {_short(c.minimize)}, not cost, drop or size"
     if not _is_tuple(c.limits, 3) or not all(b is None or _is_int(b) for b in c.limits):
         yield "the limits are not three integers or None"
     if not _is_tuple(c.values, 3) or not all(map(_is_int, c.values)):

@@ -43,7 +43,7 @@ pub enum Method {
 pub struct Task {
     /// The measure to minimise.
     pub objective: Measure,
-    /// Largest allowed `[cost, loss, size]`; `None` is no budget.
+    /// Largest allowed `[cost, drop, size]`; `None` is no budget.
     pub limits: [Option<i64>; 3],
 }
 

@@ -11,7 +11,7 @@ use crate::problem::Problem;
 const SWEEPS: usize = 8;
 
 /// The cheapest plan within the limits among those that give every layer the same choice, or the
-/// choice that uses least of a budget. `point` makes a point of the totals of cost, loss and size.
+/// choice that uses least of a budget. `point` makes a point of the totals of cost, drop and size.
 ///
 /// It works on the problem as the caller gave it, so that there is a plan even if the time does not
 /// suffice to build the instance. At least one plan is evaluated.
