@@ -110,8 +110,8 @@ class _View:
             return set()
         return {
             i
-            for i, (cost, loss) in uniform.items()
-            if any(c <= cost and d <= loss and (c, d) != (cost, loss) for c, d in uniform.values())
+            for i, (cost, drop) in uniform.items()
+            if any(c <= cost and d <= drop and (c, d) != (cost, drop) for c, d in uniform.values())
         }
 
     def answer(self) -> dict[str, Any]:
@@ -321,9 +321,9 @@ class _View:
         return sorted(rows, key=lambda row: (row["name"] == "plan", -row["operations"]))
 
     def _row(self, name: str, formats: list[str], index: int, p: "FrontierPoint") -> dict[str, Any]:
-        loss = fine_points(p.drop)
+        drop = fine_points(p.drop)
         if p.measured_drop is not None:
-            loss = f"{points(p.measured_drop)} measured"
+            drop = f"{points(p.measured_drop)} measured"
         operations = self._bit_operations(formats)
         return {
             "name": name,
@@ -336,14 +336,14 @@ class _View:
                 f"{count(p.bytes)}B",
                 self.time(p.seconds),
                 self.ratio(p),
-                loss,
+                drop,
             ],
         }
 
     def _old_row(self, name: str, formats: list[str]) -> dict[str, Any]:
         plan, operations = self.plan, self._bit_operations(formats)
         own = plan.predicted if name == "plan" else plan.baseline
-        loss = plan.predicted_drop if plan.accuracy is None else plan.accuracy.drop
+        drop = plan.predicted_drop if plan.accuracy is None else plan.accuracy.drop
         return {
             "name": name,
             "words": mix(formats) if name == "plan" else described(name),
@@ -355,7 +355,7 @@ class _View:
                 f"{count(own.bytes)}B",
                 self.time(own.seconds),
                 self.ratio(own),
-                points(loss if name == "plan" else 0.0),
+                points(drop if name == "plan" else 0.0),
             ],
         }
 

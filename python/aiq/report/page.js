@@ -116,7 +116,8 @@ function showAnswer() {
   $("layers-lead").textContent = doc.points.length
     ? `The outline is ${doc.lowerBound && doc.unit === "seconds" ? "the lower bound on " : ""}` +
       `${doc.unit === "seconds" ? "the time" : "the bytes moved"} in float32, the filled part that of the plan` +
-      `${doc.conversions.length ? ", with conversions of what the layer reads on top" : ""}. Click a layer for all its formats.`
+      `${doc.conversions.length ? ", with conversions of what the layer reads on top" : ""}. ` +
+      "Click a layer for all its formats."
     : "The outline is the layer's share of the float32 cost, the filled part what the plan leaves of it.";
 }
 
@@ -125,10 +126,16 @@ function showSelection() {
   $("panel").hidden = !point;
   if (!point) return;
   const words = point.words;
-  const name = point.name ? (point.name === "plan" ? "chosen plan" : `uniform ${point.name}`) : "plan on the frontier";
-  const parts = [[name, ""], [words.time, words.gain], [words.drop, words.measured], [words.size, "weights"], [words.mix, ""]];
+  const uniform = point.name === "plan" ? "chosen plan" : `uniform ${point.name}`;
+  const name = point.name ? uniform : "plan on the frontier";
+  const parts = [
+    [name, ""], [words.time, words.gain], [words.drop, words.measured], [words.size, "weights"],
+    [words.mix, ""],
+  ];
   $("readout").replaceChildren(
-    ...parts.filter(([a]) => a).map(([a, b]) => make("span", {}, make("b", {}, a), b ? `${b === "weights" ? "" : ","} ${b}` : "")),
+    ...parts.filter(([a]) => a).map(
+      ([a, b]) => make("span", {}, make("b", {}, a), b ? `${b === "weights" ? "" : ","} ${b}` : ""),
+    ),
   );
   $("slider").setAttribute("aria-valuetext", `${name}, ${words.time}, ${words.drop}, ${words.mix}`);
 }
@@ -138,7 +145,11 @@ function showLegend() {
   const listed = doc.formats.filter((_, k) => doc.formats.length <= 9 || used.has(k));
   $("legend").replaceChildren(
     ...listed.map((f) =>
-      make("li", {}, make("i", { style: `background:${f.colour}` }), f.words === f.name ? f.name : `${f.name}: ${f.words}`)),
+      make(
+        "li", {},
+        make("i", { style: `background:${f.colour}` }),
+        f.words === f.name ? f.name : `${f.name}: ${f.words}`,
+      )),
   );
 }
 
@@ -157,14 +168,30 @@ function setUpControls() {
 
 function showTable() {
   const time = doc.lowerBound ? "time, at least" : "time, predicted";
-  const head = make("tr", {}, ...["", "weights", "BOPs", "bytes moved", time, doc.gainHeading, "accuracy drop"].map((h) => make("th", { scope: "col" }, h)));
+  const head = make(
+    "tr", {},
+    ...[
+      "", "weights", "BOPs", "bytes moved", time, doc.gainHeading, "accuracy drop",
+    ].map((h) => make("th", { scope: "col" }, h)),
+  );
   const rows = doc.table.map((row) => {
-    const name = row.point < 0 ? make("span", {}, row.name) : make("button", { type: "button", "aria-label": `Show ${row.name}` }, row.name);
+    const name = row.point < 0 ? make("span", {}, row.name) : make(
+      "button",
+      { type: "button", "aria-label": `Show ${row.name}` },
+      row.name,
+    );
     if (row.point >= 0) name.addEventListener("click", () => select(row.point));
-    return make("tr", { "data-point": row.point }, make("th", { scope: "row" }, name, make("small", {}, row.words)), ...row.cells.map((cell) => make("td", {}, cell)));
+    return make(
+      "tr", { "data-point": row.point },
+      make("th", { scope: "row" }, name, make("small", {}, row.words)),
+      ...row.cells.map((cell) => make("td", {}, cell)),
+    );
   });
   $("table").append(make("thead", {}, head), make("tbody", {}, ...rows));
-  $("table-notes").textContent = ["BOPs are multiplications x bits of a weight x bits of an activation.", ...doc.tableNotes].join(" ");
+  $("table-notes").textContent = [
+    "BOPs are multiplications x bits of a weight x bits of an activation.",
+    ...doc.tableNotes,
+  ].join(" ");
 }
 
 function markTable() {
@@ -180,7 +207,11 @@ function showFacts() {
 
 // ---- all of it ----
 
-const shown = { frontier: doc.points.length > 0, "heat-part": doc.points.length > 0 && doc.dropsKnown, graph: doc.points.length > 0, roofline: doc.roofline !== null, measured: doc.measured !== null };
+const shown = {
+  frontier: doc.points.length > 0,
+  "heat-part": doc.points.length > 0 && doc.dropsKnown,
+  graph: doc.points.length > 0, roofline: doc.roofline !== null, measured: doc.measured !== null,
+};
 
 function redraw() {
   showSelection();

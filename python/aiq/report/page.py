@@ -12,11 +12,13 @@ from aiq.errors import InputError
 from aiq.report.document import document
 from aiq.report.measured import Comparable, Measured
 
-if TYPE_CHECKING:  # a plan shows itself through this room
+if TYPE_CHECKING:  # a plan shows itself through this module
     from aiq.plan import Plan
 
 FRAME_HEIGHT = 720
 """Pixels of the report in a notebook."""
+
+_SCRIPTS = ("charts.js", "details.js", "page.js")
 
 
 def html(plan: "Plan", comparison: "str | Path | Comparable | Measured | None" = None) -> str:
@@ -35,7 +37,7 @@ def html(plan: "Plan", comparison: "str | Path | Comparable | Measured | None" =
         If the comparison cannot be read, or is of another plan.
     """
     shown = document(plan, Measured.read(comparison))
-    style, script = _text("page.css"), _text("charts.js") + _text("page.js")
+    style, script = _text("page.css"), "".join(map(_text, _SCRIPTS))
     parts = {
         "policy": (
             f"default-src 'none'; style-src 'unsafe-inline'; script-src '{_digest(script)}'; "
