@@ -19,7 +19,7 @@ FLOORS = (
     ("formats", "typed"),
     ("graph", "machine"),
     ("measure",),
-    ("data", "drops", "hardware", "models", "placement", "quantize", "report"),
+    ("data", "drops", "hardware", "models", "quantize", "report"),
     ("cost", "evaluate", "plan", "solver"),
     ("runtimes",),
     ("deployment", "sensitivity"),

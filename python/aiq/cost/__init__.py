@@ -8,15 +8,14 @@
   Conversions between layers of different formats are costs of the edges.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 
-from aiq import placement
 from aiq.cost.bounds import intensity_table, roofline_table
 from aiq.cost.calibrated import calibrated_table
 from aiq.cost.table import CostTable, EdgeCost, Level
 from aiq.formats import REFERENCE, Format
-from aiq.graph import LayerGraph
+from aiq.graph import Layer, LayerGraph
 from aiq.hardware import Hardware
 
 __all__ = [
@@ -32,13 +31,30 @@ __all__ = [
 
 
 def time_table(
-    graph: LayerGraph, formats: Sequence[Format], hardware: Hardware, runtime: str | None = None
+    graph: LayerGraph,
+    formats: Sequence[Format],
+    hardware: Hardware,
+    runtime: str | None = None,
+    runs_as: Callable[[Layer, Format], Format] | None = None,
 ) -> CostTable:
     """Return the most exact table of seconds that a profile allows.
 
     The table is calibrated if the profile has a section for `runtime`, otherwise it is the
-    roofline. A layer that `runtime` runs in another format than the one asked for (`aiq.placement`)
-    costs what the format that runs costs.
+    roofline.
+
+    Parameters
+    ----------
+    graph
+        The layers.
+    formats
+        Columns of the table.
+    hardware
+        The profile of the machine.
+    runtime
+        Name of the runtime; ``None`` for the roofline.
+    runs_as
+        Returns the format in which the runtime runs a layer, whose cost is then that of this
+        format: see `aiq.runtimes.placement.runs_as`. By default every layer runs as planned.
 
     Raises
     ------
@@ -46,7 +62,8 @@ def time_table(
         If the profile lacks something that a format needs; the message names the key to add.
     """
     realised = [
-        [placement.runs_as(runtime, layer, f) for f in formats] for layer in graph.quantizable
+        [f if runs_as is None else runs_as(layer, f) for f in formats]
+        for layer in graph.quantizable
     ]
     distinct = list(dict.fromkeys([*formats, *chain.from_iterable(realised)]))
     if runtime is not None and runtime in hardware.runtimes:

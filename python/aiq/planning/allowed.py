@@ -3,13 +3,12 @@
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
-from aiq import placement
 from aiq.errors import InputError, RuntimeUnavailableError
 from aiq.formats import REFERENCE, Format
 from aiq.formats import parse as parse_format
 from aiq.graph import Layer, LayerGraph
 from aiq.planning import weights
-from aiq.runtimes import Runtime, Support
+from aiq.runtimes import Runtime, Support, placement
 
 
 def allowed_formats(

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from aiq import machine, placement, solver
+from aiq import machine, solver
 from aiq.cost import CostTable
 from aiq.drops import DropTable
 from aiq.formats import REFERENCE, Format
@@ -33,6 +33,7 @@ from aiq.planning.options import SearchOptions
 from aiq.planning.stages import Choices, Source
 from aiq.planning.tables import Tables
 from aiq.planning.task import Outcome, Task
+from aiq.runtimes import placement
 
 
 @dataclass(frozen=True, slots=True, eq=False)

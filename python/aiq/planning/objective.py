@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import partial
 
 from aiq import cost
 from aiq.formats import INTEGER_GRID, PAPER, Format, parse_all
 from aiq.graph import LayerGraph
 from aiq.hardware import Hardware
+from aiq.runtimes import placement
 
 
 class Objective(StrEnum):
@@ -56,6 +58,7 @@ def default_formats(
         for f in usual
         if f.compute.name in hardware.peak_gflops and (known is None or known.runs(f))
     ]
-    table = cost.time_table(layers, able, hardware, runtime)
+    runs_as = partial(placement.runs_as, runtime)
+    table = cost.time_table(layers, able, hardware, runtime, runs_as)
     total = {f: table.total(dict.fromkeys(table.layers, f)) for f in able}
     return tuple(f for f in able if f.kernel == f or total[f] < total[f.kernel])

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from aiq import cost
 from aiq.drops import DropTable
 from aiq.evaluate.metrics import Metric
 from aiq.formats import Format
@@ -181,7 +180,7 @@ def search(
     source = stages.read(data, calibration, example_inputs, batch_dim)
     trace = stages.export(model, source, report)
     choices = stages.choices(trace.graph, hardware, options)
-    seconds = cost.time_table(trace.graph, choices.columns, hardware, options.runtime_name)
+    seconds = stages.seconds(trace.graph, choices.columns, hardware, options.runtime_name)
     tables = stages.tables(trace.graph, choices, seconds, options)
     evaluator = stages.evaluator(trace, source, hardware, options, executor, report)
     found = _find(

@@ -1,8 +1,9 @@
 """The stages of a search before anything is searched: each a function from what is known so far."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from aiq.planning.options import SearchOptions
 from aiq.planning.tables import Tables, drop_matrix
 from aiq.planning.task import Task
 from aiq.progress import Progress
-from aiq.runtimes import Runtime, instructions
+from aiq.runtimes import Runtime, instructions, placement
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,6 +123,13 @@ def choices(layers: LayerGraph, hardware: Hardware, options: SearchOptions) -> C
     if engine is not None:
         allowed = with_kernels(layers, columns, allowed, engine)
     return Choices(formats, columns, allowed)
+
+
+def seconds(
+    layers: LayerGraph, columns: Sequence[Format], hardware: Hardware, runtime: str | None
+) -> CostTable:
+    """Return the predicted time of every layer in every column, as the runtime runs it."""
+    return cost.time_table(layers, columns, hardware, runtime, partial(placement.runs_as, runtime))
 
 
 def tables(

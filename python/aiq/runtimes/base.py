@@ -9,12 +9,12 @@ from typing import ClassVar
 
 import torch
 
-from aiq import placement
 from aiq.errors import InputError, RuntimeUnavailableError, printable
 from aiq.files import check_target, is_file, write_atomic
 from aiq.formats import Format
 from aiq.graph import BatchDim, Layer, Op, Trace, trace
 from aiq.graph.export import Inputs
+from aiq.runtimes import placement
 from aiq.runtimes.door import door
 from aiq.runtimes.job import Job
 from aiq.runtimes.kernels import RealisedKernel
@@ -56,7 +56,7 @@ class Runtime(ABC):
         ----------
         layer
             A layer of a network, or an operator, which stands for any layer in whose place the
-            operator's kernels can run (see `aiq.placement`).
+            operator's kernels can run (see `aiq.runtimes.placement`).
         fmt
             The format.
         """

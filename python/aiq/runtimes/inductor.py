@@ -17,12 +17,11 @@ from torchao.quantization.pt2e.quantizer import (
     x86_inductor_quantizer as _patterns,  # noqa: F401 - importing it registers the int8 lowering
 )
 
-from aiq import placement
 from aiq.errors import InputError, RuntimeUnavailableError, reason
 from aiq.exporting import exporting
 from aiq.formats import BF16, REFERENCE, Format, parse
 from aiq.graph import WEIGHTED, Op
-from aiq.runtimes import instructions, package, signature, weight_only
+from aiq.runtimes import instructions, package, placement, signature, weight_only
 from aiq.runtimes.base import CompiledGraph, Runtime
 from aiq.runtimes.inductor_census import Census, time_calls
 from aiq.runtimes.inductor_edit import prepare
