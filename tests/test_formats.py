@@ -62,3 +62,29 @@ def test_lists():
     assert len(INTEGER_GRID) == len(set(INTEGER_GRID)) == 50
     with pytest.raises(FormatError, match="empty"):
         parse_all([])
+
+
+@pytest.mark.parametrize(
+    ("name", "group", "zero_point", "bits"),
+    [
+        ("w4", None, False, 4.0),
+        ("w4g32", 32, False, 4.5),  # Q4_0 of GGUF
+        ("w5g32", 32, False, 5.5),  # Q5_0
+        ("w8g32", 32, False, 8.5),  # Q8_0
+        ("w4g64", 64, False, 4.25),
+        ("w4g32z", 32, True, 4.625),  # u4 with float16 scales, of OpenVINO
+        ("w6g128z", 128, True, 6 + 22 / 128),
+    ],
+)
+def test_groups_of_weights_and_their_bits_as_stored(name, group, zero_point, bits):
+    found = parse(name)
+    assert found.weight_granularity.group == group
+    assert found.weight_granularity.zero_point is zero_point
+    assert found.stored_bits == bits
+    assert str(found) == name
+
+
+@pytest.mark.parametrize("name", ["w4z", "w4g32s", "w4a8z", "w4g16z"])
+def test_zero_points_belong_to_groups(name):
+    with pytest.raises(FormatError, match="Unknown format"):
+        parse(name)

@@ -15,7 +15,7 @@ from aiq.errors import DataError, InputError
 from aiq.graph import trace
 from aiq.quantize.affine import SMALLEST_SCALE, Scheme, from_range, from_scale, to_rows
 from aiq.quantize.fold import fold
-from aiq.quantize.observers import OBSERVERS, moving_average, percentile, symmetric_mse
+from aiq.quantize.observers import OBSERVERS, moving_average, percentile, symmetric_mse, weight_mse
 from aiq.quantize.simulate import Simulator
 from aiq.quantize.statistics import Statistics, observe
 
@@ -215,3 +215,32 @@ def test_powers_of_two(bits):
     quantizer = from_range(torch.tensor([-1.3]), torch.tensor([2.2]), asymmetric)
     assert float(quantizer.scale) == 2.0 ** math.ceil(math.log2(3.5 / (2**bits - 1)))
     assert torch.equal(quantizer.fake_quantize(torch.zeros(1)), torch.zeros(1))
+
+
+def test_zero_points_fit_groups_that_are_not_centred():
+    torch.manual_seed(0)
+    weight = torch.rand(8, 64) + 0.5  # without a zero point, half of the integers are not used
+    for bits in (4, 5):
+        plain = Scheme(bits, symmetric=True, signed=True, axis=0, group=32, half=True)
+        zeros = Scheme(bits, symmetric=False, signed=False, axis=0, group=32, half=True)
+        one, other = weight_mse(weight, plain), weight_mse(weight, zeros)
+        assert torch.equal(other.scale, other.scale.half().float())
+        assert (other.fake_quantize(weight) - weight).square().sum() < (
+            one.fake_quantize(weight) - weight
+        ).square().sum()
+        codes = other.quantize(weight)
+        assert codes.min() >= 0
+        assert codes.max() < 2**bits
+        assert torch.equal(other.dequantize(codes), other.fake_quantize(weight))
+
+
+def test_no_range_of_a_group_is_worse_than_the_whole_one():
+    torch.manual_seed(1)
+    weight = torch.randn(64, 128)
+    scheme = Scheme(4, symmetric=False, signed=False, axis=0, group=32, half=True)
+    rows = to_rows(weight, scheme)
+    whole = from_range(rows.amin(1), rows.amax(1), scheme)
+    found = weight_mse(weight, scheme)
+    error = lambda q: to_rows(q.fake_quantize(weight) - weight, scheme).square().sum(1)  # noqa: E731
+    assert (error(found) <= error(whole) * (1 + 1e-6)).all()
+    assert error(found).sum() < 0.97 * error(whole).sum()

@@ -2,8 +2,9 @@
 
 A format combines the dtypes of weights, activations and arithmetic. Names are ``fp32``, ``bf16``,
 ``fp16``, ``w8a8``, ``w4`` (weight-only), ``w4g64`` (weight-only, with a scale for every 64
-weights), in general ``wNaM`` with N and M from 2 to 8, and ``wNaMbf16`` if operators between
-layers, such as attention and norms, compute in bfloat16.
+weights), ``w4g64z`` (the same with a zero point for every 64 weights), in general ``wNaM`` with N
+and M from 2 to 8, and ``wNaMbf16`` if operators between layers, such as attention and norms,
+compute in bfloat16.
 """
 
 import re
@@ -11,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from enum import StrEnum
+from typing import ClassVar
 
 from aiq.errors import FormatError
 
@@ -22,22 +24,40 @@ class Kind(StrEnum):
     INT = "int"
 
 
-class Granularity(StrEnum):
-    """The set of elements that share one scale."""
+@dataclass(frozen=True, slots=True)
+class Granularity:
+    """The set of weights that share one scale, and whether they have a zero point.
 
-    TENSOR = "tensor"
-    CHANNEL = "channel"
-    GROUP_32 = "group of 32"
-    GROUP_64 = "group of 64"
-    GROUP_128 = "group of 128"
+    Scales of groups are float16, as in the files of all runtimes; others are float32.
 
-    @property
-    def group(self) -> int | None:
-        """Number of elements of a channel that share a scale; ``None`` for all of them."""
-        return GROUPS.get(self)
+    Attributes
+    ----------
+    group
+        Number of elements of a channel that share a scale; ``None`` for all of them.
+    zero_point
+        Whether each scale has a zero point. Otherwise integers are symmetric around zero.
+    is_tensor
+        Whether all channels share one scale.
+    """
+
+    group: int | None = None
+    zero_point: bool = False
+    is_tensor: bool = False
+
+    TENSOR: ClassVar["Granularity"]
+    CHANNEL: ClassVar["Granularity"]
+
+    def __str__(self) -> str:
+        if self.group is None:
+            return "tensor" if self.is_tensor else "channel"
+        return f"group of {self.group}" + (" with zero point" if self.zero_point else "")
 
 
-GROUPS = {Granularity.GROUP_32: 32, Granularity.GROUP_64: 64, Granularity.GROUP_128: 128}
+Granularity.TENSOR = Granularity(is_tensor=True)
+Granularity.CHANNEL = Granularity()
+
+SCALE_BITS = 16
+"""Bits of the scale of a group of weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +126,18 @@ class Format:
         return replace(self, name=self.name.removesuffix(self.between.name), between=FP32)
 
     @property
+    def stored_bits(self) -> float:
+        """Bits of a weight in memory, with its share of the scale and zero point of its group.
+
+        The scale of a whole channel is not counted.
+        """
+        scales = self.weight_granularity
+        if scales.group is None:
+            return self.weight.bits
+        extra = SCALE_BITS + (self.weight.bits if scales.zero_point else 0)
+        return self.weight.bits + extra / scales.group
+
+    @property
     def quantizes_weights(self) -> bool:
         """Whether the weights are stored as integers."""
         return self.weight.kind is Kind.INT
@@ -134,7 +166,7 @@ ALIASES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "int8": "w8
 _USUAL = (*ALIASES, *ALIASES.values(), "w4a8", "w4a4", "w4g64", "w8", "w8a8bf16")
 """Names that are suggested for a misspelled one."""
 
-_PATTERN = re.compile(r"w([2-8])(?:a([2-8])(bf16)?|g(32|64|128))?")
+_PATTERN = re.compile(r"w([2-8])(?:a([2-8])(bf16)?|g(32|64|128)(z)?)?")
 
 
 def parse(name: str) -> Format:
@@ -143,9 +175,9 @@ def parse(name: str) -> Format:
     Parameters
     ----------
     name
-        ``fp32``, ``bf16``, ``fp16``, ``wN``, ``wNgK``, ``wNaM`` or ``wNaMbf16`` with N and M in
-        2..8 and K 32, 64 or 128. ``int8`` is another name of ``w8a8``, and ``int4`` of ``w4``. Case
-        and blanks around the name do not matter.
+        ``fp32``, ``bf16``, ``fp16``, ``wN``, ``wNgK``, ``wNgKz``, ``wNaM`` or ``wNaMbf16`` with N
+        and M in 2..8 and K 32, 64 or 128. ``int8`` is another name of ``w8a8``, and ``int4`` of
+        ``w4``. Case and blanks around the name do not matter.
 
     Raises
     ------
@@ -168,13 +200,13 @@ def parse(name: str) -> Format:
         meant = f" (did you mean {close[0]!r}?)" if close else ""
         raise FormatError(
             f"Unknown format {name!r}{meant}; use fp32, bf16, fp16, wN or wNaM with N and M from 2 "
-            "to 8, for example w8a8 or w4; weights in groups of 32, 64 or 128, as in w4g64; or "
-            "bfloat16 between integer layers, for example w8a8bf16."
+            "to 8, for example w8a8 or w4; weights in groups of 32, 64 or 128, as in w4g64, or "
+            "w4g64z with zero points; or bfloat16 between integer layers, for example w8a8bf16."
         )
     weight = INTEGERS[int(match[1])]
     if match[2] is None:
-        grouped = next((g for g, size in GROUPS.items() if str(size) == match[4]), None)
-        return Format(key, weight, FP32, FP32, grouped or Granularity.CHANNEL)
+        group = None if match[4] is None else int(match[4])
+        return Format(key, weight, FP32, FP32, Granularity(group, match[5] is not None))
     between = BF16 if match[3] else FP32
     return Format(key, weight, INTEGERS[int(match[2])], INTEGERS[8], between=between)
 

@@ -18,6 +18,9 @@ from aiq.errors import InputError
 SMALLEST_SCALE = torch.finfo(torch.float32).tiny
 """Smallest scale, a number whose reciprocal is finite in float32."""
 
+SMALLEST_HALF, LARGEST_HALF = 2.0**-24, torch.finfo(torch.float16).max
+"""Smallest and largest scale of a group of weights."""
+
 SCALE_OF_ZEROS = torch.finfo(torch.float32).eps
 """Scale of a range that contains only zero, as in PyTorch's observers."""
 
@@ -46,6 +49,8 @@ class Scheme:
         Number of elements of a channel that form a row; ``None`` makes the channel one row.
     power_of_two
         Whether scales are powers of two, so that integers are rescaled by shifts only.
+    half
+        Whether scales are float16 numbers, as those of groups of weights are in files.
     """
 
     bits: int
@@ -54,6 +59,7 @@ class Scheme:
     axis: int | None = None
     group: int | None = None
     power_of_two: bool = False
+    half: bool = False
 
     def __post_init__(self) -> None:
         if self.bits not in range(2, 9):
@@ -185,6 +191,8 @@ def from_scale(scale: Tensor, scheme: Scheme) -> Affine:
 
 
 def _allowed(scale: Tensor, scheme: Scheme) -> Tensor:
-    """Return the smallest scales that `scheme` allows and that are at least `scale`."""
+    """Return the scales that `scheme` allows next to `scale`; powers of two are not below it."""
+    if scheme.half:
+        return scale.clamp(SMALLEST_HALF, LARGEST_HALF).half().float()
     scale = scale.clamp(min=SMALLEST_SCALE)
     return scale.log2().ceil().exp2() if scheme.power_of_two else scale

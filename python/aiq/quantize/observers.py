@@ -7,6 +7,7 @@ large values gives smaller quantisation steps to all others.
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -23,6 +24,9 @@ SHARES, REFINEMENTS = 16, 3
 
 NARROWEST = {2: 0.1, 3: 0.1, 4: 0.2, 5: 0.5}
 """Number of bits -> smallest share of the largest magnitude that is tried; 0.8 for more bits."""
+
+NARROWEST_RANGE = 0.7
+"""Smallest share of a row's range that is tried if it has a zero point."""
 
 BLOCK, PIECE = 1 << 16, 1 << 12
 """Numbers of elements that are processed at once, to fit a core's cache, and summed at once."""
@@ -160,6 +164,26 @@ def _search(
     fine = [covering(zero_point) * 1.5 * (i / CLIPS - 0.5) / CLIPS for i in range(CLIPS + 1)]
     zero_point, scale = least([(zero_point, max(scale + f, scale / 2)) for f in fine])
     return -zero_point * scale * unit, (scheme.high - zero_point) * scale * unit
+
+
+def weight_mse(weight: Tensor, scheme: Scheme) -> Affine:
+    """Return the quantiser of `weight` with the smallest squared error of each row.
+
+    With zero points, some shares of a row's range are tried, the same at both ends.
+    """
+    if scheme.symmetric:
+        return symmetric_mse(weight, scheme)
+    rows = to_rows(weight.float(), scheme)
+    low, high = rows.amin(1), rows.amax(1)
+    matrix = replace(scheme, group=None)  # `rows` are the rows of a matrix already
+    best, least = from_range(low, high, scheme), torch.full_like(low, torch.inf)
+    for share in torch.linspace(NARROWEST_RANGE, 1.0, SHARES):
+        tried = from_range(low * share, high * share, matrix)
+        error = tried.fake_quantize(rows).sub_(rows).square_().sum(1)
+        better = error < least
+        best.scale[better], best.zero_point[better] = tried.scale[better], tried.zero_point[better]
+        least = torch.minimum(error, least)
+    return best
 
 
 def symmetric_mse(weight: Tensor, scheme: Scheme) -> Affine:

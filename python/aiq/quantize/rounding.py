@@ -13,8 +13,15 @@ from aiq.errors import InputError
 from aiq.formats import BF16, FP16, FP32, DType, Granularity, Kind
 from aiq.graph import Trace
 from aiq.graph.operators import bounds
-from aiq.quantize.affine import SMALLEST_SCALE, Affine, Scheme, from_range
-from aiq.quantize.observers import OBSERVERS, symmetric_mse
+from aiq.quantize.affine import (
+    LARGEST_HALF,
+    SMALLEST_HALF,
+    SMALLEST_SCALE,
+    Affine,
+    Scheme,
+    from_range,
+)
+from aiq.quantize.observers import OBSERVERS, weight_mse
 from aiq.quantize.operands import operands
 from aiq.quantize.program import Program
 from aiq.quantize.statistics import Statistics
@@ -114,22 +121,23 @@ class Rounding:
         key = (layer, dtype, granularity, read)
         if key not in self._quantizers:
             names = self.operands[layer]
+            weight = names.by_output(self.program.constants[names.weight])
             if read != FP32:
                 plain = self.weight_quantizer(layer, dtype, granularity)
                 self._quantizers[key] = self._holding_bias(layer, plain, read)
                 return self._quantizers[key]
             scheme = Scheme(
                 dtype.bits,
-                symmetric=True,
-                signed=True,
-                axis=None if granularity is Granularity.TENSOR else 0,
+                symmetric=not granularity.zero_point,
+                signed=not granularity.zero_point,
+                axis=None if granularity.is_tensor else 0,
                 group=granularity.group,
                 power_of_two=self._power_of_two,
+                half=_has_groups(weight, granularity) and not self._power_of_two,
             )
-            weight = names.by_output(self.program.constants[names.weight])
-            found = symmetric_mse(weight, scheme)
+            found = weight_mse(weight, scheme)
             if bool(weight.any()):
-                _check_step(float(found.scale.max()), f"the weights of layer {layer!r}", dtype)
+                _check_step(float(found.scale.max()), f"the weights of layer {layer!r}", scheme)
             self._quantizers[key] = found
         return self._quantizers[key]
 
@@ -261,15 +269,23 @@ class Rounding:
             )
             found = from_range(torch.tensor([low]), torch.tensor([high]), scheme)
             if low < 0 or high > 0:
-                _check_step(float(found.scale), f"the output of {node!r}", dtype)
+                _check_step(float(found.scale), f"the output of {node!r}", scheme)
             self._activations[key] = found
         return self._activations[key]
 
 
-def _check_step(step: float, what: str, dtype: DType) -> None:
-    """Raise `InputError` if the scale of numbers that are not all zero is too small."""
-    if step <= SMALLEST_SCALE:
+def _has_groups(weight: Tensor, granularity: Granularity) -> bool:
+    """Whether channels have several groups; runtimes store a single one as a channel."""
+    group = granularity.group
+    return group is not None and weight[0].numel() > group
+
+
+def _check_step(step: float, what: str, scheme: Scheme) -> None:
+    """Raise `InputError` if the largest scale of numbers that are not all zero is out of range."""
+    least, kind = (SMALLEST_HALF, "float16") if scheme.half else (SMALLEST_SCALE, "float32")
+    if step <= least or (scheme.half and step >= LARGEST_HALF):
+        size = "small" if step <= least else "large"
         raise InputError(
-            f"Numbers as small as {what} have no scale in float32 for integers of {dtype.bits} "
+            f"Numbers as {size} as {what} have no scale in {kind} for integers of {scheme.bits} "
             "bits; scale the model or its inputs, or leave the layer in fp32."
         )

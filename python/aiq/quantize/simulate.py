@@ -37,7 +37,7 @@ from aiq.quantize.statistics import Statistics
 Formats = Mapping[str, Format]
 """Layer name -> format; layers that are not named stay float32."""
 
-_ARITHMETIC = 2
+_ARITHMETIC = 3
 """Version of the simulated arithmetic, part of the fingerprint of journals.
 
 Increase it whenever the result of a run changes.

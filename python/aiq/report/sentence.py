@@ -97,7 +97,8 @@ def described(name: str) -> str:
         return {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[found.name]
     weights, group = found.weight.name, found.weight_granularity.group
     if not found.quantizes_activations:
-        return f"{weights} weights" + (f" in groups of {group}" if group else "")
+        zero = ", with zero points" if found.weight_granularity.zero_point else ""
+        return f"{weights} weights" + (f" in groups of {group}" if group else "") + zero
     activations = found.activation.name
     both = weights if weights == activations else f"{weights} weights, {activations} activations"
     return both + (f", {described(found.between.name)} between" if name.endswith("bf16") else "")

@@ -64,6 +64,7 @@ def _weight_only(layer: Layer, fmt: Format) -> Format:
     assert layer.weight_shape is not None
     columns = math.prod(layer.weight_shape[1:])
     group = fmt.weight_granularity.group
+    plain = fmt.weight.bits in {4, 8} and not fmt.weight_granularity.zero_point
     tiles = group is None or columns <= group or columns % group == 0
-    is_stored = layer.op is Op.LINEAR and fmt.weight.bits in {4, 8} and tiles
+    is_stored = layer.op is Op.LINEAR and plain and tiles
     return fmt if is_stored else REFERENCE
