@@ -385,6 +385,7 @@ def test_units_stand_in_the_keys_and_every_key_is_explained():
     assert bare == {  # counts and shares have none
         "threads", "parallel_efficiency", "samples",
         "compute", "memory", "noise", "mape", "low", "high", "terms", "range",
+        "rows", "elements",
     }  # fmt: skip
     for key in found:
         assert f"`{key}" in README or f".{key}" in README or f", `{key}`" in README, key

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from aiq import machine, runtimes
-from aiq.calibrate import chains, programs, roofs
+from aiq.calibrate import chains, products, programs, roofs
 from aiq.calibrate.fit import ALIKE, PRIOR, Coefficients, Prior, fit
 from aiq.calibrate.samples import Sample, Store, default_path
 from aiq.calibrate.this_machine import NAME, as_hardware, roofs_by_threads
@@ -52,7 +52,8 @@ def calibrate(
 
     The roofs are measured with one thread and with all threads. Then random chains of layers
     (`aiq.calibrate.chains`; none is a known network) are timed in every format for which the
-    runtime has kernels, whole and, where the runtime has a profiler, layer by layer. Last, the
+    runtime has kernels, whole and, where the runtime has a profiler, layer by layer. So are matrix
+    products with few rows, in formats that the runtime packs (`aiq.calibrate.products`). Last, the
     coefficients of `aiq.cost.calibrated_table` are fitted to all these times.
 
     Parameters
@@ -100,6 +101,8 @@ def calibrate(
             hardware = add_to or _measured_hardware(store, name, used, report)
             ticks = machine.cpu_ticks()
             _measure_programs(engine, _Effort(count, limit, again), store, report)
+            if "products" not in store.values or again:
+                store.set("products", products.time_products(engine, report))
         except KeyboardInterrupt:
             raise Interrupted(
                 f"{len(store.samples)} times are kept in {store.path}; the same call goes on "
@@ -110,6 +113,7 @@ def calibrate(
         store.set("steal", max(store.values.get("steal", 0.0), stolen))
     report("fit", 0, 1)
     section = fitted(engine, store.samples.values(), store.noise, hardware)
+    section = replace(section, products=products.fit(store.values["products"]))
     report("fit", 1, 1)
     return _with_section(hardware, section, used, store.values["steal"])
 

@@ -39,7 +39,11 @@ REST = "rest"
 
 
 def realisations(runtime: Runtime) -> dict[str, Realisation]:
-    """Return for each format what `runtime` does when it is asked for the format."""
+    """Return for each format what `runtime` does when it is asked for the format.
+
+    Runtimes store the weights of linear layers as integers, and no others, so they are asked about
+    linear layers for formats of weights only, and about convolutions otherwise.
+    """
     found = {}
     for name, example in (
         ("fp32", "fp32"),
@@ -49,7 +53,8 @@ def realisations(runtime: Runtime) -> dict[str, Realisation]:
         ("wNaM", "w4a4"),
     ):
         fmt = parse_format(example)
-        support = runtime.support(Op.CONV, fmt)
+        is_weight_only = fmt.quantizes_weights and not fmt.quantizes_activations
+        support = runtime.support(Op.LINEAR if is_weight_only else Op.CONV, fmt)
         runs_as = example
         if support is not Support.NATIVE:
             runs_as = "w8a8" if fmt.quantizes_activations else "fp32"

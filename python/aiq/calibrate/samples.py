@@ -12,6 +12,7 @@ import platformdirs
 from msgspec import Meta
 
 from aiq import files
+from aiq.calibrate.products import Timed
 from aiq.cost.pieces import Piece
 from aiq.errors import InputError
 from aiq.typed import Count, Name, NonNegative, Positive, dump_json, read_json
@@ -65,11 +66,12 @@ class Roofs(TypedDict):
 
 
 class Values(TypedDict, total=False):
-    """Other results of a calibration: roofs, noise of each bundle, share of time stolen."""
+    """Other results of a calibration: roofs, noise of bundles, stolen time, matrix products."""
 
     roofs: Roofs
     noise: dict[Name, NonNegative]
     steal: NonNegative
+    products: list[Timed]
 
 
 @dataclass(frozen=True, slots=True)

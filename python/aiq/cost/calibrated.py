@@ -6,13 +6,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from aiq import _core
-from aiq.cost import rows, shape
+from aiq import _core, placement
+from aiq.cost import products, rows, shape
 from aiq.cost.pieces import Piece, dtypes, pieces
 from aiq.cost.table import CostTable, EdgeCost, Level
 from aiq.errors import HardwareError
-from aiq.formats import Format
-from aiq.graph import LayerGraph
+from aiq.formats import REFERENCE, Format
+from aiq.graph import Layer, LayerGraph
 from aiq.hardware import Hardware
 from aiq.hardware.runtime_profile import RuntimeProfile
 
@@ -29,6 +29,10 @@ def calibrated_table(
     for the shape of the layer (`aiq.cost.shape`). The time of a layer without weights is in the row
     of the layer that it follows; the overhead of a run is `CostTable.fixed`.
 
+    A linear layer takes the time that the profile has for matrix products in its format, if it has
+    any (`aiq.cost.products`). Without them, packed weights are read at the bandwidth of float32
+    weights and multiplied at its speed, which leaves out the time to unpack them.
+
     Raises
     ------
     HardwareError
@@ -42,7 +46,7 @@ def calibrated_table(
             f"{known}); run `aiq calibrate --runtime {runtime}` on that machine."
         )
     profile = hardware.runtimes[runtime]
-    executed = [profile.executed(f) for f in formats]
+    executed = [_executed(profile, f) for f in formats]
     distinct = list(dict.fromkeys(executed))
     parts = pieces(graph, distinct, profile.kernels, profile.fuses)
     times = _core.calibrated_times(
@@ -58,7 +62,8 @@ def calibrated_table(
     names = ("overhead", "compute", *(level.level for level in hardware.memory))
     fixed = round(profile.run_overhead_us * _PICOSECONDS_PER_US)
     for part, (picoseconds, cause) in zip(parts, times, strict=True):
-        price = round(part.share * picoseconds)
+        measured = _measured(profile, part, distinct, layers)
+        price = round(part.share * picoseconds) if measured is None else measured
         match part.layers:
             case ():
                 fixed += price
@@ -89,6 +94,29 @@ def calibrated_table(
         causes=tuple(tuple(row[k] for k in columns) for row in causes),
         spread=(profile.fit.low, profile.fit.high),
     )
+
+
+def _executed(profile: RuntimeProfile, fmt: Format) -> Format:
+    """Return the format whose time a layer of format `fmt` takes.
+
+    Old profiles say of all weight-only formats that they are emulated, since the calibration asked
+    for convolutions. Whether a linear layer keeps its weights packed is therefore not read there.
+    """
+    packed = placement.keeps_packed(profile.name, fmt)
+    if fmt.name in profile.products or packed:
+        return fmt
+    return profile.executed(fmt) if packed is None else REFERENCE
+
+
+def _measured(
+    profile: RuntimeProfile, part: Piece, formats: Sequence[Format], layers: Sequence[Layer]
+) -> int | None:
+    """Return the picoseconds of a layer with weights, if its time was measured as a product."""
+    if not part.shape:
+        return None
+    (i,), (k,) = part.layers, part.formats
+    found = products.seconds(products.nearest(profile.products, formats[k]), formats[k], layers[i])
+    return None if found is None else round(found * 10**12)
 
 
 def _task(profile: RuntimeProfile, part: Piece) -> rows.LayerRow:

@@ -187,11 +187,11 @@ class _Cutter:
         root = self._root[index]
         assert root is not None
         outside = self._outside(index, layer)
-        work = rows.work(layer)._replace(fused=0)  # fused operands are pieces of their own, below
         for k, (fmt, stored) in enumerate(zip(self._formats, self._stored, strict=True)):
             yield Piece(
                 f"{layer.op}.{fmt.compute.name}",
-                work,
+                # Fused operands are pieces of their own, below.
+                rows.stored_work(layer, fmt)._replace(fused=0),
                 rows.storage(fmt, self._dtypes.index(fmt.compute)),
                 self._resident[k],
                 (root,),

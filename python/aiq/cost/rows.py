@@ -78,6 +78,18 @@ def work(layer: Layer) -> Work:
     )
 
 
+def stored_work(layer: Layer, format_: Format) -> Work:
+    """Return the work of a layer whose weights are stored in `format_`, with scales of groups.
+
+    The core counts 32 bits for a scale; zero points and scales of groups are given as such.
+    """
+    plain, group = work(layer), format_.weight_granularity.group
+    if group is None or layer.weight_shape is None:
+        return plain
+    extra = math.prod(layer.weight_shape) * (format_.stored_bits - format_.weight.bits)
+    return plain._replace(scales=math.ceil(extra / 32))
+
+
 def storage(format_: Format, compute: int) -> Storage:
     """Return how a layer in `format_` is stored; `compute` is the position of its dtype."""
     bits = format_.activation.bits

@@ -1,13 +1,15 @@
 """The section of a runtime in a profile: the coefficients of the calibrated cost model."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 from aiq.errors import HardwareError
 from aiq.formats import Format
 from aiq.formats import parse as parse_format
+from aiq.hardware import products
+from aiq.hardware.products import Product
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,9 @@ class RuntimeProfile:
         conversions of their inputs and outputs.
     fit
         Errors of the model.
+    products
+        Name of a format -> measured matrix products with few rows; empty in profiles of
+        calibrations that did not time them.
     """
 
     name: str
@@ -135,6 +140,7 @@ class RuntimeProfile:
     boundaries: Mapping[str, KernelProfile]
     fuses: tuple[str, ...]
     fit: Fit
+    products: Mapping[str, tuple[Product, ...]] = field(default_factory=dict)
 
     def executed(self, fmt: Format) -> Format:
         """Return the format in which the runtime executes a layer of format `fmt`.
@@ -215,12 +221,13 @@ def from_document(name: str, document: Mapping[str, Any]) -> RuntimeProfile:
         boundaries=_map(document["boundaries"], lambda entry: KernelProfile(**entry)),
         fuses=tuple(document["fuses"]),
         fit=Fit(**document["fit"]),
+        products=_map(document.get("products", {}), products.from_document),
     )
 
 
 def to_document(profile: RuntimeProfile) -> dict[str, Any]:
     """Return a runtime section as plain data, as `from_document` takes it."""
-    return {
+    document = {
         "version": profile.version,
         "run_overhead_us": profile.run_overhead_us,
         "formats": {name: asdict(entry) for name, entry in profile.formats.items()},
@@ -232,6 +239,10 @@ def to_document(profile: RuntimeProfile) -> dict[str, Any]:
         "fuses": list(profile.fuses),
         "fit": {key: value for key, value in asdict(profile.fit).items() if value is not None},
     }
+    if profile.products:
+        measured = profile.products.items()
+        document["products"] = {name: products.to_document(found) for name, found in measured}
+    return document
 
 
 def _kernel(entry: Mapping[str, Any]) -> KernelProfile:

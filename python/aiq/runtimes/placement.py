@@ -30,6 +30,24 @@ def runs_as(runtime: str | None, layer: Layer, fmt: Format) -> Format:
     return fmt
 
 
+def keeps_packed(runtime: str, fmt: Format) -> bool | None:
+    """Whether `runtime` reads weights of linear layers from memory as a weight-only format packs.
+
+    Otherwise they are read as float32 numbers. ``None``: not known, since the runtime is not, or
+    the format rounds activations too.
+    """
+    if runtime not in _INTEGER_KERNEL or not fmt.quantizes_weights or fmt.quantizes_activations:
+        return None
+    if runtime == "onnxruntime" and fmt.weight.bits == 8:
+        return False  # it unpacks them once, when it opens the file (aiq.runtimes.onnx_edit.pack)
+    return _is_plain(fmt)
+
+
+def _is_plain(fmt: Format) -> bool:
+    """Whether weights are symmetric integers of four or eight bits."""
+    return fmt.weight.bits in {4, 8} and not fmt.weight_granularity.zero_point
+
+
 def _inductor(layer: Layer) -> bool:
     assert layer.weight_shape is not None
     if layer.op is not Op.LINEAR:
@@ -64,7 +82,6 @@ def _weight_only(layer: Layer, fmt: Format) -> Format:
     assert layer.weight_shape is not None
     columns = math.prod(layer.weight_shape[1:])
     group = fmt.weight_granularity.group
-    plain = fmt.weight.bits in {4, 8} and not fmt.weight_granularity.zero_point
     tiles = group is None or columns <= group or columns % group == 0
-    is_stored = layer.op is Op.LINEAR and plain and tiles
+    is_stored = layer.op is Op.LINEAR and _is_plain(fmt) and tiles
     return fmt if is_stored else REFERENCE
