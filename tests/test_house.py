@@ -21,7 +21,7 @@ FLOORS = (
     ("measure",),
     ("data", "drops", "hardware", "models", "quantize", "report"),
     ("cost", "evaluate", "plan", "solver"),
-    ("runtimes",),
+    ("gguf", "runtimes"),
     ("deployment", "sensitivity"),
     ("calibrate", "comparison", "planning"),
     ("cli",),

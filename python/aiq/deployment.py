@@ -9,7 +9,7 @@ import torch
 
 from aiq import graph, runtimes
 from aiq.data.reading import first_inputs, observed, reiterable, resized
-from aiq.errors import GraphError, InputError
+from aiq.errors import GraphError, InputError, RuntimeUnavailableError
 from aiq.graph import Trace
 from aiq.graph.export import Inputs
 from aiq.plan import InputSpec, Plan
@@ -168,6 +168,7 @@ def export(
     example_inputs: Inputs | None = None,
     calibration: Iterable[Any] | None = None,
     emulate: bool = False,
+    tokenizer: Any = None,  # noqa: ANN401 - an object of transformers
 ) -> None:
     """Write `model`, every layer in its planned format, to a file that runs without aiq.
 
@@ -178,7 +179,10 @@ def export(
     path
         The suffix names the runtime: ``.onnx`` for ONNX Runtime, ``.xml`` for OpenVINO (its weights
         go into a ``.bin`` beside it), ``.pt2`` for PyTorch: an AOTInductor package, a library for
-        this kind of processor and the number of threads in force.
+        this kind of processor and the number of threads in force. A decoder of transformers can be
+        written to ``.gguf`` too, for llama.cpp and OpenVINO GenAI.
+    tokenizer
+        Tokenizer that a ``.gguf`` file is to hold: an object of transformers, or a folder.
 
     Raises
     ------
@@ -202,6 +206,9 @@ def export(
       batches is faster than what `deploy` compiles, and takes longer to compile.
     """
     file = Path(path)
+    if file.suffix == ".gguf":
+        _export_gguf(plan, model, file, prepare(plan, model, data, example_inputs), tokenizer)
+        return
     engine = runtimes.for_file(file)
     ready = prepare(plan, model, data, example_inputs, calibration)
     engine.export(
@@ -214,6 +221,24 @@ def export(
         batch_dim=plan.batch_dim,
         traced=ready.traced,
     )
+
+
+def _export_gguf(
+    plan: Plan,
+    model: torch.nn.Module,
+    path: Path,
+    ready: Deployment,
+    tokenizer: Any,  # noqa: ANN401
+) -> None:
+    """Write a GGUF file, if the packages for that are installed."""
+    try:
+        from aiq.gguf.write import write  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise RuntimeUnavailableError(
+            f"A .gguf file needs the package {error.name}: `pip install 'aiq[llm]'`."
+        ) from error
+    seen = ready.calibration or [ready.inputs]
+    write(model, path, plan.formats, ready.traced, seen, tokenizer)
 
 
 def load(path: str | Path) -> Compiled:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aiq import runtimes
+from aiq import placement, runtimes
 from aiq.drops import DropTable
 from aiq.errors import InputError
 from aiq.evaluate import journal, metrics
@@ -138,7 +138,9 @@ class SearchOptions:
             checks.name("metric", self.metric, metrics.NAMES)
         name = checks.runtime_name(self.runtime)
         if isinstance(self.runtime, str):
-            checks.name("runtime", self.runtime, [*runtimes.names(), *hardware.runtimes])
+            checks.name(
+                "runtime", self.runtime, [*runtimes.names(), placement.GGUF, *hardware.runtimes]
+            )
         checks.pins(self.pin)
         for format_name in self.pins.values():
             parse(format_name)

@@ -141,10 +141,10 @@ def tables(
         cost=seconds if options.goal is Objective.THROUGHPUT else intensity,
         intensity=intensity,
         drop=np.zeros(intensity.cost.shape),
-        sizes=weights.bits(layers, choices.columns),
+        sizes=weights.bits(layers, choices.columns, options.runtime_name),
         allowed=choices.allowed,
         shared=weights.shared(layers),
-        fixed_bytes=sum(parameter.bytes for parameter in layers.undecided),
+        fixed_bytes=weights.fixed_bytes(layers, options.runtime_name),
     )
 
 

@@ -6,16 +6,21 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from aiq import placement
 from aiq.errors import InputError
 from aiq.formats import REFERENCE, Format
-from aiq.graph import Layer, LayerGraph
+from aiq.graph import Layer, LayerGraph, Op
 
 
-def bits(layers: LayerGraph, columns: Sequence[Format]) -> NDArray[np.int64]:
+def bits(
+    layers: LayerGraph, columns: Sequence[Format], runtime: str | None = None
+) -> NDArray[np.int64]:
     """Return the bits that the weights of each layer add in each format: int64, (L, K).
 
-    A shared weight counts only for the first layer. A weight that a layer without a format reads
-    too, such as an embedding, is stored in float32 in any case; other formats store a second copy.
+    Scales and zero points of groups are counted as the files of `runtime` store them. A shared
+    weight counts only for the first layer. A weight that a layer without a format reads too, such
+    as an embedding, is stored as a floating-point number in any case; other formats store a second
+    copy.
     """
     kept = {parameter.name for parameter in layers.undecided}
 
@@ -23,9 +28,20 @@ def bits(layers: LayerGraph, columns: Sequence[Format]) -> NDArray[np.int64]:
         elements = layer.weight_elements - layer.repeated_elements
         if layer.weight in kept and elements and fmt.weight == REFERENCE.weight:
             elements -= math.prod(layer.weight_shape or ())
-        return int(max(0, elements) * fmt.weight.bits)
+        matrix = min(elements, math.prod(layer.weight_shape or ()))
+        bias = max(0, elements - matrix)
+        width = REFERENCE.weight.bits if runtime == placement.GGUF else fmt.weight.bits
+        return math.ceil(max(0, matrix) * placement.stored_bits(runtime, fmt)) + bias * width
 
     return np.array([[stored(x, f) for f in columns] for x in layers.quantizable], dtype=np.int64)
+
+
+def fixed_bytes(layers: LayerGraph, runtime: str | None = None) -> int:
+    """Return the bytes of the parameters that no decision changes; see `aiq.gguf.tensors`."""
+    if runtime != placement.GGUF:
+        return sum(parameter.bytes for parameter in layers.undecided)
+    halved = {p.name for p in layers.undecided if p.op is Op.EMBEDDING}
+    return sum(p.bytes // 2 if p.name in halved else p.bytes for p in layers.undecided)
 
 
 def shared(graph: LayerGraph) -> tuple[int, ...]:

@@ -25,9 +25,29 @@ def runs_as(runtime: str | None, layer: Layer, fmt: Format) -> Format:
         return fmt
     if fmt.quantizes_weights and not _INTEGER_KERNEL[runtime](layer):
         return REFERENCE
+    if runtime == GGUF:
+        return fmt if _in_blocks(layer, fmt) else REFERENCE
     if fmt.quantizes_weights and not fmt.quantizes_activations:
         return _weight_only(layer, fmt)
     return fmt
+
+
+GGUF = "llamacpp"
+"""Name of the runtimes of GGUF files: llama.cpp, and those that read the same files."""
+
+_IN_BLOCKS: Mapping[str, float] = {
+    "w4g32": 4.5,
+    "w4g32z": 5.0,
+    "w5g32": 5.5,
+    "w5g32z": 6.0,
+    "w8g32": 8.5,
+}
+"""Weight-only format that GGUF files have -> bits of a weight in it. Zero points are float16."""
+
+
+def stored_bits(runtime: str | None, fmt: Format) -> float:
+    """Return the bits of a weight as the files of `runtime` store it, with those of its scale."""
+    return _IN_BLOCKS.get(fmt.name, fmt.stored_bits) if runtime == GGUF else fmt.stored_bits
 
 
 def keeps_packed(runtime: str, fmt: Format) -> bool | None:
@@ -38,6 +58,8 @@ def keeps_packed(runtime: str, fmt: Format) -> bool | None:
     """
     if runtime not in _INTEGER_KERNEL or not fmt.quantizes_weights or fmt.quantizes_activations:
         return None
+    if runtime == GGUF:
+        return fmt.name in _IN_BLOCKS
     if runtime == "onnxruntime" and fmt.weight.bits == 8:
         return False  # it unpacks them once, when it opens the file (aiq.runtimes.onnx_edit.pack)
     return _is_plain(fmt)
@@ -69,10 +91,19 @@ def _openvino(layer: Layer) -> bool:
     return not layer.transposed
 
 
+def _in_blocks(layer: Layer, fmt: Format) -> bool:
+    """Whether a GGUF file can hold the weight of a layer in `fmt`."""
+    assert layer.weight_shape is not None
+    if fmt.name not in _IN_BLOCKS:
+        return fmt.name in {"fp32", "fp16"}
+    return layer.op is Op.LINEAR and layer.weight_shape[-1] % 32 == 0
+
+
 _INTEGER_KERNEL: Mapping[str, Callable[[Layer], bool]] = {
     "inductor": _inductor,
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
+    GGUF: lambda layer: layer.op is Op.LINEAR,
 }
 """Runtime -> whether it has a kernel with integer weights for a layer of a supported operator."""
 

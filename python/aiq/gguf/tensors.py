@@ -1,0 +1,139 @@
+"""The tensors of a decoder as a GGUF file holds them, every layer in its planned format."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from aiq.errors import InputError
+from aiq.formats import REFERENCE, Format
+from aiq.gguf.blocks import GROUP, TYPES, pack
+from aiq.graph import Layer, Trace
+from aiq.quantize.rounding import Rounding
+
+_EMBEDDING = "embed_tokens.weight"
+_OUTPUT = "output.weight"
+
+
+class Stored(NamedTuple):
+    """A tensor of a file.
+
+    Attributes
+    ----------
+    name, kind
+        Its name, and the type of its elements or blocks.
+    data
+        Blocks as bytes, (rows, bytes of a row), or floating-point numbers.
+    value
+        What the simulated network computes with, in the order of the file.
+    """
+
+    name: str
+    kind: gguf.GGMLQuantizationType
+    data: npt.NDArray[Any]
+    value: Tensor
+
+
+def tensors(
+    model: torch.nn.Module,
+    architecture: str,
+    trace: Trace,
+    rounding: Rounding,
+    formats: Mapping[str, Format],
+) -> Iterator[Stored]:
+    """Yield all tensors of a decoder.
+
+    Weights of linear layers are stored in their formats, other matrices (the embedding) in float16,
+    and vectors in float32. If the output layer and the embedding share a matrix, the file holds
+    both, because only the output layer's format was a decision.
+
+    Raises
+    ------
+    InputError
+        If a format has no type in GGUF files, or a matrix cannot be cut into blocks.
+    """
+    config: Any = model.config
+    kind = next(k for k, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
+    weights = {layer.weight: layer for layer in trace.graph.quantizable}
+    biases = {f"{layer.name}.bias": layer for layer in trace.graph.quantizable}
+    for path, exact in model.named_parameters():
+        name = names.get_name(path, try_suffixes=(".weight", ".bias"))
+        if name is None:
+            raise InputError(
+                f"A .gguf file of kind {architecture} has no place for the parameter {path!r}; "
+                "export the model to .onnx or .xml."
+            )
+        heads = _heads(config, path) if architecture == "llama" else None
+        if path in weights and not path.endswith(_EMBEDDING):
+            yield _matrix(name, weights[path], heads, rounding, formats)
+            continue
+        value = exact.detach()
+        if path in biases and _format(biases[path], formats).quantizes_weights:
+            layer, fmt = biases[path], _format(biases[path], formats)
+            value = rounding.bias(layer.name, fmt.weight, fmt.weight_granularity)
+        yield _plain(name, "F32" if value.ndim == 1 else "F16", _turned(value, heads))
+        if path in weights:
+            yield _matrix(_OUTPUT, weights[path], None, rounding, formats)
+
+
+def _format(layer: Layer, formats: Mapping[str, Format]) -> Format:
+    return formats.get(layer.name, REFERENCE)
+
+
+def _matrix(
+    name: str,
+    layer: Layer,
+    heads: int | None,
+    rounding: Rounding,
+    formats: Mapping[str, Format],
+) -> Stored:
+    """Return the weight of a layer in its format."""
+    fmt = _format(layer, formats)
+    if fmt.name not in TYPES:
+        raise InputError(
+            f"A .gguf file has no type for layer {layer.name!r} in {fmt}; search again with "
+            f"formats from {','.join(TYPES)}."
+        )
+    kind = gguf.GGMLQuantizationType[TYPES[fmt.name]]
+    operands = rounding.operands[layer.name]
+    exact = rounding.program.constants[operands.weight]
+    if not fmt.quantizes_weights:
+        return _plain(name, kind.name, _turned(exact, heads))
+    if exact.shape[1] % GROUP:
+        raise InputError(
+            f"Layer {layer.name!r} reads {exact.shape[1]} numbers, which blocks of {GROUP} do not "
+            "divide; pin it to fp16."
+        )
+    key = (layer.name, fmt.weight, fmt.weight_granularity)
+    packed = torch.from_numpy(pack(exact, rounding.weight_quantizer(*key)))
+    return Stored(name, kind, _turned(packed, heads).numpy(), _turned(rounding.weight(*key), heads))
+
+
+def _plain(name: str, kind: str, value: Tensor) -> Stored:
+    dtype = np.float16 if kind == "F16" else np.float32
+    data = value.contiguous().numpy().astype(dtype)
+    return Stored(name, gguf.GGMLQuantizationType[kind], data, value)
+
+
+def _heads(config: Any, path: str) -> int | None:  # noqa: ANN401
+    """Return how many heads the rows of a parameter belong to, if GGUF files order them otherwise.
+
+    llama.cpp turns pairs of neighbouring rows of queries and keys by the position of a token,
+    transformers those of the first and second half of a head.
+    """
+    if ".q_proj." in path:
+        return int(config.num_attention_heads)
+    return int(config.num_key_value_heads) if ".k_proj." in path else None
+
+
+def _turned(value: Tensor, heads: int | None) -> Tensor:
+    """Return rows in the order of llama.cpp, see `_heads`."""
+    if heads is None:
+        return value
+    halves = value.reshape(heads, 2, len(value) // heads // 2, *value.shape[1:])
+    return halves.swapaxes(1, 2).reshape(value.shape)

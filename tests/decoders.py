@@ -1,0 +1,67 @@
+"""Decoders of transformers with random weights, small enough for tests."""
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 128,
+    "max_position_embeddings": 64,
+    "use_cache": False,
+}
+
+KINDS = {
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+}
+
+
+def decoder(kind="llama", *, tied=False, seed=0, **sizes):
+    """Return a decoder whose layers differ in size and whose biases are not zero."""
+    torch.manual_seed(seed)
+    config, model = KINDS[kind]
+    extra = {"head_dim": 16} if kind == "qwen3" else {}
+    found = model(config(**{**SIZES, **extra, **sizes, "tie_word_embeddings": tied}))
+    with torch.no_grad():
+        for name, parameter in found.named_parameters():
+            parameter.normal_(std=0.15)
+            if "norm" in name:
+                parameter.add_(1)
+    return found.eval()
+
+
+def tokens(batch=2, length=16, vocabulary=128, seed=0):
+    """Return random numbers of tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(vocabulary, (batch, length), generator=generator)
+
+
+def tokenizer():
+    """Return a tokenizer of all bytes, of three pairs of them, and of an end of text."""
+    alphabet = sorted(ByteLevel.alphabet())
+    pairs = [("t", "h"), ("th", "e"), ("a", "n")]
+    words = [*alphabet, *("".join(pair) for pair in pairs)]
+    inner = Tokenizer(BPE({word: i for i, word in enumerate(words)}, pairs))
+    inner.pre_tokenizer, inner.decoder = ByteLevel(add_prefix_space=False), ByteLevelDecoder()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|end|>")
+
+
+WORDS = 260
+"""Number of tokens of the tokenizer."""
