@@ -1,6 +1,6 @@
 """What a search returns: a format for every layer, with predictions, proof and provenance."""
 
-from aiq.plan.certificate import SolveSummary
+from aiq.plan.certificate import PlanCertificate, SolveSummary
 from aiq.plan.plan import Accuracy, Plan, PlannedLayer, Prediction
 from aiq.plan.timed import Shortlist, TimedPlan
 from aiq.plan.workload import InputSpec, Workload
@@ -9,6 +9,7 @@ __all__ = [
     "Accuracy",
     "InputSpec",
     "Plan",
+    "PlanCertificate",
     "PlannedLayer",
     "Prediction",
     "Shortlist",

@@ -13,12 +13,13 @@ from aiq.formats import Format
 from aiq.formats import parse as parse_format
 from aiq.graph import BatchDim
 from aiq.plan import show
-from aiq.plan.certificate import SolveSummary
+from aiq.plan.certificate import PlanCertificate, SolveSummary
 from aiq.plan.frontier import PlanFrontier
 from aiq.plan.tables import PlanTables
 from aiq.plan.timed import Shortlist
 from aiq.plan.workload import Workload
 from aiq.report import Comparable, Measured, frame, html
+from aiq.solver import Check
 from aiq.text import plain
 from aiq.typed import (
     Count,
@@ -161,6 +162,10 @@ class Plan:
     workload
         What it was made for: inputs, runtime, threads, and the structure of the model; ``None`` in
         plans of older versions.
+    certificate
+        The solver's certificate, which `check` verifies. It is ``None`` if every candidate was
+        measured, for the weighted objective, in plans of older versions, and if it would take about
+        a megabyte.
     """
 
     model: Text
@@ -179,6 +184,7 @@ class Plan:
     shortlist: Shortlist | None = None
     tables: PlanTables | None = None
     workload: Workload | None = None
+    certificate: PlanCertificate | None = None
 
     def __post_init__(self) -> None:
         names = [layer.name for layer in self.layers]
@@ -240,6 +246,31 @@ class Plan:
             If the file cannot be read or is not a plan.
         """
         return read_json(path, cls, what=_WHAT, advice=_ADVICE, schema=SCHEMA, older=_OLDER)
+
+    def check(self) -> Check:
+        """Verify the solver's certificate with the independent checker, which takes seconds.
+
+        Returns
+        -------
+        Check
+            Whether the certificate is proved and is that of this plan, and what is not.
+
+        Raises
+        ------
+        InputError
+            If the plan keeps no certificate, or one that does not fit its layers.
+        """
+        if self.certificate is None or self.tables is None:
+            raise InputError(
+                "The plan keeps no certificate: there is none of the weighted objective and of "
+                "searches that measure every candidate, and a very large one is not kept. Search "
+                "again with method exact within a budget."
+            )
+        chosen = [
+            self.tables.allowed[i].index(self.tables.formats.index(layer.format))
+            for i, layer in enumerate(self.layers)
+        ]
+        return self.certificate.check(chosen, self.proof.status)
 
     def frontier(self) -> PlanFrontier:
         """Return the plans at other budgets that the search kept; nothing is measured anew.

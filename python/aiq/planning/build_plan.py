@@ -19,12 +19,14 @@ from aiq.plan import (
     Accuracy,
     InputSpec,
     Plan,
+    PlanCertificate,
     PlannedLayer,
     Prediction,
     Shortlist,
     SolveSummary,
     Workload,
 )
+from aiq.plan.certificate import certificate_of
 from aiq.plan.workload import operators
 from aiq.planning import kept
 from aiq.planning.accuracy import AccuracyMeter, HeldBack
@@ -121,6 +123,7 @@ def plan(
             operators=operators(trace.graph),
             torch=torch.__version__,
         ),
+        certificate=certificate(outcome, tables),
     )
 
 
@@ -204,6 +207,14 @@ def proof(outcome: Outcome, unit: str, tables: Tables) -> SolveSummary:
                 cheapest=status == "optimal" and outcome.drop_budget is None,
                 closed=dict(Counter(step.closed for step in found.certificate.proof)),
             )
+
+
+def certificate(outcome: Outcome, tables: Tables) -> PlanCertificate | None:
+    """Return the certificate of an exact solution within a budget, if it is small."""
+    if not isinstance(outcome.solution, solver.Solution):
+        return None
+    position = {owner: i for i, owner in enumerate(sorted(set(tables.owners)))}
+    return certificate_of(outcome.solution, [position[owner] for owner in tables.owners])
 
 
 def accuracy(outcome: Outcome, held_back: HeldBack | None) -> Accuracy | None:

@@ -69,7 +69,7 @@ def search_cheapest(task: Task, meter: AccuracyMeter, progress: Progress) -> Out
         return None
     progress(_CHEAPEST, 0, 1)
     try:
-        solution = task.tables.within(1.0, max_size=task.max_size, time_limit=task.time_limit)
+        solution = task.tables.cheapest(max_size=task.max_size, time_limit=task.time_limit)
     except NoPlanError:
         return None
     if solution.status != "optimal":

@@ -157,15 +157,50 @@ class Tables:
         NoPlanError
             If the time limit came before any plan was found.
         """
-        problem = self._problem(self.cost.cost, self.drop, self.sizes, self.cost.edges)
         solution = solver.solve(
-            problem,
+            self._problem(self.cost.cost, self.drop, self.sizes, self.cost.edges),
             max_drop=max_drop if max_drop < 1 else max(max_drop, self._most_drop()),
             max_size=self._bits(max_size),
             method=method,
             time_limit=time_limit,
             node_limit=node_limit,
         )
+        return self._found(solution, max_drop, max_size, time_limit)
+
+    def cheapest(
+        self, *, max_size: int | None = None, time_limit: float | None = None
+    ) -> solver.Solution:
+        """Return the cheapest plan; of several, the one whose formats round least.
+
+        The drops of the tables are not used, as they need not be known.
+
+        Raises
+        ------
+        InfeasibleError
+            If no plan is within the size budget.
+        NoPlanError
+            If the time limit came before any plan was found.
+        """
+        noise = np.tile([rounding_noise(f) for f in self.cost.formats], (len(self.allowed), 1))
+        problem = self._problem(self.cost.cost, noise, self.sizes, self.cost.edges)
+        bits = self._bits(max_size)
+        found = solver.solve(problem, max_size=bits, time_limit=time_limit)
+        found = self._found(found, 1.0, max_size, time_limit)
+        if found.status != "optimal":
+            return found
+        finest = solver.solve(
+            problem, minimize="drop", max_cost=found.cost, max_size=bits, time_limit=time_limit
+        )
+        return found.with_plan(finest) if finest.choices else found
+
+    def _found(
+        self,
+        solution: solver.Solution,
+        max_drop: float,
+        max_size: int | None,
+        time_limit: float | None,
+    ) -> solver.Solution:
+        """Return the solution if it has a plan, or raise the error that says why it has none."""
         if solution.choices:
             return solution
         if solution.status != "infeasible":
@@ -279,6 +314,19 @@ class Tables:
             mine = row[list(self.allowed[owner])]
             rows[owner] = rows[owner] + mine if owner in rows else mine
         return [rows[owner] for owner in sorted(rows)]
+
+
+_FLOAT_BITS = {"fp32": 24, "fp16": 11, "bf16": 8}
+"""Bits of the significand, the implicit one included."""
+
+
+def rounding_noise(fmt: Format) -> float:
+    """Return a guess of the relative power of a format's rounding errors, up to a factor.
+
+    It orders formats of equal cost: each bit less quadruples the power of an error.
+    """
+    dtypes = (fmt.weight, fmt.activation, fmt.between)
+    return sum(4.0 ** -_FLOAT_BITS.get(dtype.name, dtype.bits - 1) for dtype in dtypes)
 
 
 def _nearest(

@@ -7,7 +7,7 @@ within a budget on the drop, on the size, or on both. Exact searches prove their
 import math
 import numbers
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from aiq import _core
 from aiq.errors import InputError, Interrupted
@@ -44,6 +44,8 @@ class Solution:
         If infeasible, name and smallest feasible value of the budget to change; otherwise None.
     certificate
         Certificate with which `check` verifies the solution.
+    problem
+        The problem that was solved.
     """
 
     status: str
@@ -57,6 +59,24 @@ class Solution:
     seconds: float
     nearest: tuple[str, Number] | None
     certificate: Certificate
+    problem: Problem = field(repr=False, compare=False)
+
+    def with_plan(self, other: "Solution") -> "Solution":
+        """Return this solution with the plan of another one that has the same objective value.
+
+        The certificate proves a bound on all plans, so it proves as much of the other plan.
+        """
+        certificate = replace(
+            self.certificate, choices=other.choices, values=other.certificate.values
+        )
+        return replace(
+            self,
+            choices=other.choices,
+            cost=other.cost,
+            drop=other.drop,
+            size=other.size,
+            certificate=certificate,
+        )
 
     @property
     def outcome(self) -> str:
@@ -209,6 +229,7 @@ def _solution(
         seconds=time.perf_counter() - started,
         nearest=nearest and (nearest[0], problem.from_fixed(*nearest)),
         certificate=certificate,
+        problem=problem,
     )
 
 
