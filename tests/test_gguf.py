@@ -8,7 +8,6 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 import aiq
-from aiq import placement
 from aiq.errors import GraphError, InputError
 from aiq.formats import parse
 from aiq.gguf.blocks import TYPES, pack
@@ -19,6 +18,7 @@ from aiq.quantize.fold import fold
 from aiq.quantize.observers import weight_mse
 from aiq.quantize.simulate import Simulator
 from aiq.quantize.statistics import observe
+from aiq.runtimes import placement
 
 BLOCKS = [name for name in TYPES if parse(name).quantizes_weights]
 MIX = ("w4g32", "w8g32", "w5g32", "w4g32z", "w5g32z", "fp16", "fp32")

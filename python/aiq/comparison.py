@@ -172,7 +172,7 @@ def compare(
         min_seconds=min_seconds,
         progress=report,
     )
-    runs_as = partial(placement.runs_as, engine.name)
+    runs_as = partial(placement.times_as, engine.name)
     columns = tuple(dict.fromkeys([REFERENCE, *plan.formats.values()]))
     table = cost.time_table(ready.traced.graph, columns, hardware, engine.name, runs_as)
     by_layer: tuple[LayerTime, ...] = ()

@@ -53,8 +53,10 @@ def time_table(
     runtime
         Name of the runtime; ``None`` for the roofline.
     runs_as
-        Returns the format in which the runtime runs a layer, whose cost is then that of this
-        format: see `aiq.runtimes.placement.runs_as`. By default every layer runs as planned.
+        Returns the format whose time a layer takes in the runtime: see
+        `aiq.runtimes.placement.times_as`. A weight-only format that it returns is one whose weights
+        are packed in memory. By default every layer runs as planned, and the profile says what is
+        packed.
 
     Raises
     ------
@@ -67,7 +69,8 @@ def time_table(
     ]
     distinct = list(dict.fromkeys([*formats, *chain.from_iterable(realised)]))
     if runtime is not None and runtime in hardware.runtimes:
-        table = calibrated_table(graph, distinct, hardware, runtime)
+        packed = () if runs_as is None else {f for row in realised for f in row}
+        table = calibrated_table(graph, distinct, hardware, runtime, packed)
     else:
         table = roofline_table(graph, distinct, hardware)
     columns = [[distinct.index(f) for f in row] for row in realised]

@@ -1,17 +1,17 @@
 """The calibrated cost level: the time in a runtime, from a profile of the machine."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aiq import _core, placement
+from aiq import _core
 from aiq.cost import products, rows, shape
 from aiq.cost.pieces import Piece, dtypes, pieces
 from aiq.cost.table import CostTable, EdgeCost, Level
 from aiq.errors import HardwareError
-from aiq.formats import REFERENCE, Format
+from aiq.formats import Format
 from aiq.graph import Layer, LayerGraph
 from aiq.hardware import Hardware
 from aiq.hardware.runtime_profile import RuntimeProfile
@@ -20,7 +20,11 @@ _PICOSECONDS_PER_US = 10**6
 
 
 def calibrated_table(
-    graph: LayerGraph, formats: Sequence[Format], hardware: Hardware, runtime: str
+    graph: LayerGraph,
+    formats: Sequence[Format],
+    hardware: Hardware,
+    runtime: str,
+    packed: Collection[Format] = (),
 ) -> CostTable:
     """Return the time of each layer in each format in a runtime, and of what is between layers.
 
@@ -31,7 +35,9 @@ def calibrated_table(
 
     A linear layer takes the time that the profile has for matrix products in its format, if it has
     any (`aiq.cost.products`). Without them, packed weights are read at the bandwidth of float32
-    weights and multiplied at its speed, which leaves out the time to unpack them.
+    weights and multiplied at its speed, which leaves out the time to unpack them. `packed` are
+    formats whose weights are known to be packed if no activations are rounded, whatever the profile
+    says: old ones say of all that they are emulated, since convolutions were asked about.
 
     Raises
     ------
@@ -46,7 +52,13 @@ def calibrated_table(
             f"{known}); run `aiq calibrate --runtime {runtime}` on that machine."
         )
     profile = hardware.runtimes[runtime]
-    executed = [_executed(profile, f) for f in formats]
+    executed = [
+        f
+        if f.name in profile.products
+        or (f in packed and f.quantizes_weights and not f.quantizes_activations)
+        else profile.executed(f)
+        for f in formats
+    ]
     distinct = list(dict.fromkeys(executed))
     parts = pieces(graph, distinct, profile.kernels, profile.fuses)
     times = _core.calibrated_times(
@@ -94,18 +106,6 @@ def calibrated_table(
         causes=tuple(tuple(row[k] for k in columns) for row in causes),
         spread=(profile.fit.low, profile.fit.high),
     )
-
-
-def _executed(profile: RuntimeProfile, fmt: Format) -> Format:
-    """Return the format whose time a layer of format `fmt` takes.
-
-    Old profiles say of all weight-only formats that they are emulated, since the calibration asked
-    for convolutions. Whether a linear layer keeps its weights packed is therefore not read there.
-    """
-    packed = placement.keeps_packed(profile.name, fmt)
-    if fmt.name in profile.products or packed:
-        return fmt
-    return profile.executed(fmt) if packed is None else REFERENCE
 
 
 def _measured(

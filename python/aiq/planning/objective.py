@@ -58,7 +58,7 @@ def default_formats(
         for f in usual
         if f.compute.name in hardware.peak_gflops and (known is None or known.runs(f))
     ]
-    runs_as = partial(placement.runs_as, runtime)
+    runs_as = partial(placement.times_as, runtime)
     table = cost.time_table(layers, able, hardware, runtime, runs_as)
     total = {f: table.total(dict.fromkeys(table.layers, f)) for f in able}
     return tuple(f for f in able if f.kernel == f or total[f] < total[f.kernel])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aiq import placement, runtimes
+from aiq import runtimes
 from aiq.drops import DropTable
 from aiq.errors import InputError
 from aiq.evaluate import journal, metrics
@@ -15,7 +15,7 @@ from aiq.formats import Format, parse, parse_all
 from aiq.hardware import Hardware
 from aiq.planning import checks
 from aiq.planning.objective import Method, Objective
-from aiq.runtimes import Runtime
+from aiq.runtimes import Runtime, placement
 from aiq.sensitivity import METHODS, CustomDrop
 
 _FORMATS = ("fp32", "bf16", "w8a8", "w8a8bf16", "w4a8", "w8", "w4", "w4g64")

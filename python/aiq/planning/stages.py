@@ -129,7 +129,7 @@ def seconds(
     layers: LayerGraph, columns: Sequence[Format], hardware: Hardware, runtime: str | None
 ) -> CostTable:
     """Return the predicted time of every layer in every column, as the runtime runs it."""
-    return cost.time_table(layers, columns, hardware, runtime, partial(placement.runs_as, runtime))
+    return cost.time_table(layers, columns, hardware, runtime, partial(placement.times_as, runtime))
 
 
 def tables(

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from aiq import placement
 from aiq.errors import InputError
 from aiq.formats import REFERENCE, Format
 from aiq.graph import Layer, LayerGraph, Op
+from aiq.runtimes import placement
 
 
 def bits(

@@ -50,19 +50,16 @@ def stored_bits(runtime: str | None, fmt: Format) -> float:
     return _IN_BLOCKS.get(fmt.name, fmt.stored_bits) if runtime == GGUF else fmt.stored_bits
 
 
-def keeps_packed(runtime: str, fmt: Format) -> bool | None:
-    """Whether `runtime` reads weights of linear layers from memory as a weight-only format packs.
+def times_as(runtime: str | None, layer: Layer, fmt: Format) -> Format:
+    """Return the format whose time a layer takes in `runtime` if its format in the plan is `fmt`.
 
-    Otherwise they are read as float32 numbers. ``None``: not known, since the runtime is not, or
-    the format rounds activations too.
+    It is that of `runs_as`, with one exception: ONNX Runtime unpacks weights of eight bits to
+    float32 when it opens a file (`aiq.runtimes.onnx_edit.pack`).
     """
-    if runtime not in _INTEGER_KERNEL or not fmt.quantizes_weights or fmt.quantizes_activations:
-        return None
-    if runtime == GGUF:
-        return fmt.name in _IN_BLOCKS
-    if runtime == "onnxruntime" and fmt.weight.bits == 8:
-        return False  # it unpacks them once, when it opens the file (aiq.runtimes.onnx_edit.pack)
-    return _is_plain(fmt)
+    is_weight_only = fmt.quantizes_weights and not fmt.quantizes_activations
+    if runtime == "onnxruntime" and is_weight_only and fmt.weight.bits == 8:
+        return REFERENCE
+    return runs_as(runtime, layer, fmt)
 
 
 def _is_plain(fmt: Format) -> bool:
