@@ -204,7 +204,7 @@ def test_sensitivity(here):
 def test_compare(here):
     run("search", "mymodel:net", "--input", "8x16", "--formats", "bf16", "-o", "plan.json")
     arguments = ("compare", "plan.json", "mymodel:net", "--input", "8x16", "--runtime", "eager")
-    document = json.loads(run(*arguments, "--seconds", "0.1", "--json").stdout)
+    document = json.loads(run(*arguments, "--seconds", "0.05", "--json").stdout)
     assert [timing["name"] for timing in document["timing"]["timings"]] == ["fp32", "plan"]
     assert document["mismatches"] == []
     assert document["differences"] == []  # nobody measured the default profile
@@ -218,13 +218,13 @@ def test_compare_with_a_profile_of_another_machine(here):
         host = {**profile.provenance["machine"], **different}
         provenance = {**profile.provenance, "machine": host}
         replace(profile, name="other", provenance=provenance).save(here / "other.yaml")
-        said = run(*arguments, "--hw", "other.yaml", "--seconds", "0.1").stdout
+        said = run(*arguments, "--hw", "other.yaml", "--seconds", "0.05").stdout
         assert f"measured where {' and '.join(different)} differed" in " ".join(said.split())
 
 
 def test_compare_layer_by_layer(here):
     run("search", "mymodel:net", "--input", "8x16", "--formats", "fp32,w8a8", "-o", "plan.json")
-    arguments = ("compare", "plan.json", "mymodel:net", "--input", "8x16", "--seconds", "0.1")
+    arguments = ("compare", "plan.json", "mymodel:net", "--input", "8x16", "--seconds", "0.05")
     arguments += ("--runtime", "onnxruntime", "--layers")
     layers = json.loads(run(*arguments, "--json").stdout)["layers"]
     assert [layer["layer"] for layer in layers] == ["0", "2"]
@@ -235,7 +235,16 @@ def test_compare_layer_by_layer(here):
 def test_measure(here):
     run("search", "mymodel:net", "--input", "8x16", "--formats", "bf16", "-o", "plan.json")
     arguments = ("measure", "mymodel:net", "--input", "8x16", "--runtime", "eager")
-    arguments += ("--formats", "fp32,bf16", "--plan", "plan.json", "--seconds", "0.1")
+    arguments += (
+        "--formats",
+        "fp32,bf16",
+        "--plan",
+        "plan.json",
+        "--seconds",
+        "0.05",
+        "--threads",
+        "1",
+    )
     document = json.loads(run(*arguments, "--json").stdout)
     assert [timing["name"] for timing in document["timings"]] == ["fp32", "bf16", "plan"]
     assert {"noise", "steal", "threads", "machine", "again"} <= document.keys()

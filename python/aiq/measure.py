@@ -181,7 +181,7 @@ def compare_timing(
     min_seconds: float = 5.0,
     min_rounds: int = 20,
     max_seconds: float = math.inf,
-    warmup_seconds: float = 2.0,
+    warmup_seconds: float | None = None,
     tolerance: float = 0.02,
     confidence: float = 0.95,
     threads: int | None = None,
@@ -205,8 +205,9 @@ def compare_timing(
     max_seconds
         Time after which six rounds are enough.
     warmup_seconds
-        Smallest length of the warm-up. It continues until every median has settled, but at most for
-        five times as long; a candidate that has not settled by then is marked as not steady.
+        Smallest length of the warm-up; by default two seconds, or `min_seconds` if that is less. It
+        continues until every median has settled, but at most for five times as long; a candidate
+        that has not settled by then is marked as not steady.
     tolerance
         Relative change of a median below which it has settled.
     confidence
@@ -227,6 +228,7 @@ def compare_timing(
         If there is no candidate, `baseline` is not one of them, or a number is out of range.
     """
     base = _check(candidates, baseline, batch, min_seconds, min_rounds, max_seconds, confidence)
+    warmup_seconds = min(2.0, min_seconds) if warmup_seconds is None else warmup_seconds
     turns = {**candidates, _AGAIN: candidates[base]}
     with machine.threads(threads) as used:
         ticks = machine.cpu_ticks()
