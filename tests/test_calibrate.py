@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from aiq import _core, calibrate, machine, runtimes
-from aiq.calibrate import calibration, chains, programs, roofs, this_machine
+from aiq.calibrate import brief_calibration, calibration, chains, programs, roofs, this_machine
 from aiq.calibrate.fit import Coefficients, Prior, fit
 from aiq.calibrate.samples import Sample, Store
 from aiq.cost import calibrated_table, rows, shape
@@ -74,7 +74,7 @@ def test_best_of_many():
 
 
 def test_programs_are_the_same_every_time_and_no_layer_is_idle():
-    names = chains.names(["fp32", "bf16", "w8a8"], 3)
+    names = [*chains.names(["fp32", "bf16", "w8a8"], 3), "thumbnails/w8a8/1"]
     assert len(names) == len(set(names))
     families = {name.partition("/")[0] for name in names}
     for name in (next(n for n in names if n.startswith(family)) for family in sorted(families)):
@@ -86,6 +86,32 @@ def test_programs_are_the_same_every_time_and_no_layer_is_idle():
         assert torch.isfinite(one.module(one.inputs)).all()
         graph = trace(one.module.to("meta"), one.inputs.to("meta")).graph
         assert {layer.name for layer in graph.quantizable} == set(one.formats)
+
+
+def test_a_brief_calibration_times_the_same_networks_in_every_format(monkeypatch):
+    timed = []
+
+    def sample(runtime, names, anchor, **_):
+        for name in names:
+            network = chains.program(name)
+            made_of = programs.cut(
+                runtime, trace(network.module, network.inputs).graph, network.formats
+            )
+            seconds = 1e-3 if "fp32" in name else 5e-4
+            timed.append(Sample(name, seconds, made_of.pieces, anchor=1e-3))
+        return timed, 0.01
+
+    monkeypatch.setattr(programs, "samples", sample)
+    monkeypatch.setattr(brief_calibration, "anchor", lambda runtime: None)
+    profile = calibrate.brief("inductor", TOY, "thumbnails", count=2)
+    floats, integers = timed[::2], timed[1::2]
+    assert len(floats) == len(integers) == 2
+    for one, two in zip(floats, integers, strict=True):
+        shapes = [[piece.shape for piece in part.pieces if piece.shape] for part in (one, two)]
+        assert shapes[0] == shapes[1]
+    section = profile.runtimes["inductor"]
+    assert section.fit.samples == 4
+    assert {"fp32", "int8"} <= set(section.kernels["conv"])
 
 
 def test_integer_layers_with_bfloat16_between_them_are_timed_where_there_are_both():

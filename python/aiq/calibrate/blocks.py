@@ -33,9 +33,11 @@ def activation(rng: Random) -> Callable[[], nn.Module]:
 class _Residual(nn.Module):
     """A residual block of two or three convolutions, with a convolution on the skip if needed."""
 
-    def __init__(self, rng: Random, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(
+        self, rng: Random, inputs: int, outputs: int, stride: int, bottlenecks: float = 0.5
+    ) -> None:
         super().__init__()
-        if rng.random() < 0.5:
+        if rng.random() < bottlenecks:
             middle = outputs // rng.choice((1, 2, 4)) // 8 * 8 or 8
             width = rng.choice((middle, middle, 8))
             groups = middle // width if middle % width == 0 else 1
@@ -251,6 +253,24 @@ def _head(rng: Random) -> Built:
     return nn.Sequential(*parts), (batch, width, size, size)
 
 
+def _thumbnails(rng: Random) -> Built:
+    """Return a residual network for batches of images of 32 x 32 pixels, or the end of one."""
+    size, batch = rng.choice((32, 32, 16)), rng.choice((64, 96, 128))
+    first = width = channels(rng, 512 / size, 1024 / size)
+    parts: list[nn.Module] = []
+    if size == 32:
+        parts, first = [nn.Conv2d(3, width, 3, padding=1), nn.ReLU()], 3
+    strides = [1, 1, 2, 1]
+    rng.shuffle(strides)
+    for stride in strides:
+        parts.append(_Residual(rng, width, width * stride, stride, bottlenecks=0.0))
+        width *= stride
+    return nn.Sequential(*parts), (batch, first, size, size)
+
+
+THUMBNAILS = "thumbnails"
+"""Family of networks for small images, from which only brief calibrations draw."""
+
 FAMILIES: Mapping[str, Callable[[Random], Built]] = {
     "residual": _blocks(_Residual, 512),
     "inverted": _blocks(_Inverted, 192),
@@ -262,3 +282,6 @@ FAMILIES: Mapping[str, Callable[[Random], Built]] = {
     "head": _head,
 }
 """Family -> function that draws a network of the family from a random generator."""
+
+OWN: Mapping[str, Callable[[Random], Built]] = {THUMBNAILS: _thumbnails}
+"""Families that only a brief calibration draws from."""

@@ -115,7 +115,7 @@ def calibrate(
     section = fitted(engine, store.samples.values(), store.noise, hardware)
     section = replace(section, products=products.fit(store.values["products"]))
     report("fit", 1, 1)
-    return _with_section(hardware, section, used, store.values["steal"])
+    return with_section(hardware, section, used, store.values["steal"])
 
 
 def _measured_hardware(store: Store, name: str, threads: int, report: Progress) -> Hardware:
@@ -124,7 +124,7 @@ def _measured_hardware(store: Store, name: str, threads: int, report: Progress) 
     return as_hardware(store.values["roofs"], machine.describe(), name)
 
 
-def _with_section(
+def with_section(
     hardware: Hardware, section: RuntimeProfile, threads: int, steal: float
 ) -> Hardware:
     """Return a profile with the section of a runtime, and with the source of its numbers."""

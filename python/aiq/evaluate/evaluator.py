@@ -165,7 +165,7 @@ class Evaluator:
         metric: str | Metric = "top1",
         observer: str = "mse",
         weight_bits: int = 8,
-        memory: int = 2 * 2**30,
+        memory: int = 2**28,
         cache: str | Path | None = None,
         executor: Executor | None = None,
         seed: int = 0,

@@ -1,0 +1,39 @@
+"""The demo: the whole of it on few images, with a shipped profile in place of a calibration."""
+
+import pytest
+from rich.console import Console
+
+from aiq import Hardware, calibrate
+from aiq.cli import demo
+
+FEW = {
+    "VERIFY": 25,
+    "SENSE": 1,
+    "SCORE": 2,
+    "SECONDS": 0.1,
+    "BATCH": 16,
+    "MAX_DROP": 0.05,
+    "FAST": ("w8a8",),
+}
+
+
+@pytest.mark.slow
+def test_the_demo_measures_what_it_predicts_and_writes_the_report(monkeypatch, tmp_path):
+    pytest.importorskip("openvino")
+    profile = Hardware.load("epyc_zen4_2vcpu")
+    monkeypatch.setattr(calibrate, "quick", lambda **options: profile)
+    monkeypatch.setattr(calibrate, "brief", lambda *arguments, **options: profile)
+    monkeypatch.setattr(demo, "SENSED", ("fp32", "w8", "w8a8"))
+    monkeypatch.setattr(demo, "PAPER", ("fp32", "w8"))
+    for name, value in FEW.items():
+        monkeypatch.setattr(demo, name, value)
+    printed = Console(record=True, width=120, quiet=True)
+    monkeypatch.setattr(demo, "out", printed)
+    page = tmp_path / "demo.html"
+    demo.demo(page)
+    text = printed.export_text()
+    assert "all 22 layers int8 (w8a8); openvino, 16x3x32x32" in text
+    assert "measured" in text
+    fp32, w8 = (text.partition(f"\n{name} ")[2].split()[0] for name in ("fp32  ", "w8  "))
+    assert (fp32, w8) == ("29.85", "42.47")  # the paper's
+    assert "measured" in page.read_text()
