@@ -11,7 +11,7 @@ export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench clean
+.PHONY: help setup demo test wheel docs lint format bench clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,19 +28,27 @@ test: setup  ## Every test: cargo test and pytest
 	@command -v chromium chromium-browser >/dev/null || echo "There is no chromium, so the tests of the report in a browser are skipped (Debian: apt install chromium)."
 	@$(BIN)/python -m pytest
 
-lint: setup  ## Formatters, linters, type checkers
+wheel: setup  ## Build a wheel and try it in an empty environment
+	@.ci/wheel
+
+docs: setup  ## The documentation as a web site, in target/site
+	$(BIN)/mkdocs build --quiet --strict
+
+lint: setup  ## Formatters, linters, type checkers, documentation
 	cargo fmt --all --check
 	cargo clippy --quiet --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings cargo doc --quiet --no-deps
-	$(BIN)/ruff format --check python tests benches
-	$(BIN)/ruff check python tests benches
+	$(BIN)/ruff format --check python tests benches examples
+	$(BIN)/ruff check python tests benches examples
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest aiq._core
+	$(BIN)/mkdocs build --quiet --strict
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 format:  ## Rewrite the sources the way `make lint` wants them
 	cargo fmt --all
-	$(BIN)/ruff format python tests benches
-	$(BIN)/ruff check --fix python tests benches
+	$(BIN)/ruff format python tests benches examples
+	$(BIN)/ruff check --fix python tests benches examples
 
 bench: setup  ## Every claim of the README, measured on this machine (hours)
 	@$(BIN)/python -m pip install --quiet --group bench
