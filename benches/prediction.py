@@ -17,6 +17,7 @@ predicted again from the times that were measured.
 import argparse
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -222,8 +223,7 @@ def predicted(key: str, row: Row, hardware: Hardware) -> Row:
     return {
         **{level: seconds for level, (seconds,) in times.items()},
         "profile": digest(hardware),
-        "interval": [slowdown * seconds for seconds in table.interval({})],
-        "bound": shares(table),
+        "interval": [slowdown * q * table.total({}) for q in table.spread or (1.0, math.inf)],
     }
 
 
@@ -251,14 +251,6 @@ def draw(layers: int, formats: int, count: int) -> NDArray[np.int64]:
             weights = rng.dirichlet(np.ones(formats))
             found.append(rng.choice(formats, layers, p=weights))
     return np.array(found, dtype=np.int64)
-
-
-def shares(table: CostTable) -> dict[str, float]:
-    """Return the shares of the float32 time that compute, memory and overhead limit."""
-    found: dict[str, float] = {}
-    for index, cause in enumerate(table.binding({}).values()):
-        found[cause] = found.get(cause, 0.0) + float(table.cost[index, 0]) / table.cost[:, 0].sum()
-    return found
 
 
 def rate(table: CostTable, count: int = 200_000) -> float:

@@ -18,7 +18,7 @@ images. If Fashion-MNIST is not on disk, the shipped samples (2,000 images each)
 import argparse
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,8 +33,6 @@ from aiq.drops import DropTable
 from aiq.errors import DataError
 from aiq.evaluate import Evaluation, Evaluator
 from aiq.formats import REFERENCE, Format, parse_all
-from aiq.planning import interaction
-from aiq.planning.tables import Tables
 from aiq.sensitivity.whole_plan import divergence
 
 MAX_DROP = 0.01
@@ -294,15 +292,9 @@ def main() -> None:
         for name, estimate in estimates.items()
     }
     show(methods, setting.plans, len(setting.unseen))
-    pairs = _pairs(_tables(table, drops), evaluator, plans, np.array([e.kl for e in found]))
     console.print(
         f"Evaluating a whole plan takes {whole_plan['images']:.0f} images and "
         f"{whole_plan['seconds']:.2f} s on average."
-    )
-    console.print(
-        f"Sum of single divergences against the joint one: mean relative error "
-        f"{100 * pairs['sum']:.0f} %; with {pairs['pairs']} pairs of neighbours measured around "
-        f"one plan: {100 * pairs['with_pairs']:.0f} %."
     )
     name = "sensitivity" if options.network == "resnet20" else f"sensitivity_{options.network}"
     save(
@@ -318,43 +310,10 @@ def main() -> None:
             **results,
             "methods": methods,
             "plans": len(plans),
-            "look": whole_plan,
-            "pairs": pairs,
+            "whole_plan": whole_plan,
         },
         seeds=[0, PLAN_SEED],
     )
-
-
-def _tables(table: cost.CostTable, drops: DropTable) -> Tables:
-    return Tables(
-        cost=table,
-        intensity=table,
-        drop=drops.drop,
-        sizes=np.zeros(table.cost.shape, np.int64),
-        allowed=(tuple(range(len(table.formats))),) * len(table.layers),
-        drop_per_nat=drops.drop_per_nat,
-        measured_plans=drops.measured_plans,
-    )
-
-
-def _pairs(
-    before: Tables, evaluator: Evaluator, plans: Sequence[Mapping[str, Format]], kls: np.ndarray
-) -> dict[str, float]:
-    """Compare sums of divergences with joint ones, before and after pairs were measured."""
-    assert before.drop_per_nat is not None
-    around = plans[int(np.argmin(np.abs(kls - np.median(kls))))]
-    pairs = interaction.measure(before, evaluator, around, evaluator.evaluate(around))
-    after = replace(before, interactions=pairs)
-    errors = [
-        np.mean(
-            [
-                abs(t.predicted_drop(p) / before.drop_per_nat / k - 1)
-                for p, k in zip(plans, kls, strict=True)
-            ]
-        )
-        for t in (before, after)
-    ]
-    return {"sum": float(errors[0]), "with_pairs": float(errors[1]), "pairs": len(pairs)}
 
 
 if __name__ == "__main__":

@@ -541,10 +541,9 @@ def test_a_calibration_that_is_killed_goes_on_where_it_was(tmp_path, monkeypatch
     assert section.formats["w8a8"].support == "none"
     graph, planned = cut("linear/bf16/0")
     table = calibrated_table(graph, parse_all("fp32,bf16"), again, "eager")
-    low, high = table.interval(planned)
-    assert 0 < low <= table.total(planned) <= high
-    bound = set(table.binding(planned).values())
-    assert bound <= {"overhead", "compute", "boundary", *(level.level for level in again.memory)}
+    low, high = table.spread
+    assert 0 < low <= 1 <= high
+    assert table.total(planned) > 0
 
 
 def test_a_profile_names_the_limits_that_it_was_measured_under(monkeypatch):

@@ -16,12 +16,11 @@ from aiq.cost import (
     Level,
     calibrated_table,
     intensity_table,
-    roofline_table,
     shape,
     time_table,
 )
 from aiq.cost.pieces import pieces
-from aiq.errors import HardwareError, InputError
+from aiq.errors import HardwareError
 from aiq.formats import parse, parse_all
 from aiq.hardware import Hardware
 from aiq.planning.allowed import allowed_formats
@@ -199,10 +198,6 @@ def test_an_edge_costs_its_conversion_and_only_where_formats_differ():
     alone = plan(found, "fp32", "w8a8")
     rows = found.cost[0, 0] + found.cost[1, 2] + edge.cost[0, 2] + found.fixed
     assert found.total(alone) == pytest.approx(rows / 1e12)
-    assert found.binding(alone)[found.layers[1]] == "compute"
-    dear = PROFILE.replace("fp32_to_int8: {start_us: 10", "fp32_to_int8: {start_us: 1000")
-    found = table(nn.Sequential(conv(3, 8), conv(8, 4)), profile=hardware.parse(dear, "toy"))
-    assert found.binding(alone)[found.layers[1]] == "boundary"
 
 
 def test_readers_of_one_tensor_share_its_conversion():
@@ -406,28 +401,6 @@ def test_formats_are_priced_as_they_run():
     assert all((edge.cost[0, 3], edge.cost[3, 0]) == (0, 0) for edge in found.edges)
 
 
-def test_interval_and_binding():
-    found = table(Residual())
-    seconds = found.total({})
-    assert found.interval({}) == (pytest.approx(0.9 * seconds), pytest.approx(1.2 * seconds))
-    layers = graph.extract(Residual(), IMAGE)
-    roof = roofline_table(layers, FORMATS, TOY)
-    assert roof.interval({}) == (roof.total({}), np.inf)
-    with pytest.raises(InputError, match="calibrate"):
-        roof.binding({})
-    memory_bound = PROFILE.replace("read_gbps: 10}", "read_gbps: 0.011}").replace(
-        "read_gbps: 1}", "read_gbps: 0.01}"
-    )
-    slow = table(Residual(), profile=hardware.parse(memory_bound, "slow.yaml"))
-    assert set(slow.binding({}).values()) == {"L2"}
-    tiny = PROFILE.replace("size_kib: 64", "size_kib: 0.01").replace(
-        "read_gbps: 1}", "read_gbps: 0.01}"
-    )
-    assert set(table(Residual(), profile=hardware.parse(tiny, "t")).binding({}).values()) == {
-        "DRAM"
-    }
-
-
 def test_time_table_takes_the_best_there_is():
     layers = graph.extract(Residual(), IMAGE)
     assert time_table(layers, FORMATS, TOY, "inductor").level is Level.CALIBRATED
@@ -470,7 +443,6 @@ def test_a_profile_of_one_thread_predicts_that_machine_with_the_same_code(runtim
     for fmt in ("fp32", "w8a8"):
         uniform = dict.fromkeys(one.layers, parse(fmt))
         assert 1.3 < one.total(uniform) / two.total(uniform) < 2.2
-        assert "compute" in one.binding(uniform).values()
     assert one.spread != two.spread
 
 

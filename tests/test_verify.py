@@ -18,12 +18,12 @@ from aiq import sensitivity
 from aiq.cost import intensity_table
 from aiq.errors import InfeasibleError
 from aiq.evaluate import Evaluator
-from aiq.formats import REFERENCE, parse, parse_all
+from aiq.formats import parse, parse_all
 from aiq.graph import extract
 from aiq.plan import Plan
-from aiq.planning import drop_curve, interaction, loop
+from aiq.planning import drop_curve, loop
 from aiq.planning.accuracy import AccuracyMeter
-from aiq.planning.tables import Interaction, Tables
+from aiq.planning.tables import Tables
 from aiq.planning.task import Task
 
 FORMATS = parse_all("fp32,w8a8,w5a5,w4a4,w3a3,w2a2")
@@ -166,71 +166,6 @@ def test_a_look_that_asks_for_more_than_the_sizes_allow_ends_no_search(
         task(small, max_drop=0.5, max_size=most), AccuracyMeter(evaluator, 0.5), quiet
     )
     assert small.size(found.formats) <= most
-
-
-# Pairs
-
-
-def test_neighbours_skip_what_is_no_decision(net, evaluator):
-    names = [layer.name for layer in evaluator.trace.graph.quantizable]
-    found = {(names[u], names[v]) for u, v in interaction.neighbours(evaluator.trace.graph)}
-    assert found == {
-        ("conv1", "conv2"),
-        ("conv2", "conv3"),
-        ("conv1", "conv3"),  # read by the addition that is fused into it
-        ("conv3", "fc"),
-    }
-
-
-def test_pairs_explain_what_single_layers_do_not(tables, evaluator):
-    """Drops that are far too small do not add up: pairs are measured, and bring sums closer."""
-    small = replace(tables, drop=tables.drop / 2, interactions=())
-    plan = dict.fromkeys(tables.cost.layers, parse("w3a3"))
-    found = evaluator.evaluate(plan)
-    pairs = interaction.measure(small, evaluator, plan, found)
-    assert pairs
-    after = replace(small, interactions=pairs)
-    wanted = found.kl * tables.drop_per_nat
-    errors = [abs(t.predicted_drop(plan) - wanted) for t in (small, after)]
-    assert errors[1] < errors[0]
-    reference = tables.cost.formats.index(REFERENCE)
-    for pair in pairs:  # float32 interacts with nothing; nothing harms less than not at all
-        assert (pair.drop[reference] == 0).all()
-        assert (pair.drop[:, reference] == 0).all()
-        alone = small.drop[pair.source][:, None] + small.drop[pair.target][None]
-        assert (alone + pair.drop >= -1e-12).all()
-
-
-def test_what_adds_up_is_left_alone(tables, evaluator):
-    plan = dict.fromkeys(tables.cost.layers, parse("w4a4"))
-    found = evaluator.evaluate(plan)
-    total = tables.predicted_drop(plan) / tables.drop_per_nat
-    right = replace(tables, drop=tables.drop * found.kl / total)
-    before = evaluator.evaluations
-    assert interaction.measure(right, evaluator, plan, found) == ()
-    assert interaction.measure(replace(right, drop_per_nat=None), evaluator, plan, found) == ()
-    assert evaluator.evaluations == before
-
-
-def test_the_solver_sees_pairs(tables):
-    """A pair that is very bad together is not chosen together; enumeration agrees."""
-    rng = np.random.default_rng(0)
-    k = len(FORMATS)
-    pairs = (Interaction(0, 1, rng.random((k, k)) / 50), Interaction(1, 2, rng.random((k, k)) / 50))
-    bad = replace(tables, interactions=pairs)
-    best = np.inf
-    for choices in np.ndindex(*(k,) * len(bad.cost.layers)):
-        formats = bad.formats(choices)
-        if bad.predicted_drop(formats) <= 0.02:
-            best = min(best, bad.cost.total(formats))
-    solution = bad.within(0.02)
-    assert bad.cost.total(bad.formats(solution.choices)) == best
-    assert bad.predicted_drop(bad.formats(solution.choices)) <= 0.02 + 1e-9
-    values = [
-        bad.weighted(bad.formats(c), bad.predicted_drop(bad.formats(c)), 0.9)
-        for c in np.ndindex(*(k,) * len(bad.cost.layers))
-    ]
-    assert bad.best_weighted(0.9).value == pytest.approx(min(values), abs=1e-9)
 
 
 # The loop

@@ -106,15 +106,12 @@ impl Work {
         let bytes = |work: Self| Ok(work.traffic_bits(storage)? as f64 / 8.0);
         let weights = bytes(Self { inputs: 0, fused: 0, outputs: 0, ..*self })?;
         let activations = bytes(*self)? - weights;
-        let (near, data) = machine.level(activations);
-        let (far, store) = machine.level(resident.max(activations + weights));
-        let data_time = activations / data.bandwidth;
-        let store_time = weights / store.bandwidth;
+        let data = machine.level(activations);
+        let store = machine.level(resident.max(activations + weights));
         Ok(Load {
             compute: self.flops as f64 / machine.peak(storage.compute)?,
-            memory: data_time + store_time,
+            memory: activations / data.bandwidth + weights / store.bandwidth,
             outputs: self.outputs as f64,
-            level: if store_time > data_time { far } else { near },
         })
     }
 }
@@ -128,43 +125,16 @@ pub struct Load {
     pub memory: f64,
     /// Elements written.
     pub outputs: f64,
-    /// The level that most of the traffic's time goes to.
-    pub level: usize,
-}
-
-/// Seconds of a kernel, by what they are spent on.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Time {
-    /// Starting.
-    pub overhead: f64,
-    /// Arithmetic, and what each output costs.
-    pub compute: f64,
-    /// Traffic.
-    pub memory: f64,
-    /// The level that most of the traffic's time goes to.
-    pub level: usize,
 }
 
 impl Load {
-    /// The time that `kernel` takes for this.
-    #[must_use]
-    pub fn time(self, kernel: Kernel) -> Time {
-        Time {
-            overhead: kernel.start,
-            compute: self.compute / kernel.compute + self.outputs * kernel.output,
-            memory: self.memory / kernel.memory,
-            level: self.level,
-        }
-    }
-}
-
-impl Time {
-    /// All of it in picoseconds, rounded up.
+    /// The time that `kernel` takes for this in picoseconds, rounded up.
     ///
     /// # Errors
     /// [`Error::CostTooLarge`] past 63 bits.
-    pub fn picoseconds(self) -> Result<i64, Error> {
-        picoseconds(self.overhead + self.compute + self.memory)
+    pub fn picoseconds(self, kernel: Kernel) -> Result<i64, Error> {
+        let compute = self.compute / kernel.compute + self.outputs * kernel.output;
+        picoseconds(kernel.start + compute + self.memory / kernel.memory)
     }
 }
 
@@ -256,9 +226,9 @@ mod tests {
         let load = work().load(FP32, &machine, 5000.0).expect("valid");
         assert!((load.compute - 4000.0 / 1e9).abs() < 1e-15);
         assert!((load.memory - (360.0 / 1e9 + 400.0 / 1e8)).abs() < 1e-15);
-        assert_eq!((load.outputs, load.level), (20.0, 1));
-        let time = load.time(kernel);
-        assert_eq!(time.picoseconds(), Ok(1_000_000 + 8_000_000 + 20_000 + 8_720_000));
+        assert!((load.outputs - 20.0).abs() < 1e-15);
+        let time = load.picoseconds(kernel);
+        assert_eq!(time, Ok(1_000_000 + 8_000_000 + 20_000 + 8_720_000));
         // With nothing else to keep, all of it fits the near level.
         let alone = work().load(FP32, &machine, 0.0).expect("valid");
         assert!((alone.memory - 760.0 / 1e9).abs() < 1e-15);

@@ -56,12 +56,11 @@ impl Hardware {
         self.levels[self.levels.len() - 1].bandwidth
     }
 
-    /// The nearest level that holds `bytes`, with its position; the farthest if none does.
+    /// The nearest level that holds `bytes`; the farthest if none does.
     #[must_use]
-    pub fn level(&self, bytes: f64) -> (usize, Level) {
-        let last = self.levels.len() - 1;
-        let index = self.levels.iter().position(|level| bytes <= level.size).unwrap_or(last);
-        (index, self.levels[index])
+    pub fn level(&self, bytes: f64) -> Level {
+        let last = self.levels[self.levels.len() - 1];
+        self.levels.iter().copied().find(|level| bytes <= level.size).unwrap_or(last)
     }
 }
 
@@ -122,9 +121,9 @@ mod tests {
     fn the_nearest_level_that_is_large_enough() {
         let near = Level { size: 100.0, bandwidth: 1e11 };
         let machine = Hardware::new(vec![1e9], vec![near, DRAM]).expect("valid");
-        assert_eq!(machine.level(100.0), (0, near));
-        assert_eq!(machine.level(101.0), (1, DRAM));
-        assert_eq!(machine.level(1e13), (1, DRAM));
+        assert_eq!(machine.level(100.0), near);
+        assert_eq!(machine.level(101.0), DRAM);
+        assert_eq!(machine.level(1e13), DRAM);
         assert!((machine.bandwidth() - 1e10).abs() < 1.0);
     }
 

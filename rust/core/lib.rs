@@ -52,7 +52,7 @@ mod simplex;
 mod solution;
 mod weighted;
 
-pub use cost::{Load, Storage, Time, Work};
+pub use cost::{Load, Storage, Work};
 pub use error::Error;
 pub use frontier::frontier;
 pub use hardware::{Hardware, Kernel, Level};

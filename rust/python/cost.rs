@@ -85,21 +85,10 @@ pub(crate) fn calibrated_loads(
     each(tasks, machine, |load, _| Ok((load.compute, load.memory, load.outputs)))
 }
 
-/// Time of each piece of work: picoseconds, and what most of them are spent on (0 overhead, 1
-/// compute, 2 + l memory level l).
+/// Picoseconds of each piece of work.
 #[pyfunction]
-pub(crate) fn calibrated_times(tasks: Vec<Task>, machine: Machine) -> PyResult<Vec<(i64, usize)>> {
-    each(tasks, machine, |load, kernel| {
-        let time = load.time(kernel);
-        let cause = if time.overhead >= time.compute.max(time.memory) {
-            0
-        } else if time.compute >= time.memory {
-            1
-        } else {
-            2 + time.level
-        };
-        Ok((time.picoseconds()?, cause))
-    })
+pub(crate) fn calibrated_times(tasks: Vec<Task>, machine: Machine) -> PyResult<Vec<i64>> {
+    each(tasks, machine, Load::picoseconds)
 }
 
 impl From<Work> for core::Work {

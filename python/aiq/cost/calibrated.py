@@ -67,13 +67,11 @@ def calibrated_table(
     layers = graph.quantizable
     shape = (len(layers), len(distinct))
     cost = np.zeros(shape, dtype=np.int64)
-    causes = [[""] * shape[1] for _ in layers]
     edges: defaultdict[tuple[int, ...], NDArray[np.int64]] = defaultdict(
         lambda: np.zeros((shape[1], shape[1]), dtype=np.int64)
     )
-    names = ("overhead", "compute", *(level.level for level in hardware.memory))
     fixed = round(profile.run_overhead_us * _PICOSECONDS_PER_US)
-    for part, (picoseconds, cause) in zip(parts, times, strict=True):
+    for part, picoseconds in zip(parts, times, strict=True):
         measured = _measured(profile, part, distinct, layers)
         price = round(part.share * picoseconds) if measured is None else measured
         match part.layers:
@@ -82,9 +80,6 @@ def calibrated_table(
             case (i,):
                 (k,) = part.formats
                 cost[i, k] += price
-                causes[i][k] = (
-                    causes[i][k] or names[cause]
-                )  # the kernel of the layer itself comes first
             case (i, j):
                 a, b = part.formats
                 if i < j:
@@ -103,7 +98,6 @@ def calibrated_table(
         edges=tuple(
             EdgeCost(i, j, matrix[grid]) for (i, j), matrix in sorted(edges.items()) if matrix.any()
         ),
-        causes=tuple(tuple(row[k] for k in columns) for row in causes),
         spread=(profile.fit.low, profile.fit.high),
     )
 

@@ -64,9 +64,6 @@ class CostTable:
         Floating-point operations of all layers in the table.
     edges
         Costs between layers, in the unit of `cost`; only a ``calibrated`` table has them.
-    causes
-        L x K words: the largest part of the time of each layer itself, ``overhead``, ``compute``
-        or the name of a memory level. Only a ``calibrated`` table has them.
     spread
         5 % and 95 % quantiles of the ratio of measured to predicted time in the calibration.
     """
@@ -78,7 +75,6 @@ class CostTable:
     fixed: int
     flops: int
     edges: tuple[EdgeCost, ...] = ()
-    causes: tuple[tuple[str, ...], ...] = ()
     spread: tuple[float, float] | None = None
 
     @property
@@ -121,10 +117,6 @@ class CostTable:
                 replace(e, cost=e.cost[np.ix_(columns[e.source], columns[e.target])])
                 for e in self.edges
             ),
-            causes=tuple(
-                tuple(row[k] for k in taken)
-                for row, taken in zip(self.causes, columns, strict=bool(self.causes))
-            ),
         )
 
     def totals(self, columns: npt.ArrayLike) -> NDArray[np.float64]:
@@ -154,38 +146,6 @@ class CostTable:
         columns = self._columns(formats)
         return {
             name: int(self.cost[i, k]) / self.per_unit
-            for i, (name, k) in enumerate(zip(self.layers, columns, strict=True))
-        }
-
-    def interval(self, formats: Mapping[str, Format]) -> tuple[float, float]:
-        """Return the interval in seconds that contains the time of a plan nine times out of ten.
-
-        The interval comes from the residuals of the calibration. That of a roofline, which is a
-        lower bound, reaches from the prediction to infinity.
-        """
-        low, high = self.spread or (1.0, np.inf)
-        seconds = self.total(formats)
-        return seconds * low, seconds * high
-
-    def binding(self, formats: Mapping[str, Format]) -> dict[str, str]:
-        """Return what limits the speed of each layer of a plan.
-
-        That is ``overhead``, ``compute``, the name of a memory level, or ``boundary`` if
-        conversions on the edges into the layer cost more than the layer itself.
-
-        Raises
-        ------
-        InputError
-            If the table is not a ``calibrated`` one, or lacks a format.
-        """
-        if self.level is not Level.CALIBRATED:
-            raise InputError(f"A {self.level} table knows no causes; calibrate the machine first.")
-        columns = self._columns(formats)
-        incoming = dict.fromkeys(range(len(self.layers)), 0)
-        for edge in self.edges:
-            incoming[edge.target] += int(edge.cost[columns[edge.source], columns[edge.target]])
-        return {
-            name: "boundary" if incoming[i] > self.cost[i, k] else self.causes[i][k]
             for i, (name, k) in enumerate(zip(self.layers, columns, strict=True))
         }
 

@@ -1,9 +1,8 @@
 """Search on the tables, measure the plan that was found, correct the prediction, search again.
 
 The tables only predict the accuracy drop of a plan. Each round therefore measures one plan on the
-data. After that, the prediction is fitted to every plan measured so far (`aiq.planning.drop_curve`)
-and pairs of layers whose drops do not add up are measured (`aiq.planning.interaction`). The search
-itself takes milliseconds.
+data. After that, the prediction is fitted to every plan measured so far
+(`aiq.planning.drop_curve`). The search itself takes milliseconds.
 """
 
 import math
@@ -13,7 +12,7 @@ from dataclasses import replace
 
 from aiq import solver
 from aiq.errors import InfeasibleError, Interrupted, NoPlanError
-from aiq.planning import drop_curve, interaction
+from aiq.planning import drop_curve
 from aiq.planning.accuracy import AccuracyMeter
 from aiq.planning.drop_curve import DropCurve
 from aiq.planning.tables import POINTS
@@ -241,13 +240,6 @@ class _Loop:
         self._progress(_STAGE, min(len(self.tried), ROUNDS), ROUNDS)
         return outcome
 
-    def interact(self, outcome: Outcome) -> None:
-        """Add drops of pairs of layers to the tables, if those of single layers do not add up."""
-        tables, found = self.task.tables, self._meter.evaluation(outcome.formats, -1.0)
-        pairs = interaction.measure(tables, self._meter.evaluator, outcome.formats, found)
-        self.task = replace(self.task, tables=replace(tables, interactions=pairs))
-        self._last = self._point(outcome.formats)
-
     def weighted(self) -> None:
         """Measure the best plan by the curve, until that plan has been measured already."""
         task, best = self.task, math.inf
@@ -259,8 +251,6 @@ class _Loop:
             if seen or expected >= best - GAIN * abs(best):
                 break
             best = min(best, self.measure(found, best).value)
-            if len(self.tried) == 1:
-                self.interact(self.tried[0])
 
     def within(self) -> None:
         """Find the drop budget of the tables at which the measured drop just meets the task's.
@@ -295,11 +285,6 @@ class _Loop:
                 fails = min(fails, self._total(outcome.formats))
             elif holds is None or outcome.value < holds.value:
                 holds = outcome
-            if len(self.tried) == 1:
-                before = self.task
-                self.interact(outcome)
-                if self.task is not before and math.isfinite(fails):
-                    fails = self._total(outcome.formats)
             if holds is not None and self._gain(holds, fails) <= GAIN:
                 break
 

@@ -18,23 +18,6 @@ POINTS = 100.0
 
 
 @dataclass(frozen=True, slots=True)
-class Interaction:
-    """The drop of two layers together, minus the sum of their drops alone.
-
-    Attributes
-    ----------
-    source, target
-        Positions of the layers in the tables.
-    drop
-        Difference as a fraction, (K, K): rows are formats of the source, columns of the target.
-    """
-
-    source: int
-    target: int
-    drop: NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
 class Tables:
     """Cost and drop of L layers in K formats, and the formats that each layer may have.
 
@@ -50,8 +33,6 @@ class Tables:
         Bits of the weights of each layer: int64, (L, K).
     allowed
         For each layer, the columns of the formats that it may have.
-    interactions
-        Drops of pairs of layers beyond those of each alone.
     drop_per_nat
         Drop per nat of divergence, or ``None`` if drops do not come from divergences.
     measured_plans
@@ -68,7 +49,6 @@ class Tables:
     drop: NDArray[np.float64]
     sizes: NDArray[np.int64]
     allowed: tuple[tuple[int, ...], ...]
-    interactions: tuple[Interaction, ...] = ()
     drop_per_nat: float | None = None
     measured_plans: tuple[MeasuredPlan, ...] = ()
     shared: tuple[int, ...] = ()
@@ -97,11 +77,8 @@ class Tables:
         return [self.cost.formats.index(formats[name]) for name in self.cost.layers]
 
     def predicted_drop(self, formats: Mapping[str, Format]) -> float:
-        """Return the sum of the drops of a plan's layers and of the interactions of pairs."""
-        columns = self.columns(formats)
-        alone = sum(self.drop[i, k] for i, k in enumerate(columns))
-        pairs = sum(x.drop[columns[x.source], columns[x.target]] for x in self.interactions)
-        return float(alone + pairs)
+        """Return the sum of the drops of a plan's layers."""
+        return float(sum(self.drop[i, k] for i, k in enumerate(self.columns(formats))))
 
     def measured(self) -> list[tuple[float, float, float]]:
         """Return predicted drop, measured drop and its standard error of `measured_plans`."""
@@ -256,9 +233,7 @@ class Tables:
         ]
 
     def _most_drop(self) -> float:
-        alone = sum(row.max() for row in self.rows(self.drop))
-        pairs = sum(x.drop.max() for x in self.interactions)
-        return 1.001 * float(alone + max(0.0, pairs))
+        return 1.001 * float(sum(row.max() for row in self.rows(self.drop)))
 
     def _bits(self, max_size: int | None) -> int | None:
         """Return the bits that a size budget in bytes leaves for weights with a decision."""
@@ -288,21 +263,16 @@ class Tables:
         costs, drops = self.rows(cost), self.rows(drop * factor)
         position = {owner: i for i, owner in enumerate(sorted(set(self.owners)))}
         edges: list[tuple[Any, ...]] = []
-        pairs: list[EdgeCost | Interaction] = [*cost_edges, *self.interactions]
-        for pair in pairs:
-            ends = self.owners[pair.source], self.owners[pair.target]
-            whole = pair.cost if isinstance(pair, EdgeCost) else pair.drop * factor
-            table = whole[np.ix_(*(self.allowed[end] for end in ends))]
+        for edge in cost_edges:
+            ends = self.owners[edge.source], self.owners[edge.target]
+            table = edge.cost[np.ix_(*(self.allowed[end] for end in ends))]
             source, target = (position[end] for end in ends)
             if source == target:
-                (costs if isinstance(pair, EdgeCost) else drops)[source] += table.diagonal()
-                continue
-            if source > target:
-                source, target, table = target, source, table.T
-            if isinstance(pair, EdgeCost):
+                costs[source] += table.diagonal()
+            elif source < target:
                 edges.append((source, target, table))
             else:
-                edges.append((source, target, np.zeros(table.shape, np.int64), table))
+                edges.append((target, source, table.T))
         return solver.Problem(
             costs, drops, None if sizes is None else self.rows(sizes), edges=edges
         )
