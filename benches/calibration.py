@@ -102,11 +102,11 @@ def said(section: RuntimeProfile, hardware: Hardware, rows: Mapping[str, Row]) -
     result: Statistics = {"programs": section.fit.samples, "left out": section.fit.mape}
     sections = MappingProxyType({**hardware.runtimes, section.name: section})
     calibrated = replace(hardware, runtimes=sections)
-    told = {key: {**row, **predicted(key, row, calibrated)} for key, row in rows.items()}
-    for key, networks in of_networks(told).items():
+    again = {key: {**row, **predicted(key, row, calibrated)} for key, row in rows.items()}
+    for key, networks in of_networks(again).items():
         if key.endswith(CALIBRATED):
             result |= {"networks": networks["MAPE"], "networks, median": networks["median"]}
-    plans = [found for key, found in of_mixed(told).items() if key.endswith(CALIBRATED)]
+    plans = [found for key, found in of_mixed(again).items() if key.endswith(CALIBRATED)]
     if plans:
         whole = over_all(plans)
         result |= {"plans": whole["MAPE"]}

@@ -46,13 +46,13 @@ def of_plans(result: Row, level: str) -> Statistics:
     """Return the statistics of the predicted speed-ups over float32, which is the first plan."""
     predicted, measured = np.array(result[level]), per_program(result)
     said, real = predicted[0] / predicted[1:], measured[0] / measured[1:]
-    told = np.abs(np.log(real)) > np.log1p(result["noise"])  # the others are neither
+    decided = np.abs(np.log(real)) > np.log1p(result["noise"])  # the others are neither
     right = np.sign(np.log(said)) == np.sign(np.log(real))
     chosen = measured[int(np.argmin(predicted))]
     return {
         **errors(said, real),
-        "sign": float(right[told].mean()) if told.any() else 1.0,
-        "told": int(told.sum()),
+        "sign": float(right[decided].mean()) if decided.any() else 1.0,
+        "decided": int(decided.sum()),
         "regret": float(chosen / measured.min() - 1),
     }
 
@@ -94,12 +94,12 @@ def of_mixed(rows: Mapping[str, Row]) -> dict[str, Statistics]:
 def over_all(plans: Iterable[Statistics]) -> Statistics:
     """Return the statistics of the plans of several networks: the worst rank, regret and noise."""
     found = [{name: value or 0 for name, value in row.items()} for row in plans]
-    told = sum(row["told"] for row in found)
+    decided = sum(row["decided"] for row in found)
     return {
         "rows": sum(row["rows"] for row in found),
         "MAPE": fmean((row["MAPE"] for row in found), [row["rows"] for row in found]),
-        "sign": sum(row["told"] * row["sign"] for row in found) / max(told, 1),
-        "told": told,
+        "sign": sum(row["decided"] * row["sign"] for row in found) / max(decided, 1),
+        "decided": decided,
         "Spearman": min(row["Spearman"] for row in found),
         "regret": max(row["regret"] for row in found),
         "noise": max(row["noise"] for row in found),
@@ -118,7 +118,7 @@ def fill(title: str, rows: Mapping[str, Statistics]) -> Table:
 
 def number(name: str, value: float | None) -> str:
     """Return a number as text: ranks and counts unchanged, all others in percent."""
-    if name in {"rows", "told", "programs"} or value is None:
+    if name in {"rows", "decided", "programs"} or value is None:
         return "" if value is None else str(int(value))
     return f"{value:.3f}" if name in {"Spearman", "Kendall"} else f"{value:.1%}"
 

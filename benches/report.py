@@ -245,7 +245,7 @@ def statistics(found: Mapping[str, float | None]) -> list[str]:
 
 def sign(found: Mapping[str, float]) -> str:
     """Return the share of plans whose sign is right, of those that differ from float32."""
-    return f"{percent(found['sign'])} of {found['told']}" if found["told"] else ""
+    return f"{percent(found['sign'])} of {found['decided']}" if found["decided"] else ""
 
 
 def said(key: str) -> tuple[str, str]:

@@ -183,7 +183,7 @@ def test_no_certificate_of_another_question_is_accepted(data):
         ({"proof": (Proof((1, 10**30, 0), "bound"),)}, "not three integers"),
         ({"proof": (Proof((1, 0, 0), "bound"),)}, "only the bound 2"),
         ({"proof": (Proof((1, 0, 0), "trusted"),)}, "means nothing"),
-        ({"proof": ("enumerated",)}, "no Proof"),
+        ({"proof": ("enumerated",)}, "not a Proof"),
     ],
 )
 def test_forged_certificates_are_refused_with_a_sentence(change, said):

@@ -22,7 +22,7 @@ def test_plan_drawn_again_is_one_program(row):
 def test_speed_ups_are_over_the_median_of_float32(row):
     said = of_plans(row, "level 2")
     assert said["MAPE"] == 0
-    assert said["told"] == 2
+    assert said["decided"] == 2
     assert said["sign"] == 1
     assert said["regret"] == 0
 
@@ -38,9 +38,9 @@ def test_of_several_networks_the_plans_count_and_the_worst_ranks():
     common = {"noise": 0.02, "regret": 0.0}
     found = over_all(
         [
-            {"rows": 30, "MAPE": 0.1, "sign": 1.0, "told": 5, "Spearman": 0.9, **common},
-            {"rows": 10, "MAPE": 0.5, "sign": 0.8, "told": 15, "Spearman": 0.95, **common},
-            {"rows": 10, "MAPE": 0.2, "sign": 1.0, "told": 0, "Spearman": None, **common},
+            {"rows": 30, "MAPE": 0.1, "sign": 1.0, "decided": 5, "Spearman": 0.9, **common},
+            {"rows": 10, "MAPE": 0.5, "sign": 0.8, "decided": 15, "Spearman": 0.95, **common},
+            {"rows": 10, "MAPE": 0.2, "sign": 1.0, "decided": 0, "Spearman": None, **common},
         ]
     )
     assert found["rows"] == 50

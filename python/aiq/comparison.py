@@ -29,7 +29,7 @@ class LayerTime:
     Attributes
     ----------
     layer, format
-        Its name, and the format planned.
+        Name of the layer, and its format in the plan.
     predicted
         Seconds, without the conversions on its edges.
     measured
@@ -50,9 +50,9 @@ class PredictedMeasured:
     Attributes
     ----------
     model, inputs
-        What ran: the class of the model, and the shapes of the inputs of one call.
+        Class of the model, and shapes of the inputs of one call.
     runtime, hardware
-        What executed it, and the profile that predicted.
+        Names of the runtime that executed it, and of the profile that predicted its time.
     level
         The cost model behind the prediction.
     predicted
@@ -64,8 +64,8 @@ class PredictedMeasured:
     layers
         Layer by layer, if asked for.
     differences
-        What is different here from where the profile was measured, for which it predicts: some of
-        ``cpu``, ``isa``, ``limits``, ``threads``. Empty for a profile that nobody measured.
+        Properties in which this machine differs from the one that the profile describes: some of
+        ``cpu``, ``isa``, ``limits``, ``threads``. Empty if the profile was not measured.
     """
 
     model: str
@@ -131,8 +131,8 @@ def compare(
     Parameters
     ----------
     plan, model, data, example_inputs, calibration, runtime
-        As for `deploy`. Without data activations are observed on the example inputs: that is enough
-        to measure times.
+        These are the parameters of `deploy`. Without data, activations are observed on the example
+        inputs, which suffices to measure times.
     hw
         Hardware profile that predicts; the measurement is of the machine this runs on. Default: the
         profile that the plan was searched for.

@@ -115,7 +115,7 @@ def deploy(
     Parameters
     ----------
     plan
-        What `aiq.search` returned, or `Plan.load` read.
+        The plan, from `aiq.search` or `Plan.load`.
     model
         The module that was searched, in evaluation mode; it is not modified. Its weights may have
         been trained further since; a model of another structure is refused.
@@ -175,7 +175,7 @@ def export(
     Parameters
     ----------
     plan, model, data, example_inputs, calibration, emulate
-        As for `deploy`.
+        These are the parameters of `deploy`.
     path
         The suffix names the runtime: ``.onnx`` for ONNX Runtime, ``.xml`` for OpenVINO (its weights
         go into a ``.bin`` beside it), ``.pt2`` for PyTorch: an AOTInductor package, a library for

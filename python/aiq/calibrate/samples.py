@@ -39,7 +39,8 @@ class Sample:
         Whether this is a program, which pays the overhead of a run, or a part that the runtime's
         profiler timed: one layer, or all operators without weights.
     passes
-        How often it was timed; `seconds` and `anchor` are geometric means over these passes.
+        Number of passes in which it was timed; `seconds` and `anchor` are geometric means over
+        them.
     """
 
     name: Name

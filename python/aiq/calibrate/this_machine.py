@@ -43,7 +43,7 @@ def compare(hardware: Hardware, progress: Progress | None = None) -> tuple[Pair,
     hardware
         The profile to compare with.
     progress
-        As in `quick`.
+        Called as by `quick`.
 
     Returns
     -------

@@ -163,7 +163,7 @@ class _Subject:
     Attributes
     ----------
     model, shape, data
-        As on the command line.
+        Arguments of the command line.
     inputs
         Structure of the inputs if neither shape nor data say it, or ``None``.
     batch_dim

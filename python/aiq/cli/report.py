@@ -1,4 +1,4 @@
-"""``aiq show``, ``aiq frontier`` and ``aiq report``: a saved plan, looked at again."""
+"""``aiq show``, ``aiq frontier`` and ``aiq report``: show a saved plan."""
 
 import sys
 from pathlib import Path

@@ -68,7 +68,7 @@ def load_model(
         ``1x128:int64``. Default: the inputs of the first batch of `data`; the built-in networks
         have inputs of their own.
     data
-        As for `load_data`.
+        Data to load, as `load_data` takes it.
     needs_inputs
         Whether it is an error if nothing says what the inputs are.
 
@@ -201,7 +201,7 @@ def _example(sizes: tuple[int, ...], dtype: torch.dtype) -> Inputs:
 
 
 def _torchvision(name: str) -> object:
-    """Return what torchvision calls `name`; the current folder is not looked at."""
+    """Return what torchvision calls `name`; the current folder is not searched."""
     try:
         vision = importlib.import_module("torchvision.models")
     except ImportError as error:

@@ -75,7 +75,7 @@ class LlamaCpp:
         tokens
             Tokens to decode.
         likeliest
-            How many candidates to return for each decoded token.
+            Number of candidates to return for each decoded token.
         """
         found = self._server.handle_completions(
             {

@@ -25,11 +25,11 @@ class Stored(NamedTuple):
     Attributes
     ----------
     name, kind
-        Its name, and the type of its elements or blocks.
+        Name of the tensor, and type of its elements or blocks.
     data
         Blocks as bytes, (rows, bytes of a row), or floating-point numbers.
     value
-        What the simulated network computes with, in the order of the file.
+        Values with which the simulated network computes, in the order of the file.
     """
 
     name: str

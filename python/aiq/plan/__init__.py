@@ -1,4 +1,4 @@
-"""What a search returns: a format for every layer, with predictions, proof and provenance."""
+"""Plans: a format for every layer, with predictions, proof and provenance."""
 
 from aiq.plan.certificate import PlanCertificate, SolveSummary
 from aiq.plan.plan import Accuracy, Plan, PlannedLayer, Prediction

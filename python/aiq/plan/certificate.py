@@ -21,7 +21,7 @@ Row = tuple[Annotated[int, Meta(ge=-(2**62), le=2**62)], ...]
 
 @dataclass(frozen=True, slots=True)
 class SolveSummary:
-    """How good the choice is on the tables: what the solver can vouch for.
+    """The solver's result: how good the choice is on the tables.
 
     Attributes
     ----------
@@ -32,20 +32,22 @@ class SolveSummary:
         Objective of the plan, lower bound of every plan within the budgets, and their relative
         difference; ``None`` where a method gives no bound.
     unit
-        Of `value` and `bound`: ``bytes``, ``seconds``, or ``objective`` (the weighted one).
+        Unit of `value` and `bound`: ``bytes``, ``seconds``, or ``objective`` (the weighted one).
     nodes, seconds
-        Search effort.
+        Number of subproblems that were visited, and time of the search.
     drop_budget
-        Sum of single-layer drops that the solve allowed, corrected by measurement; ``None``
-        without a budget.
+        Largest sum of the drops of single layers in the solve; it comes from measured plans.
+        ``None`` without a budget.
     drop_factor
-        What the single-layer drops were multiplied by, corrected by measurement.
+        Factor by which the drops of single layers were multiplied in the weighted objective; it
+        comes from measured plans.
     cheapest
         Whether no plan of any accuracy drop is cheaper: then the plan is optimal whatever the
         layers lose, and `value` is a bound on all plans within the size budget.
     closed
-        Subproblems of the solver's certificate by what closed them: ``bound``, ``enumerated``,
-        ``infeasible``, ``branched`` or ``open``. The proof is complete if none is open.
+        Number of subproblems of the solver's certificate by how they were closed: ``bound``,
+        ``enumerated``, ``infeasible``, ``branched`` or ``open``. If none is open, the proof is
+        complete.
     """
 
     status: Name
@@ -88,11 +90,11 @@ class PlanCertificate:
     cost, drop, size
         Cost, drop and size of each choice, for each decision.
     edges
-        What depends on two decisions.
+        Costs and drops that depend on two decisions.
     decisions
         The decision of each layer of the plan; layers that share a weight share one.
     claim
-        What the solver claims and its proof.
+        The solver's claim, with its proof.
     """
 
     cost: tuple[Row, ...]

@@ -20,7 +20,7 @@ class PlanFrontier:
     layers, formats
         Names of the layers, and of the formats that points refer to by position.
     unit
-        What the search minimised: ``seconds`` or ``bytes``.
+        Unit of what the search minimised: ``seconds`` or ``bytes``.
     level
         Cost model behind the seconds; ``roofline`` is a lower bound.
     points

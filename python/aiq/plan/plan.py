@@ -1,4 +1,4 @@
-"""A plan: which format every layer gets, what that is predicted to buy, and how sure we are."""
+"""A plan: the format of every layer, with predictions, measurements and a proof."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,15 +47,15 @@ class PlannedLayer:
     name, op, format
         The layer, its operator class, and the name of its format.
     flops, weight_elements
-        Its work and its size.
+        FLOPs of the layer, and number of its weights.
     share
-        Its share of the float32 network's cost, 0..1.
+        Share of the layer in the cost of the float32 network, 0 to 1.
     saving
-        Part of its own float32 cost that the format saves, 0..1 (negative if it costs more).
+        Part of the layer's float32 cost that the format saves; negative if it costs more.
     drop
         Predicted accuracy drop of this choice alone, as a fraction (0.01 = 1 pp).
     why
-        The next cheaper choice and why it was not taken, in words.
+        The next cheaper choice, and the reason why it was not taken, in words.
     """
 
     name: Name
@@ -75,16 +75,16 @@ class PlannedLayer:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the cost models say of a plan.
+    """The predictions of the cost models for a plan.
 
     Attributes
     ----------
     intensity
         FLOPs per byte of convolution and linear layers (the paper's metric).
     bytes
-        Their bytes.
+        Bytes that these layers move.
     seconds
-        Time of one batch.
+        Seconds of one batch.
     level
         The cost model behind `seconds`: ``roofline``, a lower bound, or ``calibrated``.
     weight_bytes
@@ -100,21 +100,21 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """What the plan's simulated network scored on the data, beside the float32 network.
+    """The accuracy of the plan's simulated network on the data, beside that of float32.
 
     Attributes
     ----------
     plan, baseline
         Share of samples that are right, 0..1.
     samples
-        How many there were; both networks saw the same.
+        Number of samples, which are the same for both networks.
     drop_limit
-        Upper confidence limit of the accuracy lost, one-sided, from paired samples.
+        Upper confidence limit of the accuracy drop, one-sided, from paired samples.
     confidence
-        Of `drop_limit`, 0.5..1; at 0.5 the limit is the drop itself.
+        Confidence of `drop_limit`, 0.5 to 1; at 0.5 the limit is the drop itself.
     samples_needed
-        About how many samples would show that a cheaper plan, which was tried and drops little
-        enough on these, keeps to the budget at this confidence; ``None`` if there is no such plan.
+        Approximate number of samples that would show that a cheaper plan keeps to the budget at
+        this confidence; ``None`` if no plan that was tried drops little enough on these samples.
     """
 
     plan: float
@@ -126,7 +126,7 @@ class Accuracy:
 
     @property
     def drop(self) -> float:
-        """Accuracy lost, as a fraction (0.01 = 1 pp)."""
+        """Accuracy drop, as a fraction (0.01 is 1 pp)."""
         return self.baseline - self.plan
 
 
@@ -137,7 +137,8 @@ class Plan:
     Attributes
     ----------
     model, hardware, objective, method
-        What was searched, for which machine, towards what, and how.
+        Class of the model, name of the hardware profile, and names of the objective and of the
+        method.
     layers
         The layers whose format was a decision, in execution order.
     predicted, baseline
@@ -148,20 +149,20 @@ class Plan:
         Measured accuracy, or ``None`` if there was no data: then drops are estimates from
         signal-to-noise ratios.
     proof
-        What the solver vouches for.
+        Summary of the solver's proof.
     evaluations
         Evaluations of the network on the data.
     seconds
         Wall time of the whole search.
     provenance
-        Versions, seed, arguments: what is needed to repeat the search.
+        Versions, seed and arguments with which the search can be repeated.
     shortlist
-        What was timed to choose the plan, or ``None`` if it was chosen by prediction.
+        Plans that were timed to choose this one; ``None`` if it was chosen by prediction.
     tables
         The tables and plans that it was chosen from; ``None`` in plans of older versions.
     workload
-        What it was made for: inputs, runtime, threads, and the structure of the model; ``None`` in
-        plans of older versions.
+        Inputs, runtime, threads and structure of the model for which the plan was made; ``None``
+        in plans of older versions.
     certificate
         The solver's certificate, which `check` verifies. It is ``None`` if every candidate was
         measured, for the weighted objective, in plans of older versions, and if it would take about
@@ -200,7 +201,7 @@ class Plan:
 
     @property
     def formats(self) -> dict[str, Format]:
-        """Layer name -> format: what evaluators and runtimes take."""
+        """Layer name -> format, as evaluators and runtimes take it."""
         return {layer.name: parse_format(layer.format) for layer in self.layers}
 
     @property
@@ -302,7 +303,7 @@ class Plan:
         path
             The file to write.
         comparison
-            What `aiq.compare` returned, or a file that ``aiq compare --json`` wrote: the page then
+            Result of `aiq.compare`, or a file that ``aiq compare --json`` wrote: the page then
             shows measured times beside predicted ones.
 
         Raises

@@ -1,4 +1,4 @@
-"""What a search keeps beside its plan: the tables it chose from, and the plans at other budgets."""
+"""The tables from which a search chose its plan, and the plans at other budgets."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -70,7 +70,7 @@ class PlanTables:
     formats
         Names of the formats, float32 among them.
     unit
-        What the search minimised: ``seconds`` or ``bytes``.
+        Unit of what the search minimised: ``seconds`` or ``bytes``.
     seconds, bytes, drop
         Shape (L, K): predicted time of one batch, bytes moved, and accuracy drop of one layer
         alone, as a fraction.

@@ -22,11 +22,12 @@ class TimedPlan:
     name
         The format of a uniform plan, ``mixed N`` for others.
     layers
-        How many layers have each format.
+        Number of layers in each format.
     predicted, seconds
-        Time of one batch, before and after: by the cost model, and measured (median).
+        Time of one batch in seconds: predicted by the cost model, and measured (median).
     against, speedup, low, high
-        How many times as fast as plan `against`, timed in turns with it, with the interval.
+        Name of the plan that was timed in turns with this one, speed-up over it, and the interval
+        of the speed-up.
     verdict
         ``faster``, ``slower``, or ``indistinguishable`` from `against`.
     drop_limit
@@ -50,21 +51,21 @@ class TimedPlan:
 
 @dataclass(frozen=True, slots=True)
 class Shortlist:
-    """What was timed to choose the plan.
+    """The plans that were timed to choose one of them.
 
     Attributes
     ----------
     runtime, batch, threads
-        What ran.
+        Name of the runtime, samples in a batch, and number of threads.
     plans
-        All that was timed, in that order.
+        All plans that were timed, in that order.
     best_uniform, chosen
         Names of the fastest uniform plan within the budgets, and of the plan that was chosen.
     noise, confidence, steal
-        Of the run that decided: relative difference below which nothing is called a difference,
-        coverage of the intervals, and share of processor time lost to other guests.
+        Noise floor, coverage of the intervals, and share of the processor time that other guests
+        took, all in the run that decided.
     interrupted
-        Whether it was ended by Ctrl-C.
+        Whether Ctrl-C ended it.
     left_out
         Plans that the runtime cannot compile, or computes wrongly: name -> reason.
     """

@@ -23,11 +23,11 @@ class InputSpec:
     kind
         A ``tensor``, a ``tuple`` or a ``dict``, or another ``value``.
     shape, dtype
-        Of a tensor: its sizes, and its dtype as ``float32``. Of another value: its type.
+        Sizes of a tensor, and its dtype as ``float32``; for another value, its type.
     keys
         Keys of a dict.
     parts
-        What is in a tuple or dict, in order.
+        Members of a tuple or dict, in order.
     """
 
     kind: Literal["tensor", "tuple", "dict", "value"]

@@ -20,7 +20,7 @@ class HeldBack(NamedTuple):
     formats
         The plan.
     samples
-        About the number of samples that would suffice.
+        Approximate number of samples that would suffice.
     """
 
     formats: Formats

@@ -1,4 +1,4 @@
-"""An outcome of the search as a plan tells it: predictions, proof, a reason for each layer."""
+"""Make a plan of the outcome of a search: predictions, proof, and a reason for each layer."""
 
 import math
 import time
@@ -40,14 +40,14 @@ from aiq.runtimes import placement
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
-    """What a search found.
+    """The findings of a search.
 
     Attributes
     ----------
     task
-        What was searched for, with the drops of the layers if they were needed.
+        Task of the search, with the drops of the layers if they were needed.
     meter
-        What measured accuracy, or ``None``.
+        Meter that measured accuracy, or ``None``.
     outcome
         The best plan; ``None`` while there is none.
     drops
@@ -236,9 +236,9 @@ def rows(
 ) -> tuple[PlannedLayer, ...]:
     """Return what each layer saves and loses, and why nothing cheaper was chosen.
 
-    `runtime` is what will run the plan: where a layer stands it may have float32 kernels only.
-    `measured` says whether the drops in the tables are known, and `walked` whether every candidate
-    was measured instead.
+    `runtime` will run the plan, and may have only float32 kernels for some layers. `measured` says
+    whether the drops in the tables are known, and `walked` whether every candidate was measured
+    instead.
     """
     doubted = [] if held_back is None else tables.columns(held_back.formats)
     cost, names = tables.cost.cost, [f.name for f in tables.cost.formats]

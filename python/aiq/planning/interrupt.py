@@ -34,10 +34,10 @@ def with_plan(plan: Plan, evaluator: Evaluator | None, cache_dir: str | Path | N
     """Return the exception that carries the best plan so far."""
     plan = replace(plan, proof=replace(plan.proof, status="interrupted"))
     how = "by the tables; it was not measured" if plan.accuracy is None else "of those measured"
-    told = f"This is the best plan so far {how}."
+    message = f"This is the best plan so far {how}."
     if evaluator is not None:
-        told += " " + _kept(cache_dir, f"{evaluator.evaluations} evaluations are")
-    return Interrupted(told, plan=plan)
+        message += " " + _kept(cache_dir, f"{evaluator.evaluations} evaluations are")
+    return Interrupted(message, plan=plan)
 
 
 def _kept(folder: object, what: str) -> str:

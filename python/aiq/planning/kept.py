@@ -1,4 +1,4 @@
-"""What a search keeps for later: its tables as plain numbers, and the frontier."""
+"""The tables and the frontier that a plan keeps, as plain numbers."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -61,7 +61,7 @@ def keep(
     Parameters
     ----------
     graph, hardware, task
-        What was searched.
+        Layers, profile and task of the search.
     seconds
         Predicted times, whatever was minimised.
     outcome
@@ -69,7 +69,7 @@ def keep(
     known
         Returns the measured accuracy of a plan, or ``None`` if it was not measured.
     solve
-        Whether to look for other plans; not so where the drops of single layers are not known.
+        Whether to search for other plans, for which the drops of single layers must be known.
     """
     tables = task.tables
     conversions = tuple(

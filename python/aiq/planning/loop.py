@@ -57,7 +57,7 @@ def search_cheapest(task: Task, meter: AccuracyMeter, progress: Progress) -> Out
     Parameters
     ----------
     task, meter, progress
-        As for `search_verified`; the drops in the tables are not used.
+        These are the parameters of `search_verified`; drops in the tables are not used.
 
     Raises
     ------

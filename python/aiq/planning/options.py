@@ -31,9 +31,9 @@ def _option(
     default
         The default value.
     text
-        What ``aiq search --help`` says of it.
+        Text of the option in ``aiq search --help``.
     kind
-        What is written on the command line: a text or a number.
+        Type of the value on the command line: a text or a number.
     names
         Returns the names that the shell completes.
     """
@@ -42,7 +42,7 @@ def _option(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchOptions:
-    """What a search looks for and how. `aiq.search` says what each option means.
+    """The options of a search, which `aiq.search` explains.
 
     The command line makes the options of ``aiq search`` from the fields that have a help text.
     """

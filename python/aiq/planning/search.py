@@ -96,11 +96,11 @@ def search(
         whose arithmetic the profile has a peak, and which `runtime` can run as far as it knows;
         every ``wNaM`` and ``fp32`` for intensity, ``fp32,w8,w4`` for weighted.
     runtime
-        What will execute the plan: its name, or an object like those of `aiq.runtimes`. If the
-        profile is calibrated for it, times are those of its kernels, with the conversions between
-        layers; otherwise (or with ``None``) the roofline. If the profile was measured on this
-        machine, or `measure_top` asks for it, accuracy is that of the bits which integer kernels
-        have here.
+        Runtime that will execute the plan: its name, or an object like those of `aiq.runtimes`. If
+        the profile is calibrated for it, times are those of its kernels, with the conversions
+        between layers; otherwise, or with ``None``, they are those of the roofline. If the profile
+        was measured on this machine, or `measure_top` asks for it, accuracy is that of the bits
+        which integer kernels have here.
     method
         ``exact``, ``greedy``, ``coordinate`` or ``exhaustive``. With data and
         ``sensitivity="measured"``, ``greedy`` and ``coordinate`` run the paper's way: they
@@ -125,9 +125,9 @@ def search(
         are plans that it cannot compile, which the report names. 0:
         the plan is chosen by prediction. Only for ``throughput``.
     metric
-        What accuracy is: ``top1``, ``perplexity``, ``cosine``, or a function of what the model
-        returns and the targets that returns a score per sample, more being better. Drops, and
-        `max_drop`, are differences of its mean.
+        Measure of accuracy: ``top1``, ``perplexity``, ``cosine``, or a function of the model's
+        output and the targets that returns a score for each sample, greater being better. Drops,
+        and `max_drop`, are differences of its mean.
     cache_dir
         Folder of a journal of all evaluations: what is in it is not run again, so that a search
         that was interrupted goes on where it was.
@@ -136,12 +136,12 @@ def search(
     executor
         A ``concurrent.futures`` executor that runs the evaluations; ``None``: this process does.
     progress
-        Called with what is going on, steps done, and steps in all.
+        Called with the name of the stage, the steps done, and the number of steps.
 
     Returns
     -------
     Plan
-        The choice, what it is predicted to buy, its measured accuracy, and the solver's proof.
+        The format of every layer, predictions, measured accuracy, and the solver's proof.
 
     Raises
     ------

@@ -48,7 +48,7 @@ class Rounding:
     Parameters
     ----------
     trace, statistics, observer, correct_bias, power_of_two
-        See `aiq.quantize.simulate.Simulator`.
+        These are the parameters of `aiq.quantize.simulate.Simulator`.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What a person looks at: a plan as one HTML page that needs no network."""
+"""The report: a plan as one HTML page that needs no network."""
 
 from aiq.report.document import document
 from aiq.report.measured import Comparable, Measured

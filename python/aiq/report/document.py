@@ -91,7 +91,7 @@ class _View:
         self.names = list(used) if self.tables is None else list(self.tables.formats)
         self.frontier: tuple[FrontierPoint, ...] = self.tables.frontier if self.tables else ()
         self.unit = self.tables.unit if self.tables else "seconds"
-        # a search that measured whole plans only has zeros where the drops of layers stand
+        # A search that measured only whole plans has zeros instead of the drops of layers.
         self.drops_known = plan.provenance.get("sensitivity", "") is not None
         self.beaten = self._beaten()
         self.places = drawing.places(

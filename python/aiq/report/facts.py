@@ -1,4 +1,4 @@
-"""What stands at the end of a report: budget, solve, provenance, commands to repeat."""
+"""The last part of a report: budget, solve, provenance, and commands that repeat the search."""
 
 import shlex
 from collections.abc import Mapping

@@ -68,7 +68,7 @@ class Measured:
     Attributes
     ----------
     runtime, hardware, level
-        What ran, the profile that predicted, and its cost model.
+        Names of the runtime, of the profile that predicted, and of its cost model.
     predicted_seconds
         ``fp32`` and ``plan`` -> predicted seconds of one batch.
     timing

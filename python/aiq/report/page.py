@@ -27,9 +27,9 @@ def html(plan: "Plan", comparison: "str | Path | Comparable | Measured | None" =
     Parameters
     ----------
     plan
-        What to show.
+        The plan to show.
     comparison
-        What `aiq.compare` returned, or a file of its JSON, to set measurement beside prediction.
+        Result of `aiq.compare` or a file of its JSON, whose times are shown beside predictions.
 
     Raises
     ------
@@ -51,7 +51,7 @@ def html(plan: "Plan", comparison: "str | Path | Comparable | Measured | None" =
     page = _text("page.html")
     pieces = page.split("{{")
     found = [pieces[0]]
-    for piece in pieces[1:]:  # once: what is filled in is not looked at again
+    for piece in pieces[1:]:  # once: values that are filled in are not scanned
         name, _, rest = piece.partition("}}")
         found += [parts[name.strip()], rest]
     return "".join(found)

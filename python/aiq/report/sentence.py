@@ -22,9 +22,9 @@ class Gain:
     figure, words
         ``3.2x`` and ``faster than float32``.
     how
-        Where the figure comes from, with its interval.
+        Origin of the figure, with its interval.
     measured
-        Whether a stopwatch says so.
+        Whether the figure was measured.
     """
 
     figure: str

@@ -12,8 +12,8 @@ class Proof:
     weights
         Multipliers of cost, drop and size: non-negative integers.
     closed
-        How the subproblem was closed: ``bound``, ``enumerated``, ``infeasible``, ``branched``, or
-        ``open`` if it was not.
+        Way in which the subproblem was closed: ``bound``, ``enumerated``, ``infeasible`` or
+        ``branched``; ``open`` if it was not.
     layer, choice
         If branched, the first side has this choice at this layer, and the second all others.
     equal, other

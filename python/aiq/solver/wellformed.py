@@ -72,7 +72,7 @@ def _tree_faults(proofs: tuple[Proof, ...], counts: list[int]) -> Iterator[str]:
 def _entry_faults(at: int, proof: Proof, counts: list[int]) -> Iterator[str]:
     """Yield faults of one subproblem, apart from its place in the tree."""
     if type(proof) is not Proof:
-        yield f"subproblem {at} is no Proof"
+        yield f"subproblem {at} is not a Proof"
     if not _is_tuple(proof.weights, 3) or not all(map(_is_int, proof.weights)):
         yield f"the weights of subproblem {at} are not three integers"
     if min(proof.weights) < 0:
