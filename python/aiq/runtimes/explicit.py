@@ -1,5 +1,6 @@
 """Replace operators that some compilers lack by operators that all of them have."""
 
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -24,13 +25,17 @@ _CONVOLUTIONS: dict[Any, Any] = {
 }
 
 
+_MEANS = {"avg_pool1d", "avg_pool2d", "avg_pool3d"}
+
+
 def write_out(module: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> None:
-    """Replace paddings given as words by numbers, circular padding by slices, idle ceil modes.
+    """Replace paddings given as words by numbers, circular padding by slices, rare poolings.
 
     Inductor's int8 convolutions do not support ``padding='valid'``, and OpenVINO has no circular
     padding. A ``padding='same'`` that is wider on one side is kept, as no number expresses it.
     OpenVINO counts pooling windows that would begin behind the image, and PyTorch does not: where
-    ``ceil_mode`` changes nothing, it is switched off.
+    ``ceil_mode`` changes nothing, it is switched off. Where it does, ONNX divides other sums by
+    other counts than PyTorch, and ONNX has no ``divisor_override``; such means are written out.
 
     Parameters
     ----------
@@ -42,12 +47,16 @@ def write_out(module: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> None:
     pools = [
         node
         for node in module.graph.nodes
-        if "pool" in name_of(node) and argument(node, "ceil_mode", False)
+        if "pool" in name_of(node)
+        and (argument(node, "ceil_mode", False) or argument(node, "divisor_override"))
     ]
     if pools:
         FakeTensorProp(module, FakeTensorMode(allow_non_fake_inputs=True)).propagate(*inputs)
     for node in pools:
-        if all(along.written == along.full for along in windows(node)):
+        is_idle = all(along.written == along.full for along in windows(node))
+        if name_of(node) in _MEANS and not (is_idle and argument(node, "divisor_override") is None):
+            _mean(module, node)
+        elif is_idle:
             names = [a.name for a in node.target._schema.arguments]
             node.args = tuple(
                 False if name == "ceil_mode" else value
@@ -61,6 +70,37 @@ def write_out(module: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> None:
             _circular(module, node)
     module.graph.lint()
     module.recompile()
+
+
+def _mean(module: fx.GraphModule, node: fx.Node) -> None:
+    """Replace a mean over windows by the mean over full windows of a padded image, times a factor.
+
+    The factor of a window is the size of a full one over the number by which PyTorch divides.
+    """
+    found, graph = windows(node), module.graph
+    counts_padding = argument(node, "count_include_pad", True)
+    divisors = torch.ones(())
+    for along in found:
+        begins = torch.arange(along.written) * along.stride - along.padding
+        ends = (begins + along.kernel).clamp(max=along.size + counts_padding * along.padding)
+        divisors = divisors[..., None] * (
+            ends - (begins if counts_padding else begins.clamp(min=0))
+        )
+    override = argument(node, "divisor_override")
+    if override is not None:
+        divisors = torch.full_like(divisors, override)
+    name = f"{node.name}_factor"
+    module.register_buffer(name, math.prod(along.kernel for along in found) / divisors)
+    widths = [w for a in reversed(found) for w in (a.padding, a.padding + a.beyond)]
+    kernel, stride = ([*values] for values in zip(*(a[1:3] for a in found), strict=True))
+    with graph.inserting_before(node):
+        source = argument(node, "self")
+        if any(widths):
+            source = graph.call_function(aten.constant_pad_nd.default, (source, widths, 0.0))
+        mean = graph.call_function(getattr(aten, name_of(node)).default, (source, kernel, stride))
+        result = graph.call_function(aten.mul.Tensor, (mean, graph.get_attr(name)))
+    node.replace_all_uses_with(result)
+    graph.erase_node(node)
 
 
 def _convolution(module: fx.GraphModule, node: fx.Node) -> None:

@@ -102,7 +102,7 @@ class Inductor(Runtime):
 
     def _write(self, job: Job, path: Path) -> None:
         """Write an AOTInductor package, a library for this processor and number of threads."""
-        prepare(job.rewritten, job.inputs)
+        prepare(job)
         census = Census()
         with _compiling(), tempfile.TemporaryDirectory() as folder:
             exported = torch.export.export(job.rewritten.module, job.inputs, strict=False)
@@ -138,7 +138,7 @@ class Inductor(Runtime):
 
 
 def _compile(job: Job) -> tuple[Callable[..., Any], Census]:
-    prepare(job.rewritten, job.inputs)
+    prepare(job)
     census = Census()
     with _compiling():
         program = inductor_compile(job.rewritten.module, list(job.inputs), options=_options(census))

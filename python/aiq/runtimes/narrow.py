@@ -14,7 +14,8 @@ from aiq.graph.simplify import name_of
 
 QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
 
-_CASTS = {torch.ops.aten.to.dtype, torch.ops.aten._to_copy.default}  # their result type is fixed
+CASTS = {torch.ops.aten.to.dtype, torch.ops.aten._to_copy.default}
+"""Conversions of a dtype, whose result has a fixed one."""
 
 
 def narrow(
@@ -56,7 +57,7 @@ def narrow(
             continue
         follows = bool(values) and all(n in narrowed or n in free for n in values)
         is_narrow = follows and node.op != "output" if fmt is None else fmt.compute == BF16
-        if is_narrow and node.target not in _CASTS:
+        if is_narrow and node.target not in CASTS:
             narrowed.add(node)
         for operand in operands:
             if (operand in narrowed) != is_narrow:

@@ -78,8 +78,8 @@ def _pack_four_bits(graph: onnx.GraphProto, node: onnx.NodeProto, weight: _Weigh
         scales: np.ascontiguousarray(np.broadcast_to(weight.scales, (rows, blocks))),
     }
     for part, values in parts.items():
-        graph.initializer.append(numpy_helper.from_array(values, f"{node.name}_{part}"))
-    inputs = [node.input[0], *(f"{node.name}_{part}" for part in parts)]
+        graph.initializer.append(numpy_helper.from_array(values, _packed(node, part)))
+    inputs = [node.input[0], *(_packed(node, part) for part in parts)]
     if len(node.input) == 3:  # the bias of a Gemm, after two optional operands that are left out
         inputs += ["", "", node.input[2]]
     replacement = helper.make_node(
@@ -102,7 +102,7 @@ def _unpack_eight_bits(graph: onnx.GraphProto, node: onnx.NodeProto, weight: _We
     fmt = f"w8g{weight.group}" if weight.group else "w8"
     codes = weight.codes.astype(np.int8).reshape(rows, weight.scales.shape[1], -1)
     parts = ("codes", "cast", "steps", "product", "shape", "rows", f"unpacked_{fmt}")
-    names = [f"{node.name}_{part}" for part in parts]
+    names = [_packed(node, part) for part in parts]
     steps = np.ascontiguousarray(weight.scales[..., None])
     shape = np.array([rows, columns], dtype=np.int64)
     for name, values in ((names[0], codes), (names[2], steps), (names[4], shape)):
@@ -130,7 +130,7 @@ def block(model: onnx.ModelProto, formats: Mapping[str, Format]) -> None:
         scales = weight.scales
         if weight.group is None:
             zeros, scales = zeros[:, 0], scales[:, 0]
-        names = [f"{node.name}_{part}" for part in ("codes", "scales", "zero_points")]
+        names = [_packed(node, part) for part in ("codes", "scales", "zero_points")]
         for name, values in ((names[0], weight.codes), (names[2], zeros)):
             tensor = helper.make_tensor(name, dtype, values.shape, values.ravel())
             graph.initializer.append(tensor)
@@ -144,6 +144,15 @@ def block(model: onnx.ModelProto, formats: Mapping[str, Format]) -> None:
             axis = next(a for a in dequantize.attribute if a.name == "axis")
             axis.i = 1
     _prune(graph)
+
+
+PACKED_CODES = ":packed_codes"
+"""End of the name of the integer weights of a weight-only layer; the layer's name is before it."""
+
+
+def _packed(node: onnx.NodeProto, part: str) -> str:
+    """Return the name of a constant of a weight-only layer, which no tensor of the model has."""
+    return f"{node.name}:packed_{part}"
 
 
 def _joined(graph: onnx.GraphProto, dequantize: onnx.NodeProto) -> onnx.NodeProto:

@@ -25,8 +25,9 @@ class OnnxModel(NamedTuple):
     proto
         The model.
     labels
-        Name of a value or node -> names of layers, the most likely first. Optimisers name a fused
-        node after the first or the last of the nodes in it.
+        Name of a value, constant or node -> names of layers, the most likely first. Optimisers name
+        a fused node after the first or the last of the nodes in it. A constant of weights is
+        labelled with the layers that multiply by it.
     """
 
     proto: onnx.ModelProto
@@ -91,4 +92,11 @@ def _labels(model: onnx.ModelProto, layers: set[str]) -> dict[str, tuple[str, ..
             heard = {layer for value in node.input for layer in labels.get(value, ())}
             mine = tuple(sorted(heard, key=lambda layer: -order[layer]))
         labels.update(dict.fromkeys((node.name, *node.output), mine))
+    writers = {value: node for node in model.graph.node for value in node.output}
+    for node in model.graph.node:
+        if node.name in layers:
+            weight = node.input[1]
+            while weight in writers and writers[weight].input:
+                weight = writers[weight].input[0]
+            labels[weight] = (*labels.get(weight, ()), node.name)
     return labels

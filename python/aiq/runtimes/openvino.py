@@ -1,6 +1,5 @@
 """OpenVINO's CPU plugin: int8, bfloat16 and float32 side by side in one network."""
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -68,6 +67,7 @@ class OpenVino(OnnxBased):
         converted = to_onnx(job.rewritten, job.inputs, OPSET)
         packed = {n: f for n, f in job.formats.items() if f.name in PACKED}
         onnx_edit.block(converted.proto, packed)
+        openvino_edit.keep_activations_apart(converted.proto, packed)
         openvino_edit.keep_sums_apart(converted.proto)
         openvino_edit.keep_products_apart(converted.proto)
         openvino_edit.keep_padded_means_apart(converted.proto)
@@ -218,41 +218,38 @@ def _kernels(
     A layer is identified by its weights, which no fusion renames, or else by the names of the nodes
     that were fused into a kernel. A kernel that merges several products is yielded for each.
     """
-    weights = _weights(layer for owners in labels.values() for layer in owners)
     for node in program.get_runtime_model().get_ordered_ops():
         info = _info(node)
         kind, primitive = info.get("layerType"), info.get("primitiveType", "")
         if kind not in {*_MULTIPLY, _MERGED}:
             continue
         operands = [_info(value.get_source_output().get_node()) for value in node.inputs()]
-        named = [operand.get("originalLayersNames", "") for operand in operands]
-        layers = [weights[name] for name in named if name in weights]
+        constants = [x["originalLayersNames"] for x in operands if x.get("layerType") == "Const"]
+        owners = [found for name in constants if (found := _owners(name, labels))]
         place = node.get_friendly_name()
         if kind == _MERGED:
-            for layer in layers:
-                yield RealisedKernel(
-                    f"{kind} {primitive}", _format(primitive, "", 1, 1), (layer,), place
-                )
+            fmt = _format(primitive, "", 1, 1)
+            for owner in owners:
+                yield RealisedKernel(f"{kind} {primitive}", fmt, owner, place)
             continue
-        # The names of all fused nodes, with suffixes of parts that were split off.
-        names = [name.split("/")[0] for name in info["originalLayersNames"].split(",")]
-        known = [list(labels[name]) for name in names if name in labels]
-        owner = layers[:1] or min(known, key=len, default=[])
+        # The names of all fused nodes, with suffixes of parts that were split off. The kernel has
+        # the name of one of them. If groups of weights are unpacked, the others may be missing.
+        names = [place, *info["originalLayersNames"].split(",")]
+        heard = (labels.get(name.split("/")[0]) for name in names)
+        known = [tuple(layers) for layers in heard if layers]
+        owner = owners[0] if owners else min(known, key=len, default=())
         fmt = _format(primitive, info["runtimePrecision"], *_channel(node))
-        yield RealisedKernel(f"{kind} {primitive}", fmt, tuple(owner), place)
+        yield RealisedKernel(f"{kind} {primitive}", fmt, owner, place)
 
 
 def _info(node: openvino.Node) -> dict[str, str]:
     return {key: value.astype(str) for key, value in node.get_rt_info().items()}
 
 
-def _weights(layers: Iterable[str]) -> dict[str, str]:
-    """Return name of a constant -> layer, for all names that a constant of weights may have."""
-    found = {}
-    for layer in layers:
-        found[f"{layer}.weight"] = layer
-        found[re.sub(r"\W", "_", layer) + "_codes"] = layer
-    return found
+def _owners(constant: str, labels: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Return the layers that multiply by a constant, which packing may have renamed."""
+    layer = constant.removesuffix(onnx_edit.PACKED_CODES)
+    return (layer,) if layer != constant else tuple(labels.get(constant, ()))
 
 
 _MERGED = "Subgraph"

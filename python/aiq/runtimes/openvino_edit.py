@@ -1,10 +1,17 @@
 """Edits of an ONNX model without which OpenVINO computes wrong results."""
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from aiq.runtimes.onnx_graph import MULTIPLY
+
 _QUANTIZED = {"QuantizeLinear", "DequantizeLinear"}
+
+_CROSSED = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "MaxPool"}
+"""Operators that the low-precision transformations apply to integers."""
 
 _TINY = 2.0**-24
 """A size well above 1e-9, below which OpenVINO treats all values of a constant as zeros."""
@@ -49,9 +56,10 @@ def keep_padded_means_apart(model: onnx.ModelProto) -> None:
     """Keep OpenVINO from padding the codes of a quantised tensor with zeros.
 
     The low-precision transformations of OpenVINO 2026.4 compute an average pooling on the integers,
-    whatever their zero point. If the mean counts padding, the zeros around the tensor then stand
-    for another number, and the border is wrong. Therefore a ``LeakyRelu`` of slope 1 is applied to
-    the input of such a pooling; it is exact, and the transformations do not cross it.
+    whatever their zero point. If the mean counts padding, be it that of a ``Pad`` before it, the
+    zeros around the tensor then stand for another number, and the border is wrong. Therefore a
+    ``LeakyRelu`` of slope 1 is applied to the input of such a pooling; it is exact, and the
+    transformations do not cross it.
 
     Parameters
     ----------
@@ -61,12 +69,14 @@ def keep_padded_means_apart(model: onnx.ModelProto) -> None:
     graph = model.graph
     if not any(node.op_type in _QUANTIZED for node in graph.node):
         return
+    writers = {name: node for node in graph.node for name in node.output}
     for index, node in reversed(list(enumerate(graph.node))):
         if node.op_type != "AveragePool":
             continue
         said = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        if said.get("count_include_pad") and any(said.get("pads", ())):
-            source = node.input[0]
+        source = node.input[0]
+        is_padded = source in writers and writers[source].op_type == "Pad"
+        if is_padded or (said.get("count_include_pad") and any(said.get("pads", ()))):
             node.input[0] = own = f"{node.output[0]}_operand"
             same = helper.make_node("LeakyRelu", [source], [own], f"{own}_apart", alpha=1.0)
             graph.node.insert(index, same)
@@ -112,3 +122,33 @@ def keep_products_apart(model: onnx.ModelProto) -> None:
         node.output[0] = product
         same = helper.make_node("LeakyRelu", [product], [result], f"{result}_apart", alpha=1.0)
         graph.node.insert(index + 1, same)
+
+
+def keep_activations_apart(model: onnx.ModelProto, layers: Collection[str]) -> None:
+    """Keep OpenVINO from multiplying the weights of weight-only layers by integers.
+
+    If the activations of such a layer are the dequantised result of another layer, the
+    low-precision transformations of OpenVINO choose the integer kernel, as for ``w8a8``. The result
+    is the same, but the format is not that of the plan, for which its time is predicted. Therefore
+    a ``LeakyRelu`` of slope 1, which they do not cross, is applied to the activations.
+
+    Parameters
+    ----------
+    model
+        The model, whose nodes have the names of their layers; it is changed.
+    layers
+        Names of the weight-only layers.
+    """
+    graph = model.graph
+    writers = {name: node for node in graph.node for name in node.output}
+    for index, node in reversed(list(enumerate(graph.node))):
+        if node.name not in layers or node.op_type not in MULTIPLY:
+            continue
+        source = node.input[0]
+        writer = writers.get(source)
+        while writer is not None and writer.op_type in _CROSSED:
+            writer = writers.get(writer.input[0])
+        if writer is not None and writer.op_type == "DequantizeLinear":
+            node.input[0] = own = f"{node.output[0]}_operand"
+            same = helper.make_node("LeakyRelu", [source], [own], f"{own}_apart", alpha=1.0)
+            graph.node.insert(index, same)

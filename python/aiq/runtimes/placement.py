@@ -3,9 +3,10 @@
 Whether there is a kernel depends on a layer's place in the network. No CPU runtime has an integer
 kernel for a transposed convolution. PyTorch has none for 3-D convolutions and for small products of
 one row. ONNX Runtime's integer convolution writes integers, so it cannot write a result of the
-network. In such places the runtime multiplies rounded operands in float32: the results are those of
-the plan's format, and the time is that of float32. The cost model therefore prices float32 there,
-the search does not offer the format, and `aiq.runtimes.Runtime.support` returns ``emulated``.
+network. Neither has a kernel for an image without a batch. In such places the runtime multiplies
+rounded operands in float32: the results are those of the plan's format, and the time is that of
+float32. The cost model therefore prices float32 there, the search does not offer the format, and
+`aiq.runtimes.Runtime.support` returns ``emulated``.
 """
 
 import math
@@ -70,7 +71,7 @@ def _is_plain(fmt: Format) -> bool:
 def _inductor(layer: Layer) -> bool:
     assert layer.weight_shape is not None
     if layer.op is not Op.LINEAR:
-        return not layer.transposed and len(layer.weight_shape) < 5
+        return not layer.transposed and len(layer.weight_shape) < 5 and not _is_unbatched(layer)
     # Inductor replaces small products of a single row by sums
     # (torch/_inductor/decomposition.py: addmm, mm).
     outputs, inputs = layer.weight_shape
@@ -81,7 +82,7 @@ def _inductor(layer: Layer) -> bool:
 
 def _onnxruntime(layer: Layer) -> bool:
     writes_integers = layer.op is Op.LINEAR or not layer.is_output
-    return writes_integers and not layer.transposed
+    return writes_integers and not layer.transposed and not _is_unbatched(layer)
 
 
 def _openvino(layer: Layer) -> bool:
@@ -94,6 +95,16 @@ def _in_blocks(layer: Layer, fmt: Format) -> bool:
     if fmt.name not in _IN_BLOCKS:
         return fmt.name in {"fp32", "fp16"}
     return layer.op is Op.LINEAR and layer.weight_shape[-1] % 32 == 0
+
+
+def _is_unbatched(layer: Layer) -> bool:
+    """Whether a convolution reads a single image without a dimension for the batch.
+
+    PyTorch adds and removes that dimension around the convolution, which hides the rounding of its
+    operand and of its result from the kernel.
+    """
+    assert layer.weight_shape is not None
+    return layer.op is not Op.LINEAR and len(layer.input_shapes[0]) < len(layer.weight_shape)
 
 
 _INTEGER_KERNEL: Mapping[str, Callable[[Layer], bool]] = {

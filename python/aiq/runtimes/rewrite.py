@@ -285,10 +285,7 @@ class _Writer:
                     arguments = (weight, list(exact.shape))
                     weight = graph.call_function(_RESHAPE, arguments)
             else:
-                rounded = self._simulator.weight(*key)
-                # With channels-last weights, a convolution returns a channels-last result, of which
-                # the views in the exported graph may be impossible.
-                weight = self._constant(head, "rounded", rounded.contiguous())
+                weight = self._constant(head, "rounded", self._simulator.weight(*key))
         head.replace_input_with(source, weight)
 
     def _bias(self, name: str, head: fx.Node, fmt: Format) -> None:
@@ -302,7 +299,9 @@ class _Writer:
 
     def _constant(self, head: fx.Node, key: str, value: torch.Tensor) -> fx.Node:
         name = f"{head.name}_{key}"
-        self._module.register_buffer(name, value)
+        # Inductor packs integer weights without regard to their strides, and with channels-last
+        # weights a convolution returns a result of which views in the graph may be impossible.
+        self._module.register_buffer(name, value.contiguous())
         return self._module.graph.get_attr(name)
 
 

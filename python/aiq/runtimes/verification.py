@@ -6,22 +6,26 @@ differ only by rounding. The size of such differences depends on the network: in
 sum in another order changes one value to the next integer, which changes others. The limit is
 therefore measured on the network itself, with the same batch.
 
-Let r be the output of the rewritten graph, f that of the network in float32, and n that of the
-rewritten graph with a random rounding error added to every value. The norm of the difference
-between the program's output and r may be at most
+Let r be the output of the rewritten graph, m the mean of its values, f the output of the network in
+float32, and n that of the rewritten graph with a random rounding error added to every value. The
+norm of the difference between the program's output and r may be at most
 
-``rounding ||r|| + max(min(2 ||r - f||, ||r|| / 2), 2 ||r - n||)``.
+``rounding ||r|| + max(min(2 ||r - f||, ||r - m|| / 2), min(2 ||r - n||, 3 ||r - m|| / 4))``.
 
 * ``rounding`` is the error that runtimes document for single operators, enlarged for the number of
   layers. It is 2^-10 for float32, as each compiler sums in another order, and 2^-6 if layers
   compute in bfloat16, which has eight bits, or multiply by integer weights in kernels that round
   activations. Most programs are below it, and then nothing else is computed.
 * ``2 ||r - f||``: if all roundings of a right program differ, its output is about as far from f as
-  r is, and so at most twice as far from r. The bound is at most half of ||r||, since a format whose
+  r is, and so at most twice as far from r. The bound is at most ||r - m|| / 2, since a format whose
   output is unlike float32 would otherwise excuse any program.
 * ``2 ||r - n||``: if a network turns rounding errors into changes of that size, it does so in every
-  right program. Networks with random weights and tens of layers do.
+  right program. Networks with random weights and tens of layers do. The bound is at most
+  3 ||r - m|| / 4: an output that is further from r than the mean is no answer. A network that turns
+  rounding errors into larger changes cannot be checked, and is refused.
 
+Where n is larger than r, as in the difference of two equal numbers, its deviation from its mean
+stands for ||r - m||. An output of fewer than sixteen values has m = 0, as their mean says little.
 The limit applies to each output. Values that are not finite must be so in both. Integers, such as
 indices of classes, may change where values are close. They fail if the fraction that changes
 exceeds a half by more than the limit.
@@ -48,6 +52,9 @@ BFLOAT16_ROUNDING = 2.0**-6
 
 _NOISE = {torch.float32: 2.0**-17, torch.bfloat16: 2.0**-9, torch.float16: 2.0**-11}
 """Relative rounding error of one operator; in float32, that of a sum of some thousand products."""
+
+_FEW = 16
+"""Number of values from which their mean says what an output without information looks like."""
 
 _SMALLEST = torch.finfo(torch.float32).tiny
 """Value below which processors may round to zero."""
@@ -135,7 +142,7 @@ class Reference:
         exact = self._run(self.exact)
         moved = _Noisy(self.rewritten).results(self.inputs)
         limits = [
-            rounding + max(min(2 * _distance(f, y), 0.5), 2 * _distance(n, y))
+            rounding + _explained(_distance(f, y), _distance(n, y), _deviation(y, n))
             for f, n, y in zip(exact, moved, expected, strict=True)
         ]
         judged = [Distance(one.found, limit) for one, limit in zip(near, limits, strict=True)]
@@ -212,8 +219,38 @@ def _distance(value: Tensor, reference: Tensor) -> float:
         return float("inf")
     if not torch.equal(x[~finite].nan_to_num(), y[~finite].nan_to_num()):
         return float("inf")
-    least = _SMALLEST * math.sqrt(max(1, y.numel()))
-    return _norm((x - y)[finite]) / max(_norm(y[finite]), least)
+    return _norm((x - y)[finite]) / _size(reference)
+
+
+def _explained(of_format: float, of_noise: float, deviation: float) -> float:
+    """Return the part of the limit that depends on the network; see the module."""
+    if math.isinf(of_noise):  # rounding makes a value infinite, or finite
+        return of_noise
+    return max(min(2 * of_format, deviation / 2), min(2 * of_noise, 3 * deviation / 4))
+
+
+def _deviation(reference: Tensor, noisy: Tensor) -> float:
+    """Return the norm of an output less its mean, over the norm of `reference`.
+
+    The output is `reference` or `noisy`, whichever is larger.
+    """
+    if not (reference.is_floating_point() or reference.is_complex()):
+        return 1.0
+    return max(_norm(_centred(x)) for x in (reference, noisy)) / _size(reference)
+
+
+def _centred(value: Tensor) -> Tensor:
+    """Return the finite parts of a tensor less their mean, or as they are if they are few."""
+    values = _parts(value)
+    values = values[values.isfinite()]
+    return values - values.mean() if values.numel() >= _FEW else values
+
+
+def _size(reference: Tensor) -> float:
+    """Return the norm of the finite values of a tensor, or that of the smallest that count."""
+    values = _parts(reference)
+    least = _SMALLEST * math.sqrt(max(1, values.numel()))
+    return max(_norm(values[values.isfinite()]), least)
 
 
 def _norm(value: Tensor) -> float:
