@@ -3,11 +3,6 @@
 The errors of layers add up. Small errors change no answer, so the drop of a plan grows faster than
 the sum. The curve ``drop = scale * pivot * (sum / pivot)^power`` is fitted to the plans that were
 measured as a whole; without any, the prediction is the sum itself.
-
-The solver prefers plans whose drops are underestimated: the optimiser's curse. Plans that were
-measured for other reasons, such as random ones, do not show it. The last plan that the solver found
-does: `overshoot` is the factor by which its drop exceeded the curve, and the next plan is expected
-to exceed it as much.
 """
 
 import math
@@ -29,9 +24,6 @@ POWERS = (0.5, 2.5)
 
 MODEL_ERROR = 0.2
 """Relative error of a predicted drop that remains when the curve is known exactly."""
-
-OVERSHOOT_DOUBT = 0.4
-"""Prior standard deviation of the logarithm of the overshoot."""
 
 LEAST = 0.01
 """The slope is constant below this share of the pivot, as that of a power may be 0 at 0."""
@@ -78,18 +70,6 @@ class DropCurve:
         """Return the derivative of the drop with respect to the sum."""
         total = max(total, LEAST * self.pivot)
         return self.power * self.predict(total) / total
-
-
-def overshoot(curve: DropCurve, known: Point) -> float:
-    """Return the most likely ratio of the drop to the curve, for plans found as `known` was."""
-    total, drop, error = known
-    expected = curve.predict(total)
-    if expected <= 0:
-        return 1.0
-    # A drop within its noise only shows that it is not large.
-    drop = max(drop, error, LEAST_ERROR)
-    ratio, noise = drop / expected, error / drop
-    return math.exp(math.log(ratio) * OVERSHOOT_DOUBT**2 / (OVERSHOOT_DOUBT**2 + noise**2))
 
 
 def fit(*groups: Sequence[Point]) -> DropCurve:

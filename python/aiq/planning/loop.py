@@ -7,7 +7,6 @@ data. After that, the prediction is fitted to every plan measured so far
 
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 from aiq import solver
@@ -19,7 +18,6 @@ from aiq.planning.tables import POINTS
 from aiq.planning.task import Formats, Outcome, SearchStoppedError, Task
 from aiq.planning.walk import walk
 from aiq.progress import Progress
-from aiq.sensitivity.whole_plan import ERROR, divergence
 
 ROUNDS = 6
 """Largest number of rounds; each evaluates the network once on all data."""
@@ -198,7 +196,6 @@ class _Loop:
     def __init__(self, task: Task, meter: AccuracyMeter, progress: Progress) -> None:
         self.task, self.tried = task, list[Outcome]()
         self._found: Outcome | None = None  # the last answer of the solver
-        self._last: drop_curve.Point = (0.0, 0.0, 0.0)  # the plan that was measured last
         self._meter, self._progress = meter, progress
 
     def curve(self) -> DropCurve:
@@ -216,18 +213,6 @@ class _Loop:
         unmeasured = not self.tried and self._found is not None
         return _predicted(self.task, self._found) if unmeasured and self._found else None
 
-    def probe(self, found: Outcome) -> bool:
-        """Estimate the drop of the first plan from few samples; return whether that was done.
-
-        A search round on this estimate is cheaper than one on all samples.
-        """
-        drop_per_nat = self.task.tables.drop_per_nat
-        if self.tried or drop_per_nat is None:
-            return False
-        drop = drop_per_nat * divergence(self._meter.evaluator, found.formats)
-        self._last = (self._total(found.formats), drop, ERROR * drop)
-        return True
-
     def measure(self, found: Outcome, value: float = math.inf) -> Outcome:
         """Return a plan with its measured value; stop early if it cannot be better than `value`."""
         task = self.task
@@ -236,7 +221,6 @@ class _Loop:
         measured = task.value(found.formats, accuracy.drop, accuracy.drop_limit)
         outcome = replace(found, value=measured, accuracy=accuracy)
         self.tried.append(outcome)
-        self._last = self._point(found.formats)
         self._progress(_STAGE, min(len(self.tried), ROUNDS), ROUNDS)
         return outcome
 
@@ -257,7 +241,7 @@ class _Loop:
 
         The budget stays between `holds`, the best plan that met the task's budget, and `fails`, the
         smallest drop by the tables of a plan that did not. While only one of them is known, the
-        curve and its overshoot give the next budget; after that, each round bisects.
+        curve gives the next budget; after that, each round bisects.
         """
         task = self.task
         least = sum(
@@ -272,10 +256,6 @@ class _Loop:
             target = max(task.max_drop - margin, task.max_drop / STRETCH)
             floor = 0.0 if holds is None else self._total(holds.formats)
             found = self._next(target, floor, fails, least)
-            if found is not None and self.probe(found):
-                # A size budget may leave no plan with a smaller drop: then the first is measured.
-                with suppress(InfeasibleError, NoPlanError):
-                    found = self._next(target, floor, fails, least)
             if found is None:
                 break
             outcome = self.measure(found)
@@ -291,8 +271,7 @@ class _Loop:
     def _next(self, target: float, holds: float, fails: float, least: float) -> Outcome | None:
         """Return the best plan that is expected to drop by `target`."""
         curve = self.curve()
-        budget = curve.inverse(target / drop_curve.overshoot(curve, self._last))
-        return self._new(self._between(budget, holds, fails, least), curve)
+        return self._new(self._between(curve.inverse(target), holds, fails, least), curve)
 
     def _between(self, budget: float, holds: float, fails: float, least: float) -> float:
         """Return a budget between `holds` and `fails`; the geometric mean if both are known."""

@@ -214,7 +214,6 @@ def with_drops(tables: Tables, drops: DropTable) -> Tables:
     return replace(
         tables,
         drop=drop_matrix(drops, tables.cost.layers, tables.cost.formats),
-        drop_per_nat=drops.drop_per_nat,
         measured_plans=drops.measured_plans,
     )
 

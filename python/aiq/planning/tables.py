@@ -33,8 +33,6 @@ class Tables:
         Bits of the weights of each layer: int64, (L, K).
     allowed
         For each layer, the columns of the formats that it may have.
-    drop_per_nat
-        Drop per nat of divergence, or ``None`` if drops do not come from divergences.
     measured_plans
         Plans that were measured as a whole together with the drops.
     shared
@@ -49,7 +47,6 @@ class Tables:
     drop: NDArray[np.float64]
     sizes: NDArray[np.int64]
     allowed: tuple[tuple[int, ...], ...]
-    drop_per_nat: float | None = None
     measured_plans: tuple[MeasuredPlan, ...] = ()
     shared: tuple[int, ...] = ()
     fixed_bytes: int = 0

@@ -17,9 +17,6 @@ from aiq.sensitivity.drop_scale import FEWEST_SAMPLES
 PRECISION = 0.1
 """Relative standard error of the divergence at which the measurement stops."""
 
-ERROR = 0.2
-"""Relative standard error of a predicted drop: that of the divergence and of the drop per nat."""
-
 
 def predict_drop(evaluator: Evaluator, drops: DropTable, formats: Mapping[str, Format]) -> float:
     """Return the accuracy drop of a plan, as a fraction, predicted from a few samples.
