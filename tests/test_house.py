@@ -17,7 +17,7 @@ FLOORS = (
     ("_core", "errors"),
     ("exporting", "files", "fingerprint", "names", "progress", "text", "userpath"),
     ("formats", "typed"),
-    ("graph", "machine"),
+    ("graph", "machine", "saved"),
     ("measure",),
     ("data", "drops", "hardware", "models", "quantize", "report", "solver"),
     ("cost", "evaluate", "plan"),

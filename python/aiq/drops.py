@@ -2,21 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from aiq import files
 from aiq.errors import InputError
 from aiq.formats import REFERENCE, Format, parse
-from aiq.typed import Count, Name, NonNegative, Text, dump_json, parse_json, read_json, renamed
+from aiq.saved import FileKind, Saved
+from aiq.typed import Count, Name, NonNegative, Text, renamed
 
 SCHEMA = "aiq/drop-table/v3"
-_WHAT = "a drop table"
-_ADVICE = "give a file that DropTable.save or `aiq sensitivity --output` wrote"
 
 Array = NDArray[np.float64]
 Drop = Annotated[float, Meta(ge=-1e100, le=1e100)]
@@ -45,7 +42,7 @@ class MeasuredPlan:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class DropTable:
+class DropTable(Saved):
     """Predicted accuracy drop of L layers in K formats, each layer alone.
 
     For a network of 22 layers and the formats fp32, w8 and w4, L is 22 and K is 3.
@@ -124,15 +121,9 @@ class DropTable:
                 total += float(self.drop[self.layers.index(name), self.formats.index(known)])
         return total
 
-    def to_json(self) -> str:
-        """Return the table as JSON text.
-
-        Raises
-        ------
-        InputError
-            If a number of the table is not finite.
-        """
-        document = _Document(
+    def _document(self) -> "_Document":
+        """Return the table with lists instead of arrays."""
+        return _Document(
             layers=self.layers,
             formats=tuple(f.name for f in self.formats),
             drop=self.drop.tolist(),
@@ -147,43 +138,11 @@ class DropTable:
             seconds=self.seconds,
             measured_plans=self.measured_plans,
         )
-        return dump_json(document, _WHAT, SCHEMA)
 
     @classmethod
-    def from_json(cls, text: str, file: str = "the drop table") -> "DropTable":
-        """Return the table in `text`, as `to_json` wrote it.
-
-        Raises
-        ------
-        InputError
-            If the text is not a drop table; `file` is what the message calls it.
-        """
-        return parse_json(
-            text, _Document, file=file, what=_WHAT, advice=_ADVICE, schema=SCHEMA, older=_OLDER
-        ).table()
-
-    def save(self, path: str | Path) -> None:
-        """Write the table to `path` as JSON, atomically.
-
-        Raises
-        ------
-        InputError
-            If the file cannot be written.
-        """
-        files.write_atomic(path, self.to_json())
-
-    @classmethod
-    def load(cls, path: str | Path) -> "DropTable":
-        """Read a table that `save` wrote.
-
-        Raises
-        ------
-        InputError
-            If the file cannot be read or is not a drop table.
-        """
-        return read_json(
-            path, _Document, what=_WHAT, advice=_ADVICE, schema=SCHEMA, older=_OLDER
-        ).table()
+    def _of_document(cls, document: "_Document") -> "DropTable":
+        """Return the table of a document."""
+        return document.table()
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,4 +205,10 @@ def _from_v2(document: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-_OLDER = {"aiq/loss-table/v2": _from_v2}
+DropTable._kind = FileKind(
+    noun="drop table",
+    schema=SCHEMA,
+    document=_Document,
+    advice="give a file that DropTable.save or `aiq sensitivity --output` wrote",
+    older={"aiq/loss-table/v2": _from_v2},
+)

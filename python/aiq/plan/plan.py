@@ -19,23 +19,12 @@ from aiq.plan.tables import PlanTables
 from aiq.plan.timed import Shortlist
 from aiq.plan.workload import Workload
 from aiq.report import Comparable, Measured, frame, html
+from aiq.saved import FileKind, Saved
 from aiq.solver import Check
 from aiq.text import plain
-from aiq.typed import (
-    Count,
-    Name,
-    NonNegative,
-    Share,
-    Text,
-    dump_json,
-    parse_json,
-    read_json,
-    renamed,
-)
+from aiq.typed import Count, Name, NonNegative, Share, Text, renamed
 
 SCHEMA = "aiq/plan/v2"
-_WHAT = "a plan"
-_ADVICE = "give a file that Plan.save or `aiq search --output` wrote"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +120,7 @@ class Accuracy:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Saved):
     """Layer -> format, with predictions, proof and provenance.
 
     Attributes
@@ -209,44 +198,6 @@ class Plan:
         """The dimension of the inputs that counts samples; plans of older versions: the first."""
         found: BatchDim = self.provenance.get("batch_dim", 0)
         return found
-
-    def to_json(self) -> str:
-        """Return the plan as JSON text."""
-        return dump_json(self, _WHAT, SCHEMA)
-
-    @classmethod
-    def from_json(cls, text: str, file: str = "the plan") -> "Plan":
-        """Return the plan in `text`, as `to_json` wrote it.
-
-        Raises
-        ------
-        InputError
-            If the text is not a plan; `file` is what the message calls it.
-        """
-        return parse_json(
-            text, cls, file=file, what=_WHAT, advice=_ADVICE, schema=SCHEMA, older=_OLDER
-        )
-
-    def save(self, path: str | Path) -> None:
-        """Write the plan to `path` as JSON, atomically.
-
-        Raises
-        ------
-        InputError
-            If the file cannot be written.
-        """
-        files.write_atomic(path, self.to_json())
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Plan":
-        """Read a plan that `save` wrote.
-
-        Raises
-        ------
-        InputError
-            If the file cannot be read or is not a plan.
-        """
-        return read_json(path, cls, what=_WHAT, advice=_ADVICE, schema=SCHEMA, older=_OLDER)
 
     def check(self) -> Check:
         """Verify the solver's certificate with the independent checker, which takes seconds.
@@ -331,7 +282,13 @@ def _from_v1(document: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-_OLDER = {"aiq/plan/v1": _from_v1}
+Plan._kind = FileKind(
+    noun="plan",
+    schema=SCHEMA,
+    document=Plan,
+    advice="give a file that Plan.save or `aiq search --output` wrote",
+    older={"aiq/plan/v1": _from_v1},
+)
 
 
 class _Undecided(TypedDict):
