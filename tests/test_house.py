@@ -19,7 +19,7 @@ FLOORS = (
     ("formats", "typed"),
     ("graph", "machine", "saved"),
     ("measure",),
-    ("data", "drops", "hardware", "models", "quantize", "report", "solver"),
+    ("data", "decoders", "drops", "hardware", "models", "quantize", "report", "solver"),
     ("cost", "evaluate", "plan"),
     ("gguf", "runtimes"),
     ("deployment", "sensitivity"),

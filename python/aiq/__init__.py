@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from aiq.comparison import compare
     from aiq.deployment import deploy, export, load
     from aiq.formats import Format
-    from aiq.graph import extract
+    from aiq.graph import Decode, extract
     from aiq.hardware import Hardware
     from aiq.plan import Plan
     from aiq.planning.search import search
 
 __all__ = [
+    "Decode",
     "Format",
     "Hardware",
     "Plan",
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Decode": "aiq.graph",
     "Format": "aiq.formats",
     "Hardware": "aiq.hardware",
     "Plan": "aiq.plan",

@@ -66,6 +66,8 @@ class CostTable:
         Costs between layers, in the unit of `cost`; only a ``calibrated`` table has them.
     spread
         5 % and 95 % quantiles of the ratio of measured to predicted time in the calibration.
+    runs
+        If this is the cost of several runs of the same layers: how often each runs, and its table.
     """
 
     level: Level
@@ -76,6 +78,7 @@ class CostTable:
     flops: int
     edges: tuple[EdgeCost, ...] = ()
     spread: tuple[float, float] | None = None
+    runs: tuple[tuple[int, "CostTable"], ...] = ()
 
     @property
     def per_unit(self) -> int:
@@ -117,6 +120,7 @@ class CostTable:
                 replace(e, cost=e.cost[np.ix_(columns[e.source], columns[e.target])])
                 for e in self.edges
             ),
+            runs=tuple((count, run.with_columns(columns, formats)) for count, run in self.runs),
         )
 
     def totals(self, columns: npt.ArrayLike) -> NDArray[np.float64]:

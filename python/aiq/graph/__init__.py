@@ -1,7 +1,19 @@
 """The layer graph of a model."""
 
 from aiq.graph.batch import BatchDim
+from aiq.graph.decode import Decode
 from aiq.graph.layers import Edge, Layer, LayerGraph, Trace, extract, trace
 from aiq.graph.operators import WEIGHTED, Op
 
-__all__ = ["WEIGHTED", "BatchDim", "Edge", "Layer", "LayerGraph", "Op", "Trace", "extract", "trace"]
+__all__ = [
+    "WEIGHTED",
+    "BatchDim",
+    "Decode",
+    "Edge",
+    "Layer",
+    "LayerGraph",
+    "Op",
+    "Trace",
+    "extract",
+    "trace",
+]

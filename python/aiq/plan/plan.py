@@ -77,7 +77,10 @@ class Prediction:
     level
         The cost model behind `seconds`: ``roofline``, a lower bound, or ``calibrated``.
     weight_bytes
-        Bytes of all weights in the plan's formats, scales not counted.
+        Bytes of all weights in the plan's formats, with the scales of groups.
+    first_seconds, token_seconds
+        Of a decoder: time to read the prompt, which is that to the first token, and time of each
+        token after it; otherwise ``None``.
     """
 
     intensity: NonNegative
@@ -85,6 +88,8 @@ class Prediction:
     seconds: NonNegative
     level: Name
     weight_bytes: NonNegative
+    first_seconds: NonNegative | None = None
+    token_seconds: NonNegative | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from aiq.plan import words
 from aiq.plan.notes import not_counted, not_decided
 from aiq.report.sentence import described, gain
 from aiq.text import count, duration, points, table
@@ -25,7 +26,7 @@ def plan(plan: "Plan") -> RenderableType:
             layer.format,
             f"{100 * layer.share:.1f} %",
             f"{100 * layer.saving:.0f} %",
-            points(layer.drop) if drops_known else "-",
+            words.drop(plan, layer.drop) if drops_known else "-",
             layer.why,
         )
         for layer in plan.layers
@@ -82,10 +83,12 @@ def sentence(plan: "Plan") -> str:
         parts.append(f"time not predicted: {plan.hardware} is not calibrated for {runtime}")
     scores = plan.accuracy
     if scores is None:
-        parts.append(f"accuracy {_change(plan.predicted_drop)} (estimated, not measured)")
+        estimated = words.change(plan, plan.predicted_drop)
+        parts.append(f"{words.metric(plan)} {estimated} (estimated, not measured)")
     else:
-        limit = f"at most {_change(scores.drop_limit)} with {100 * scores.confidence:g} %"
-        parts.append(f"accuracy {_change(scores.drop)} ({limit})")
+        most = words.change(plan, scores.drop_limit)
+        limit = f"at most {most} with {100 * scores.confidence:g} %"
+        parts.append(f"{words.metric(plan)} {words.change(plan, scores.drop)} ({limit})")
     parts.append(_formats(plan))
     return f"{', '.join(parts)}; {(runtime or 'no runtime') if work is None else work}"
 
@@ -99,11 +102,6 @@ def _formats(plan: "Plan") -> str:
     total = len(plan.layers)
     how_many = f"all {total} layers" if number == total else f"{number} of {total} layers"
     return ", ".join([f"{how_many} {name}", *(f"{n} {other}" for other, n in others)])
-
-
-def _change(drop: float) -> str:
-    """Return an accuracy drop as a change of accuracy, ``0.0012`` -> ``-0.12 pp``."""
-    return f"{-100 * drop + 0.0:+.2f} pp"
 
 
 def _cheapest(plan: "Plan") -> str:
@@ -133,6 +131,7 @@ def summary(plan: "Plan") -> str:
         f"  time        {bound}{duration(before.seconds)} -> {bound}{duration(now.seconds)} "
         + f"a batch ({now.level})",
     ]
+    lines += words.decoding(plan)
     lines += [
         f"              {line}"
         for line in (
@@ -141,15 +140,15 @@ def summary(plan: "Plan") -> str:
         )
     ]
     if plan.accuracy is None:
-        lines.append(
-            f"  accuracy    not measured (no data); estimated drop {points(plan.predicted_drop)}"
-        )
+        estimated = words.drop(plan, plan.predicted_drop)
+        lines.append(f"  accuracy    not measured (no data); estimated drop {estimated}")
     else:
         scores = plan.accuracy
-        change = f"{100 * scores.baseline:.2f} % -> {100 * scores.plan:.2f} %"
-        limit = f"at most {points(scores.drop_limit)} with {100 * scores.confidence:g} %"
-        drop = f"{points(scores.drop)} measured ({limit}), {points(plan.predicted_drop)} predicted"
-        lines.append(f"  accuracy    {change} on {scores.samples:,} samples")
+        most, predicted = (words.drop(plan, x) for x in (scores.drop_limit, plan.predicted_drop))
+        limit = f"at most {most} with {100 * scores.confidence:g} %"
+        drop = f"{words.drop(plan, scores.drop)} measured ({limit}), {predicted} predicted"
+        change = f"{words.scores(plan)} on {scores.samples:,} samples"
+        lines.append(f"  {words.metric(plan):<11} {change}")
         lines.append(f"  drop        {drop}")
         if scores.samples_needed is not None:
             lines.append(

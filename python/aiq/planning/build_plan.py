@@ -149,6 +149,7 @@ def _provenance(
         "runtime": options.runtime_name,
         "sensitivity": None if drops is None else drops.method,
         "measure_top": options.measure_top,
+        "decode": None if options.workload is None else asdict(options.workload),
         "metric": metric if isinstance(metric, str) else getattr(metric, "__name__", "own"),
         "seed": options.seed,
         "undecided": [asdict(parameter) for parameter in trace.graph.undecided],
@@ -158,12 +159,15 @@ def _provenance(
 
 def prediction(formats: Mapping[str, Format], tables: Tables, seconds: CostTable) -> Prediction:
     """Return what a choice is predicted to need."""
+    runs = [table.total(formats) for _, table in seconds.runs]
     return Prediction(
         intensity=tables.intensity.intensity(formats),
         bytes=tables.intensity.total(formats),
         seconds=seconds.total(formats),
         level=seconds.level.value,
         weight_bytes=tables.size(formats),
+        first_seconds=runs[0] if runs else None,
+        token_seconds=runs[-1] if runs else None,
     )
 
 

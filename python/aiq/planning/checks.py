@@ -42,6 +42,23 @@ def max_drop(value: object) -> None:
         )
 
 
+def perplexity_ratio(value: object) -> float:
+    """Return the drop of log-perplexity that a ratio of perplexities allows.
+
+    Raises
+    ------
+    InputError
+        If the ratio is no number from 1 to e, which is as far as a search looks.
+    """
+    ratio = _real("max_perplexity_ratio", value, "a ratio, as 1.05")
+    if not 1 <= ratio <= math.e:
+        raise InputError(
+            f"max_perplexity_ratio is {value!r}; give a ratio from 1 to 2.71, as 1.05 for a "
+            "perplexity 5 % above that of float32."
+        )
+    return math.log(ratio)
+
+
 def fraction(argument: str, value: object) -> None:
     """Raise `InputError` if `value` is no fraction."""
     if not 0 <= _real(argument, value, "a fraction from 0 to 1") <= 1:

@@ -41,15 +41,31 @@ DEFAULT_FORMATS: Mapping[Objective, tuple[Format, ...]] = {
 """Default formats: those with kernels for speed, all integer widths for intensity, the paper's."""
 
 
+DECODER = parse_all("fp32,w8,w4g128,w4g64,w4g32")
+"""Default formats of decoders, whose time is that of reading weights."""
+
+BLOCKS = parse_all("fp32,w8g32,w5g32z,w5g32,w4g32z,w4g32")
+"""Default formats in GGUF files."""
+
+
 def default_formats(
-    goal: Objective, hardware: Hardware, runtime: str | None, layers: LayerGraph
+    goal: Objective,
+    hardware: Hardware,
+    runtime: str | None,
+    layers: LayerGraph,
+    *,
+    decodes: bool = False,
 ) -> tuple[Format, ...]:
-    """Return the default formats of an objective.
+    """Return the default formats of an objective, or of a decoder if it `decodes`.
 
     For throughput, these are formats that the machine and the runtime support. A format that
     differs from another only in its dtype between layers must be predicted to be faster.
     """
     usual = DEFAULT_FORMATS[goal]
+    if runtime == placement.GGUF:
+        return BLOCKS
+    if decodes:
+        return DECODER
     if goal is not Objective.THROUGHPUT:
         return usual
     known = hardware.runtimes.get(runtime or "")

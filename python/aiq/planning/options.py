@@ -12,6 +12,7 @@ from aiq.errors import InputError
 from aiq.evaluate import journal, metrics
 from aiq.evaluate.metrics import Metric
 from aiq.formats import Format, parse, parse_all
+from aiq.graph import Decode
 from aiq.hardware import Hardware
 from aiq.planning import checks
 from aiq.planning.objective import Method, Objective
@@ -74,8 +75,18 @@ class SearchOptions:
     metric: str | Metric = _option(
         "top1", f"What accuracy is: {', '.join(metrics.NAMES)}.", str, lambda: metrics.NAMES
     )
+    max_perplexity_ratio: float | None = _option(
+        None, "Largest perplexity over that of float32, as 1.05; sets --metric perplexity.", float
+    )
+    workload: Decode | None = None
     cache_dir: str | Path | None = None
     seed: int = _option(0, "Seed of all random draws.", int)
+
+    def __post_init__(self) -> None:
+        if self.max_perplexity_ratio is not None:
+            drop = checks.perplexity_ratio(self.max_perplexity_ratio)
+            object.__setattr__(self, "max_drop", drop)
+            object.__setattr__(self, "metric", "perplexity")
 
     @property
     def goal(self) -> Objective:
@@ -140,6 +151,11 @@ class SearchOptions:
         if isinstance(self.runtime, str):
             checks.name(
                 "runtime", self.runtime, [*runtimes.names(), placement.GGUF, *hardware.runtimes]
+            )
+        if self.workload is not None and not isinstance(self.workload, Decode):
+            raise InputError(
+                f"workload is {self.workload!r}; give aiq.Decode(prompt=512, tokens=128), or leave "
+                "it out for models that run whole batches."
             )
         checks.pins(self.pin)
         for format_name in self.pins.values():

@@ -17,7 +17,7 @@ import torch
 from aiq.drops import DropTable
 from aiq.evaluate.metrics import Metric
 from aiq.formats import Format
-from aiq.graph import BatchDim
+from aiq.graph import BatchDim, Decode
 from aiq.graph.export import Inputs
 from aiq.hardware import Hardware
 from aiq.plan import Plan
@@ -53,6 +53,8 @@ def search(
     time_limit: float | None = None,
     measure_top: int = 0,
     metric: str | Metric = "top1",
+    max_perplexity_ratio: float | None = None,
+    workload: Decode | None = None,
     cache_dir: str | Path | None = None,
     seed: int = 0,
     executor: Executor | None = None,
@@ -127,7 +129,15 @@ def search(
     metric
         Measure of accuracy: ``top1``, ``perplexity``, ``cosine``, or a function of the model's
         output and the targets that returns a score for each sample, greater being better. Drops,
-        and `max_drop`, are differences of its mean.
+        and `max_drop`, are differences of its mean; with ``perplexity`` they are differences of its
+        logarithm, and 0.05 is a ratio of 1.05.
+    max_perplexity_ratio
+        Largest perplexity over that of float32: 1.05 is 5 % more. It stands for `metric` and
+        `max_drop`.
+    workload
+        What a decoder of language does, as ``aiq.Decode(prompt=512, tokens=128)``: its time is that
+        of reading the prompt and of writing the tokens one by one. The inputs are numbers of
+        tokens, (batch, length). Default: one batch of the inputs.
     cache_dir
         Folder of a journal of all evaluations: what is in it is not run again, so that a search
         that was interrupted goes on where it was.
@@ -170,6 +180,8 @@ def search(
         time_limit=time_limit,
         measure_top=measure_top,
         metric=metric,
+        max_perplexity_ratio=max_perplexity_ratio,
+        workload=workload,
         cache_dir=cache_dir,
         seed=seed,
     )
@@ -180,7 +192,7 @@ def search(
     source = stages.read(data, calibration, example_inputs, batch_dim)
     trace = stages.export(model, source, report)
     choices = stages.choices(trace.graph, hardware, options)
-    seconds = stages.seconds(trace.graph, choices.columns, hardware, options.runtime_name)
+    seconds = stages.workload_seconds(trace.graph, source, choices.columns, hardware, options)
     tables = stages.tables(trace.graph, choices, seconds, options)
     evaluator = stages.evaluator(trace, source, hardware, options, executor, report)
     found = _find(

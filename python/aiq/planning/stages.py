@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils import _pytree as pytree
 
 from aiq import cost, graph, machine
 from aiq import sensitivity as sensitivity_stage
 from aiq.cost import CostTable
+from aiq.cost.several import several
 from aiq.data.reading import first_inputs, observed, reiterable
 from aiq.drops import DropTable
 from aiq.errors import InputError
@@ -110,7 +112,9 @@ def choices(layers: LayerGraph, hardware: Hardware, options: SearchOptions) -> C
     """Return the formats to choose from, for each layer those that the runtime can run there."""
     runtime = options.runtime_name
     formats = (
-        default_formats(options.goal, hardware, runtime, layers)
+        default_formats(
+            options.goal, hardware, runtime, layers, decodes=options.workload is not None
+        )
         if options.formats is None
         else parse_all(options.formats)
     )
@@ -130,6 +134,32 @@ def seconds(
 ) -> CostTable:
     """Return the predicted time of every layer in every column, as the runtime runs it."""
     return cost.time_table(layers, columns, hardware, runtime, partial(placement.times_as, runtime))
+
+
+def workload_seconds(
+    layers: LayerGraph,
+    source: Source,
+    columns: Sequence[Format],
+    hardware: Hardware,
+    options: SearchOptions,
+) -> CostTable:
+    """Return the predicted time of the workload: of one batch, or of a prompt and its answer."""
+    runtime, decode = options.runtime_name, options.workload
+    if decode is None:
+        return seconds(layers, columns, hardware, runtime)
+    shapes = [x.shape for x in pytree.tree_leaves(source.inputs) if isinstance(x, torch.Tensor)]
+    if not shapes or len(shapes[0]) != 2:
+        raise InputError(
+            "A decoder reads numbers of tokens of shape (batch, length), and the first input is "
+            f"of shape {tuple(shapes[0]) if shapes else ()}; leave workload out for other models."
+        )
+    reading, writing = (f(layers, shapes[0][1]) for f in (decode.reading, decode.writing))
+    return several(
+        [
+            (1, seconds(reading, columns, hardware, runtime)),
+            (decode.tokens, seconds(writing, columns, hardware, runtime)),
+        ]
+    )
 
 
 def tables(
@@ -175,7 +205,7 @@ def evaluator(
     return Evaluator(
         trace,
         source.batches,
-        calibration=source.calibration,
+        calibration=_observed(source, options),
         metric=options.metric,
         weight_bits=_kernel_bits(hardware, options),
         cache=options.cache_dir,
@@ -183,6 +213,13 @@ def evaluator(
         seed=options.seed,
         progress=progress,
     )
+
+
+def _observed(source: Source, options: SearchOptions) -> Iterable[Any] | None:
+    """Return the batches on which activations are observed; a decoder needs only their means."""
+    if source.calibration is None and options.workload is not None:
+        return [source.inputs]
+    return source.calibration
 
 
 def drop_table(

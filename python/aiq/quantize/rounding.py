@@ -206,6 +206,11 @@ class Rounding:
             self._weights[key] = rounded
         return self._weights[key]
 
+    def forget(self, layer: str) -> None:
+        """Free the memory of the rounded weights of `layer`, which are rounded again if needed."""
+        for key in [key for key in self._weights if key[0] == layer]:
+            del self._weights[key]
+
     def bias(
         self,
         layer: str,

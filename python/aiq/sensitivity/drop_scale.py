@@ -76,7 +76,8 @@ def fit(
 
     The slope is fitted by generalised least squares through the origin. The errors of drops come
     from their samples, which all plans share, and from the model. A prior keeps the slope positive
-    where no plan drops.
+    where no plan drops. With the metric ``perplexity`` the slope is 1, as a divergence is the mean
+    increase of log-perplexity on text that is as likely as the network says.
 
     Parameters
     ----------
@@ -107,6 +108,10 @@ def fit(
         anchor = sorted(columns, key=lambda k: sums[k])[len(columns) // 2]
         found = evaluator.evaluate(plan([anchor] * len(layers)), _precise)
         nats = found.kl / sums[anchor] or 1.0
+        if evaluator.metric == "perplexity":
+            known = {name: formats[anchor].name for name in layers}
+            whole = MeasuredPlan(known, found.drop, math.hypot(found.drop_error, 1 / found.samples))
+            return DropScale(nats, slope, 0.0, (whole,))
     rng = np.random.default_rng(seed)
     chosen: dict[tuple[int, ...], None] = {}  # a set that keeps its order
     for drop in FIT_DROPS:

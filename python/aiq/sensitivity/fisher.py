@@ -9,12 +9,18 @@ import torch
 from torch import Tensor
 
 from aiq.graph.export import Inputs
+from aiq.sensitivity import tokens
 from aiq.sensitivity.context import EstimateContext, alone, writes, written
 from aiq.sensitivity.likelihood import Graph
 
 
 def harm(context: EstimateContext) -> Tensor:
-    """Return the estimated divergence in nats, (S, L, K); each batch takes one backward pass."""
+    """Return the estimated divergence in nats, (S, L, K); each batch takes one backward pass.
+
+    Layers of a decoder are estimated by token; see `aiq.sensitivity.tokens`.
+    """
+    if tokens.fits(context):
+        return tokens.harm(context)
     simulator = context.simulator
     generator = torch.Generator().manual_seed(context.seed)
     node_of = {name: writes(simulator, name) for name in context.layers}

@@ -1,0 +1,35 @@
+"""The cost of several runs of the same layers, such as a prompt and the tokens after it."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aiq.cost.table import CostTable, EdgeCost
+
+
+def several(runs: Sequence[tuple[int, CostTable]]) -> CostTable:
+    """Return the table of several runs one after the other, in the formats of one plan.
+
+    Parameters
+    ----------
+    runs
+        How often each graph runs, and its table. All tables have the same layers and formats.
+    """
+    first = runs[0][1]
+    edges: defaultdict[tuple[int, int], NDArray[np.int64]] = defaultdict(
+        lambda: np.zeros((len(first.formats),) * 2, dtype=np.int64)
+    )
+    for count, table in runs:
+        for edge in table.edges:
+            edges[edge.source, edge.target] += count * edge.cost
+    return replace(
+        first,
+        cost=np.sum([count * table.cost for count, table in runs], axis=0, dtype=np.int64),
+        fixed=sum(count * table.fixed for count, table in runs),
+        flops=sum(count * table.flops for count, table in runs),
+        edges=tuple(EdgeCost(*ends, cost) for ends, cost in sorted(edges.items())),
+        runs=tuple(runs),
+    )

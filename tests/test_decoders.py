@@ -1,0 +1,179 @@
+"""Decoders: loading, texts as data, the workload, and searches with perplexity."""
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+from decoders import WORDS, decoder, tokenizer, tokens
+
+import aiq
+from aiq import decoders
+from aiq.cost.several import several
+from aiq.errors import DataError, InputError
+from aiq.evaluate import Evaluator
+from aiq.formats import parse, parse_all
+from aiq.graph import Op, trace
+from aiq.graph.decode import Decode, at
+from aiq.hardware import Hardware
+from aiq.planning import stages
+from aiq.sensitivity import estimate
+
+LENGTH = 16
+
+
+@pytest.fixture(scope="module")
+def model():
+    return decoder(vocab_size=WORDS, num_hidden_layers=1)
+
+
+@pytest.fixture(scope="module")
+def graph(model):
+    return aiq.extract(model, tokens(2, LENGTH, WORDS))
+
+
+def data(model, count=24):
+    """Return text as likely as the model says: the targets are drawn from its own output."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = tokens(count, LENGTH, WORDS)
+    with torch.no_grad():
+        likely = model(inputs).logits.softmax(-1)
+    targets = torch.multinomial(likely.flatten(0, 1), 1, generator=generator).view(count, LENGTH)
+    return list(zip(inputs.split(4), targets.split(4), strict=True))
+
+
+def test_a_folder_becomes_a_model_and_a_text_its_data(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    found = decoders.load(tmp_path)
+    assert not found.model.training
+    pairs = zip(found.model.parameters(), model.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    path = tmp_path / "text.txt"
+    path.write_text("the man and the other man, " * 20)
+    (inputs, targets), *others = found.batches(path, length=8, samples=5, batch=2)
+    assert inputs.shape == targets.shape == (2, 8)
+    assert torch.equal(inputs[:, 1:], targets[:, :-1])
+    assert [len(x) for x, _ in others] == [2, 1]
+    whole = found.tokenizer(path.read_text()).input_ids
+    assert inputs[0].tolist() == whole[:8]
+    last = (len(whole) - 1) // 8 * 8
+    assert others[-1][1][0].tolist() == whole[last - 7 : last + 1]
+    assert found.batches(path.read_text(), length=8, samples=5)[0][0].tolist() == [whole[:8]]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"length": 0}, InputError, "length is 0"),
+        ({"samples": -1}, InputError, "samples is -1"),
+        ({"batch": None}, InputError, "batch is None"),
+        ({"length": 99}, DataError, "has 99 tokens, and a sample takes 100"),
+    ],
+)
+def test_texts_that_are_no_data_are_refused(options, error, words):
+    with pytest.raises(error, match=words):
+        decoders.batches(range(99), **options)
+
+
+def test_what_is_no_decoder_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no file or folder"):
+        decoders.load(tmp_path / "nothing")
+    with pytest.raises(InputError, match="holds no decoder"):
+        decoders.load(tmp_path)
+
+
+@pytest.mark.parametrize("rows", [5, 40])
+def test_a_prompt_has_the_work_of_the_network_at_that_length(model, graph, rows):
+    real = aiq.extract(model, tokens(1, rows, WORDS))
+    made = at(graph, LENGTH, rows, rows)
+    for a, b in zip(made.layers, real.layers, strict=True):
+        assert a.name == b.name
+        assert (a.flops, a.input_elements, a.output_elements) == pytest.approx(
+            (b.flops, b.input_elements, b.output_elements), rel=0.01
+        ), a.name
+        assert a.weight_shape == b.weight_shape
+    assert made.batch == 1
+
+
+def test_a_token_reads_the_keys_and_values_of_all_before_it(graph):
+    made = Decode(prompt=100, tokens=40).writing(graph, LENGTH)
+    attention = next(x for x in made.layers if x.op is Op.MATMUL)
+    heads, size = 4, 16
+    assert attention.output_elements == heads * size
+    assert attention.input_elements == heads * size + 2 * 120 * heads * size
+    assert attention.flops == 2 * 2 * heads * size * 120
+    linear = made.quantizable[0]
+    assert linear.flops == 2 * math.prod(linear.weight_shape)
+
+
+@pytest.mark.parametrize("options", [{"prompt": 0}, {"tokens": 1.5}, {"tokens": True}])
+def test_a_workload_without_tokens_is_refused(options):
+    with pytest.raises(InputError, match="number of at least 1"):
+        Decode(**options)
+
+
+def test_the_cost_of_a_workload_is_that_of_its_runs(graph):
+    hardware, formats = Hardware.load("xeon_emerald_2vcpu"), parse_all("fp32,w8,w4g64")
+    decode = Decode(prompt=32, tokens=10)
+    runs = [
+        (count, stages.seconds(made, formats, hardware, "openvino"))
+        for count, made in ((1, decode.reading(graph, LENGTH)), (10, decode.writing(graph, LENGTH)))
+    ]
+    whole = several(runs)
+    plan = {x.name: formats[i % 3] for i, x in enumerate(graph.quantizable)}
+    assert whole.total(plan) == pytest.approx(sum(n * t.total(plan) for n, t in runs), rel=1e-9)
+
+
+def test_a_decoder_is_searched_by_perplexity_and_says_how_fast_it_writes(model):
+    batches = data(model)
+    plan = aiq.search(
+        model,
+        "xeon_emerald_2vcpu",
+        batches,
+        runtime="openvino",
+        formats="fp32,w8,w4g64,w4,w2",
+        max_perplexity_ratio=1.05,
+        sensitivity="fisher",
+        workload=aiq.Decode(prompt=32, tokens=16),
+    )
+    assert plan.accuracy.drop_limit <= math.log(1.05)
+    assert "fp32" not in Counter(layer.format for layer in plan.layers)
+    now, before = plan.predicted, plan.baseline
+    assert now.token_seconds < before.token_seconds
+    assert now.seconds == pytest.approx(now.first_seconds + 16 * now.token_seconds)
+    text = str(plan)
+    assert "perplexity x1.0" in text
+    assert "tokens/s, first token after" in text
+    assert "pp" not in text.split("proof", maxsplit=1)[0]
+    assert aiq.Plan.from_json(plan.to_json()) == plan
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_perplexity_ratio": 0.9}, "a ratio from 1 to 2.71"),
+        ({"max_perplexity_ratio": "five"}, "max_perplexity_ratio"),
+        ({"workload": "decode"}, "aiq.Decode"),
+        ({"workload": Decode(), "example_inputs": torch.ones(1, 3, 4)}, "shape"),
+    ],
+)
+def test_options_of_decoders_that_cannot_be_are_refused(options, words):
+    net = torch.nn.Sequential(torch.nn.Linear(4, 4))
+    call = {"hw": "xeon_emerald_2vcpu", "example_inputs": torch.ones(1, 3, 4)} | options
+    with pytest.raises(InputError, match=words):
+        aiq.search(net, **call)
+
+
+def test_estimates_by_token_are_the_divergences_of_layers_alone(model):
+    evaluator = Evaluator(trace(model, tokens(2, LENGTH, WORDS)), data(model), metric="perplexity")
+    w3 = parse("w3")
+    table = estimate(evaluator, (parse("fp32"), w3), "fisher")
+    names = list(table.layers)
+    found = [float(table.divergence[i, 1]) for i in range(len(names))]
+    real = [evaluator.evaluate({name: w3}).kl for name in names]
+    order = lambda values: torch.tensor(values).argsort().argsort().double()  # noqa: E731
+    assert torch.corrcoef(torch.stack([order(found), order(real)]))[0, 1] > 0.8
+    assert table.drop_per_nat == 1.0
+    assert len(table.measured_plans) == 1
+    assert table.evaluations <= 2
