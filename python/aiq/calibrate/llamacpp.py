@@ -1,0 +1,147 @@
+"""Calibrate llama.cpp: time decoders of random weights as files, each in one format."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from itertools import product
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+
+from aiq.calibrate import roofs
+from aiq.formats import parse
+from aiq.gguf.llamacpp import LlamaCpp
+from aiq.gguf.write import write
+from aiq.graph import Op, trace
+from aiq.hardware import Hardware
+from aiq.hardware.products import Product
+from aiq.hardware.runtime_profile import Fit, KernelProfile, Realisation, RuntimeProfile
+from aiq.progress import Progress, silent
+from aiq.runtimes import placement
+
+FORMATS = ("w4g32", "w4g32z", "w5g32", "w5g32z", "w8g32")
+
+_SIZES = ((576, 1536, 6), (1024, 2816, 4))  # hidden size, intermediate size, blocks
+_VOCABULARY = 4096
+_PROMPT, _TOKENS, _ROUNDS = 64, 24, 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    """Elements of all matrices of a decoder, its blocks, and the seconds of both kinds of run."""
+
+    format: str
+    elements: int
+    blocks: int
+    seconds: Mapping[int, float]
+
+
+def calibrate(
+    hardware: Hardware,
+    tokenizer: Any,  # noqa: ANN401
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> Hardware:
+    """Return a profile with a section for llama.cpp, measured on this machine.
+
+    Two decoders are written in each format. All files take turns; the least of the rounds counts. A
+    token takes ``blocks x start + bytes / rate``, and 64 tokens of a prompt likewise.
+
+    Parameters
+    ----------
+    hardware
+        The profile, whose peaks and memory are kept.
+    tokenizer
+        Tokenizer of transformers with at most 4096 tokens, as llama.cpp opens no file without one.
+    threads
+        Number of threads.
+    progress
+        Called with the name of the stage, the steps done and the steps in all.
+    """
+    report = progress or silent
+    with tempfile.TemporaryDirectory() as folder:
+        timed = _time(Path(folder), tokenizer, threads, report)
+    measured = {name: _products([t for t in timed if t.format == name]) for name in FORMATS}
+    start = min(found[0].start_us for found in measured.values())
+    section = _section(measured, start)
+    return replace(
+        hardware, runtimes=MappingProxyType({**hardware.runtimes, placement.GGUF: section})
+    )
+
+
+def _time(folder: Path, tokenizer: Any, threads: int, report: Progress) -> list[_Timed]:  # noqa: ANN401
+    from transformers import LlamaConfig, LlamaForCausalLM  # noqa: PLC0415
+
+    found: list[_Timed] = []
+    prompt = [1 + i % 32 for i in range(_PROMPT)]
+    for step, (hidden, wide, blocks) in enumerate(_SIZES):
+        config = LlamaConfig(
+            hidden_size=hidden,
+            intermediate_size=wide,
+            num_hidden_layers=blocks,
+            num_attention_heads=hidden // 64,
+            num_key_value_heads=hidden // 64,
+            vocab_size=_VOCABULARY,
+            max_position_embeddings=256,
+            use_cache=False,
+            tie_word_embeddings=False,
+        )
+        model = LlamaForCausalLM(config).eval()
+        traced = trace(model, torch.ones(1, 8, dtype=torch.int64))
+        layers = traced.graph.quantizable
+        elements = sum(layer.weight_elements for layer in layers)
+        programs = {}
+        for name in FORMATS:
+            path = folder / f"{step}-{name}.gguf"
+            formats = {layer.name: parse(name) for layer in layers}
+            write(model, path, formats, traced, [torch.ones(1, 8, dtype=torch.int64)], tokenizer)
+            programs[name] = LlamaCpp(path, 256, threads)
+        least: dict[tuple[str, int], float] = {}
+        for turn, (name, program) in product(range(_ROUNDS), programs.items()):
+            report("time decoders in llama.cpp", step * _ROUNDS + turn, len(_SIZES) * _ROUNDS)
+            run = program.run(prompt, _TOKENS)
+            for rows, seconds in ((1, run.token), (_PROMPT, run.first)):
+                least[name, rows] = min(least.get((name, rows), seconds), seconds)
+        found += [
+            _Timed(name, elements, blocks, {rows: least[name, rows] for rows in (1, _PROMPT)})
+            for name in FORMATS
+        ]
+    report("time decoders in llama.cpp", 1, 1)
+    return found
+
+
+def _products(timed: Sequence[_Timed]) -> tuple[Product, ...]:
+    """Return start and rate of the seven matrices of a block, for one token and for a prompt."""
+    found = []
+    for rows in (1, _PROMPT):
+        size = [
+            t.elements * placement.stored_bits(placement.GGUF, parse(t.format)) / 8 for t in timed
+        ]
+        system = np.array([[7.0 * t.blocks + 1, s] for t, s in zip(timed, size, strict=True)])
+        seconds = np.array([t.seconds[rows] for t in timed])
+        start, slope = np.linalg.solve(system, seconds)
+        start = float(np.clip(start, 0.0, 0.3 * seconds.min() / (7 * timed[0].blocks)))
+        slope = float(((seconds - start * system[:, 0]) / system[:, 1]).mean())
+        rate = roofs.short(1e-9 / slope)
+        found.append(Product(rows, roofs.short(start * 1e6), ((timed[0].elements, rate),)))
+    return tuple(found)
+
+
+def _section(measured: Mapping[str, tuple[Product, ...]], start: float) -> RuntimeProfile:
+    """Return a section in which all time is that of the matrices, as llama.cpp fuses the rest."""
+    free = KernelProfile(start_us=0.0, memory=100.0, output_ns=0.0)
+    return RuntimeProfile(
+        name=placement.GGUF,
+        version=f"xllamacpp {metadata.version('xllamacpp')}",
+        run_overhead_us=start,
+        formats=MappingProxyType({"fp32": Realisation("native", "fp32")}),
+        kernels=MappingProxyType({str(op): MappingProxyType({"fp32": free}) for op in Op}),
+        boundaries=MappingProxyType({}),
+        fuses=(),
+        fit=Fit(samples=len(_SIZES) * len(measured), noise=0.1, mape=0.1, low=0.8, high=1.2),
+        products=MappingProxyType(dict(measured)),
+    )
