@@ -107,6 +107,10 @@ def test_a_token_reads_the_keys_and_values_of_all_before_it(graph):
     assert linear.flops == 2 * math.prod(linear.weight_shape)
 
 
+def test_the_command_line_writes_a_workload_as_a_sum():
+    assert Decode.of("512+128") == Decode(512, 128) == Decode.of(Decode(512, 128))
+
+
 @pytest.mark.parametrize("options", [{"prompt": 0}, {"tokens": 1.5}, {"tokens": True}])
 def test_a_workload_without_tokens_is_refused(options):
     with pytest.raises(InputError, match="number of at least 1"):

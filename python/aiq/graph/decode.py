@@ -31,6 +31,25 @@ class Decode:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InputError(f"{name} of Decode is {value!r}; give a number of at least 1.")
 
+    @classmethod
+    def of(cls, text: "Decode | str") -> "Decode":
+        """Return a workload that may be written as ``512+128``.
+
+        Raises
+        ------
+        InputError
+            If it is something else.
+        """
+        if isinstance(text, cls):
+            return text
+        prompt, _, tokens = str(text).partition("+")
+        if not (prompt.strip().isdecimal() and tokens.strip().isdecimal()):
+            raise InputError(
+                f"workload is {text!r}; give aiq.Decode(prompt=512, tokens=128), on the command "
+                "line 512+128, or leave it out for models that run whole batches."
+            )
+        return cls(int(prompt), int(tokens))
+
     def reading(self, graph: LayerGraph, length: int) -> LayerGraph:
         """Return the layer graph of one prompt, from that of samples of `length` tokens."""
         return at(graph, length, self.prompt, self.prompt)

@@ -149,7 +149,7 @@ def _provenance(
         "runtime": options.runtime_name,
         "sensitivity": None if drops is None else drops.method,
         "measure_top": options.measure_top,
-        "decode": None if options.workload is None else asdict(options.workload),
+        "decode": None if options.decode is None else asdict(options.decode),
         "metric": metric if isinstance(metric, str) else getattr(metric, "__name__", "own"),
         "seed": options.seed,
         "undecided": [asdict(parameter) for parameter in trace.graph.undecided],

@@ -78,7 +78,9 @@ class SearchOptions:
     max_perplexity_ratio: float | None = _option(
         None, "Largest perplexity over that of float32, as 1.05; sets --metric perplexity.", float
     )
-    workload: Decode | None = None
+    workload: Decode | str | None = _option(
+        None, "Of a decoder: tokens of a prompt + tokens that are written, as 512+128.", str
+    )
     cache_dir: str | Path | None = None
     seed: int = _option(0, "Seed of all random draws.", int)
 
@@ -87,6 +89,11 @@ class SearchOptions:
             drop = checks.perplexity_ratio(self.max_perplexity_ratio)
             object.__setattr__(self, "max_drop", drop)
             object.__setattr__(self, "metric", "perplexity")
+
+    @property
+    def decode(self) -> Decode | None:
+        """What a decoder does; ``None`` for models that run whole batches."""
+        return None if self.workload is None else Decode.of(self.workload)
 
     @property
     def goal(self) -> Objective:
@@ -152,11 +159,7 @@ class SearchOptions:
             checks.name(
                 "runtime", self.runtime, [*runtimes.names(), placement.GGUF, *hardware.runtimes]
             )
-        if self.workload is not None and not isinstance(self.workload, Decode):
-            raise InputError(
-                f"workload is {self.workload!r}; give aiq.Decode(prompt=512, tokens=128), or leave "
-                "it out for models that run whole batches."
-            )
+        _ = self.decode
         checks.pins(self.pin)
         for format_name in self.pins.values():
             parse(format_name)

@@ -54,7 +54,7 @@ def search(
     measure_top: int = 0,
     metric: str | Metric = "top1",
     max_perplexity_ratio: float | None = None,
-    workload: Decode | None = None,
+    workload: Decode | str | None = None,
     cache_dir: str | Path | None = None,
     seed: int = 0,
     executor: Executor | None = None,

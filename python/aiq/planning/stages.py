@@ -112,9 +112,7 @@ def choices(layers: LayerGraph, hardware: Hardware, options: SearchOptions) -> C
     """Return the formats to choose from, for each layer those that the runtime can run there."""
     runtime = options.runtime_name
     formats = (
-        default_formats(
-            options.goal, hardware, runtime, layers, decodes=options.workload is not None
-        )
+        default_formats(options.goal, hardware, runtime, layers, decodes=options.decode is not None)
         if options.formats is None
         else parse_all(options.formats)
     )
@@ -144,7 +142,7 @@ def workload_seconds(
     options: SearchOptions,
 ) -> CostTable:
     """Return the predicted time of the workload: of one batch, or of a prompt and its answer."""
-    runtime, decode = options.runtime_name, options.workload
+    runtime, decode = options.runtime_name, options.decode
     if decode is None:
         return seconds(layers, columns, hardware, runtime)
     shapes = [x.shape for x in pytree.tree_leaves(source.inputs) if isinstance(x, torch.Tensor)]
@@ -217,7 +215,7 @@ def evaluator(
 
 def _observed(source: Source, options: SearchOptions) -> Iterable[Any] | None:
     """Return the batches on which activations are observed; a decoder needs only their means."""
-    if source.calibration is None and options.workload is not None:
+    if source.calibration is None and options.decode is not None:
         return [source.inputs]
     return source.calibration
 
