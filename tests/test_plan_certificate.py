@@ -5,8 +5,10 @@ import json
 import pytest
 import toy
 from torch import nn
+from typer.testing import CliRunner
 
 import aiq
+from aiq.cli import app
 from aiq.errors import InputError
 from aiq.formats import parse
 from aiq.plan import certificate
@@ -53,6 +55,18 @@ def test_the_certificate_of_a_file_is_verified(plan, document):
     found = check(document)
     assert found.ok
     assert found.bound == plan.certificate.claim.bound
+
+
+def test_the_command_line_verifies_it(document, tmp_path):
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(document))
+    found = CliRunner().invoke(app, ["show", str(path), "--check"])
+    assert (found.exit_code, "the certificate proves it optimal" in found.output) == (0, True)
+    higher_bound(document)
+    path.write_text(json.dumps(document))
+    found = CliRunner().invoke(app, ["show", str(path), "--check", "--json"])
+    assert found.exit_code == 1
+    assert json.loads(found.output)["failures"]
 
 
 def test_costs_between_layers_are_part_of_it(model):

@@ -15,13 +15,35 @@ from aiq.report import Measured, document
 PlanArgument = Annotated[Path, typer.Argument(help="A plan that `aiq search -o` wrote.")]
 
 
-def show(plan: PlanArgument, json_: JsonOption = False) -> None:
+def show(
+    plan: PlanArgument,
+    check: Annotated[
+        bool, typer.Option("--check", help="Verify the solver's certificate instead.")
+    ] = False,
+    json_: JsonOption = False,
+) -> None:
     """Show a saved plan: what it buys, and every layer's format."""
     found = Plan.load(plan)
-    if json_:
+    if check:
+        _check(found, json_)
+    elif json_:
         sys.stdout.write(found.to_json())
     else:
         out.print(as_text.plan(found))
+
+
+def _check(plan: Plan, json_: bool) -> None:
+    """Print what the independent checker says of a plan; exit with 1 if it is not proved."""
+    found = plan.check()
+    if json_:
+        print_json({"ok": found.ok, "failures": list(found.failures)})
+    else:
+        words = f"the certificate proves it {plan.proof.status}" if found.ok else "not proved"
+        out.print(f"{plan.model} on {plan.hardware}: {words}", markup=False, highlight=False)
+        for failure in found.failures:
+            out.print(failure, markup=False, highlight=False)
+    if not found.ok:
+        raise typer.Exit(1)
 
 
 def frontier(plan: PlanArgument, json_: JsonOption = False) -> None:
