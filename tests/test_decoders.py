@@ -8,7 +8,7 @@ import torch
 from decoders import WORDS, decoder, tokenizer, tokens
 
 import aiq
-from aiq import decoders
+from aiq import decoders, decoding
 from aiq.cost.several import several
 from aiq.errors import DataError, InputError
 from aiq.evaluate import Evaluator
@@ -181,3 +181,25 @@ def test_estimates_by_token_are_the_divergences_of_layers_alone(model):
     assert table.drop_per_nat == 1.0
     assert len(table.measured_plans) == 1
     assert table.evaluations <= 2
+
+
+def test_a_plan_is_timed_beside_files_of_one_format(model):
+    pytest.importorskip("xllamacpp")
+    plan = aiq.search(
+        model,
+        "xeon_emerald_2vcpu",
+        example_inputs=tokens(1, LENGTH, WORDS),
+        runtime="llamacpp",
+        max_drop=1.0,
+        workload="16+4",
+    )
+    found = decoding.compare(
+        plan, model, tokenizer(), uniform=("w8g32",), contexts=(4, 16), tokens=4, rounds=2
+    )
+    assert [file.name for file in found.files] == ["plan", "w8g32"]
+    assert found["plan"].size < found["w8g32"].size
+    assert found["plan"].predicted == pytest.approx(plan.predicted.token_seconds)
+    for file in found.files:
+        assert set(file.token) == {4, 16}
+        assert min(*file.first.values(), *file.token.values(), file.predicted) > 0
+    assert "tokens/s after 16" in str(found)

@@ -23,7 +23,7 @@ FLOORS = (
     ("cost", "evaluate", "plan"),
     ("gguf", "runtimes"),
     ("deployment", "sensitivity"),
-    ("calibrate", "comparison", "planning"),
+    ("calibrate", "comparison", "decoding", "planning"),
     ("cli",),
 )
 """Rooms of the package, the ground floor first: a room imports only from floors below its own."""

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from aiq.calibrate import roofs
+from aiq.cost.pieces import FUNCTIONS
 from aiq.formats import parse
 from aiq.gguf.llamacpp import LlamaCpp
 from aiq.gguf.write import write
@@ -133,13 +134,14 @@ def _products(timed: Sequence[_Timed]) -> tuple[Product, ...]:
 
 def _section(measured: Mapping[str, tuple[Product, ...]], start: float) -> RuntimeProfile:
     """Return a section in which all time is that of the matrices, as llama.cpp fuses the rest."""
+    kinds = [*map(str, Op), *FUNCTIONS.values(), "residual", "mean", "average", "reorder"]
     free = KernelProfile(start_us=0.0, memory=100.0, output_ns=0.0)
     return RuntimeProfile(
         name=placement.GGUF,
         version=f"xllamacpp {metadata.version('xllamacpp')}",
         run_overhead_us=start,
         formats=MappingProxyType({"fp32": Realisation("native", "fp32")}),
-        kernels=MappingProxyType({str(op): MappingProxyType({"fp32": free}) for op in Op}),
+        kernels=MappingProxyType({op: MappingProxyType({"fp32": free}) for op in kinds}),
         boundaries=MappingProxyType({}),
         fuses=(),
         fit=Fit(samples=len(_SIZES) * len(measured), noise=0.1, mape=0.1, low=0.8, high=1.2),
