@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import paper_plots
 import torch
 from common import console, save
 
@@ -229,18 +230,16 @@ def main() -> None:
     found = searches(given, drops.layers)
     show_searches(found, len(given.test), given.source)
     compared = [throughput(given, batch, name) for batch in (1, 128) for name in ("bf16", "w8a8")]
-    save(
-        "paper",
-        {
-            "paper": PAPER_RESULT,
-            "images": {"val": len(given.val), "test": len(given.test), "source": given.source},
-            "layers_alone": alone,
-            "searches": found,
-            "throughput": compared,
-            "seconds": time.perf_counter() - started,
-        },
-        seeds=[0],
-    )
+    summary = {
+        "paper": PAPER_RESULT,
+        "images": {"val": len(given.val), "test": len(given.test), "source": given.source},
+        "layers_alone": alone,
+        "searches": found,
+        "throughput": compared,
+        "seconds": time.perf_counter() - started,
+    }
+    save("paper", summary, seeds=[0])
+    paper_plots.draw(summary)
 
 
 if __name__ == "__main__":

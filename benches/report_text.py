@@ -109,7 +109,7 @@ Without options a call of `aiq calibrate` stops after about eight minutes.
   predicted again without new timing. A first projection without weights made OpenVINO's networks on
   Zen 3 10.8 % wrong, so these networks influenced the choice of the weights.
 
-![predicted over measured on Zen 5 with one thread](results/prediction.png)
+![predicted over measured on Zen 5 with one thread](../docs/prediction.png)
 """
 
 CALIBRATION = """

@@ -4,6 +4,7 @@ import importlib
 import re
 import shlex
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from report import filled, page
@@ -13,11 +14,11 @@ from aiq.cli import app
 from aiq.cli.commands import COMMANDS, load
 
 ROOT = Path(__file__).parent.parent
-PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES += [ROOT / name / "README.md" for name in ("benches", "hw_profiles")]
 SOURCES = [
     path
-    for folder in ("python/aiq", "rust", "tests", "benches")
+    for folder in ("python/aiq", "rust", "tests", "benches", "examples")
     for path in sorted((ROOT / folder).rglob("*"))
     if path.suffix in {".py", ".pyi", ".rs"}
 ]
@@ -51,7 +52,7 @@ def test_names_in_documentation_exist():
 
 
 def test_files_in_documentation_exist():
-    folders = "benches|docs|hw_profiles|python|rust|tests"
+    folders = "benches|docs|examples|hw_profiles|python|rust|tests"
     named = {
         (name, path.name)
         for path in [*PAGES, *SOURCES]
@@ -83,6 +84,29 @@ def test_commands_in_documentation_exist(page):
                 assert word.partition("=")[0] in known, f"{line}: {command.name} has no {word}"
             else:
                 assert command is not None, f"{line}: there is no command {word}"
+
+
+def test_included_files_exist_and_every_page_is_in_the_menu():
+    menu = (ROOT / "mkdocs.yml").read_text()
+    for path in sorted((ROOT / "docs").rglob("*.md")):
+        assert (
+            f": {path.relative_to(ROOT / 'docs').as_posix()}\n" in menu or path.name == "results.md"
+        )
+        for name in re.findall(r'^--8<-- "(.*)"$', path.read_text(), re.MULTILINE):
+            assert (ROOT / name).exists()
+
+
+def test_pictures_are_small_and_load_nothing():
+    pictures = sorted((ROOT / "docs").glob("*.svg"))
+    assert len(pictures) >= 4
+    for path in pictures:
+        assert path.stat().st_size < 150_000
+        text = path.read_text()
+        ElementTree.fromstring(text)
+        assert "<script" not in text
+        assert re.findall(r'(?:href|src)="(?!#)', text) == []
+        assert "@import" not in text
+        assert "url(http" not in text
 
 
 def test_the_page_of_measurements_is_that_of_the_results():

@@ -1,5 +1,7 @@
 """The code of the documentation runs as it stands."""
 
+import html
+import json
 import re
 from functools import partial
 from pathlib import Path
@@ -38,10 +40,41 @@ def test_the_first_lines_of_the_readme_run(monkeypatch, tmp_path, capsys):
     assert names["fast"](inputs).shape == (250, 10)
     assert (tmp_path / "plan.json").exists()
     printed = capsys.readouterr().out
-    output = re.search(
-        r"(?ms)^```python\n.*?^```\n\n```\n(.*?)^```$", (ROOT / "README.md").read_text()
-    )
-    predicted = [line for line in output[1].splitlines() if re.match(r" +(int|tra|wei|time)", line)]
+    picture = (ROOT / "docs" / "first_plan.svg").read_text()
+    output = [
+        html.unescape(line).replace("\xa0", " ").rstrip()
+        for line in re.findall(r"<text[^>]*>(.*?)</text>", picture, re.DOTALL)
+    ]
+    predicted = [line for line in output if re.match(r" +(int|tra|wei|time)", line)]
     assert len(predicted) == 4
     assert all(line in printed for line in predicted)
-    assert output[1].partition(", accuracy")[0] in printed
+    (sentence,) = [line for line in output if "faster than float32" in line]
+    assert sentence.partition(", accuracy")[0] in printed
+
+
+def test_the_four_numbers_of_the_readme_are_those_of_the_results():
+    text = (ROOT / "README.md").read_text()
+    results = (ROOT / "docs" / "results.md").read_text()  # its tables are held by test_docs.py
+    numbers = text.partition("## Four numbers")[2].partition("##")[0]
+    paper = json.loads((ROOT / "benches" / "results" / "paper.json").read_text())
+    by_name = {row["name"]: row for row in paper["searches"]}
+
+    def cells(start):
+        (row,) = [line for line in results.splitlines() if line.startswith(f"| {start} |")]
+        return [cell.strip(" *") for cell in row.split("|")[1:-1]]
+
+    plan = cells("epyc_zen5_2vcpu | mobilenet_v2, 128 | openvino")[5]
+    assert f"**{float(plan):.1f}x** faster" in numbers
+    both, weights = (
+        by_name[f"aiq: most AI, {what} 2-8 bits"] for what in ("weights and activations", "weights")
+    )
+    assert f"**{both['intensity']:.0f} FLOP/byte**" in numbers
+    assert f"drop of {100 * both['drop']:.2f} pp; float32" in numbers
+    assert f"reaches {weights['intensity']:.1f} with a drop of" in numbers
+    assert f"{100 * weights['drop']:.2f} pp." in numbers
+    assert f"reach {by_name['paper: greedy']['intensity']:.1f}." in numbers
+    plans = cells("epyc_zen5_1thread | openvino")[8]
+    assert f"**{plans}** mean error" in numbers
+    solved = cells("one budget, 1,000 layers")
+    assert f"**{float(solved[1].split()[0]):.1f} ms**" in numbers
+    assert f", {solved[4].split()[0]} times faster" in numbers
