@@ -29,9 +29,12 @@ def lines() -> str:
 def run() -> list[str]:
     """Return what the lines of the README print."""
     printed = io.StringIO()
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        with contextlib.redirect_stdout(printed):
-            exec(compile(lines(), "README.md", "exec"), {})  # noqa: S102
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(printed),
+    ):
+        exec(compile(lines(), "README.md", "exec"), {})  # noqa: S102
     return printed.getvalue().rstrip().splitlines()
 
 
