@@ -8,6 +8,7 @@ SAY    := @printf '\033[1m==> %s\033[0m\n'
 
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
+export NO_MKDOCS_2_WARNING := 1  # of mkdocs-material: not about this project
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help

@@ -37,8 +37,9 @@ def test_the_demo_measures_what_it_predicts_and_writes_the_report(monkeypatch, t
     page = tmp_path / "demo.html"
     demo.demo(page)
     text = printed.file.getvalue()
-    flat = " ".join(text.split())
-    assert "22 layers int8 (w8a8); openvino, 16x3x32x32, 1 thread" in flat
+    sentence = " ".join(text.split())
+    assert "int8 (w8a8)" in sentence
+    assert "openvino, 16x3x32x32" in sentence
     assert "measured" in text
     assert re.search(r"\nfp32 +29\.85 ", text)  # FLOP/byte of the paper
     assert re.search(r"\nw8 +42\.47 ", text)
