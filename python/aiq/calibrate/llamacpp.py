@@ -24,7 +24,7 @@ from aiq.hardware.runtime_profile import Fit, KernelProfile, Realisation, Runtim
 from aiq.progress import Progress, silent
 from aiq.runtimes import placement
 
-FORMATS = ("w4g32", "w4g32z", "w5g32", "w5g32z", "w8g32")
+FORMATS = ("fp32", "w4g32", "w4g32z", "w5g32", "w5g32z", "w8g32")
 
 _SIZES = ((576, 1536, 6), (1024, 2816, 4))  # hidden size, intermediate size, blocks
 _VOCABULARY = 4096
@@ -43,7 +43,6 @@ class _Timed:
 
 def calibrate(
     hardware: Hardware,
-    tokenizer: Any,  # noqa: ANN401
     threads: int = 1,
     progress: Progress | None = None,
 ) -> Hardware:
@@ -56,8 +55,6 @@ def calibrate(
     ----------
     hardware
         The profile, whose peaks and memory are kept.
-    tokenizer
-        Tokenizer of transformers with at most 4096 tokens, as llama.cpp opens no file without one.
     threads
         Number of threads.
     progress
@@ -65,7 +62,7 @@ def calibrate(
     """
     report = progress or silent
     with tempfile.TemporaryDirectory() as folder:
-        timed = _time(Path(folder), tokenizer, threads, report)
+        timed = _time(Path(folder), threads, report)
     measured = {name: _products([t for t in timed if t.format == name]) for name in FORMATS}
     start = min(found[0].start_us for found in measured.values())
     section = _section(measured, start)
@@ -74,7 +71,7 @@ def calibrate(
     )
 
 
-def _time(folder: Path, tokenizer: Any, threads: int, report: Progress) -> list[_Timed]:  # noqa: ANN401
+def _time(folder: Path, threads: int, report: Progress) -> list[_Timed]:
     from transformers import LlamaConfig, LlamaForCausalLM  # noqa: PLC0415
 
     found: list[_Timed] = []
@@ -99,7 +96,7 @@ def _time(folder: Path, tokenizer: Any, threads: int, report: Progress) -> list[
         for name in FORMATS:
             path = folder / f"{step}-{name}.gguf"
             formats = {layer.name: parse(name) for layer in layers}
-            write(model, path, formats, traced, [torch.ones(1, 8, dtype=torch.int64)], tokenizer)
+            write(model, path, formats, traced, [], _tokenizer())
             programs[name] = LlamaCpp(path, 256, threads)
         least: dict[tuple[str, int], float] = {}
         for turn, (name, program) in product(range(_ROUNDS), programs.items()):
@@ -113,6 +110,18 @@ def _time(folder: Path, tokenizer: Any, threads: int, report: Progress) -> list[
         ]
     report("time decoders in llama.cpp", 1, 1)
     return found
+
+
+def _tokenizer() -> Any:  # noqa: ANN401
+    """Return a tokenizer of bytes and one pair, since llama.cpp opens no file without both."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: PLC0415
+    from transformers import PreTrainedTokenizerFast  # noqa: PLC0415
+
+    words = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "th"]
+    inner = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, [("t", "h")]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|end|>")
 
 
 def _products(timed: Sequence[_Timed]) -> tuple[Product, ...]:
