@@ -53,7 +53,7 @@ format:  ## Rewrite the sources the way `make lint` wants them
 
 bench: setup  ## Every claim of the README, measured on this machine (hours)
 	@$(BIN)/python -m pip install --quiet --group bench
-	@set -e; for script in paper solver sensitivity prediction throughput report; do \
+	@set -e; for script in paper solver sensitivity prediction throughput report readme; do \
 	  echo "==> benches/$$script.py"; $(BIN)/python benches/$$script.py; done
 	cargo bench
 
