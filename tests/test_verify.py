@@ -89,10 +89,10 @@ def quiet(stage, done, total):
 
 
 def test_without_measurements_the_sum_stands():
-    curve = drop_curve.fit([])
+    curve = drop_curve.fit_curve([])
     assert curve.predict(0.013) == 0.013
     assert curve.inverse(0.013) == 0.013
-    assert drop_curve.fit([(0.0, 0.01, 0.001)]) == curve, "float32 teaches nothing"
+    assert drop_curve.fit_curve([(0.0, 0.01, 0.001)]) == curve, "float32 teaches nothing"
 
 
 @given(
@@ -104,7 +104,7 @@ def test_a_bend_is_found_where_there_is_one(meter, power, totals):
     if max(totals) < 3 * min(totals):
         return
     points = [(t, meter * 0.01 * (t / 0.01) ** power, 1e-6) for t in totals]
-    curve = drop_curve.fit(points)
+    curve = drop_curve.fit_curve(points)
     for total, drop, _ in points:
         assert curve.predict(total) == pytest.approx(drop, rel=0.25)
         assert curve.predict(curve.inverse(drop)) == pytest.approx(drop)
@@ -116,17 +116,17 @@ def test_a_bend_is_found_where_there_is_one(meter, power, totals):
 
 
 def test_noise_hardly_changes_the_curve():
-    noisy = drop_curve.fit([(0.01, 0.03, 0.05), (0.02, 0.01, 0.05)])
+    noisy = drop_curve.fit_curve([(0.01, 0.03, 0.05), (0.02, 0.01, 0.05)])
     assert noisy.predict(0.01) == pytest.approx(0.01, rel=0.35)
-    sure = drop_curve.fit([(0.01, 0.03, 1e-4), (0.02, 0.06, 1e-4)])
+    sure = drop_curve.fit_curve([(0.01, 0.03, 1e-4), (0.02, 0.06, 1e-4)])
     assert sure.predict(0.01) == pytest.approx(0.03, rel=0.2)
 
 
 def test_many_plans_on_the_same_samples_share_their_luck():
     """Ten plans on one sample that was easy teach less than ten on samples of their own."""
     points = [(t, t - 0.005, 0.004) for t in np.linspace(0.008, 0.03, 10)]
-    together = drop_curve.fit(points)
-    apart = drop_curve.fit(*([point] for point in points))
+    together = drop_curve.fit_curve(points)
+    apart = drop_curve.fit_curve(*([point] for point in points))
     assert abs(together.predict(0.01) - 0.01) < abs(apart.predict(0.01) - 0.01)
 
 

@@ -14,9 +14,9 @@ mod _core {
     #[pymodule_export]
     use crate::problem::Problem;
     #[pymodule_export]
-    use crate::search::{Solution, measure_coordinate, measure_greedy, solve};
+    use crate::search::{Solution, Subproblem, measure_coordinate, measure_greedy, solve};
     #[pymodule_export]
-    use crate::tradeoff::{frontier, solve_weighted};
+    use crate::tradeoff::{WeightedSolution, frontier, solve_weighted};
 
     #[pymodule_export]
     #[allow(non_upper_case_globals)]

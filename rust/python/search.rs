@@ -14,10 +14,19 @@ use crate::problem::Problem;
 /// Period of the checks for signals, since Ctrl-C must take effect within 100 ms.
 const SIGNAL_PERIOD: Duration = Duration::from_millis(20);
 
-/// `(weights, kind, layer, choice, equal, other)` of one subproblem.
-type ProofRow = ([i64; 3], &'static str, usize, usize, usize, usize);
 /// `(choices, value, evaluations, trace)` of a measured search.
 type MeasuredRow = (Vec<u16>, f64, u64, Vec<(u64, usize, u16, f64)>);
+
+/// One subproblem of the branching tree; see `aiq.solver.Proof`.
+#[pyclass(frozen, get_all, module = "aiq._core")]
+pub(crate) struct Subproblem {
+    weights: (i64, i64, i64),
+    closed: &'static str,
+    layer: usize,
+    choice: usize,
+    equal: usize,
+    other: usize,
+}
 
 /// The result of a search.
 #[pyclass(frozen, module = "aiq._core")]
@@ -61,17 +70,8 @@ impl Solution {
     }
 
     /// The branching tree, root first.
-    fn proof(&self) -> Vec<ProofRow> {
-        let row = |proof: &aiq_core::Proof| match proof.closed {
-            Closed::Bound => (proof.weights, "bound", 0, 0, 0, 0),
-            Closed::Enumerated => (proof.weights, "enumerated", 0, 0, 0, 0),
-            Closed::Infeasible => (proof.weights, "infeasible", 0, 0, 0, 0),
-            Closed::Open => (proof.weights, "open", 0, 0, 0, 0),
-            Closed::Branched { layer, choice, equal, other } => {
-                (proof.weights, "branched", layer, choice, equal, other)
-            }
-        };
-        self.inner.proof.iter().map(row).collect()
+    fn proof(&self) -> Vec<Subproblem> {
+        self.inner.proof.iter().map(subproblem).collect()
     }
 
     /// The exception a signal handler raised while the search ran.
@@ -79,6 +79,20 @@ impl Solution {
     fn signal(&self, py: Python<'_>) -> Option<PyErr> {
         self.signal.as_ref().map(|error| error.clone_ref(py))
     }
+}
+
+fn subproblem(proof: &aiq_core::Proof) -> Subproblem {
+    let [cost, drop, size] = proof.weights;
+    let (closed, layer, choice, equal, other) = match proof.closed {
+        Closed::Bound => ("bound", 0, 0, 0, 0),
+        Closed::Enumerated => ("enumerated", 0, 0, 0, 0),
+        Closed::Infeasible => ("infeasible", 0, 0, 0, 0),
+        Closed::Open => ("open", 0, 0, 0, 0),
+        Closed::Branched { layer, choice, equal, other } => {
+            ("branched", layer, choice, equal, other)
+        }
+    };
+    Subproblem { weights: (cost, drop, size), closed, layer, choice, equal, other }
 }
 
 /// Minimise `objective` within `limits`, the largest allowed (cost, drop, size).

@@ -1,14 +1,27 @@
 //! The frontier, and the weighted objective of the paper.
 
 use aiq_core::{Method, Options};
+use pyo3::exceptions::PyBaseException;
 use pyo3::prelude::*;
 
 use crate::error::input_error;
 use crate::problem::Problem;
 use crate::search::{duration, watched};
 
-/// `(status, choices, (cost, drop, size), value, bound, linear problems solved, signal)`.
-type WeightedRow = (&'static str, Option<Vec<u16>>, [i64; 3], f64, f64, u64, Option<PyErr>);
+/// The result of a search for the best weighted objective.
+#[pyclass(frozen, get_all, module = "aiq._core")]
+pub(crate) struct WeightedSolution {
+    status: &'static str,
+    choices: Option<Vec<u16>>,
+    /// Cost, drop and size of the plan.
+    values: (i64, i64, i64),
+    value: f64,
+    bound: f64,
+    /// Number of linear problems that were solved.
+    steps: u64,
+    /// The exception that a signal handler raised while the search ran.
+    signal: Option<Py<PyBaseException>>,
+}
 
 /// Pareto points as `(costs, drops)`.
 #[pyfunction]
@@ -34,12 +47,20 @@ pub(crate) fn solve_weighted(
     weights: (f64, f64),
     limits: [Option<i64>; 3],
     time_limit: Option<f64>,
-) -> PyResult<WeightedRow> {
+) -> PyResult<WeightedSolution> {
     let options = Options::new(Method::Exact, time_limit.map(duration), None);
     let (found, signal) = watched(py, |stop| {
         aiq_core::solve_weighted(&problem.inner, weights, limits, &options, stop)
     });
     let found = found.map_err(input_error)?;
-    let name = found.status.name();
-    Ok((name, found.choices, found.values, found.value, found.bound, found.steps, signal))
+    let [cost, drop, size] = found.values;
+    Ok(WeightedSolution {
+        status: found.status.name(),
+        choices: found.choices,
+        values: (cost, drop, size),
+        value: found.value,
+        bound: found.bound,
+        steps: found.steps,
+        signal: signal.map(|error| error.into_value(py)),
+    })
 }

@@ -10,7 +10,7 @@ from aiq import files
 from aiq.cli.common import JsonOption, err, out, print_json
 from aiq.plan import Plan
 from aiq.plan import show as as_text
-from aiq.report import Measured, document
+from aiq.report import MeasuredTimes, document
 
 PlanArgument = Annotated[Path, typer.Argument(help="A plan that `aiq search -o` wrote.")]
 
@@ -70,7 +70,7 @@ def report(
 ) -> None:
     """Write a plan as one HTML page with its frontier, layers, roofline and network."""
     if json_:
-        print_json(document(Plan.load(plan), Measured.read(comparison)))
+        print_json(document(Plan.load(plan), MeasuredTimes.read(comparison)))
         return
     files.check_target(output)
     Plan.load(plan).report(output, comparison)

@@ -18,7 +18,7 @@ from aiq.plan.frontier import PlanFrontier
 from aiq.plan.tables import PlanTables
 from aiq.plan.timed import Shortlist
 from aiq.plan.workload import Workload
-from aiq.report import Comparable, Measured, frame, html
+from aiq.report import Comparable, MeasuredTimes, frame, html
 from aiq.saved import FileKind, Saved
 from aiq.solver import Check
 from aiq.text import plain
@@ -140,7 +140,7 @@ class Plan(Saved):
     predicted_drop
         Sum of single-layer drops, corrected by measurement where there was one.
     accuracy
-        Measured accuracy, or ``None`` if there was no data: then drops are estimates from
+        MeasuredTimes accuracy, or ``None`` if there was no data: then drops are estimates from
         signal-to-noise ratios.
     proof
         Summary of the solver's proof.
@@ -250,7 +250,7 @@ class Plan(Saved):
         )
 
     def report(
-        self, path: str | Path, comparison: str | Path | Comparable | Measured | None = None
+        self, path: str | Path, comparison: str | Path | Comparable | MeasuredTimes | None = None
     ) -> None:
         """Write the plan to `path` as one HTML page, which needs no network.
 

@@ -72,7 +72,7 @@ class DropCurve:
         return self.power * self.predict(total) / total
 
 
-def fit(*groups: Sequence[Point]) -> DropCurve:
+def fit_curve(*groups: Sequence[Point]) -> DropCurve:
     """Return the most likely curve, by generalised least squares with a straight line as prior.
 
     Each plan is weighted by the error of its drop and that of the model. Errors are correlated

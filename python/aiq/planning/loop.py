@@ -201,7 +201,7 @@ class _Loop:
     def curve(self) -> DropCurve:
         """Return the curve fitted to all plans that were measured so far."""
         points = [self._point(outcome.formats) for outcome in self.tried]
-        return drop_curve.fit(self.task.tables.measured(), points)
+        return drop_curve.fit_curve(self.task.tables.known_drops(), points)
 
     def best(self, stop: KeyboardInterrupt) -> Outcome | None:
         """Return the best measured plan within the budget, or else the best by the tables."""

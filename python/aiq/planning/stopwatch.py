@@ -92,7 +92,7 @@ class _Entry:
     against: str = ""
 
 
-def measured(
+def fastest(
     task: Task,
     found: Outcome,
     bench: TimingBench,

@@ -77,7 +77,7 @@ class Tables:
         """Return the sum of the drops of a plan's layers."""
         return float(sum(self.drop[i, k] for i, k in enumerate(self.columns(formats))))
 
-    def measured(self) -> list[tuple[float, float, float]]:
+    def known_drops(self) -> list[tuple[float, float, float]]:
         """Return predicted drop, measured drop and its standard error of `measured_plans`."""
         format_of, found = {f.name: f for f in self.cost.formats}, []
         for whole in self.measured_plans:

@@ -6,7 +6,7 @@ from aiq.errors import InputError
 from aiq.formats import REFERENCE
 from aiq.formats import parse as parse_format
 from aiq.report import drawing, facts
-from aiq.report.measured import Measured
+from aiq.report.measured import MeasuredTimes
 from aiq.report.sentence import described, drop, gain, mix
 from aiq.text import count, duration, fine_points, points
 
@@ -38,7 +38,7 @@ MANY = 12
 """Of more uniform precisions than these, those that another one beats are left out."""
 
 
-def document(plan: "Plan", measured: Measured | None) -> dict[str, Any]:
+def document(plan: "Plan", measured: MeasuredTimes | None) -> dict[str, Any]:
     """Return all that the page shows of a plan.
 
     Raises
@@ -83,7 +83,7 @@ def document(plan: "Plan", measured: Measured | None) -> dict[str, Any]:
 class _View:
     """A plan with its tables, or with what an old plan has instead of them."""
 
-    def __init__(self, plan: "Plan", measured: Measured | None) -> None:
+    def __init__(self, plan: "Plan", measured: MeasuredTimes | None) -> None:
         self.plan, self.measured = plan, measured
         self.tables: PlanTables | None = plan.tables
         self.lower_bound = plan.predicted.level != "calibrated"

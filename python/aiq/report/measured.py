@@ -62,7 +62,7 @@ class MeasuredLayer:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredTimes:
     """What the report shows of a comparison.
 
     Attributes
@@ -104,7 +104,9 @@ class Measured:
                 )
 
     @classmethod
-    def read(cls, source: "str | Path | Comparable | Measured | None") -> "Measured | None":
+    def read(
+        cls, source: "str | Path | Comparable | MeasuredTimes | None"
+    ) -> "MeasuredTimes | None":
         """Return a comparison from what `aiq.compare` returned or a file of its JSON.
 
         Raises
@@ -112,7 +114,7 @@ class Measured:
         InputError
             If the file cannot be read or is not a comparison.
         """
-        if source is None or isinstance(source, Measured):
+        if source is None or isinstance(source, MeasuredTimes):
             return source
         if isinstance(source, Comparable):
             text, file = json.dumps(source.to_dict()), "the comparison"

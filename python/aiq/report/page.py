@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiq.errors import InputError
 from aiq.report.document import document
-from aiq.report.measured import Comparable, Measured
+from aiq.report.measured import Comparable, MeasuredTimes
 
 if TYPE_CHECKING:  # a plan shows itself through this module
     from aiq.plan import Plan
@@ -21,7 +21,7 @@ FRAME_HEIGHT = 720
 _SCRIPTS = ("charts.js", "details.js", "page.js")
 
 
-def html(plan: "Plan", comparison: "str | Path | Comparable | Measured | None" = None) -> str:
+def html(plan: "Plan", comparison: "str | Path | Comparable | MeasuredTimes | None" = None) -> str:
     """Return a plan as one HTML page, which asks no network for anything.
 
     Parameters
@@ -36,7 +36,7 @@ def html(plan: "Plan", comparison: "str | Path | Comparable | Measured | None" =
     InputError
         If the comparison cannot be read, or is of another plan.
     """
-    shown = document(plan, Measured.read(comparison))
+    shown = document(plan, MeasuredTimes.read(comparison))
     style, script = _text("page.css"), "".join(map(_text, _SCRIPTS))
     parts = {
         "policy": (

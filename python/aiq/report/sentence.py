@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from aiq.formats import REFERENCE, Format, Kind
 from aiq.formats import parse as parse_format
-from aiq.report.measured import Measured
+from aiq.report.measured import MeasuredTimes
 from aiq.text import points
 
 if TYPE_CHECKING:  # a plan shows itself through this room
@@ -33,7 +33,7 @@ class Gain:
     measured: bool
 
 
-def gain(plan: "Plan", measured: Measured | None) -> Gain:
+def gain(plan: "Plan", measured: MeasuredTimes | None) -> Gain:
     """Return what a plan buys: measured if it was measured, else predicted.
 
     Two lower bounds on time are never divided: then the gain is in bytes.

@@ -62,7 +62,7 @@ def guess(evaluator: Evaluator) -> float:
     return float(evaluator.baseline.scores.std()) or 1.0
 
 
-def fit(
+def fit_scale(
     evaluator: Evaluator,
     layers: Sequence[str],
     formats: Sequence[Format],

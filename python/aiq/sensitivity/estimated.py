@@ -106,7 +106,7 @@ def estimate(
         if evaluator is None:
             scale = DropScale(1.0, chosen.slope, chosen.slope, ())
         else:
-            scale = drop_scale.fit(
+            scale = drop_scale.fit_scale(
                 evaluator,
                 layers,
                 columns,

@@ -75,7 +75,7 @@ def measure(
 
     divergence = total([e.kl for e in found])
     variance = total([e.kl_error**2 for e in found])
-    scale = drop_scale.fit(
+    scale = drop_scale.fit_scale(
         evaluator,
         layers,
         columns,

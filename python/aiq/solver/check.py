@@ -14,8 +14,8 @@ from aiq.solver.relaxation import (
     EVERYTHING,
     UNLIMITED,
     Effort,
+    IntegerTables,
     Relaxation,
-    Tables,
     TooMuchError,
     dot,
 )
@@ -110,7 +110,7 @@ def check(
             failures.append(f"its {name} budget is {stated}, not {limit} as asked.")
     if failures:
         return Check(False, tuple(failures), None, None)
-    tables = Tables(problem, MEASURES.index(minimize), limits)
+    tables = IntegerTables(problem, MEASURES.index(minimize), limits)
     values = tables.evaluate(certificate.choices) if certificate.choices else None
     failures = _plan_failures(certificate, values, tables.objective)
     claim = EVERYTHING if certificate.status == "infeasible" else certificate.bound
@@ -156,7 +156,7 @@ def _plan_failures(
 
 
 def _verify(
-    tables: Tables, proofs: tuple[Proof, ...], claim: int, replay: bool, effort: Effort
+    tables: IntegerTables, proofs: tuple[Proof, ...], claim: int, replay: bool, effort: Effort
 ) -> int:
     """Return the lower bound that the branching tree proves, at most `claim`.
 

@@ -9,12 +9,12 @@ plan which uses up its budgets can have.
 from itertools import islice
 from math import gcd
 
-from aiq.solver.relaxation import Point, Tables, dot
+from aiq.solver.relaxation import IntegerTables, Point, dot
 
 _MAX_QUOTIENT = 16
 
 
-def usable(tables: Tables) -> Point:
+def usable(tables: IntegerTables) -> Point:
     """Round the limits down to totals that a plan can have."""
     first, step = [0] * len(tables.measures), [0] * len(tables.measures)
     for points in tables.points():
@@ -40,7 +40,7 @@ class Congruence:
         Remainder of the objective of a plan that uses up its budgets.
     """
 
-    def __init__(self, tables: Tables, limits: Point) -> None:
+    def __init__(self, tables: IntegerTables, limits: Point) -> None:
         self.modulus, self.multipliers, self.residue = 1, (0,) * len(limits), 0
         size = len(tables.measures)
         # Row m >= 1 is zero in the budgets before m, and row 0 in all budgets.

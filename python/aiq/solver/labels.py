@@ -2,11 +2,20 @@
 
 from collections.abc import Iterable
 
-from aiq.solver.relaxation import UNLIMITED, Domain, Effort, Point, Relaxation, Tables, add, dot
+from aiq.solver.relaxation import (
+    UNLIMITED,
+    Domain,
+    Effort,
+    IntegerTables,
+    Point,
+    Relaxation,
+    add,
+    dot,
+)
 
 
 def least_objective(
-    tables: Tables, domain: Domain, scope: tuple[Point, int], limits: Point, effort: Effort
+    tables: IntegerTables, domain: Domain, scope: tuple[Point, int], limits: Point, effort: Effort
 ) -> int | None:
     """Return the smallest objective of a domain's plans within the limits; None without a plan.
 

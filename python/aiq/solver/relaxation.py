@@ -17,7 +17,7 @@ Domain = list[list[int]]
 Point = tuple[int, ...]
 
 
-class Tables:
+class IntegerTables:
     """The objective and the limited measures of a problem, as plain lists."""
 
     def __init__(self, problem: Problem, objective: int, limits: tuple[int | None, ...]) -> None:
@@ -120,7 +120,9 @@ class Effort:
 class Relaxation:
     """Least weighted sums over all plans of a domain, by eliminating layer after layer."""
 
-    def __init__(self, tables: Tables, domain: Domain, weights: Point, effort: Effort) -> None:
+    def __init__(
+        self, tables: IntegerTables, domain: Domain, weights: Point, effort: Effort
+    ) -> None:
         self.tables, self.domain, self.weights = tables, domain, weights
         self.order, self.separator = tables.order, tables.separator
         for v in self.order:

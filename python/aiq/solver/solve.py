@@ -211,8 +211,8 @@ def _solution(
         (cost, drop, size),
         bound,
         tuple(
-            Proof((w[0], w[1], w[2]), closed, layer, choice, equal, other)
-            for w, closed, layer, choice, equal, other in found.proof()
+            Proof(step.weights, step.closed, step.layer, step.choice, step.equal, step.other)
+            for step in found.proof()
         ),
     )
     has_plan = choices is not None

@@ -99,25 +99,24 @@ def solve_weighted(
         raise InputError("the reference cost must be positive")
     limits = fixed_limits(problem, max_cost, max_drop, max_size)
     weights = (lam * fixed, (1 - lam) / (problem.scales["drop"] or 1))
-    status, choices, (cost, drop, size), value, bound, steps, signal = _core.solve_weighted(
-        problem.core, weights, limits, seconds_limit(time_limit)
-    )
-    has_plan = choices is not None
+    found = _core.solve_weighted(problem.core, weights, limits, seconds_limit(time_limit))
+    cost, drop, size = found.values
+    has_plan = found.choices is not None
     final_cost = problem.from_fixed("cost", cost)
     solution = WeightedSolution(
-        status=status,
-        choices=() if choices is None else tuple(choices),
-        value=value,
-        bound=bound,
+        status=found.status,
+        choices=() if found.choices is None else tuple(found.choices),
+        value=found.value,
+        bound=found.bound,
         intensity=flops / final_cost if has_plan else None,
         cost=final_cost if has_plan else None,
         drop=problem.from_fixed("drop", drop) if has_plan else None,
         size=problem.from_fixed("size", size) if has_plan and problem.has_sizes else None,
-        steps=steps,
+        steps=found.steps,
         seconds=time.perf_counter() - started,
     )
-    if isinstance(signal, KeyboardInterrupt):
+    if isinstance(found.signal, KeyboardInterrupt):
         raise Interrupted(f"stopped after {solution.seconds:.1f} s", solution) from None
-    if signal is not None:
-        raise signal
+    if found.signal is not None:
+        raise found.signal
     return solution
