@@ -27,7 +27,7 @@ def profiles(context: typer.Context, json_: JsonOption = False) -> None:
 
 @app.command("list")
 def list_(json_: JsonOption = False) -> None:
-    """List the profiles; a file that is none is reported and left out."""
+    """List the profiles; a file that is not a profile is reported and left out."""
     found = []
     for name in hardware.available():
         try:
