@@ -27,8 +27,7 @@ def main() -> None:
             confidence=0.5,  # take the measured drop at its word
         )
         print(f"{max_drop:.0%}: {[str(layer.format) for layer in plan.layers]}")
-    for point in plan.frontier():  # every budget at once, without a search
-        print(point)
+    print(plan.frontier())  # every budget at once, without a search
 
 
 if __name__ == "__main__":
