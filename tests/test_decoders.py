@@ -8,7 +8,7 @@ import torch
 from decoders import WORDS, decoder, tokenizer, tokens
 
 import aiq
-from aiq import decoders, decoding
+from aiq import cost, decoders, decoding
 from aiq.cost.several import several
 from aiq.errors import DataError, InputError
 from aiq.evaluate import Evaluator
@@ -16,7 +16,6 @@ from aiq.formats import parse, parse_all
 from aiq.graph import Op, trace
 from aiq.graph.decode import Decode, at
 from aiq.hardware import Hardware
-from aiq.planning import stages
 from aiq.sensitivity import estimate
 
 LENGTH = 16
@@ -121,7 +120,7 @@ def test_the_cost_of_a_workload_is_that_of_its_runs(graph):
     hardware, formats = Hardware.load("xeon_emerald_2vcpu"), parse_all("fp32,w8,w4g64")
     decode = Decode(prompt=32, tokens=10)
     runs = [
-        (count, stages.seconds(made, formats, hardware, "openvino"))
+        (count, cost.time_table(made, formats, hardware, "openvino"))
         for count, made in ((1, decode.reading(graph, LENGTH)), (10, decode.writing(graph, LENGTH)))
     ]
     whole = several(runs)

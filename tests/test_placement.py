@@ -5,11 +5,10 @@ import torch
 from torch import nn
 
 import aiq
-from aiq import runtimes
+from aiq import cost, runtimes
 from aiq.formats import REFERENCE, parse
 from aiq.graph import Op
 from aiq.hardware import Hardware
-from aiq.planning import stages
 from aiq.runtimes import Support, placement
 
 W8A8 = parse("w8a8")
@@ -157,7 +156,7 @@ def test_what_runs_is_what_is_said_and_priced(runtime, case):
     model = model.eval()
     model(x)  # makes lazy layers
     engine, graph = runtimes.get(runtime), aiq.extract(model, x)
-    table = stages.seconds(graph, (REFERENCE, W8A8), Hardware.load("xeon_2vcpu"), runtime)
+    table = cost.time_table(graph, (REFERENCE, W8A8), Hardware.load("xeon_2vcpu"), runtime)
     plan = dict.fromkeys(table.layers, W8A8)
     program = engine.compile(model, x, plan, [x])
     for i, layer in enumerate(graph.quantizable):
@@ -199,10 +198,10 @@ def test_calibrated_costs_and_those_on_edges_are_of_what_runs():
     model, x = CASES["last"]
     hardware = Hardware.load("epyc_zen4_2vcpu")
     graph = aiq.extract(model, x)
-    table = stages.seconds(graph, (REFERENCE, W8A8), hardware, "onnxruntime")
+    table = cost.time_table(graph, (REFERENCE, W8A8), hardware, "onnxruntime")
     first = {"0": W8A8}
     assert table.total({"0": W8A8, "2": W8A8}) == table.total(first) != table.total({})
-    other = stages.seconds(graph, (REFERENCE, W8A8), hardware, "openvino")
+    other = cost.time_table(graph, (REFERENCE, W8A8), hardware, "openvino")
     assert other.total({"0": W8A8, "2": W8A8}) != other.total(first)
 
 

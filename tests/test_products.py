@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import aiq
-from aiq import runtimes
+from aiq import cost, runtimes
 from aiq.calibrate import products as timed_products
 from aiq.calibrate import programs
 from aiq.cost import products
@@ -16,7 +16,6 @@ from aiq.formats import parse, parse_all
 from aiq.graph import Op
 from aiq.hardware import Hardware, library, profile
 from aiq.hardware.products import Product
-from aiq.planning import stages
 from aiq.runtimes import Support
 
 ONE = [{"rows": 1, "start_us": 1, "rates": [{"elements": 1, "read_gbps": 1}]}]
@@ -48,7 +47,7 @@ def step():
 def test_no_calibrated_profile_prices_packed_weights_as_float32(step, name):
     hardware, formats = Hardware.load(name), parse_all("fp32,w8,w4,w4g64")
     for runtime in hardware.runtimes:
-        table = stages.seconds(step, formats, hardware, runtime)
+        table = cost.time_table(step, formats, hardware, runtime)
         fp32, w8, w4, w4g64 = (table.total(dict.fromkeys(table.layers, f)) for f in formats)
         assert w4 < w4g64 < fp32, runtime
         assert (w8 == fp32) if runtime == "onnxruntime" else (w4 < w8 < fp32)
@@ -117,7 +116,7 @@ def test_products_are_kept_in_profiles_and_priced(step, tmp_path):
     again = Hardware.load(path)
     assert again.runtimes["openvino"].products == slow
     assert again.runtimes["onnxruntime"].products == {}
-    table = stages.seconds(step, parse_all("fp32,w4g64"), again, "openvino")
+    table = cost.time_table(step, parse_all("fp32,w4g64"), again, "openvino")
     assert table.cost[0, 1] >= 50_000_000 + 576 * 1536 * 4.25 / 8 / 0.01e9 * 1e12
     assert table.cost[0, 0] < table.cost[0, 1]
 

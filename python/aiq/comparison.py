@@ -17,7 +17,7 @@ from aiq.hardware import Hardware
 from aiq.measure import Comparison, Interval, Verdict
 from aiq.plan import InputSpec, Plan
 from aiq.progress import Progress
-from aiq.runtimes import Compiled, Mismatch, placement
+from aiq.runtimes import Compiled, Mismatch
 
 FLOAT, PLAN = "fp32", "plan"
 
@@ -172,9 +172,8 @@ def compare(
         min_seconds=min_seconds,
         progress=report,
     )
-    runs_as = partial(placement.times_as, engine.name)
     columns = tuple(dict.fromkeys([REFERENCE, *plan.formats.values()]))
-    table = cost.time_table(ready.traced.graph, columns, hardware, engine.name, runs_as)
+    table = cost.time_table(ready.traced.graph, columns, hardware, engine.name)
     by_layer: tuple[LayerTime, ...] = ()
     if layers:
         report("profile", 0, 1)

@@ -4,7 +4,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +177,5 @@ def _predicted(
         columns,
         Hardware.load(plan.hardware if hw is None else hw),
         placement.GGUF,
-        partial(placement.times_as, placement.GGUF),
     )
     return {name: found.total(formats) for name, formats in plans.items()}

@@ -8,15 +8,16 @@
   Conversions between layers of different formats are costs of the edges.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 
 from aiq.cost.bounds import intensity_table, roofline_table
 from aiq.cost.calibrated import calibrated_table
 from aiq.cost.table import CostTable, EdgeCost, Level
 from aiq.formats import REFERENCE, Format
-from aiq.graph import Layer, LayerGraph
+from aiq.graph import LayerGraph
 from aiq.hardware import Hardware
+from aiq.runtimes.placement import times_as
 
 __all__ = [
     "REFERENCE",
@@ -35,12 +36,12 @@ def time_table(
     formats: Sequence[Format],
     hardware: Hardware,
     runtime: str | None = None,
-    runs_as: Callable[[Layer, Format], Format] | None = None,
 ) -> CostTable:
     """Return the most exact table of seconds that a profile allows.
 
     The table is calibrated if the profile has a section for `runtime`, otherwise it is the
-    roofline.
+    roofline. Each layer takes the time of what `aiq.runtimes.placement.times_as` says it runs as. A
+    weight-only format that this names is one whose weights are packed in memory.
 
     Parameters
     ----------
@@ -52,24 +53,16 @@ def time_table(
         The profile of the machine.
     runtime
         Name of the runtime; ``None`` for the roofline.
-    runs_as
-        Returns the format whose time a layer takes in the runtime: see
-        `aiq.runtimes.placement.times_as`. A weight-only format that it returns is one whose weights
-        are packed in memory. By default every layer runs as planned, and the profile says what is
-        packed.
 
     Raises
     ------
     HardwareError
         If the profile lacks something that a format needs; the message names the key to add.
     """
-    realised = [
-        [f if runs_as is None else runs_as(layer, f) for f in formats]
-        for layer in graph.quantizable
-    ]
+    realised = [[times_as(runtime, layer, f) for f in formats] for layer in graph.quantizable]
     distinct = list(dict.fromkeys([*formats, *chain.from_iterable(realised)]))
     if runtime is not None and runtime in hardware.runtimes:
-        packed = () if runs_as is None else {f for row in realised for f in row}
+        packed = {f for row in realised for f in row}
         table = calibrated_table(graph, distinct, hardware, runtime, packed)
     else:
         table = roofline_table(graph, distinct, hardware)

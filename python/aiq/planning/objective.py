@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
-from functools import partial
 
 from aiq import cost
 from aiq.formats import INTEGER_GRID, PAPER, Format, parse_all
@@ -74,7 +73,6 @@ def default_formats(
         for f in usual
         if f.compute.name in hardware.peak_gflops and (known is None or known.runs(f))
     ]
-    runs_as = partial(placement.times_as, runtime)
-    table = cost.time_table(layers, able, hardware, runtime, runs_as)
+    table = cost.time_table(layers, able, hardware, runtime)
     total = {f: table.total(dict.fromkeys(table.layers, f)) for f in able}
     return tuple(f for f in able if f.kernel == f or total[f] < total[f.kernel])

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ from aiq.planning.options import SearchOptions
 from aiq.planning.tables import Tables, drop_matrix
 from aiq.planning.task import Task
 from aiq.progress import Progress
-from aiq.runtimes import Runtime, instructions, placement
+from aiq.runtimes import Runtime, instructions
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,13 +126,6 @@ def choices(layers: LayerGraph, hardware: Hardware, options: SearchOptions) -> C
     return Choices(formats, columns, allowed)
 
 
-def seconds(
-    layers: LayerGraph, columns: Sequence[Format], hardware: Hardware, runtime: str | None
-) -> CostTable:
-    """Return the predicted time of every layer in every column, as the runtime runs it."""
-    return cost.time_table(layers, columns, hardware, runtime, partial(placement.times_as, runtime))
-
-
 def workload_seconds(
     layers: LayerGraph,
     source: Source,
@@ -144,7 +136,7 @@ def workload_seconds(
     """Return the predicted time of the workload: of one batch, or of a prompt and its answer."""
     runtime, decode = options.runtime_name, options.decode
     if decode is None:
-        return seconds(layers, columns, hardware, runtime)
+        return cost.time_table(layers, columns, hardware, runtime)
     shapes = [x.shape for x in pytree.tree_leaves(source.inputs) if isinstance(x, torch.Tensor)]
     if not shapes or len(shapes[0]) != 2:
         raise InputError(
@@ -154,8 +146,8 @@ def workload_seconds(
     reading, writing = (f(layers, shapes[0][1]) for f in (decode.reading, decode.writing))
     return several(
         [
-            (1, seconds(reading, columns, hardware, runtime)),
-            (decode.tokens, seconds(writing, columns, hardware, runtime)),
+            (1, cost.time_table(reading, columns, hardware, runtime)),
+            (decode.tokens, cost.time_table(writing, columns, hardware, runtime)),
         ]
     )
 
