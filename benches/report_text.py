@@ -127,7 +127,7 @@ features, which no longer exist; a calibration today fits "no products of featur
 """
 
 SHOWN = {
-    "xeon_emerald_2vcpu": ("mobilenet_v2/128", "resnet20/128"),
+    "xeon_2vcpu": ("mobilenet_v2/128", "resnet20/128"),
     "epyc_zen5_2vcpu": (
         "mobilenet_v2/128",
         "vit_s/1/openvino",

@@ -183,7 +183,7 @@ def row(
             max_drop=MAX_DROP,
             confidence=CONFIDENCE,
             measure_top=options.top,
-            cache_dir=CACHE,
+            cache=CACHE,
             progress=lambda stage, done, total: status.update(f"{stage} {done}/{total}"),
         )
     candidates = {f.name: dict.fromkeys(plan.formats, f) for f in formats if f.name in UNIFORM}

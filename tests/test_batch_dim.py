@@ -232,7 +232,7 @@ def test_a_batch_dim_that_does_not_fit(wrong):
 def test_from_search_to_deployment():
     model = made(Recurrent())
     data = [(x, model(x).argmax(-1)) for x in sequences()]
-    plan = aiq.search(model, "xeon_2vcpu", data, batch_dim=1, max_drop=0.9, formats="w8a8")
+    plan = aiq.search(model, "xeon_2vcpu_roofs", data, batch_dim=1, max_drop=0.9, formats="w8a8")
     assert plan.provenance["batch"] == BATCH
     assert plan.accuracy.samples == 13
     again = aiq.Plan.from_json(plan.to_json())
@@ -254,7 +254,9 @@ def test_estimates_see_samples(sensitivity):
     with torch.no_grad():
         data = [(x, last(x).argmax(-1)) for x in sequences()]
     arguments = {"max_drop": 0.9, "formats": "w8a8", "sensitivity": sensitivity}
-    assert aiq.search(last, "xeon_2vcpu", data, batch_dim=1, **arguments).accuracy.samples == 13
+    assert (
+        aiq.search(last, "xeon_2vcpu_roofs", data, batch_dim=1, **arguments).accuracy.samples == 13
+    )
 
 
 @torch.no_grad()

@@ -447,9 +447,9 @@ def bundles(monkeypatch):
     monkeypatch.setattr(programs, "_LEAST_SECONDS", 0.0)
     found, real = [], programs.samples
 
-    def samples(engine, names, anchor):
+    def samples(engine, names, anchor, **options):
         found.append(list(names))
-        return real(engine, names, anchor)
+        return real(engine, names, anchor, **options)
 
     monkeypatch.setattr(programs, "samples", samples)
     return found
@@ -460,7 +460,7 @@ def test_a_machine_that_slows_down_changes_no_sample(tmp_path, monkeypatch, bund
         """Return what the fit is given when the machine slows bundles down."""
         left, found = list(speeds), []
 
-        def samples(engine, names, anchor):
+        def samples(engine, names, anchor, **options):
             slow = left.pop(0)
             times = [slow * 1e-4 * (NAMES.index(name) + 1) for name in names]
             return [Sample(n, t, (), slow * 2e-4) for n, t in zip(names, times, strict=True)], 0.01
@@ -505,11 +505,11 @@ def test_a_profile_names_the_most_time_that_was_stolen_in_any_call(tmp_path, mon
 def test_a_calibration_that_is_killed_goes_on_where_it_was(tmp_path, monkeypatch, bundles):
     real = programs.samples
 
-    def samples(*given):
+    def samples(*given, **named):
         if len(bundles) == 1:
             bundles.append([])
             raise StoppedError
-        return real(*given)
+        return real(*given, **named)
 
     monkeypatch.setattr(programs, "samples", samples)
     path = tmp_path / "samples.json"
@@ -562,7 +562,7 @@ def test_differences_between_a_profile_and_this_machine(monkeypatch):
         peak_gflops={"fp32": 50.0, "int8": 400.0},
         memory=(replace(TOY.memory[0], read_gbps=90.0), replace(TOY.memory[1], read_gbps=30.0)),
     )
-    monkeypatch.setattr(this_machine, "quick", lambda progress: here)
+    monkeypatch.setattr(this_machine, "quick", lambda progress, force: here)
     found = {difference.key: difference.ratio for difference in calibrate.compare(TOY)}
     assert found == {
         "compute.fp32.peak_gflops": 0.5,

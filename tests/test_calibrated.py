@@ -427,7 +427,7 @@ def test_what_a_profile_lacks_is_named(old, new, words):
 def test_an_uncalibrated_runtime_says_what_to_do():
     with pytest.raises(HardwareError, match=r"it has inductor.*aiq calibrate --runtime openvino"):
         calibrated_table(graph.extract(Residual(), IMAGE), FORMATS, TOY, "openvino")
-    xeon = Hardware.load("xeon_2vcpu")
+    xeon = Hardware.load("xeon_2vcpu_roofs")
     with pytest.raises(HardwareError, match=r"it has none"):
         calibrated_table(graph.extract(Residual(), IMAGE), FORMATS, xeon, "inductor")
 

@@ -46,7 +46,7 @@ def test_uniform_ratios_with_activations_counted(resnet20, name, ratio):
 
 
 def test_roofline_is_the_higher_of_two_roofs(resnet20):
-    xeon = Hardware.load("xeon_2vcpu")
+    xeon = Hardware.load("xeon_2vcpu_roofs")
     table = roofline_table(resnet20, parse_all("fp32,w8a8,w8"), xeon)
     layers = resnet20.quantizable
     for row, layer in zip(table.cost, layers, strict=True):
@@ -70,7 +70,7 @@ def test_roofline_is_the_higher_of_two_roofs(resnet20):
 
 
 def test_missing_peak_names_the_key(resnet20):
-    xeon = Hardware.load("xeon_2vcpu")
+    xeon = Hardware.load("xeon_2vcpu_roofs")
     old = Hardware("old", "no int8", 1, {"fp32": 100.0}, xeon.memory, {})
     assert roofline_table(resnet20, parse_all("fp32,w8,w4"), old).total({}) > 0
     with pytest.raises(HardwareError, match=r"compute\.int8\.peak_gflops"):
@@ -81,7 +81,7 @@ def test_questions_a_table_cannot_answer(resnet20):
     table = intensity_table(resnet20, PAPER)
     with pytest.raises(InputError, match=r"conv1 has format w3.*fp32, w8, w4"):
         table.total({"conv1": parse("w3")})
-    seconds = roofline_table(resnet20, PAPER, Hardware.load("xeon_2vcpu"))
+    seconds = roofline_table(resnet20, PAPER, Hardware.load("xeon_2vcpu_roofs"))
     with pytest.raises(InputError, match="holds seconds"):
         seconds.intensity({})
 

@@ -170,11 +170,11 @@ def test_a_metric_that_raises(net):
         ({"formats": [None]}, "Unknown format None"),
         ({"pin": "fc=fp32"}, "pin is 'fc=fp32'"),
         ({"pin": {"fc": 8}}, "pin is"),
-        ({"cache_dir": 5}, "cache_dir is 5"),
+        ({"cache": 5}, "cache is 5"),
         ({"batch_dim": "0"}, "batch_dim is '0'"),
     ],
 )
 def test_arguments_are_checked_before_any_work(net, arguments, words):
     with pytest.raises(AiqError, match=words) as caught:
-        aiq.search(net, **({"hw": "xeon_2vcpu", "data": [(X, Y)]} | arguments))
+        aiq.search(net, **({"hw": "xeon_2vcpu_roofs", "data": [(X, Y)]} | arguments))
     assert "\n" not in str(caught.value)

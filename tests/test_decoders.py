@@ -117,7 +117,7 @@ def test_a_workload_without_tokens_is_refused(options):
 
 
 def test_the_cost_of_a_workload_is_that_of_its_runs(graph):
-    hardware, formats = Hardware.load("xeon_emerald_2vcpu"), parse_all("fp32,w8,w4g64")
+    hardware, formats = Hardware.load("xeon_2vcpu"), parse_all("fp32,w8,w4g64")
     decode = Decode(prompt=32, tokens=10)
     runs = [
         (count, cost.time_table(made, formats, hardware, "openvino"))
@@ -132,7 +132,7 @@ def test_a_decoder_is_searched_by_perplexity_and_says_how_fast_it_writes(model):
     batches = data(model)
     plan = aiq.search(
         model,
-        "xeon_emerald_2vcpu",
+        "xeon_2vcpu",
         batches,
         runtime="openvino",
         formats="fp32,w8,w4g64,w4,w2",
@@ -163,7 +163,7 @@ def test_a_decoder_is_searched_by_perplexity_and_says_how_fast_it_writes(model):
 )
 def test_options_of_decoders_that_cannot_be_are_refused(options, words):
     net = torch.nn.Sequential(torch.nn.Linear(4, 4))
-    call = {"hw": "xeon_emerald_2vcpu", "example_inputs": torch.ones(1, 3, 4)} | options
+    call = {"hw": "xeon_2vcpu", "example_inputs": torch.ones(1, 3, 4)} | options
     with pytest.raises(InputError, match=words):
         aiq.search(net, **call)
 

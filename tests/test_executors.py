@@ -99,11 +99,11 @@ def test_processes(net, data, expected, tmp_path):
         found = evaluations(net, data, executor, cache=tmp_path)
         assert all(map(same, found, expected))
         plan = aiq.search(
-            net, "xeon_2vcpu", data, max_drop=1.0, formats="fp32,w8a8", executor=executor
+            net, "xeon_2vcpu_roofs", data, max_drop=1.0, formats="fp32,w8a8", executor=executor
         )
     here = evaluations(net, data, None, cache=tmp_path)
     assert all(map(same, here, expected)), "one journal serves all"
-    alone = aiq.search(net, "xeon_2vcpu", data, max_drop=1.0, formats="fp32,w8a8")
+    alone = aiq.search(net, "xeon_2vcpu_roofs", data, max_drop=1.0, formats="fp32,w8a8")
     assert plan.accuracy == alone.accuracy
     assert plan.layers == alone.layers
 

@@ -65,7 +65,7 @@ def call(program, inputs):
 
 def searched(model, data):
     options = {"formats": "w8a8", "max_drop": 1.0, "runtime": "onnxruntime"}
-    return aiq.search(model, "xeon_2vcpu", data, **options)
+    return aiq.search(model, "xeon_2vcpu_roofs", data, **options)
 
 
 @pytest.fixture(scope="module", params=["tensor", "tuple", "list", "dict"])
@@ -74,7 +74,7 @@ def made(request):
     form = request.param
     plan = aiq.search(
         model_of(form),
-        "xeon_2vcpu",
+        "xeon_2vcpu_roofs",
         loader(form),
         formats="w8a8",
         max_drop=1.0,
@@ -94,7 +94,7 @@ def test_one_loader_does_for_search_deploy_compare_and_export(made, tmp_path):
 
     found = aiq.compare(plan, model, data=data, runtime=runtime, min_seconds=0.05)
     assert found.inputs == str(plan.workload.inputs)
-    assert found.hardware == "xeon_2vcpu"
+    assert found.hardware == "xeon_2vcpu_roofs"
 
     aiq.export(plan, model, tmp_path / "model.onnx", data=data)
     again = aiq.load(tmp_path / "model.onnx")
@@ -156,7 +156,7 @@ def test_weights_may_be_trained_further_and_other_models_are_refused():
 def test_data_that_the_plan_was_not_made_for_is_refused():
     plan = aiq.search(
         Pair().eval(),
-        "xeon_2vcpu",
+        "xeon_2vcpu_roofs",
         loader("dict"),
         formats="w8a8",
         max_drop=1.0,

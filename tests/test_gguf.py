@@ -90,7 +90,7 @@ def test_a_plan_becomes_a_file_whose_size_it_knows(tmp_path):
     model, path = decoder(vocab_size=WORDS), tmp_path / "model.gguf"
     plan = aiq.search(
         model,
-        "xeon_emerald_2vcpu",
+        "xeon_2vcpu",
         example_inputs=tokens(),
         formats="fp32,w8g32,w4g32z,w4g32",
         runtime="llamacpp",

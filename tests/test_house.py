@@ -15,16 +15,17 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "python" / "aiq"
 FLOORS = (
     ("_core", "errors"),
-    ("exporting", "files", "fingerprint", "names", "progress", "text", "userpath"),
-    ("formats", "typed"),
+    ("cache", "exporting", "files", "fingerprint", "names", "progress", "text", "userpath"),
+    ("bars", "comparison_table", "formats", "typed"),
     ("graph", "machine", "saved"),
+    ("quiet",),
     ("measure",),
     ("data", "decoders", "drops", "hardware", "models", "quantize", "report", "solver"),
     ("evaluate", "plan"),
     ("gguf", "runtimes"),
     ("cost",),
-    ("deployment", "sensitivity"),
-    ("calibrate", "comparison", "decoding", "planning"),
+    ("calibrate", "deployment", "sensitivity"),
+    ("comparison", "decoding", "planning"),
     ("cli",),
 )
 """Rooms of the package, the ground floor first: a room imports only from floors below its own."""

@@ -39,7 +39,8 @@ def loader():
     x = torch.randn(200, 16)
     return [(x, net().eval()(x).argmax(1))]
 """
-SEARCH = ["search", "mynet:net", "--input", "1x16", "--data", "mynet:loader", "--max-drop", "0.18"]
+SEARCH = ["search", "mynet:net", "--hw", "xeon_2vcpu_roofs", "--input", "1x16"]
+SEARCH += ["--data", "mynet:loader", "--max-drop", "0.18"]
 SEARCH += ["--objective", "intensity", "--formats", "fp32,w8a8,w4a4,w2a2"]
 
 
@@ -48,7 +49,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "mynet.py").write_text(NET)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("AIQ_CACHE", str(tmp_path / "cache"))
     yield tmp_path
     sys.modules.pop("mynet", None)
 
@@ -130,7 +131,7 @@ def test_a_stopped_sensitivity_keeps_evaluations(folder, monkeypatch, caught):
     stopped = run(command, monkeypatch)
     assert stopped.exit_code == 130
     assert "all that was evaluated is kept" in stopped.stderr
-    (journal,) = (folder / "cache" / "aiq" / "evaluations").glob("*.sqlite")
+    (journal,) = (folder / "cache" / "evaluations").glob("*.sqlite")
     assert records(journal) == 5
 
 
@@ -145,7 +146,12 @@ def test_the_exception_carries_the_plan(monkeypatch, tmp_path):
     x, _ = batch_of(16)
     model = nn.Sequential(nn.Linear(16, 8, bias=False), nn.ReLU(), nn.Linear(8, 4, bias=False))
     data = [(x, model(x).argmax(1))]  # the cheapest plan of all is wrong too often
-    arguments = {"hw": "xeon_2vcpu", "data": data, "formats": "fp32,w8a8,w2a2", "max_drop": 0.1}
+    arguments = {
+        "hw": "xeon_2vcpu_roofs",
+        "data": data,
+        "formats": "fp32,w8a8,w2a2",
+        "max_drop": 0.1,
+    }
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with monkeypatch.context() as patch:
@@ -157,7 +163,7 @@ def test_the_exception_carries_the_plan(monkeypatch, tmp_path):
         with monkeypatch.context() as patch:
             after(patch, Journal, "put", 1, signal.SIGINT)
             with pytest.raises(KeyboardInterrupt, match=f"kept in {tmp_path}") as stop:
-                aiq.search(model, **arguments, cache_dir=tmp_path)
+                aiq.search(model, **arguments, cache=tmp_path)
         assert stop.value.plan is None
     finally:
         signal.signal(signal.SIGINT, before)
@@ -177,7 +183,7 @@ def test_a_stopped_walk_has_the_best_plan_it_measured(monkeypatch, method):
         with pytest.raises(Interrupted, match="of those measured") as stop:
             aiq.search(
                 model,
-                "xeon_2vcpu",
+                "xeon_2vcpu_roofs",
                 [batch_of(16)],
                 formats="fp32,w8a8",
                 method=method,
@@ -199,7 +205,7 @@ def test_a_stopped_calibration_keeps_its_samples(monkeypatch, tmp_path):
     assert json.loads(path.read_text())["values"]["roofs"]["peaks"] == {"fp32": 50.0}
 
 
-def stop_at_once(*arguments):
+def stop_at_once(*arguments, **named):
     raise KeyboardInterrupt
 
 

@@ -302,7 +302,7 @@ def test_the_folder_is_checked_before_the_work(net, tmp_path, monkeypatch):
         with pytest.raises(DataError, match=r"journal cannot be used: .*cannot be"):
             Evaluator(net, [(X, Y)], cache=folder)
         with pytest.raises(DataError, match=r"journal cannot be used: .*cannot be"):
-            aiq.search(net, "xeon_2vcpu", [(X, Y)], cache_dir=folder)
+            aiq.search(net, "xeon_2vcpu_roofs", [(X, Y)], cache=folder)
 
 
 def test_journals_of_older_versions_are_read(tmp_path):

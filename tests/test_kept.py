@@ -79,7 +79,7 @@ def test_the_frontier_keeps_to_a_size(plan):
 def test_layers_that_share_a_weight_are_one_decision():
     shared = nn.Linear(16, 16)
     model = nn.Sequential(shared, nn.ReLU(), shared, nn.ReLU(), nn.Linear(16, 4)).eval()
-    plan = aiq.search(model, "xeon_2vcpu", example_inputs=torch.randn(4, 16), runtime=None)
+    plan = aiq.search(model, "xeon_2vcpu_roofs", example_inputs=torch.randn(4, 16), runtime=None)
     assert len(plan.layers) == 3
     points = plan.frontier()
     assert any(point.optimal for point in points)

@@ -108,7 +108,7 @@ def exports(tmp_path_factory):
     for seed in range(2):
         torch.manual_seed(seed)
         model = nn.Sequential(nn.Linear(6, 4)).eval()
-        plan = aiq.search(model, "xeon_2vcpu", example_inputs=x, formats="fp32")
+        plan = aiq.search(model, "xeon_2vcpu_roofs", example_inputs=x, formats="fp32")
         aiq.export(plan, model, folder / f"{seed}.xml", example_inputs=x)
         results.append(aiq.load(folder / f"{seed}.xml")(x).numpy())
     return folder, results

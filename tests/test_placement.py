@@ -156,7 +156,7 @@ def test_what_runs_is_what_is_said_and_priced(runtime, case):
     model = model.eval()
     model(x)  # makes lazy layers
     engine, graph = runtimes.get(runtime), aiq.extract(model, x)
-    table = cost.time_table(graph, (REFERENCE, W8A8), Hardware.load("xeon_2vcpu"), runtime)
+    table = cost.time_table(graph, (REFERENCE, W8A8), Hardware.load("xeon_2vcpu_roofs"), runtime)
     plan = dict.fromkeys(table.layers, W8A8)
     program = engine.compile(model, x, plan, [x])
     for i, layer in enumerate(graph.quantizable):
@@ -171,7 +171,12 @@ def test_what_runs_is_what_is_said_and_priced(runtime, case):
 def test_search_leaves_in_float32_what_has_no_integer_kernel():
     model, x = CASES["last"]
     plan = aiq.search(
-        model, "xeon_2vcpu", example_inputs=x, formats="w8a8", max_drop=1.0, runtime="onnxruntime"
+        model,
+        "xeon_2vcpu_roofs",
+        example_inputs=x,
+        formats="w8a8",
+        max_drop=1.0,
+        runtime="onnxruntime",
     )
     assert [layer.format for layer in plan.layers] == ["w8a8", "fp32"]
     assert plan.layers[1].why == "onnxruntime has only a float32 kernel here"
@@ -183,7 +188,7 @@ def test_a_pin_is_kept_and_priced_as_what_runs():
     model, x = CASES["last"]
     plan = aiq.search(
         model,
-        "xeon_2vcpu",
+        "xeon_2vcpu_roofs",
         example_inputs=x,
         formats="fp32,w8a8",
         pin={"2": "w8a8"},
@@ -269,7 +274,7 @@ def test_whatever_losses_add_up_to_a_drop_of_everything_is_allowed():
     model, x = CASES["last, linear"]
     plan = aiq.search(
         model,
-        "xeon_2vcpu",
+        "xeon_2vcpu_roofs",
         example_inputs=x,
         formats="w8a8",
         max_drop=1.0,

@@ -20,7 +20,7 @@ def plan():
     net = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
     generator = torch.Generator().manual_seed(0)
     data = [(torch.randn(50, 64, generator=generator), torch.arange(50) % 10)]
-    return aiq.search(net, "xeon_2vcpu", data, formats="fp32,w8a8,w4", max_drop=0.5)
+    return aiq.search(net, "xeon_2vcpu_roofs", data, formats="fp32,w8a8,w4", max_drop=0.5)
 
 
 def test_round_trip(plan, tmp_path):

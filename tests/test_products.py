@@ -58,7 +58,7 @@ def test_no_calibrated_profile_prices_packed_weights_as_float32(step, name):
 def test_a_decode_step_is_not_planned_in_float32(step):
     plan = aiq.search(
         Block().eval(),
-        "xeon_emerald_2vcpu",
+        "xeon_2vcpu",
         example_inputs=torch.randn(1, 576),
         formats="fp32,w8,w4g64",
         runtime="openvino",
@@ -107,7 +107,7 @@ def test_a_format_that_was_not_measured_takes_the_rate_of_its_neighbour():
 
 
 def test_products_are_kept_in_profiles_and_priced(step, tmp_path):
-    hardware = Hardware.load("xeon_emerald_2vcpu")
+    hardware = Hardware.load("xeon_2vcpu")
     slow = {"fp32": MEASURED, "w4g64": (Product(1, 50.0, ((1000, 0.01),)),)}
     runtimes = dict(hardware.runtimes)
     runtimes["openvino"] = replace(runtimes["openvino"], products=slow)
@@ -136,7 +136,7 @@ def test_products_are_kept_in_profiles_and_priced(step, tmp_path):
     ],
 )
 def test_products_that_cannot_be_are_refused(change, words):
-    document = profile.to_document(Hardware.load("xeon_emerald_2vcpu"))
+    document = profile.to_document(Hardware.load("xeon_2vcpu"))
     document["runtimes"]["openvino"]["products"] = change
     with pytest.raises(HardwareError, match=words):
         profile.schema.check(document, "file.yaml")

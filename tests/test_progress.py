@@ -5,14 +5,15 @@ import time
 
 import pytest
 from rich.console import Console
+from rich.errors import LiveError
 
-from aiq.cli import progress
+from aiq import bars
 
 
 def lines(monkeypatch, seconds, *reports):
-    monkeypatch.setattr(progress, "EVERY", 0.02)
+    monkeypatch.setattr(bars, "EVERY", 0.02)
     console = Console(file=io.StringIO(), force_terminal=False, width=40)
-    with progress.shown(console) as report:
+    with bars.shown(console) as report:
         for arguments in reports:
             report(*arguments)
         time.sleep(seconds)
@@ -22,7 +23,9 @@ def lines(monkeypatch, seconds, *reports):
 def test_without_a_terminal_the_last_stage_is_written_again_and_again(monkeypatch):
     found = lines(monkeypatch, 0.3, ("export", 1, 1), ("measure [the] plan", 3, 66))
     assert len(found) >= 2
-    assert {line.partition(": ")[2] for line in found} == {"measure [the] plan, 3 of 66"}
+    said = {line.partition(": ")[2].partition(", about ")[0] for line in found}
+    assert said == {"measure [the] plan, 3 of 66"}
+    assert all(line.endswith(" s left") for line in found)
 
 
 def test_nothing_is_written_before_a_stage_reports(monkeypatch):
@@ -30,11 +33,11 @@ def test_nothing_is_written_before_a_stage_reports(monkeypatch):
 
 
 def test_an_exception_ends_the_lines(monkeypatch):
-    monkeypatch.setattr(progress, "EVERY", 0.01)
+    monkeypatch.setattr(bars, "EVERY", 0.01)
     console = Console(file=io.StringIO(), force_terminal=False)
 
     def stopped():
-        with progress.shown(console) as report:
+        with bars.shown(console) as report:
             report("work", 0, 1)
             raise KeyboardInterrupt
 
@@ -47,6 +50,34 @@ def test_an_exception_ends_the_lines(monkeypatch):
 
 def test_a_terminal_has_bars():
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
-    with progress.shown(console) as report:
+    with bars.shown(console) as report:
         report("measure", 3, 66)
     assert "measure" in console.file.getvalue()
+
+
+def test_a_call_shows_bars_unless_it_is_told_otherwise():
+    seen = []
+
+    @bars.shows_progress
+    def call(*, progress="bar"):
+        seen.append(progress)
+        if progress is not None:
+            progress("work", 0, 1)
+
+    def own(stage, done, total):
+        pass
+
+    call()
+    call(progress=None)
+    call(progress=own)
+    assert callable(seen[0])
+    assert seen[1:] == [None, own]
+
+
+def test_bars_within_bars_are_no_error(monkeypatch):
+    def busy(self):
+        raise LiveError("Only one live display may be active at once")
+
+    monkeypatch.setattr(bars.Progress, "start", busy)
+    with bars.shown(Console(file=io.StringIO(), force_terminal=True)) as report:
+        report("work", 0, 1)

@@ -73,9 +73,11 @@ def repeated(plan, times):
 def plans(plan):
     """Plans of many shapes: name -> plan."""
     two = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
-    roofline = searched(two, torch.randn(4, 64), hw="xeon_2vcpu", runtime=None)
+    roofline = searched(two, torch.randn(4, 64), hw="xeon_2vcpu_roofs", runtime=None)
     data = [(torch.randn(40, 64), torch.arange(40) % 10)]
-    walked = aiq.search(two, "xeon_2vcpu", data, method="greedy", formats="fp32,w8a8", max_drop=0.5)
+    walked = aiq.search(
+        two, "xeon_2vcpu_roofs", data, method="greedy", formats="fp32,w8a8", max_drop=0.5
+    )
     hostile = tuple(
         dataclasses.replace(layer, name=f"{HOSTILE}.{i}", why=HOSTILE)
         for i, layer in enumerate(plan.layers)
@@ -87,7 +89,7 @@ def plans(plan):
         "one point": searched(two, torch.randn(4, 64), formats="fp32"),
         "lower bounds": roofline,
         "measured in the loop": walked,
-        "bytes": searched(two, torch.randn(4, 64), hw="xeon_2vcpu", objective="intensity"),
+        "bytes": searched(two, torch.randn(4, 64), hw="xeon_2vcpu_roofs", objective="intensity"),
         "old": aiq.Plan.from_json(version_1(plan)),
         "hostile": dataclasses.replace(plan, model=HOSTILE, layers=hostile),
     }
@@ -240,7 +242,7 @@ def test_what_the_search_timed_is_shown(plan, opened):
 
 def test_of_many_uniform_plans_the_beaten_are_left_out(opened):
     model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
-    grid = searched(model, torch.randn(4, 64), hw="xeon_2vcpu", objective="intensity")
+    grid = searched(model, torch.randn(4, 64), hw="xeon_2vcpu_roofs", objective="intensity")
     assert len(grid.tables.formats) == 50
     document = shown(grid)
     rows = [row["name"] for row in document["table"]]

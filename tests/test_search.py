@@ -66,12 +66,12 @@ def find(resnet20, images, calibration, image, kept):
     return partial(
         aiq.search,
         resnet20,
-        "xeon_2vcpu",
+        "xeon_2vcpu_roofs",
         images,
         calibration=calibration,
         example_inputs=image,
         objective="intensity",
-        cache_dir=kept,
+        cache=kept,
     )
 
 
@@ -91,7 +91,7 @@ def test_exact_is_never_worse_than_the_heuristics_or_uniform(
     plans = {
         method: aiq.search(
             resnet20,
-            "xeon_2vcpu",
+            "xeon_2vcpu_roofs",
             example_inputs=image,
             objective="weighted",
             sensitivity=drops,
@@ -116,7 +116,7 @@ def test_exact_is_never_worse_within_a_budget(resnet20, image, drops, max_drop):
     plans = [
         aiq.search(
             resnet20,
-            "xeon_2vcpu",
+            "xeon_2vcpu_roofs",
             example_inputs=image,
             objective="intensity",
             formats=PAPER,
@@ -172,7 +172,7 @@ def test_exhaustive_on_the_first_eight_layers_agrees(resnet20, image, drops, all
     exact, exhaustive = (
         aiq.search(
             resnet20,
-            "xeon_2vcpu",
+            "xeon_2vcpu_roofs",
             example_inputs=image,
             objective="intensity",
             formats=PAPER,
@@ -194,7 +194,7 @@ def test_weighted_optimum_on_the_first_eight_layers_by_enumeration(
 ):
     plan = aiq.search(
         resnet20,
-        "xeon_2vcpu",
+        "xeon_2vcpu_roofs",
         example_inputs=image,
         objective="weighted",
         lam=0.5,
@@ -218,7 +218,7 @@ def test_the_papers_way_measures_every_candidate(resnet20, calibration, image):
     for method in ("greedy", "coordinate"):
         plan = aiq.search(
             resnet20,
-            "xeon_2vcpu",
+            "xeon_2vcpu_roofs",
             few,
             calibration=calibration,
             example_inputs=image,
@@ -235,7 +235,7 @@ def test_the_papers_way_measures_every_candidate(resnet20, calibration, image):
 
 
 def test_without_data_nothing_is_claimed_to_be_measured(resnet20, image):
-    plan = aiq.search(resnet20, "xeon_2vcpu", example_inputs=torch.rand(4, 3, 32, 32))
+    plan = aiq.search(resnet20, "xeon_2vcpu_roofs", example_inputs=torch.rand(4, 3, 32, 32))
     assert plan.accuracy is None
     assert plan.evaluations == 0
     assert "not measured" in str(plan)
@@ -246,7 +246,7 @@ def test_without_data_nothing_is_claimed_to_be_measured(resnet20, image):
 def test_size_budget_holds(resnet20, image, drops):
     plan = aiq.search(
         resnet20,
-        "xeon_2vcpu",
+        "xeon_2vcpu_roofs",
         example_inputs=image,
         objective="intensity",
         formats=PAPER,
@@ -258,7 +258,7 @@ def test_size_budget_holds(resnet20, image, drops):
     with pytest.raises(InfeasibleError, match=r"nearest feasible max_size is 135453"):
         aiq.search(
             resnet20,
-            "xeon_2vcpu",
+            "xeon_2vcpu_roofs",
             example_inputs=image,
             objective="intensity",
             formats=PAPER,
@@ -322,7 +322,7 @@ X, Y = torch.rand(6, 4), torch.tensor([0, 1, 0, 1, 0, 1])
     ],
 )
 def test_mistakes_are_named(arguments, error, words):
-    call = {"model": net(), "hw": "xeon_2vcpu", "data": [(X, Y)]} | arguments
+    call = {"model": net(), "hw": "xeon_2vcpu_roofs", "data": [(X, Y)]} | arguments
     with pytest.raises(error, match=words) as caught:
         aiq.search(**call)
     assert "\n" not in str(caught.value)
@@ -334,7 +334,7 @@ def test_defaults_are_what_the_machine_computes():
 
 
 def test_a_generator_is_enough(image):
-    plan = aiq.search(net(), "xeon_2vcpu", ((X, Y) for _ in range(3)), formats="fp32,w8a8")
+    plan = aiq.search(net(), "xeon_2vcpu_roofs", ((X, Y) for _ in range(3)), formats="fp32,w8a8")
     assert plan.accuracy.samples == 18
 
 
@@ -342,7 +342,7 @@ def test_progress_is_reported():
     seen = []
     aiq.search(
         net(),
-        "xeon_2vcpu",
+        "xeon_2vcpu_roofs",
         [(X, Y)],
         formats="fp32,w8",
         progress=lambda stage, done, total: seen.append((stage, done, total)),
@@ -366,7 +366,7 @@ def test_a_plan_for_this_machine_is_judged_by_the_bits_of_its_kernels(
 ):
     monkeypatch.setattr(instructions, "weight_bits", lambda: 5)
     machine = describe() | ({} if cpu == "this" else {"cpu": cpu})
-    hardware = aiq.Hardware.load("xeon_2vcpu")
+    hardware = aiq.Hardware.load("xeon_2vcpu_roofs")
     hardware = replace(hardware, provenance={**hardware.provenance, "machine": machine})
     model = net()
     plan = aiq.search(

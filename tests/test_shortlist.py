@@ -296,7 +296,13 @@ def net():
 def plan():
     data = [(torch.randn(20, 16), torch.arange(20) % 4)]
     return aiq.search(
-        net(), "xeon_2vcpu", data, formats="fp32,bf16", runtime="eager", max_drop=1.0, measure_top=2
+        net(),
+        "xeon_2vcpu_roofs",
+        data,
+        formats="fp32,bf16",
+        runtime="eager",
+        max_drop=1.0,
+        measure_top=2,
     )
 
 
@@ -331,7 +337,7 @@ def test_the_table_survives_the_disk_and_is_shown(plan):
 def test_mistakes_are_named(arguments, words):
     call = {"example_inputs": torch.randn(2, 16), "measure_top": 1} | arguments
     with pytest.raises(InputError, match=words):
-        aiq.search(net(), "xeon_2vcpu", **call)
+        aiq.search(net(), "xeon_2vcpu_roofs", **call)
 
 
 def test_a_format_without_a_kernel_is_left_out_or_named(monkeypatch):
@@ -341,10 +347,10 @@ def test_a_format_without_a_kernel_is_left_out_or_named(monkeypatch):
         eager, "support", lambda s, op, f: Support.NONE if f.name == "bf16" else able(s, op, f)
     )
     call = {"example_inputs": torch.randn(2, 16), "runtime": "eager", "measure_top": 1}
-    plan = aiq.search(net(), "xeon_2vcpu", formats="fp32,bf16", **call)
+    plan = aiq.search(net(), "xeon_2vcpu_roofs", formats="fp32,bf16", **call)
     assert [row.name for row in plan.shortlist.plans] == ["fp32"]
     with pytest.raises(RuntimeUnavailableError, match="no kernel"):
-        aiq.search(net(), "xeon_2vcpu", pin={"0": "bf16"}, **call)
+        aiq.search(net(), "xeon_2vcpu_roofs", pin={"0": "bf16"}, **call)
 
 
 class Picky(Machine):

@@ -207,16 +207,16 @@ def test_search_takes_every_sensitivity_and_the_same_twice_is_the_same(net, tmp_
         return 0.01 / chosen.weight.bits
 
     for source in (*sensitivity.METHODS, own):
-        plan = aiq.search(net, "xeon_2vcpu", data, sensitivity=source, seed=3, **arguments)
+        plan = aiq.search(net, "xeon_2vcpu_roofs", data, sensitivity=source, seed=3, **arguments)
         assert plan.accuracy.drop_limit <= 0.05
         assert plan.accuracy.samples == 500
         assert plan.provenance["sensitivity"] == getattr(source, "__name__", source)
-    first = aiq.search(net, "xeon_2vcpu", data, cache_dir=tmp_path, **arguments)
-    again = aiq.search(net, "xeon_2vcpu", data, cache_dir=tmp_path, **arguments)
+    first = aiq.search(net, "xeon_2vcpu_roofs", data, cache=tmp_path, **arguments)
+    again = aiq.search(net, "xeon_2vcpu_roofs", data, cache=tmp_path, **arguments)
     assert first.layers == again.layers
     assert first.accuracy == again.accuracy
     other = aiq.search(
-        net, "xeon_2vcpu", data, metric="perplexity", **arguments | {"max_drop": 0.5}
+        net, "xeon_2vcpu_roofs", data, metric="perplexity", **arguments | {"max_drop": 0.5}
     )
     assert other.provenance["metric"] == "perplexity"
     assert other.accuracy.plan < 0, "a log-likelihood"
@@ -233,7 +233,7 @@ def test_a_plan_says_how_many_samples_would_show_that_a_cheaper_one_holds():
         x = torch.eye(8)[y] + 0.1 * torch.rand(samples, 8)
         data = [(x, y)]
         arguments = {"objective": "intensity", "formats": "fp32,w8a8"} | more
-        return aiq.search(net, "xeon_2vcpu", data, example_inputs=x[:1], **arguments)
+        return aiq.search(net, "xeon_2vcpu_roofs", data, example_inputs=x[:1], **arguments)
 
     # No answer changes, so Tango's limit is z^2 / (n + z^2): 1 pp at 95 % takes 99 z^2 samples.
     enough = math.ceil(99 * stats.norm.ppf(0.95) ** 2)
@@ -254,7 +254,7 @@ def test_a_plan_says_how_many_samples_would_show_that_a_cheaper_one_holds():
 def test_plans_from_before_samples_needed_was_kept_still_load():
     x = torch.randn(8, 4)
     net = nn.Sequential(nn.Linear(4, 3))
-    plan = aiq.search(net, "xeon_2vcpu", [(x, torch.zeros(8).long())], objective="intensity")
+    plan = aiq.search(net, "xeon_2vcpu_roofs", [(x, torch.zeros(8).long())], objective="intensity")
     document = json.loads(plan.to_json())
     del document["accuracy"]["samples_needed"]
     assert Plan.from_json(json.dumps(document)).accuracy.samples_needed is None
@@ -266,6 +266,6 @@ def test_a_drop_that_is_too_large_is_not_a_matter_of_samples():
     x = torch.randn(400, 16)
     with torch.no_grad():
         data = [(x, net(x).argmax(1))]
-    plan = aiq.search(net, "xeon_2vcpu", data, objective="intensity", formats="fp32,w2a2")
+    plan = aiq.search(net, "xeon_2vcpu_roofs", data, objective="intensity", formats="fp32,w2a2")
     assert {layer.format for layer in plan.layers} == {"fp32"}
     assert plan.accuracy.samples_needed is None

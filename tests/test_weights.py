@@ -27,7 +27,7 @@ class Lambda(nn.Module):
 
 def search(model, x, **options):
     return aiq.search(
-        model.eval(), "xeon_2vcpu", example_inputs=x, sensitivity=lambda n, f: 0.0, **options
+        model.eval(), "xeon_2vcpu_roofs", example_inputs=x, sensitivity=lambda n, f: 0.0, **options
     )
 
 
@@ -186,8 +186,8 @@ def test_layers_may_read_what_has_no_batch():
         return s.f(nn.functional.conv2d(x, s.g(x.mean((0, 2, 3))).view(4, 3, 3, 3)))
 
     model = Lambda(forward, g=nn.Linear(3, 108), f=nn.Conv2d(4, 4, 1))
-    plan = aiq.search(model.eval(), "xeon_2vcpu", example_inputs=torch.randn(2, 3, 16, 16))
+    plan = aiq.search(model.eval(), "xeon_2vcpu_roofs", example_inputs=torch.randn(2, 3, 16, 16))
     assert [layer.name for layer in plan.layers] == ["g", "f"]
     image = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3)).eval()
-    plan = aiq.search(image, "xeon_2vcpu", example_inputs=torch.randn(3, 16, 16))
+    plan = aiq.search(image, "xeon_2vcpu_roofs", example_inputs=torch.randn(3, 16, 16))
     assert len(plan.layers) == 2

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from aiq import cost, machine, measure, runtimes
+from aiq import bars, comparison_table, cost, machine, measure, runtimes
 from aiq.cost import CostTable
 from aiq.deployment import prepare, runtime_of
 from aiq.formats import REFERENCE, Format
@@ -16,8 +16,9 @@ from aiq.graph.export import Inputs, call_arguments
 from aiq.hardware import Hardware
 from aiq.measure import Comparison, Interval, Verdict
 from aiq.plan import InputSpec, Plan
-from aiq.progress import Progress
+from aiq.progress import silent
 from aiq.runtimes import Compiled, Mismatch
+from aiq.text import plain
 
 FLOAT, PLAN = "fp32", "plan"
 
@@ -80,8 +81,10 @@ class PredictedMeasured:
     differences: tuple[str, ...] = ()
 
     @property
-    def predicted_speedup(self) -> float:
-        """Float32 time over plan time, as predicted."""
+    def predicted_speedup(self) -> float | None:
+        """Float32 time over plan time, as predicted; ``None`` if both are only lower bounds."""
+        if self.level == "roofline":
+            return None
         return self.predicted[FLOAT] / self.predicted[PLAN]
 
     @property
@@ -93,6 +96,9 @@ class PredictedMeasured:
     def verdict(self) -> Verdict:
         """Whether the plan is faster than float32: yes, no, or within the noise."""
         return self.timing.verdict(PLAN)
+
+    def __str__(self) -> str:
+        return plain(comparison_table.throughput(self))
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON takes it."""
@@ -113,6 +119,7 @@ class PredictedMeasured:
         }
 
 
+@bars.shows_progress
 def compare(
     plan: Plan,
     model: torch.nn.Module,
@@ -124,7 +131,7 @@ def compare(
     runtime: str | None = None,
     min_seconds: float = 5.0,
     layers: bool = False,
-    progress: Progress | None = None,
+    progress: bars.Shown = "bar",
 ) -> PredictedMeasured:
     """Compile the float32 network and the plan, time them in turns, and set the prediction beside.
 
@@ -141,7 +148,7 @@ def compare(
     layers
         Compare layer by layer too; only runtimes whose profiler names layers can.
     progress
-        Called with what is going on, steps done, and steps in all.
+        As for `aiq.search`.
 
     Raises
     ------
@@ -152,10 +159,12 @@ def compare(
     RuntimeUnavailableError
         If the runtime is not installed, or cannot run the plan.
     """
-    report = progress or (lambda stage, done, total: None)
+    report = progress if callable(progress) else silent
     hardware = Hardware.load(plan.hardware if hw is None else hw)
     engine = runtimes.get(runtime_of(plan, runtime))
+    report("export the model", 0, 1)
     ready = prepare(plan, model, data, example_inputs, calibration)
+    report("export the model", 1, 1)
     seen = ready.calibration or [ready.inputs]
     compiled = engine.compiler(
         model, ready.inputs, seen, batch_dim=plan.batch_dim, traced=ready.traced

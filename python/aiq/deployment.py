@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
-from aiq import graph, runtimes
+from aiq import bars, graph, runtimes
 from aiq.data.reading import first_inputs, observed, reiterable, resized
 from aiq.errors import GraphError, InputError, RuntimeUnavailableError
 from aiq.graph import Trace
 from aiq.graph.export import Inputs
 from aiq.plan import InputSpec, Plan
+from aiq.progress import Progress, silent
 from aiq.runtimes import Compiled
 
 DEFAULT_RUNTIME = "inductor"
@@ -100,6 +101,7 @@ def _inputs(plan: Plan, data: Iterable[Any] | None) -> Inputs:
     return inputs
 
 
+@bars.shows_progress
 def deploy(
     plan: Plan,
     model: torch.nn.Module,
@@ -109,6 +111,7 @@ def deploy(
     calibration: Iterable[Any] | None = None,
     runtime: str | None = None,
     emulate: bool = False,
+    progress: bars.Shown = "bar",
 ) -> Compiled:
     """Compile `model` so that every layer runs in its planned format.
 
@@ -133,6 +136,8 @@ def deploy(
         A name that `aiq.runtimes.names` lists. Default: the runtime of the plan.
     emulate
         Allow formats that the runtime can only emulate.
+    progress
+        As for `aiq.search`.
 
     Returns
     -------
@@ -146,8 +151,11 @@ def deploy(
     InputError
         If the plan is for another model or other inputs, or data is needed and not given.
     """
-    engine = runtimes.get(runtime_of(plan, runtime))
+    engine, report = runtimes.get(runtime_of(plan, runtime)), _reporter(progress)
+    report("export the model", 0, 1)
     ready = prepare(plan, model, data, example_inputs, calibration)
+    report("export the model", 1, 1)
+    report("compile", 0, 1)
     compiled = engine.compiler(
         model,
         ready.inputs,
@@ -156,9 +164,12 @@ def deploy(
         batch_dim=plan.batch_dim,
         traced=ready.traced,
     )
-    return compiled(plan.formats)
+    program = compiled(plan.formats)
+    report("compile", 1, 1)
+    return program
 
 
+@bars.shows_progress
 def export(
     plan: Plan,
     model: torch.nn.Module,
@@ -169,12 +180,13 @@ def export(
     calibration: Iterable[Any] | None = None,
     emulate: bool = False,
     tokenizer: Any = None,  # noqa: ANN401 - an object of transformers
+    progress: bars.Shown = "bar",
 ) -> None:
     """Write `model`, every layer in its planned format, to a file that runs without aiq.
 
     Parameters
     ----------
-    plan, model, data, example_inputs, calibration, emulate
+    plan, model, data, example_inputs, calibration, emulate, progress
         These are the parameters of `deploy`.
     path
         The suffix names the runtime: ``.onnx`` for ONNX Runtime, ``.xml`` for OpenVINO (its weights
@@ -205,7 +217,8 @@ def export(
     * ``torch._inductor.aoti_load_package(path)``. It calls its kernels from C++, which at small
       batches is faster than what `deploy` compiles, and takes longer to compile.
     """
-    file = Path(path)
+    file, report = Path(path), _reporter(progress)
+    report("compile and write", 0, 1)
     if file.suffix == ".gguf":
         _export_gguf(plan, model, file, prepare(plan, model, data, example_inputs), tokenizer)
         return
@@ -221,6 +234,11 @@ def export(
         batch_dim=plan.batch_dim,
         traced=ready.traced,
     )
+    report("compile and write", 1, 1)
+
+
+def _reporter(progress: bars.Shown) -> Progress:
+    return progress if callable(progress) else silent
 
 
 def _export_gguf(

@@ -35,6 +35,10 @@ class NoPlanError(AiqError):
     """A limit ended the search before it found a plan, so there may be one."""
 
 
+class BusyMachineError(AiqError):
+    """Other processes use the processors, so that measured times would be wrong."""
+
+
 class RuntimeUnavailableError(AiqError):
     """A runtime is not installed, or cannot run the model."""
 

@@ -30,6 +30,7 @@ _FLAGS = (
     ("sve", "sve"),
 )
 _TELLING = ("cpu", "isa", "limits")
+_MORE = "cpu_id"  # older descriptions lack it
 _LIMITS = (
     "ONEDNN_MAX_CPU_ISA",
     "DNNL_MAX_CPU_ISA",
@@ -44,15 +45,18 @@ def describe() -> dict[str, Any]:
     Returns
     -------
     dict
-        ``cpu`` (model name), ``cores`` (number that this process may use), ``threads_per_core``,
-        ``isa`` (relevant instruction sets), ``hypervisor``, ``memory_gib``, ``os``, ``python``, and
-        ``packages`` (installed versions). A value that the system does not report is ``None``. If
-        environment variables limit the instruction sets of libraries, ``limits`` has their values.
+        ``cpu`` (model name), ``cpu_id`` (its family and model as numbers, because clouds give
+        different processors one name), ``cores`` (number that this process may use),
+        ``threads_per_core``, ``isa`` (relevant instruction sets), ``hypervisor``, ``memory_gib``,
+        ``os``, ``python``, and ``packages`` (installed versions). A value that the system does not
+        report is ``None``. If environment variables limit the instruction sets of libraries,
+        ``limits`` has their values.
     """
     info = _cpuinfo()
     flags = info.get("flags", info.get("Features", "")).split()
     return {
         "cpu": info.get("model name") or platform.processor() or platform.machine(),
+        **({"cpu_id": number} if (number := _cpu_id(info)) else {}),
         "cores": len(processors()) or os.cpu_count(),
         "threads_per_core": _threads_per_core(info),
         "isa": isa(),
@@ -80,7 +84,10 @@ def differences(described: Mapping[str, Any]) -> list[str]:
         has its own number of threads.
     """
     here = describe()
-    return [key for key in _TELLING if described.get(key) != here.get(key)]
+    found = [key for key in _TELLING if described.get(key) != here.get(key)]
+    if "cpu" not in found and _MORE in described and described[_MORE] != here.get(_MORE):
+        found.insert(0, "cpu")
+    return found
 
 
 def isa() -> list[str]:
@@ -103,6 +110,14 @@ def _cpuinfo() -> dict[str, str]:
     first = text.split("\n\n", 1)[0]
     pairs = (line.partition(":") for line in first.splitlines())
     return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _cpu_id(info: dict[str, str]) -> str | None:
+    """Return family and model of the processor, such as ``25.17``, or implementer and part."""
+    for keys in (("cpu family", "model"), ("CPU implementer", "CPU part")):
+        if all(key in info for key in keys):
+            return ".".join(info[key] for key in keys)
+    return None
 
 
 def _threads_per_core(info: dict[str, str]) -> int | None:
@@ -227,3 +242,27 @@ def peak_memory(call: Callable[[], object]) -> int | None:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return None
+
+
+def caches() -> dict[str, float]:
+    """Return cache level -> KiB over all processors that this process may use.
+
+    Instruction caches are left out. It is empty if the system does not report caches.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for cpu in processors():
+        for cache in Path(f"/sys/devices/system/cpu/cpu{cpu}/cache").glob("index*"):
+            try:
+                level, kind, size, shared = (
+                    (cache / name).read_text().strip()
+                    for name in ("level", "type", "size", "shared_cpu_list")
+                )
+            except OSError:
+                continue
+            if kind != "Instruction" and size[-1:] in _KIB and size[:-1].isdigit():
+                # Processors that share a cache name the same processors.
+                found.setdefault(f"L{level}", {})[shared] = int(size[:-1]) * _KIB[size[-1]]
+    return {level: sum(found[level].values()) for level in sorted(found)}
+
+
+_KIB = {"K": 1.0, "M": 1024.0, "G": 1024.0 * 1024.0}

@@ -18,14 +18,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import bootstrap
 
-from aiq import machine
+from aiq import machine, quiet
 from aiq.errors import InputError
 from aiq.progress import Progress
+from aiq.quiet import Load
 
 Call = Callable[[], object]
 Clock = Callable[[], float]
-_WINDOW = 5
-"""Number of turns whose median has to settle before the warm-up ends."""
+_WINDOW = 5  # turns whose median has to settle before the warm-up ends
 _RESAMPLES = 2000
 
 
@@ -111,6 +111,8 @@ class Comparison:
         Description of the machine by `aiq.machine.describe`.
     seed
         Seed of the random draws.
+    load
+        Use of the processors meanwhile, by this process and by others.
     """
 
     timings: tuple[Timing, ...]
@@ -122,6 +124,7 @@ class Comparison:
     steal: float | None
     machine: Mapping[str, Any]
     seed: int = 0
+    load: Load = Load(None, 0.0)  # noqa: RUF009  (frozen)
 
     def __getitem__(self, name: str) -> Timing:
         """Return the timing of the candidate `name`."""
@@ -194,16 +197,13 @@ def compare_timing(
     Parameters
     ----------
     candidates
-        Function to call by name of the candidate. A call is one forward pass, and returns when that
-        is done.
+        Name -> function that runs one forward pass and returns when that is done.
     batch
         Number of samples of the network that one call processes.
     baseline
         Name of the candidate with which the others are compared; the first one by default.
-    min_seconds, min_rounds
-        Smallest time and number of rounds of the measurement.
-    max_seconds
-        Time after which six rounds are enough.
+    min_seconds, min_rounds, max_seconds
+        Smallest time and number of rounds of the measurement; time after which six rounds suffice.
     warmup_seconds
         Smallest length of the warm-up; by default two seconds, or `min_seconds` if that is less. It
         continues until every median has settled, but at most for five times as long; a candidate
@@ -213,8 +213,8 @@ def compare_timing(
     confidence
         Coverage of the intervals: 0 to 1.
     threads
-        Number of threads, which are pinned to as many processors; by default all processors that
-        the process may use. It should be the number for which the programs were compiled.
+        Number of threads, which are pinned to as many processors; by default all that the process
+        may use. It should be the number for which the programs were compiled.
     seed
         Seed of the order of turns within each round, and of the bootstrap.
     clock
@@ -234,6 +234,7 @@ def compare_timing(
         ticks = machine.cpu_ticks()
         typical, steady = _warm_up(turns, warmup_seconds, tolerance, clock)
         samples: dict[str, list[float]] = {name: [] for name in turns}
+        watched = quiet.watch()
         rng = np.random.default_rng(seed)
         start, rounds = clock(), 0
         while not _enough(rounds, clock() - start, min_rounds, min_seconds, max_seconds):
@@ -244,7 +245,7 @@ def compare_timing(
             if progress is not None:
                 expected = rounds * max(min_seconds / max(clock() - start, 1e-9), 1)
                 progress("timing", rounds, max(math.ceil(expected), min_rounds))
-        stolen = machine.steal(ticks, machine.cpu_ticks())
+        stolen, load = machine.steal(ticks, machine.cpu_ticks()), watched()
     timings = tuple(
         Timing(
             name=name,
@@ -267,6 +268,7 @@ def compare_timing(
         steal=stolen,
         machine=machine.describe(),
         seed=seed,
+        load=load,
     )
 
 
@@ -313,13 +315,11 @@ The first call of a turn also wakes threads, and that time must be small against
 _REFILL = 20e-3
 """Seconds of untimed calls before a sample, which fill the caches again.
 
-One call is not enough. In turns with thirteen others, an int8 MobileNetV2 of 1.6 ms took 2.3, 2.0,
-1.9, 1.9, 1.8 ms and so on, and needed ten calls to become as fast as in a loop of its own (EPYC
-Zen 5, one thread).
+One call is not enough: in turns with thirteen others, an int8 MobileNetV2 of 1.6 ms took 2.3, 2.0,
+1.9 ms and so on, and needed ten calls to become as fast as alone (EPYC Zen 5, one thread).
 """
 
-_FEWEST_ROUNDS = 6
-"""Number of rounds after `max_seconds`, which is enough for a bootstrap."""
+_FEWEST_ROUNDS = 6  # after `max_seconds`, which is enough for a bootstrap
 
 _OWN_CACHE = 0.05
 """Seconds of a call from which on the state of the caches at its start does not matter."""

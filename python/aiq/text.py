@@ -1,9 +1,11 @@
 """Numbers with their units, and plain tables, for people to read."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
-from rich.console import Console, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -45,6 +47,64 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> 
     for row in rows:
         result.add_row(*map(Text, row))  # names are text, not markup
     return result
+
+
+def joules(energy: float) -> str:
+    """Return an energy with a suitable unit, ``0.00123`` -> ``1.23 mJ``."""
+    for factor, unit in ((1.0, "J"), (1e-3, "mJ"), (1e-6, "uJ")):
+        if energy >= factor:
+            return f"{energy / factor:.3g} {unit}"
+    return f"{energy / 1e-9:.3g} nJ"
+
+
+@dataclass(frozen=True, slots=True)
+class FittedTable:
+    """A table that leaves out columns where it is wider than the terminal; names are never cut.
+
+    Attributes
+    ----------
+    title, columns, rows
+        As for `table`. Only the last column may be broken into lines.
+    spare
+        Headings of the columns that may be left out, the least important first.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    spare: tuple[str, ...]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        """Yield the table with as many columns as fit."""
+        left_out: set[str] = set()
+        for heading in self.spare:
+            if self._width(left_out) <= options.max_width:
+                break
+            left_out.add(heading)
+        kept = [i for i, heading in enumerate(self.columns) if heading not in left_out]
+        rows = ([row[i] for i in kept] for row in self.rows)
+        result = table(self.title, [self.columns[i] for i in kept], rows)
+        for column in result.columns[:-1]:
+            column.no_wrap, column.overflow = True, "fold"
+        yield result
+
+    def _width(self, left_out: set[str]) -> int:
+        """Return the columns of a terminal that the table needs without some of its own."""
+        width = 0
+        for i, heading in enumerate(self.columns):
+            cells = [heading.removeprefix("<"), *(row[i] for row in self.rows)]
+            widest = max(map(cell_len, cells))
+            last = i == len(self.columns) - 1
+            if heading not in left_out:
+                width += min(widest, _LINE) if last else widest + _BETWEEN
+        return width
+
+
+_LINE = 28
+"""Least width of a last column that is broken into lines."""
+
+_BETWEEN = 2
+"""Blanks between two columns."""
 
 
 def plain(shown: RenderableType) -> str:

@@ -2,6 +2,19 @@
 
 from aiq.calibrate.brief_calibration import brief
 from aiq.calibrate.calibration import anchor, calibrate, fitted, open_store
+from aiq.calibrate.choice import AUTO, Choice, choose, own_path
 from aiq.calibrate.this_machine import compare, quick
 
-__all__ = ["anchor", "brief", "calibrate", "compare", "fitted", "open_store", "quick"]
+__all__ = [
+    "AUTO",
+    "Choice",
+    "anchor",
+    "brief",
+    "calibrate",
+    "choose",
+    "compare",
+    "fitted",
+    "open_store",
+    "own_path",
+    "quick",
+]

@@ -13,7 +13,7 @@ from aiq import machine, runtimes
 from aiq.calibrate import chains, products, programs, roofs
 from aiq.calibrate.fit import ALIKE, PRIOR, Coefficients, Prior, fit
 from aiq.calibrate.samples import Sample, Store, default_path
-from aiq.calibrate.this_machine import NAME, as_hardware, roofs_by_threads
+from aiq.calibrate.this_machine import NAME, as_hardware, quiet_roofs, roofs_by_threads
 from aiq.errors import Interrupted
 from aiq.hardware import Hardware
 from aiq.hardware.runtime_profile import KernelProfile, RuntimeProfile
@@ -29,11 +29,12 @@ _QUIET = 0.25  # quantile of the anchor's times that stands for the machine with
 
 @dataclass(frozen=True, slots=True)
 class _Effort:
-    """How many programs a calibration times, and for how many seconds."""
+    """How many programs a calibration times, for how long, and whether on a busy machine."""
 
     count: int
     limit: float
     again: bool
+    force: bool
 
 
 def calibrate(
@@ -46,6 +47,7 @@ def calibrate(
     count: int = _COUNT,
     limit: float = _LIMIT,
     again: bool = False,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> Hardware:
     """Measure this machine and a runtime in some minutes; a killed call goes on when repeated.
@@ -76,6 +78,9 @@ def calibrate(
         operator class and format. The next call goes on from there.
     again
         Whether to time the programs of earlier calls again and take the mean, for less noise.
+    force
+        Whether to measure on a busy machine, too. Otherwise the call waits for a quiet one, and
+        times again what was timed while other processes used the processors.
     progress
         Called with the name of the stage, the steps done and the steps in all.
 
@@ -90,17 +95,21 @@ def calibrate(
         If the runtime is not installed.
     InputError
         If `samples` is another kind of file, or holds times of another machine.
+    BusyMachineError
+        If other processes use the processors for longer than a minute. What was timed before is
+        kept.
     Interrupted
         On Ctrl-C: a KeyboardInterrupt whose message says what is kept.
     """
     engine = runtimes.get(runtime)
     report = progress or silent
     with machine.threads(threads) as used:
-        store = open_store(engine, samples, count)
+        store = open_store(engine, samples, count, force=force)
         try:
-            hardware = add_to or _measured_hardware(store, name, used, report)
+            effort = _Effort(count, limit, again, force)
+            hardware = add_to or _measured_hardware(store, name, used, report, effort)
             ticks = machine.cpu_ticks()
-            _measure_programs(engine, _Effort(count, limit, again), store, report)
+            _measure_programs(engine, effort, store, report)
             if "products" not in store.values or again:
                 store.set("products", products.time_products(engine, report))
         except KeyboardInterrupt:
@@ -118,9 +127,12 @@ def calibrate(
     return with_section(hardware, section, used, store.values["steal"])
 
 
-def _measured_hardware(store: Store, name: str, threads: int, report: Progress) -> Hardware:
+def _measured_hardware(
+    store: Store, name: str, threads: int, report: Progress, effort: _Effort
+) -> Hardware:
     if "roofs" not in store.values:
-        store.set("roofs", roofs_by_threads(threads, report))
+        found = quiet_roofs(threads, report, roofs_by_threads, force=effort.force)
+        store.set("roofs", found)
     return as_hardware(store.values["roofs"], machine.describe(), name)
 
 
@@ -139,9 +151,12 @@ def with_section(
     )
 
 
-def open_store(engine: Runtime, path: str | Path | None = None, count: int = _COUNT) -> Store:
+def open_store(
+    engine: Runtime, path: str | Path | None = None, count: int = _COUNT, *, force: bool = False
+) -> Store:
     """Return the times measured so far with PyTorch's present thread count; see `calibrate`."""
     signature = {
+        **({"forced": True} if force else {}),  # never mixed with those of a quiet machine
         "runtime": f"{engine.name} {engine.version}",
         "threads": torch.get_num_threads(),
         "count": count,
@@ -196,7 +211,9 @@ def _measure_programs(engine: Runtime, effort: _Effort, store: Store, report: Pr
         bundle = names[first : first + programs.BUNDLE]
         wanted = [name for name in bundle if effort.again or name not in store.samples]
         if wanted:
-            found, noise = programs.samples(engine, wanted, beside)
+            found, noise = programs.samples(
+                engine, wanted, beside, force=effort.force, progress=report
+            )
             store.set("noise", {**store.values.get("noise", {}), str(first): noise})
             store.add(found)
     report(stage, len(names), len(names))

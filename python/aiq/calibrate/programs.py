@@ -6,7 +6,7 @@ from itertools import permutations
 
 import torch
 
-from aiq import measure
+from aiq import measure, quiet
 from aiq.calibrate import chains
 from aiq.calibrate.samples import Sample
 from aiq.cost.pieces import FUNCTIONS, Piece, pieces
@@ -15,6 +15,7 @@ from aiq.formats import parse as parse_format
 from aiq.graph import WEIGHTED, LayerGraph, Op
 from aiq.hardware.runtime_profile import Realisation
 from aiq.measure import Call
+from aiq.progress import Progress, silent
 from aiq.runtimes import Runtime, Support
 from aiq.runtimes.times import Part
 
@@ -23,6 +24,7 @@ BUNDLE = 12
 
 _ANCHOR = "anchor"
 _ROUNDS = 12
+_TRIES = 3  # of timing while others may use the processors
 _LEAST_SECONDS = 1.5
 _MOST_SECONDS = 12.0  # after this long, fewer rounds are enough
 _WARM_UP_SECONDS = 0.2
@@ -150,7 +152,14 @@ def cut(runtime: Runtime, graph: LayerGraph, formats: Mapping[str, str]) -> Cut:
     return Cut(mine, layers, tuple(rest))
 
 
-def samples(runtime: Runtime, names: Sequence[str], anchor: Call) -> tuple[list[Sample], float]:
+def samples(
+    runtime: Runtime,
+    names: Sequence[str],
+    anchor: Call,
+    *,
+    force: bool = True,
+    progress: Progress = silent,
+) -> tuple[list[Sample], float]:
     """Compile the programs called `names` together, time them in turns, and cut them into pieces.
 
     Parameters
@@ -162,29 +171,51 @@ def samples(runtime: Runtime, names: Sequence[str], anchor: Call) -> tuple[list[
     anchor
         A program that is timed in turns with the others. On a shared machine times change from
         minute to minute, but their ratios to the time of the anchor hardly change.
+    force
+        Whether times count that were taken while other processes used the processors.
+    progress
+        Called while the machine is busy, as by `aiq.quiet.wait`.
 
     Returns
     -------
     list of Sample, float
         The programs and their layers, and the noise: the relative difference between two times of
         the same program.
+
+    Raises
+    ------
+    BusyMachineError
+        If other processes use the processors again and again, and nothing is to be forced.
     """
     drawn = [chains.program(name) for name in names]
     parts, found = compile_programs(runtime, drawn), []
-    timed = measure.compare_timing(
-        {_ANCHOR: anchor, **{name: part.run for name, part in zip(names, parts, strict=True)}},
-        min_seconds=_LEAST_SECONDS,
-        min_rounds=_ROUNDS,
-        max_seconds=_MOST_SECONDS,
-        warmup_seconds=_WARM_UP_SECONDS,
-        threads=torch.get_num_threads(),
-    )
+    calls = {_ANCHOR: anchor, **{name: part.run for name, part in zip(names, parts, strict=True)}}
+    timed = _timed(calls, force, progress)
     times = timed.levelled()
     for program, part in zip(drawn, parts, strict=True):
         made_of = cut(runtime, part.graph, program.formats)
         whole = Sample(program.name, times[program.name], made_of.pieces, times[_ANCHOR])
         found += [whole, *_profiled(whole, part, made_of)]
     return found, timed.noise
+
+
+def _timed(calls: Mapping[str, Call], force: bool, progress: Progress) -> measure.Comparison:
+    """Time programs in turns; again, up to `_TRIES` times, if others used the processors."""
+    for left in reversed(range(_TRIES)):
+        quiet.require(force=force, progress=progress)
+        timed = measure.compare_timing(
+            calls,
+            min_seconds=_LEAST_SECONDS,
+            min_rounds=_ROUNDS,
+            max_seconds=_MOST_SECONDS,
+            warmup_seconds=_WARM_UP_SECONDS,
+            threads=torch.get_num_threads(),
+        )
+        if force or not timed.load.busy:
+            break
+        if not left:
+            quiet.refuse(timed.load)
+    return timed
 
 
 def _profiled(whole: Sample, part: Part, made_of: Cut) -> Iterator[Sample]:

@@ -6,9 +6,9 @@ therefore the faster of the two counts.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import cycle, pairwise
 from typing import Any
 
 import numpy as np
@@ -142,14 +142,10 @@ def read_gbps(kib: float, threads: int) -> float:
     return 4 * window * threads * repeats / seconds / 1e9
 
 
-def levels(sweep: Sweep, memory_kib: float) -> tuple[MemoryLevel, ...]:
+def levels(
+    sweep: Sweep, memory_kib: float, caches: Mapping[str, float] | None = None
+) -> tuple[MemoryLevel, ...]:
     """Return the memory levels that a sweep shows, from the nearest to the farthest.
-
-    A level is a run of working sets of about the same bandwidth. The runs minimise the squared
-    error of the logarithm of the bandwidth plus a price for each level. A level ends where the
-    bandwidth crosses the geometric mean of its own bandwidth and that of the next level. The cache
-    sizes that the processor reports are not used, because a virtual machine gets only a part of
-    the caches.
 
     Parameters
     ----------
@@ -157,9 +153,37 @@ def levels(sweep: Sweep, memory_kib: float) -> tuple[MemoryLevel, ...]:
         Bandwidth by working set; the largest working set must not fit any cache.
     memory_kib
         Size of the last level in KiB.
+    caches
+        Cache level -> KiB as the system reports it (`aiq.machine.caches`). Without it, sizes are
+        those at which the bandwidth falls.
     """
     # A larger working set is never read faster; where it seems to be, another program interfered.
     speed = np.maximum.accumulate(np.asarray(sweep.gbps)[::-1])[::-1]
+    found = _reported(sweep, speed, caches) if caches else _seen(sweep, speed)
+    return (*found, MemoryLevel("DRAM", round(memory_kib), short(float(speed[-1]))))
+
+
+def _reported(
+    sweep: Sweep, speed: NDArray[np.float64], caches: Mapping[str, float]
+) -> list[MemoryLevel]:
+    """Return the caches that the system reports, each with the median over working sets in it."""
+    found: list[MemoryLevel] = []
+    inside = 0.0  # KiB of the level before
+    for name, size in caches.items():
+        fits = [s for kib, s in zip(sweep.kib, speed, strict=True) if inside < kib <= _FULL * size]
+        if fits and size > inside:
+            found.append(MemoryLevel(name, size, short(float(np.median(fits)))))
+            inside = size
+    return found
+
+
+def _seen(sweep: Sweep, speed: NDArray[np.float64]) -> list[MemoryLevel]:
+    """Return the caches that the bandwidth shows.
+
+    A level is a run of working sets of about the same bandwidth. The runs minimise the squared
+    error of the logarithm of the bandwidth plus a price for each level. A level ends where the
+    bandwidth crosses the geometric mean of its own bandwidth and that of the next level.
+    """
     logs = np.log(speed)
     price = _LEVEL_PRICE
     while len(ends := _segments(logs, price)) > _MOST_LEVELS:
@@ -167,19 +191,18 @@ def levels(sweep: Sweep, memory_kib: float) -> tuple[MemoryLevel, ...]:
     starts = [0, *ends[:-1]]
     plateaus = [float(np.median(speed[a:b])) for a, b in zip(starts, ends, strict=True)]
     found = []
-    for index, plateau in enumerate(plateaus):
-        if index == len(plateaus) - 1:
-            found.append(MemoryLevel("DRAM", round(memory_kib), short(float(speed[-1]))))
-            break
-        middle = 0.5 * (np.log(plateau) + np.log(plateaus[index + 1]))
+    for index, (plateau, after) in enumerate(pairwise(plateaus)):
+        middle = 0.5 * (np.log(plateau) + np.log(after))
         last = int(np.flatnonzero(logs >= middle)[-1])
         size = float(
             np.exp(np.interp(-middle, -logs[last : last + 2], np.log(sweep.kib[last : last + 2])))
         )
         found.append(MemoryLevel(f"L{index + 1}", round(size), short(plateau)))
-    return tuple(found)
+    return found
 
 
+_FULL = 0.75
+"""Share of a cache that a working set may fill: the rest holds code, stack and other data."""
 _MOST_LEVELS = 4
 _LEVEL_PRICE = 0.05
 """Price of a level: it pays if the level explains a drop of about 20 % over two doublings."""

@@ -8,10 +8,9 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, NotRequired, TypedDict, cast
 
-import platformdirs
 from msgspec import Meta
 
-from aiq import files
+from aiq import cache, files
 from aiq.calibrate.products import Timed
 from aiq.cost.pieces import Piece
 from aiq.errors import InputError
@@ -57,13 +56,17 @@ class Sample:
 
 
 class Roofs(TypedDict):
-    """Peaks by dtype in GFLOP/s, working sets in KiB and their bandwidths in GB/s, as measured."""
+    """Peaks by dtype in GFLOP/s, working sets in KiB and their bandwidths in GB/s, as measured.
+
+    ``others`` is the share of the processors that other processes took meanwhile.
+    """
 
     threads: Count
     peaks: dict[Name, Positive]
     kib: list[Positive]
     gbps: list[Positive]
     parallel_efficiency: NotRequired[dict[Name, Positive]]
+    others: NotRequired[NonNegative]
 
 
 class Values(TypedDict, total=False):
@@ -191,4 +194,4 @@ def default_path(signature: Mapping[str, Any]) -> Path:
     """Return the default path of the samples with a signature."""
     said = json.dumps({"schema": SCHEMA, **signature}, sort_keys=True)
     digest = hashlib.sha256(said.encode()).hexdigest()[:16]
-    return platformdirs.user_cache_path("aiq") / "calibration" / f"{digest}.json"
+    return cache.folder(cache.CALIBRATIONS) / f"{digest}.json"

@@ -1,49 +1,77 @@
 """The roofs of this machine as a hardware profile, and beside those of another profile."""
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from aiq import machine
+from aiq import machine, quiet
 from aiq.calibrate import roofs
 from aiq.formats import KERNEL_DTYPES
-from aiq.hardware import Hardware, MemoryLevel, Pair
+from aiq.hardware import Energy, Hardware, MemoryLevel, Pair
 from aiq.progress import Progress, silent
 
 NAME = "this_machine"
 _LARGEST_KIB = 256 * 1024  # largest working set in KiB: beyond the last cache that a process gets
 
 
-def quick(progress: Progress | None = None) -> Hardware:
+def quick(progress: Progress | None = None, *, name: str = NAME, force: bool = False) -> Hardware:
     """Measure the roofs of this machine with PyTorch's present thread count, in a few seconds.
 
     Parameters
     ----------
     progress
         Called with ``("measure this machine", steps done, steps in all)``.
+    name
+        Name of the profile.
+    force
+        Whether to measure on a busy machine, too. Otherwise the call waits for a quiet one.
 
     Returns
     -------
     Hardware
-        A profile called ``this_machine`` with the peak of each dtype that has a kernel here
-        (float32 always) and the memory levels. It has no section for a runtime.
+        A profile with the peak of each dtype that has a kernel here (float32 always) and the memory
+        levels. It has no section for a runtime.
+
+    Raises
+    ------
+    BusyMachineError
+        If other processes use the processors for longer than a minute.
     """
-    found = _roofs(torch.get_num_threads(), progress or silent)
-    return as_hardware(found, machine.describe(), NAME)
+    found = quiet_roofs(torch.get_num_threads(), progress or silent, _roofs, force=force)
+    return as_hardware(found, machine.describe(), name)
 
 
-def compare(hardware: Hardware, progress: Progress | None = None) -> tuple[Pair, ...]:
+def quiet_roofs(
+    threads: int,
+    report: Progress,
+    measure: Callable[[int, Progress], dict[str, Any]],
+    *,
+    force: bool,
+) -> dict[str, Any]:
+    """Return what `measure` returns on a quiet machine; with `force`, with the load on any."""
+    quiet.require(force=force, progress=report)
+    load = quiet.watch()
+    found = measure(threads, report)
+    if not force:
+        quiet.refuse(load())
+    others = load().others
+    return found if others is None else {**found, "others": roofs.short(others)}
+
+
+def compare(
+    hardware: Hardware, progress: Progress | None = None, *, force: bool = False
+) -> tuple[Pair, ...]:
     """Measure the roofs of this machine with a profile's threads, and pair them with the profile's.
 
     Parameters
     ----------
     hardware
         The profile to compare with.
-    progress
-        Called as by `quick`.
+    progress, force
+        These are the parameters of `quick`.
 
     Returns
     -------
@@ -55,9 +83,11 @@ def compare(hardware: Hardware, progress: Progress | None = None) -> tuple[Pair,
     ------
     InputError
         If the profile holds for more threads than this process may use.
+    BusyMachineError
+        As in `quick`.
     """
     with machine.threads(hardware.threads):
-        here = quick(progress)
+        here = quick(progress, force=force)
     peaks = [
         Pair(f"compute.{dtype}.peak_gflops", peak, here.peak_gflops[dtype])
         for dtype, peak in hardware.peak_gflops.items()
@@ -120,19 +150,26 @@ def as_hardware(found: Mapping[str, Any], host: Mapping[str, Any], name: str) ->
         description=f"{what}, as measured by aiq calibrate.",
         threads=found["threads"],
         peak_gflops=MappingProxyType(dict(found["peaks"])),
-        memory=roofs.levels(sweep, (host["memory_gib"] or 16) * 2**20),
-        provenance=MappingProxyType(_provenance(host)),
+        memory=roofs.levels(sweep, (host["memory_gib"] or 16) * 2**20, machine.caches()),
+        provenance=MappingProxyType(_provenance(host, found.get("others"))),
         parallel_efficiency=MappingProxyType(dict(found.get("parallel_efficiency", {}))),
+        energy=Energy(),
     )
 
 
-def _provenance(host: Mapping[str, Any]) -> dict[str, Any]:
+def _provenance(host: Mapping[str, Any], others: float | None) -> dict[str, Any]:
+    busy = others is not None and others > quiet.MOST
+    load = (
+        [f"measured although other processes took {others:.0%} of the processors"] if busy else []
+    )
     return {
         "method": "measured",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "sources": [
             "peaks: the fastest of PyTorch's products of 512x512 matrices, best of many runs",
             "memory: sums over working sets from 8 KiB a thread to 256 MiB in all, in equal shares",
+            "cache sizes: those that the system reports",
+            *load,
         ],
         "machine": dict(host),
     }

@@ -1,6 +1,5 @@
 """``aiq calibrate``: measure this machine."""
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -11,14 +10,19 @@ from aiq import calibrate as calibration
 from aiq import hardware, machine
 from aiq.cli import profile_tables as tables
 from aiq.cli.common import JsonOption, deliver, out, print_json, progress_bars
-from aiq.errors import InputError
 from aiq.files import check_target
 from aiq.hardware import Hardware
 
 
 def calibrate(
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The profile to write, NAME.yaml.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The profile to write, NAME.yaml; default: the one of this machine in the user's "
+            "cache folder, which --hw auto finds.",
+        ),
     ] = None,
     runtime: Annotated[
         list[str] | None, typer.Option(help="The runtime to measure (inductor); may be repeated.")
@@ -36,23 +40,33 @@ def calibrate(
     compare: Annotated[
         str | None, typer.Option(help="Measure the roofs and set them beside this profile's.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Measure although other processes use the machine.")
+    ] = False,
     json_: JsonOption = False,
 ) -> None:
     """Measure this machine and a runtime, and write a hardware profile; can be resumed."""
     if compare is not None:
-        _compare(Hardware.load(compare), json_)
+        _compare(Hardware.load(compare), json_, force=force)
         return
     if output is None:
-        raise InputError("There is no file to write; name one with --output NAME.yaml.")
+        with machine.threads(threads) as used:
+            output = calibration.own_path(used)
+        output.parent.mkdir(parents=True, exist_ok=True)
     name = hardware.name_of(output)  # a wrong name would be a pity after minutes of measuring
     check_target(output)
     with progress_bars() as progress:
         if quick:
             with machine.threads(threads):
-                profile = replace(calibration.quick(progress=progress), name=name)
+                profile = calibration.quick(progress, name=name, force=force)
         else:
             measure = partial(
-                calibration.calibrate, name=name, threads=threads, again=again, progress=progress
+                calibration.calibrate,
+                name=name,
+                threads=threads,
+                again=again,
+                force=force,
+                progress=progress,
             )
             first, *others = runtime or ["inductor"]
             profile = measure(first)
@@ -68,9 +82,9 @@ def calibrate(
     deliver(show, profile.save, output)
 
 
-def _compare(profile: Hardware, json_: bool) -> None:
+def _compare(profile: Hardware, json_: bool, *, force: bool) -> None:
     with progress_bars() as progress:
-        pairs = calibration.compare(profile, progress)
+        pairs = calibration.compare(profile, progress, force=force)
     here = machine.describe()["cpu"]
     if json_:
         rows = [

@@ -28,6 +28,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "aiq.cli.measure:compare",
         "Time a plan against float32 on this machine, and set the prediction beside.",
     ),
+    "export": (
+        "aiq.cli.export:export",
+        "Write a model in the formats of a plan to a file that runs without aiq.",
+    ),
     "measure": (
         "aiq.cli.measure:measure",
         "Time a model in several formats and plans, in turns: throughput, latency, memory, noise.",
@@ -43,6 +47,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "calibrate": (
         "aiq.cli.calibrate:calibrate",
         "Measure this machine and a runtime, and write a hardware profile; can be resumed.",
+    ),
+    "cache": (
+        "aiq.cli.cache:app",
+        "Show what is kept in the user's cache folder, or empty it.",
     ),
     "profiles": (
         "aiq.cli.profiles:app",

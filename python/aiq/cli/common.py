@@ -2,19 +2,18 @@
 
 import json
 import sys
-import tempfile
+import warnings
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
-import platformdirs
 import typer
 from rich.console import Console
 
+from aiq import bars, cache
 from aiq import progress as stages
-from aiq.cli import progress
 from aiq.errors import InputError
 
 out = Console()
@@ -33,7 +32,7 @@ def completions(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]
 
 def profile_names() -> list[str]:
     """Return the names of the hardware profiles; what reads them is loaded for that only."""
-    return list(import_module("aiq.hardware.library").available())
+    return ["auto", *import_module("aiq.hardware.library").available()]
 
 
 ModelArgument = Annotated[
@@ -78,7 +77,7 @@ HardwareOption = Annotated[
     str,
     typer.Option(
         "--hw",
-        help="A profile's name (see `aiq profiles`) or a .yaml file.",
+        help="A profile's name (see `aiq profiles`), a .yaml file, or auto: this machine.",
         autocompletion=completions(profile_names),
     ),
 ]
@@ -86,36 +85,32 @@ CacheOption = Annotated[
     Path | None,
     typer.Option(
         "--cache",
-        help="Folder that keeps all evaluations, so that interrupted work goes on where it was; "
-        "default: one in the user's cache folder.",
+        help="Folder that keeps all evaluations, so that another budget takes seconds and "
+        "interrupted work goes on where it was; default: one in the user's cache folder.",
     ),
+]
+NoCacheOption = Annotated[
+    bool, typer.Option("--no-cache", help="Keep no evaluations, and use none that are kept.")
 ]
 
 
-def evaluations(folder: Path | None) -> Path | None:
-    """Return where evaluations are kept: `folder`, or one in the user's cache folder.
-
-    ``None``, and a line on stderr, if the user has none that can be written.
-    """
-    if folder is not None:
-        return folder
-    try:
-        folder = platformdirs.user_cache_path("aiq") / "evaluations"
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except (OSError, RuntimeError) as error:
-        err.print(
-            f"No evaluations are kept: the cache folder cannot be written ({error}); "
-            "name another with --cache.",
-            markup=False,
-        )
-        return None
+def evaluations(folder: Path | None, *, no_cache: bool) -> bool | Path:
+    """Return what `aiq.search` takes as its ``cache``."""
+    if no_cache and folder is not None:
+        raise InputError("Both --cache and --no-cache are given; give one of them.")
+    if no_cache or folder is not None:
+        return folder or False
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        usable = cache.usable(cache.EVALUATIONS) is not None
+    for warning in said:
+        err.print(str(warning.message), markup=False, highlight=False)
+    return usable
 
 
 def progress_bars() -> AbstractContextManager[stages.Progress]:
     """Show on stderr what is going on: bars in a terminal, elsewhere a line every ten seconds."""
-    return progress.shown(err)
+    return bars.shown(err)
 
 
 def print_json(document: Any) -> None:  # noqa: ANN401 - whatever json takes

@@ -17,10 +17,9 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from aiq import calibrate, cost, graph, models, runtimes, sensitivity, text
+from aiq import calibrate, comparison_table, cost, graph, models, runtimes, sensitivity, text
 from aiq import data as datasets
 from aiq.calibrate.blocks import THUMBNAILS
-from aiq.cli import tables
 from aiq.cli.common import JsonOption, err, out, print_json, progress_bars
 from aiq.comparison import PredictedMeasured, compare
 from aiq.cost import CostTable
@@ -121,7 +120,7 @@ def run(progress: Progress) -> Result:
     image, batch = test.inputs(test.images[:1]), test.inputs(test.images[:BATCH])
 
     runtime = next(name for name in RUNTIMES if name in runtimes.available())
-    roofs = calibrate.quick(progress=progress)
+    roofs = calibrate.quick(progress=progress, force=True)
     profile = calibrate.brief(runtime, roofs, THUMBNAILS, progress=progress)
 
     traced = graph.trace(model, image)
@@ -219,7 +218,7 @@ def render(result: Result) -> RenderableType:
             f"Speed: ResNet-20, batch {BATCH}, the fastest formats within {MAX_DROP:.0%}\n", "bold"
         ),
         show.plan(result.throughput_plan),
-        tables.throughput(result.throughput),
+        comparison_table.throughput(result.throughput),
         Text("\nIntensity: ResNet-20, weights only\n", "bold"),
         text.table(title, columns, rows),
         Text(show.summary(result.plan)),

@@ -13,7 +13,7 @@ from typing import Annotated
 import torch
 import typer
 
-from aiq import graph, machine, runtimes
+from aiq import comparison_table, graph, machine, runtimes
 from aiq.cli import tables
 from aiq.cli.common import (
     BatchDimOption,
@@ -84,7 +84,7 @@ def compare(
     if json_:
         print_json(result.to_dict())
     else:
-        out.print(tables.throughput(result))
+        out.print(comparison_table.throughput(result))
 
 
 def measure(

@@ -16,6 +16,7 @@ from aiq.cli.common import (
     InputOption,
     JsonOption,
     ModelArgument,
+    NoCacheOption,
     deliver,
     evaluations,
     out,
@@ -26,6 +27,7 @@ from aiq.cli.spec import load_data, load_model
 from aiq.errors import Interrupted
 from aiq.evaluate import Evaluator
 from aiq.files import check_target
+from aiq.planning.options import SearchOptions
 
 
 def graph(
@@ -52,17 +54,24 @@ def sensitivity(
         Path | None, typer.Option("--output", "-o", help="Save the drop table as JSON here.")
     ] = None,
     cache: CacheOption = None,
+    no_cache: NoCacheOption = False,
     json_: JsonOption = False,
 ) -> None:
     """Measure how much accuracy each layer loses, alone, in each format."""
     if output is not None:
         check_target(output)
     loaded = load_model(model, needs_inputs=False)
-    batches, folder = load_data(data), evaluations(cache)
+    batches, named = load_data(data), evaluations(cache, no_cache=no_cache)
+    folder = SearchOptions(cache=named).folder
     try:
         with progress_bars() as progress:
             evaluator = Evaluator(
-                loaded.module, batches, batch_dim=batch_dim, cache=folder, progress=progress
+                loaded.module,
+                batches,
+                batch_dim=batch_dim,
+                cache=folder,
+                lenient=named is True,
+                progress=progress,
             )
             drops = sensitivities.measure(evaluator, formats, progress=progress)
     except KeyboardInterrupt:

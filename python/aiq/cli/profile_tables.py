@@ -8,24 +8,25 @@ from rich.text import Text
 
 from aiq.formats import KERNEL_DTYPES
 from aiq.hardware import Hardware, Pair, RuntimeProfile, Specification
-from aiq.text import count, table
+from aiq.text import FittedTable, count, table
 
 
-def profiles(found: Iterable[Hardware]) -> Table:
-    """Return a list of hardware profiles, one row each."""
-    columns = ["<profile", "threads", *KERNEL_DTYPES, "DRAM", "<runtimes", "<description"]
-    rows = (
+def profiles(found: Iterable[Hardware]) -> FittedTable:
+    """Return a list of hardware profiles, one row each; narrow terminals show fewer columns."""
+    columns = ("<profile", "threads", *KERNEL_DTYPES, "GB/s", "<runtimes", "<description")
+    rows = tuple(
         (
             profile.name,
             str(profile.threads),
-            *(_rate(profile.peak_gflops.get(dtype)) for dtype in KERNEL_DTYPES),
-            f"{profile.dram_gbps:g} GB/s",
+            *(_gflops(profile.peak_gflops.get(dtype)) for dtype in KERNEL_DTYPES),
+            f"{profile.dram_gbps:g}",
             " ".join(profile.runtimes) or "-",
             profile.description,
         )
         for profile in found
     )
-    return _unbroken(table("Hardware profiles", columns, rows))
+    title = "Hardware profiles: peaks in GFLOP/s, memory in GB/s, calibrated runtimes"
+    return FittedTable(title, columns, rows, ("<description", "bf16", "threads"))
 
 
 def profile(hardware: Hardware) -> RenderableType:
@@ -116,6 +117,10 @@ def _size(kib: float) -> str:
         if kib >= factor:
             return f"{kib / factor:.3g} {unit}"
     return f"{kib:.3g} KiB"
+
+
+def _gflops(peak: float | None) -> str:
+    return "-" if peak is None else f"{peak:.3g}" if peak < 1000 else f"{peak:.0f}"
 
 
 def _rate(gflops: float | None) -> str:

@@ -20,6 +20,7 @@ def show(
     check: Annotated[
         bool, typer.Option("--check", help="Verify the solver's certificate instead.")
     ] = False,
+    layers: Annotated[bool, typer.Option("--layers", help="A row for every layer.")] = False,
     json_: JsonOption = False,
 ) -> None:
     """Show a saved plan: what it buys, and every layer's format."""
@@ -29,7 +30,7 @@ def show(
     elif json_:
         sys.stdout.write(found.to_json())
     else:
-        out.print(as_text.plan(found))
+        out.print(as_text.plan(found, every=layers))
 
 
 def _check(plan: Plan, json_: bool) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from aiq.calibrate import AUTO
 from aiq.cli.common import (
     BatchDimOption,
     CacheOption,
@@ -18,6 +19,7 @@ from aiq.cli.common import (
     InputOption,
     JsonOption,
     ModelArgument,
+    NoCacheOption,
     completions,
     deliver,
     evaluations,
@@ -80,7 +82,7 @@ def _with_search_options(command: Callable[..., None]) -> Callable[..., None]:
 def search(
     model: ModelArgument,
     *,
-    hw: HardwareOption = "xeon_2vcpu",
+    hw: HardwareOption = "auto",
     data: Annotated[
         str | None,
         typer.Option(
@@ -97,25 +99,25 @@ def search(
         Path | None, typer.Option("--output", "-o", help="Save the plan as JSON here.")
     ] = None,
     cache: CacheOption = None,
+    no_cache: NoCacheOption = False,
     json_: JsonOption = False,
     **options: Any,  # noqa: ANN401 - those of SearchOptions
 ) -> None:
     """Choose a format for every layer of a model."""
     if output is not None:
         check_target(output)
-    hardware = Hardware.load(hw)
-    options |= {"pin": parse_pins(pin or [])}
-    SearchOptions(**options).validate(hardware)
+    kept = evaluations(cache, no_cache=no_cache)
+    options |= {"pin": parse_pins(pin or []), "cache": kept}
+    SearchOptions(**options).validate(None if hw == AUTO else Hardware.load(hw))
     loaded = load_model(model, shape, data)
     try:
         with progress_bars() as progress:
             plan = run_search(
                 loaded.module,
-                hardware,
+                hw,
                 loaded.data,
                 example_inputs=loaded.example_inputs,
                 batch_dim=batch_dim,
-                cache_dir=None if data is None else evaluations(cache),
                 progress=progress,
                 **options,
             )

@@ -5,7 +5,7 @@ first layer whose format differs. That part is computed once, and kept as far as
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from importlib import metadata
@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from aiq.data.reading import CALIBRATION_SAMPLES
-from aiq.errors import InputError
 from aiq.evaluate import independence, journal, metrics
 from aiq.evaluate.gather import gather
-from aiq.evaluate.journal import Journal
+from aiq.evaluate.journal import Journal, LenientJournal
 from aiq.evaluate.metrics import Metric
 from aiq.evaluate.runner import LayerFormats, Runner
 from aiq.evaluate.samples import Samples
@@ -31,7 +30,7 @@ from aiq.fingerprint import Fingerprint
 from aiq.formats import REFERENCE
 from aiq.graph import BatchDim, Trace, trace
 from aiq.graph.export import Inputs
-from aiq.progress import Progress
+from aiq.progress import Progress, silent
 from aiq.quantize.fold import fold
 from aiq.quantize.program import Program
 from aiq.quantize.simulate import Formats, Simulator
@@ -129,6 +128,8 @@ class Evaluator:
         Largest size of kept activations in bytes.
     cache
         Folder of a journal of all evaluations, so that none is run twice; ``None`` for no journal.
+    lenient
+        Whether a journal that fails ends with a warning, and not with an error.
     executor
         A ``concurrent.futures`` executor that runs the chunks; ``None`` for this process.
     seed
@@ -146,6 +147,9 @@ class Evaluator:
         The metric that was given.
     baseline
         Evaluation of the float32 network.
+    folder, fingerprint
+        Folder of the journal, and a hash of everything that determines an evaluation; ``None`` and
+        empty without a journal.
 
     Raises
     ------
@@ -167,15 +171,16 @@ class Evaluator:
         weight_bits: int = 8,
         memory: int = 2**28,
         cache: str | Path | None = None,
+        lenient: bool = False,
         executor: Executor | None = None,
         seed: int = 0,
         progress: Progress | None = None,
     ) -> None:
         metrics.check(metric)
-        if cache is not None:
+        if cache is not None and not lenient:
             journal.check_folder(cache)
         self.metric = metric
-        self._progress = progress or (lambda stage, done, total: None)
+        self._progress = progress or silent
         dims = model.batch_dim if isinstance(model, Trace) else batch_dim
         samples = gather(data, labelled=metric != "cosine", batch_dim=dims)
         samples = samples.counted() if isinstance(metric, str) else samples
@@ -194,7 +199,8 @@ class Evaluator:
             seen = gather(calibration, labelled=False, batch_dim=dims, reads=program.reads)
         with torch.inference_mode():
             output_dim = independence.output_dim(program, samples, batch)
-            statistics = observe(self.trace, (chunk.filled(batch) for chunk in seen.chunks(size)))
+            chunks = self._told("observe activations", seen.chunks(size))
+            statistics = observe(self.trace, (chunk.filled(batch) for chunk in chunks))
         simulator = Simulator(self.trace, statistics, observer)
         self.runner = Runner(simulator, metric, batch, output_dim)
         self.layers = self.runner.layers
@@ -204,9 +210,11 @@ class Evaluator:
             if executor is None
             else ExecutorWorkers(self.runner, self._chunks, executor)
         )
-        self._journal: Journal | None = None
+        self.folder, self.fingerprint = None if cache is None else Path(cache), ""
+        self._journal: Journal | LenientJournal | None = None
         if cache is not None:
-            self._journal = Journal(cache, self._fingerprint(samples, size, metric))
+            self.fingerprint = self._fingerprint(samples, size, metric)
+            self._journal = (LenientJournal if lenient else Journal)(cache, self.fingerprint)
         self._work = 0.0
         self._float32: list[Tensor] = []  # scores of the float32 network, per chunk
         self.baseline = self.evaluate({})
@@ -295,6 +303,13 @@ class Evaluator:
                 report("evaluate", done, total)
         return [self._evaluation(scores[plan]) for plan in whole]
 
+    def _told(self, stage: str, chunks: Sequence[Samples]) -> Iterator[Samples]:
+        """Yield chunks, and report how many are done."""
+        for done, chunk in enumerate(chunks):
+            self._progress(stage, done, len(chunks))
+            yield chunk
+        self._progress(stage, len(chunks), len(chunks))
+
     def _plan(self, formats: Formats) -> LayerFormats:
         self.runner.simulator.check(formats)
         chosen = (formats.get(name, REFERENCE) for name in self.layers)
@@ -363,7 +378,7 @@ class Evaluator:
         hashed.add("aiq", metadata.version("aiq"))
         hashed.add("torch", (torch.__version__, torch.backends.cpu.get_cpu_capability()))
         hashed.add("chunk", size)
-        hashed.add("metric", metric if isinstance(metric, str) else _identity(metric))
+        hashed.add("metric", metric if isinstance(metric, str) else metrics.identity(metric))
         for name, leaf in enumerate(pytree.tree_leaves((samples.inputs, samples.targets))):
             hashed.add(f"data {name}", leaf)
         if samples.dims != (0,) * len(samples.dims):
@@ -372,17 +387,6 @@ class Evaluator:
             hashed.add("seed", self._seed)
         self.runner.simulator.fingerprint(hashed)
         return hashed.hexdigest()
-
-
-def _identity(metric: Metric) -> tuple[object, ...]:
-    """Return what identifies a metric, as far as that can be known."""
-    code = getattr(metric, "__code__", None)
-    if code is None:
-        raise InputError(
-            f"The metric {metric!r} cannot be told from others, so its evaluations cannot be kept; "
-            "give a plain function, or no cache."
-        )
-    return (metric.__module__, metric.__qualname__, code.co_code, code.co_consts, code.co_names)
 
 
 def _by_first_change(plan: LayerFormats) -> list[tuple[bool, str, str]]:

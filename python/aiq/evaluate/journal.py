@@ -8,6 +8,7 @@ share a file.
 import sqlite3
 import threading
 import time
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from aiq import cache
 from aiq.errors import DataError, InputError, printable
 from aiq.files import check_target
 
@@ -73,6 +75,7 @@ class Journal:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.exists() and not self.path.is_file():
                 raise OSError("it is not a file")
+            cache.touch(self.path)
             # Threads may share the connection, because the lock lets them use it one at a time.
             self._connection = sqlite3.connect(
                 self.path, timeout=PATIENCE_SECONDS, isolation_level=None, check_same_thread=False
@@ -191,6 +194,45 @@ class Journal:
             raise DataError(
                 f"{self._name} cannot be used ({reason}); give another folder."
             ) from None
+
+
+class LenientJournal:
+    """A journal in the user's cache folder: where it fails, nothing more is kept, with a warning.
+
+    Parameters
+    ----------
+    folder, fingerprint
+        As for `Journal`.
+    """
+
+    def __init__(self, folder: str | Path, fingerprint: str) -> None:
+        self._journal: Journal | None = None
+        with self._allowed_to_fail():
+            self._journal = Journal(folder, fingerprint)
+
+    def get(self, plan: str, chunk: int, samples: int | None = None) -> NDArray[np.float64] | None:
+        """Return the record of a plan on a chunk, or ``None`` if there is none."""
+        with self._allowed_to_fail():
+            return None if self._journal is None else self._journal.get(plan, chunk, samples)
+        return None
+
+    def put(self, plan: str, chunk: int, scores: NDArray[np.float64]) -> None:
+        """Store the record of a plan on a chunk."""
+        with self._allowed_to_fail():
+            if self._journal is not None:
+                self._journal.put(plan, chunk, scores)
+
+    @contextmanager
+    def _allowed_to_fail(self) -> Iterator[None]:
+        try:
+            yield
+        except DataError as error:
+            self._journal = None
+            warnings.warn(
+                f"Evaluations are not kept any more. {error} `aiq cache clear` empties the user's "
+                "cache folder.",
+                stacklevel=2,
+            )
 
 
 def _code(error: sqlite3.Error) -> int:

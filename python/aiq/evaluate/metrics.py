@@ -211,3 +211,20 @@ def _own_score(metric: Metric, output: Any, targets: Tensor | None, count: int) 
             f"let it return one finite number for each, shape ({count},)."
         )
     return score.double()
+
+
+def identity(metric: Metric) -> tuple[object, ...]:
+    """Return what identifies a metric, as far as that can be known.
+
+    Raises
+    ------
+    InputError
+        If it is no plain function, or uses variables of a function around it.
+    """
+    code = getattr(metric, "__code__", None)
+    if code is None or code.co_freevars:
+        raise InputError(
+            f"The metric {metric!r} cannot be told from others, so its evaluations cannot be kept; "
+            "give a plain function, or no cache."
+        )
+    return (metric.__module__, metric.__qualname__, code.co_code, code.co_consts, code.co_names)

@@ -1,6 +1,7 @@
 """Hardware profiles: the limits of a machine, and the speed of its runtimes."""
 
 from aiq.hardware.compare import Pair, side_by_side
+from aiq.hardware.energy import Energy
 from aiq.hardware.library import MAX_BYTES, available, builtin_folder, folders, name_of
 from aiq.hardware.profile import (
     Hardware,
@@ -15,6 +16,7 @@ from aiq.hardware.runtime_profile import Fit, KernelProfile, Realisation, Runtim
 
 __all__ = [
     "MAX_BYTES",
+    "Energy",
     "Fit",
     "Hardware",
     "KernelProfile",

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import platformdirs
 
-from aiq import files, names
+from aiq import cache, files, names
 from aiq.errors import HardwareError, InputError
 
 MAX_BYTES = 256 * 1024
 """Largest size of a profile in bytes."""
+
+RENAMED = {"xeon_emerald_2vcpu": "xeon_2vcpu"}
+"""Former names of shipped profiles, which plans of older versions state."""
 
 
 def builtin_folder() -> Path:
@@ -23,7 +26,8 @@ def folders() -> tuple[Path, ...]:
     """Return the folders that are searched for profiles; the first match wins."""
     named = os.environ.get("AIQ_HW_PROFILES", "")
     user = [Path(p) for p in named.split(os.pathsep) if p]
-    return (*user, platformdirs.user_config_path("aiq") / "hw_profiles", builtin_folder())
+    own = platformdirs.user_config_path("aiq") / "hw_profiles"
+    return (*user, own, cache.folder(cache.PROFILES), builtin_folder())
 
 
 def available() -> dict[str, Path]:
@@ -59,6 +63,7 @@ def find(name: str) -> Path:
         If there is no such profile; the message lists the known ones.
     """
     profiles = available()
+    name = RENAMED.get(name, name) if name not in profiles else name
     if name not in profiles:
         raise HardwareError(
             f"There is no hardware profile {name!r}; {names.advice(name, profiles)}, or use the "

@@ -2,7 +2,7 @@
 
 A profile called ``my_board`` is the file ``my_board.yaml`` in the first of these folders that has
 it: those named by the environment variable ``AIQ_HW_PROFILES``, the user's configuration folder,
-and the folder of profiles that aiq ships.
+the user's cache folder, and the folder of profiles that aiq ships.
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ from aiq import files
 from aiq.errors import HardwareError
 from aiq.formats import DType
 from aiq.hardware import library, runtime_profile, schema, strictyaml
+from aiq.hardware.energy import Energy
 from aiq.hardware.runtime_profile import RuntimeProfile
 
 SCHEMA = "aiq/hw-profile/v1"
@@ -90,6 +91,8 @@ class Hardware:
         empty if it was not measured.
     runtimes
         Runtime -> its calibrated section; empty if no runtime was calibrated.
+    energy
+        Energy of operations and of memory, or ``None`` if the profile states none.
     """
 
     name: str
@@ -101,6 +104,7 @@ class Hardware:
     specification: Mapping[str, Specification] = field(default_factory=dict)
     parallel_efficiency: Mapping[str, float] = field(default_factory=dict)
     runtimes: Mapping[str, RuntimeProfile] = field(default_factory=dict)
+    energy: Energy | None = None
 
     @property
     def dram_gbps(self) -> float:
@@ -216,6 +220,7 @@ def parse(text: str, file: str) -> Hardware:
                 for name, section in document.get("runtimes", {}).items()
             }
         ),
+        energy=Energy.read(document.get("energy")),
     )
 
 
@@ -234,6 +239,7 @@ def to_document(hardware: Hardware) -> dict[str, Any]:
         "compute": compute,
         "memory": [_given(level) for level in hardware.memory],
         "parallel_efficiency": dict(hardware.parallel_efficiency),
+        "energy": {} if hardware.energy is None else hardware.energy.to_document(),
         "runtimes": {
             name: runtime_profile.to_document(profile)
             for name, profile in hardware.runtimes.items()

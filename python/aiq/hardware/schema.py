@@ -14,7 +14,7 @@ from jsonschema.exceptions import best_match
 
 from aiq.errors import HardwareError
 from aiq.formats import parse as parse_format
-from aiq.hardware import library
+from aiq.hardware import library, plausible
 from aiq.hardware.strictyaml import shown
 
 Document = Mapping[str, Any]
@@ -54,6 +54,7 @@ def _problems(document: Document) -> Iterator[str]:
         yield from _specification(f"compute.{dtype}", peak, "gflops", "peak_gflops")
     for index, level in enumerate(document["memory"]):
         yield from _specification(f"memory.{index}", level, "gbps", "read_gbps")
+    yield from plausible.problems(document)
     for name, runtime in document.get("runtimes", {}).items():
         yield from _dtypes(f"runtimes.{name}", runtime, document["compute"])
         yield from _spans(f"runtimes.{name}", runtime)

@@ -48,6 +48,9 @@ class SolveSummary:
         Number of subproblems of the solver's certificate by how they were closed: ``bound``,
         ``enumerated``, ``infeasible``, ``branched`` or ``open``. If none is open, the proof is
         complete.
+    per_tenth
+        Shadow price: what 0.1 pp more accuracy drop would save, in `unit`; ``None`` where no drop
+        budget was solved for.
     """
 
     status: Name
@@ -61,6 +64,7 @@ class SolveSummary:
     drop_factor: float
     cheapest: bool = False
     closed: Mapping[Name, Count] = field(default_factory=dict)
+    per_tenth: NonNegative | None = None
 
 
 @dataclass(frozen=True, slots=True)

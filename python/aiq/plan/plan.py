@@ -188,8 +188,10 @@ class Plan(Saved):
         if self.tables is not None:
             self.tables.check([layer.format for layer in self.layers])
         for key, kind in _SHOWN.items():
+            if key not in self.provenance:
+                continue
             try:
-                msgspec.convert(self.provenance.get(key, []), kind)
+                msgspec.convert(self.provenance[key], kind)
             except msgspec.ValidationError as error:
                 raise InputError(f"The provenance's {key}: {error}") from None
 
@@ -305,7 +307,11 @@ class _Undecided(TypedDict):
     bytes: Count
 
 
-_SHOWN: Mapping[str, Any] = {"undecided": list[_Undecided], "uncounted": list[Text]}
+_SHOWN: Mapping[str, Any] = {
+    "undecided": list[_Undecided],
+    "uncounted": list[Text],
+    "profile": Text,
+}
 """What tables show of a provenance, and its types."""
 
 

@@ -1,40 +1,71 @@
 """A plan as text."""
 
 from collections import Counter
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from aiq import quiet
 from aiq.plan import words
+from aiq.plan.certificate import SolveSummary
 from aiq.plan.notes import not_counted, not_decided
+from aiq.report import drawing
 from aiq.report.sentence import described, gain
-from aiq.text import count, duration, points, table
+from aiq.text import FittedTable, count, duration, table
 
 if TYPE_CHECKING:  # a plan prints itself through this module
     from aiq.plan.plan import Plan
     from aiq.plan.timed import Shortlist
 
 
-def plan(plan: "Plan") -> RenderableType:
-    """Return a plan: what it is predicted to buy, how sure that is, and every layer's format."""
-    columns = ["<layer", "<format", "share of cost", "saves", "drop", "<why not cheaper"]
-    drops_known = plan.provenance.get("sensitivity", "") is not None
-    rows = (
-        (
-            layer.name,
-            layer.format,
-            f"{100 * layer.share:.1f} %",
-            f"{100 * layer.saving:.0f} %",
-            words.drop(plan, layer.drop) if drops_known else "-",
-            layer.why,
-        )
-        for layer in plan.layers
-    )
+LEAST_FOLDED = 3
+"""Rows in succession that say the same become one row if they are so many."""
+
+
+def plan(plan: "Plan", *, every: bool = False) -> RenderableType:
+    """Return a plan: what it is predicted to buy, how sure that is, and every layer's format.
+
+    Layers in succession with one format and one reason share a row, unless `every` layer is to have
+    its own.
+    """
     parts: list[RenderableType] = [Text(summary(plan))]
     if plan.shortlist is not None:
         parts.append(shortlist(plan.shortlist))
-    return Group(*parts, table("", columns, rows))
+    return Group(*parts, _layers(plan, every=every))
+
+
+def _layers(plan: "Plan", *, every: bool) -> FittedTable:
+    """Return the layers; names lack the parts that all of them begin with."""
+    drops_known = plan.provenance.get("sensitivity", "") is not None
+    short = dict(zip((layer.name for layer in plan.layers), _short(plan), strict=True))
+    rows = []
+    for _, alike in groupby(plan.layers, key=lambda layer: (layer.format, layer.why)):
+        group = list(alike)
+        folded = not every and len(group) >= LEAST_FOLDED
+        for layers in [group] if folded else [[layer] for layer in group]:
+            first, share = layers[0], sum(layer.share for layer in layers)
+            name = short[first.name]
+            if len(layers) > 1:
+                name = f"{name} to {short[layers[-1].name]} ({len(layers)})"
+            saved = sum(layer.share * layer.saving for layer in layers)
+            rows.append(
+                (
+                    name,
+                    first.format,
+                    f"{100 * share:.1f}",
+                    f"{100 * saved / share:.0f}" if share else "0",
+                    f"{100 * sum(x.drop for x in layers) + 0.0:.2f}" if drops_known else "-",
+                    first.why,
+                )
+            )
+    columns = ("<layer", "<format", "cost, %", "saves, %", "drop, pp", "<why not cheaper")
+    return FittedTable("", columns, tuple(rows), ("cost, %", "saves, %", "drop, pp"))
+
+
+def _short(plan: "Plan") -> list[str]:
+    return drawing.short([layer.name for layer in plan.layers])
 
 
 def shortlist(found: "Shortlist") -> RenderableType:
@@ -59,6 +90,8 @@ def shortlist(found: "Shortlist") -> RenderableType:
     ]
     if found.steal is not None:
         notes.append(f"{100 * found.steal:.1f} % of time stolen")
+    if found.others is not None and found.others > quiet.MOST:
+        notes.append(f"the machine was not quiet: others took {100 * found.others:.0f} % of it")
     if found.interrupted:
         notes.append("interrupted")
     left_out = [Text(f"left out: {name}. {reason}") for name, reason in found.left_out.items()]
@@ -111,10 +144,20 @@ def _cheapest(plan: "Plan") -> str:
     if plan.accuracy is None:
         drop = ""
     elif plan.accuracy.drop > 0:
-        drop = f" and it drops {points(plan.accuracy.drop)}"
+        drop = f" and it drops {words.drop(plan, plan.accuracy.drop)}"
     else:
         drop = " and no accuracy is lost"
     return f"{what} is optimal: nothing cheaper exists{drop}"
+
+
+def price(proof: SolveSummary) -> str:
+    """Return the shadow price of accuracy in words."""
+    saved = proof.per_tenth or 0.0
+    if not saved:
+        return "0.1 pp more accuracy drop would save nothing"
+    amount = f"{count(saved)}B" if proof.unit == "bytes" else f"{duration(saved)} a batch"
+    share = f"{100 * saved / proof.value:.2g} %" if proof.value > 0 else ""
+    return f"0.1 pp more accuracy drop would save {amount}" + (f", {share}" if share else "")
 
 
 def summary(plan: "Plan") -> str:
@@ -125,6 +168,7 @@ def summary(plan: "Plan") -> str:
     lines = [
         sentence(plan),
         f"{plan.model} on {plan.hardware}: {plan.objective}, {plan.method}",
+        *([f"  machine     {reason}"] if (reason := plan.provenance.get("profile")) else []),
         f"  intensity   {before.intensity:.2f} -> {now.intensity:.2f} FLOP/byte, {intensity:.2f}x",
         f"  traffic     {count(before.bytes)}B -> {count(now.bytes)}B",
         f"  weights     {count(before.weight_bytes)}B -> {count(now.weight_bytes)}B",
@@ -163,5 +207,7 @@ def summary(plan: "Plan") -> str:
         effort = f"{proof.nodes} nodes, {duration(proof.seconds)}"
         answer = f"{proof.status}: {proof.value:.6g} {proof.unit}, gap {100 * proof.gap:.3g} %"
         lines.append(f"  proof       {answer}, {effort}")
+    if proof.per_tenth is not None:
+        lines.append(f"  price       {price(proof)}")
     lines.append(f"  search      {plan.evaluations} evaluations, {duration(plan.seconds)}")
     return "\n".join(lines)

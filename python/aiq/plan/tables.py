@@ -92,6 +92,9 @@ class PlanTables:
     spread
         5 % and 95 % quantiles of measured over predicted time in the calibration of the machine;
         ``None`` without a calibration.
+    mac_pj, byte_pj, energy_source
+        Compute dtype -> picojoules of one multiplication and addition, picojoules of one byte
+        moved, and their source; empty if the hardware profile states none.
     """
 
     formats: tuple[Name, ...]
@@ -107,6 +110,9 @@ class PlanTables:
     peaks_gflops: Mapping[Name, Positive] = field(default_factory=dict)
     memory_gbps: Mapping[Name, Positive] = field(default_factory=dict)
     spread: tuple[NonNegative, NonNegative] | None = None
+    mac_pj: Mapping[Name, Positive] = field(default_factory=dict)
+    byte_pj: Positive | None = None
+    energy_source: Text = ""
 
     def check(self, chosen: Sequence[str]) -> None:
         """Raise `InputError` if the tables do not fit a plan with these formats of its layers."""

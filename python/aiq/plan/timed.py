@@ -68,6 +68,9 @@ class Shortlist:
         Whether Ctrl-C ended it.
     left_out
         Plans that the runtime cannot compile, or computes wrongly: name -> reason.
+    others
+        Share of the processors' time that other processes took meanwhile; ``None`` if it is not
+        known.
     """
 
     runtime: Name
@@ -81,6 +84,7 @@ class Shortlist:
     steal: NonNegative | None
     interrupted: bool
     left_out: Mapping[Name, str] = field(default_factory=dict)
+    others: Share | None = None
 
     def __post_init__(self) -> None:
         names = [plan.name for plan in self.plans]

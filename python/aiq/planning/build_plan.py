@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
-from aiq import machine, solver
+from aiq import solver
+from aiq.calibrate import Choice
 from aiq.cost import CostTable
 from aiq.drops import DropTable
 from aiq.formats import REFERENCE, Format
 from aiq.graph import LayerGraph, Trace
-from aiq.hardware import Hardware
+from aiq.machine import describe
 from aiq.plan import (
     Accuracy,
     InputSpec,
@@ -32,10 +33,11 @@ from aiq.planning import kept
 from aiq.planning.accuracy import AccuracyMeter, HeldBack
 from aiq.planning.objective import Objective
 from aiq.planning.options import SearchOptions
+from aiq.planning.price import per_tenth
+from aiq.planning.reasons import reasons
 from aiq.planning.stages import Choices, Source
 from aiq.planning.tables import Tables
 from aiq.planning.task import Outcome, Task
-from aiq.runtimes import placement
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,7 +70,7 @@ class Found:
 
 def plan(
     trace: Trace,
-    hardware: Hardware,
+    machine: Choice,
     source: Source,
     choices: Choices,
     seconds: CostTable,
@@ -77,7 +79,8 @@ def plan(
     started: float,
 ) -> Plan:
     """Return the plan that a search found; `started` is when it began, by ``perf_counter``."""
-    tables, meter, outcome = found.task.tables, found.meter, found.outcome
+    hardware, tables = machine.hardware, found.task.tables
+    meter, outcome = found.meter, found.outcome
     assert outcome is not None
     held_back = None if meter is None else meter.held_back(found.task, outcome.formats)
     walked = options.measures_candidates(has_data=meter is not None)
@@ -101,10 +104,14 @@ def plan(
         baseline=prediction(float32, tables, seconds),
         predicted_drop=outcome.predicted_drop,
         accuracy=accuracy(outcome, held_back),
-        proof=proof(outcome, options.goal.unit, tables),
+        proof=replace(
+            proof(outcome, options.goal.unit, tables),
+            per_tenth=None if found.drops is None else per_tenth(found.task, outcome),
+        ),
         evaluations=0 if meter is None else meter.evaluator.evaluations,
         seconds=time.perf_counter() - started,
-        provenance=_provenance(trace, source, choices, options, found.drops),
+        provenance=_provenance(trace, source, choices, options, found.drops)
+        | ({"profile": machine.reason} if machine.reason else {}),
         shortlist=found.timed,
         tables=kept.keep(
             trace.graph,
@@ -137,7 +144,7 @@ def _provenance(
     """Return what is needed to repeat the search."""
     metric = options.metric
     return {
-        "machine": machine.describe(),
+        "machine": describe(),
         "formats": [f.name for f in choices.formats],
         "max_drop": options.max_drop,
         "confidence": options.confidence,
@@ -244,33 +251,12 @@ def rows(
     whether the drops in the tables are known, and `walked` whether every candidate was measured
     instead.
     """
-    doubted = [] if held_back is None else tables.columns(held_back.formats)
     cost, names = tables.cost.cost, [f.name for f in tables.cost.formats]
     reference = names.index(REFERENCE.name)
     total = float(cost[:, reference].sum()) + tables.cost.fixed
+    why = reasons(layers, tables, formats, runtime, held_back, measured=measured, walked=walked)
     found = []
     for i, (layer, k) in enumerate(zip(layers.quantizable, tables.columns(formats), strict=True)):
-        cheaper = [j for j in tables.allowed[i] if cost[i, j] < cost[i, k]]
-        if len(tables.allowed[i]) == 1:
-            others = [f for f in tables.cost.formats if f != REFERENCE]
-            bare = all(placement.runs_as(runtime, layer, f) == REFERENCE for f in others)
-            why = f"{runtime} has only a float32 kernel here" if others and bare else "pinned"
-        elif not cheaper:
-            why = "is cheapest"
-        elif not measured:
-            why = "measured in the loop" if walked else "is cheapest with its neighbours"
-        else:
-            saved = {j: (cost[i, k] - cost[i, j]) / total for j in cheaper}
-            extra = {j: float(tables.drop[i, j] - tables.drop[i, k]) for j in cheaper}
-            j = min(cheaper, key=lambda j: extra[j] / saved[j])
-            unsure = held_back is not None and doubted[i] in cheaper
-            if unsure:
-                j = doubted[i]
-            why = (
-                f"{names[j]} saves {100 * saved[j]:.2g} % more, loses {100 * extra[j]:.2g} pp more"
-            )
-            if held_back is not None and unsure:
-                why += f"; to be sure takes about {held_back.samples:,} samples"
         found.append(
             PlannedLayer(
                 name=layer.name,
@@ -281,7 +267,7 @@ def rows(
                 share=float(cost[i, reference]) / total,
                 saving=1 - float(cost[i, k]) / max(1.0, float(cost[i, reference])),
                 drop=float(tables.drop[i, k]) if measured else 0.0,
-                why=why,
+                why=why[i],
             )
         )
     return tuple(found)

@@ -110,9 +110,12 @@ def runtime_name(runtime: object) -> str | None:
 
 
 def folder(argument: str, value: object) -> None:
-    """Raise `InputError` unless `value` is ``None`` or a path."""
-    if value is not None and not isinstance(value, str | os.PathLike):
-        raise InputError(f"{argument} is {value!r}; give the path of a folder, or None.")
+    """Raise `InputError` unless `value` is a truth value or a path."""
+    if not isinstance(value, bool | str | os.PathLike):
+        raise InputError(
+            f"{argument} is {value!r}; give the path of a folder, True for the user's cache "
+            "folder, or False."
+        )
 
 
 def pins(value: object) -> None:

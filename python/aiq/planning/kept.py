@@ -71,7 +71,7 @@ def keep(
     solve
         Whether to search for other plans, for which the drops of single layers must be known.
     """
-    tables = task.tables
+    tables, energy = task.tables, hardware.energy
     conversions = tuple(
         Conversion(e.source, e.target, _rows(e.cost / seconds.per_unit)) for e in seconds.edges
     )
@@ -91,6 +91,9 @@ def keep(
         peaks_gflops=dict(hardware.peak_gflops),
         memory_gbps={level.level: level.read_gbps for level in hardware.memory},
         spread=seconds.spread,
+        mac_pj={} if energy is None else dict(energy.mac_pj),
+        byte_pj=None if energy is None else energy.byte_pj,
+        energy_source="" if energy is None else energy.source,
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aiq import runtimes
+from aiq import cache, runtimes
 from aiq.drops import DropTable
 from aiq.errors import InputError
 from aiq.evaluate import journal, metrics
@@ -81,7 +81,7 @@ class SearchOptions:
     workload: Decode | str | None = _option(
         None, "Of a decoder: tokens of a prompt + tokens that are written, as 512+128.", str
     )
-    cache_dir: str | Path | None = None
+    cache: bool | str | Path = True
     seed: int = _option(0, "Seed of all random draws.", int)
 
     def __post_init__(self) -> None:
@@ -94,6 +94,18 @@ class SearchOptions:
     def decode(self) -> Decode | None:
         """What a decoder does; ``None`` for models that run whole batches."""
         return None if self.workload is None else Decode.of(self.workload)
+
+    @property
+    def folder(self) -> Path | None:
+        """Where evaluations are kept; ``None`` if they are not.
+
+        A metric of the user's own may mean something else tomorrow under the same name, so its
+        evaluations are kept only in a folder that the user names.
+        """
+        if not isinstance(self.cache, bool):
+            return Path(self.cache)
+        keeps = self.cache and isinstance(self.metric, str)
+        return cache.usable(cache.EVALUATIONS) if keeps else None
 
     @property
     def goal(self) -> Objective:
@@ -122,7 +134,7 @@ class SearchOptions:
         walks = self.method in {Method.GREEDY, Method.COORDINATE}
         return has_data and walks and self.sensitivity == "measured"
 
-    def validate(self, hardware: Hardware) -> None:
+    def validate(self, hardware: Hardware | None) -> None:
         """Raise an error of `aiq.errors` unless every option is what it should be.
 
         Nothing is computed before: a misspelled name costs no time.
@@ -130,7 +142,8 @@ class SearchOptions:
         Parameters
         ----------
         hardware
-            The profile, which may describe runtimes that aiq does not know.
+            The profile, which may describe runtimes that aiq does not know; ``None`` before it is
+            known.
 
         Raises
         ------
@@ -149,16 +162,15 @@ class SearchOptions:
         checks.count("measure_top", self.measure_top, "how many plans to time")
         if self.max_size is not None:
             checks.count("max_size", self.max_size, "bytes")
-        checks.folder("cache_dir", self.cache_dir)
+        checks.folder("cache", self.cache)
         if not (callable(self.sensitivity) or isinstance(self.sensitivity, DropTable)):
             checks.name("sensitivity", self.sensitivity, METHODS)
         if not callable(self.metric):
             checks.name("metric", self.metric, metrics.NAMES)
         name = checks.runtime_name(self.runtime)
         if isinstance(self.runtime, str):
-            checks.name(
-                "runtime", self.runtime, [*runtimes.names(), placement.GGUF, *hardware.runtimes]
-            )
+            described = () if hardware is None else hardware.runtimes
+            checks.name("runtime", self.runtime, [*runtimes.names(), placement.GGUF, *described])
         _ = self.decode
         checks.pins(self.pin)
         for format_name in self.pins.values():
@@ -166,8 +178,8 @@ class SearchOptions:
         if isinstance(self.formats, str):
             parse_all(self.formats)
         self._validate_together(name)
-        if self.cache_dir is not None:
-            journal.check_folder(self.cache_dir)
+        if not isinstance(self.cache, bool):
+            journal.check_folder(self.cache)
 
     def _validate_together(self, runtime: str | None) -> None:
         """Raise an error if options exclude each other."""

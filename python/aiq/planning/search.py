@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from aiq import bars, calibrate
 from aiq.drops import DropTable
 from aiq.evaluate.metrics import Metric
 from aiq.formats import Format
@@ -26,15 +27,16 @@ from aiq.planning.accuracy import AccuracyMeter
 from aiq.planning.build_plan import Found
 from aiq.planning.options import SearchOptions
 from aiq.planning.task import SearchStoppedError, Task
-from aiq.progress import Progress
+from aiq.progress import Progress, silent
 from aiq.runtimes import Runtime
 from aiq.sensitivity import CustomDrop
 
 
+@bars.shows_progress
 @interrupt.tells_what_is_kept
 def search(
     model: torch.nn.Module,
-    hw: str | Path | Hardware,
+    hw: str | Path | Hardware = "auto",
     data: Iterable[Any] | None = None,
     *,
     example_inputs: Inputs | None = None,
@@ -55,10 +57,10 @@ def search(
     metric: str | Metric = "top1",
     max_perplexity_ratio: float | None = None,
     workload: Decode | str | None = None,
-    cache_dir: str | Path | None = None,
+    cache: bool | str | Path = True,
     seed: int = 0,
     executor: Executor | None = None,
-    progress: Progress | None = None,
+    progress: bars.Shown = "bar",
 ) -> Plan:
     """Choose a number format for every convolution and linear layer of `model`.
 
@@ -67,7 +69,9 @@ def search(
     model
         Any module that ``torch.export`` accepts.
     hw
-        Name of a hardware profile, path of one, or a `Hardware`.
+        Name of a hardware profile, path of one, or a `Hardware`; ``auto``: a profile that was
+        measured on a machine like this one. If there is none, the peaks of this machine are
+        measured once, in seconds, and kept; the plan says which profile it is.
     data
         Iterable of ``(inputs, targets)`` batches, targets being class indices; inputs are a
         tensor, or a tuple or dict of tensors. Inputs alone will do if the metric is ``cosine``.
@@ -138,15 +142,18 @@ def search(
         What a decoder of language does, as ``aiq.Decode(prompt=512, tokens=128)``: its time is that
         of reading the prompt and of writing the tokens one by one. The inputs are numbers of
         tokens, (batch, length). Default: one batch of the inputs.
-    cache_dir
-        Folder of a journal of all evaluations: what is in it is not run again, so that a search
-        that was interrupted goes on where it was.
+    cache
+        Whether evaluations are kept, in the user's cache folder or in one that is named: what is
+        there is not run again, so that a search with another budget takes seconds and one that was
+        interrupted goes on. With a metric of your own, name a folder to keep them.
     seed
         Seed of all random draws.
     executor
         A ``concurrent.futures`` executor that runs the evaluations; ``None``: this process does.
     progress
-        Called with the name of the stage, the steps done, and the number of steps.
+        Called with the name of the stage, the steps done, and the number of steps. ``"bar"`` shows
+        them on stderr: as bars, or without a terminal as a line every ten seconds. ``None`` shows
+        nothing.
 
     Returns
     -------
@@ -163,7 +170,7 @@ def search(
         If `time_limit` came before any plan was found.
     Interrupted
         On Ctrl-C, a KeyboardInterrupt: its `plan` is the best so far, or ``None``. What was
-        evaluated is kept in `cache_dir`.
+        evaluated is kept in `cache`.
     """
     started = time.perf_counter()
     options = SearchOptions(
@@ -182,12 +189,13 @@ def search(
         metric=metric,
         max_perplexity_ratio=max_perplexity_ratio,
         workload=workload,
-        cache_dir=cache_dir,
+        cache=cache,
         seed=seed,
     )
-    hardware = Hardware.load(hw)
-    options.validate(hardware)
-    report = progress or _silent
+    report = progress if callable(progress) else silent
+    options.validate(None if hw == calibrate.AUTO else Hardware.load(hw))
+    machine = calibrate.choose(hw, options.runtime_name, report)
+    hardware = machine.hardware
 
     source = stages.read(data, calibration, example_inputs, batch_dim)
     trace = stages.export(model, source, report)
@@ -203,14 +211,10 @@ def search(
         bench=partial(stages.bench, model, trace, source, options),
         progress=report,
     )
-    plan = build_plan.plan(trace, hardware, source, choices, seconds, options, found, started)
+    plan = build_plan.plan(trace, machine, source, choices, seconds, options, found, started)
     if found.stopped:
-        raise interrupt.with_plan(plan, evaluator, cache_dir)
+        raise interrupt.with_plan(plan, evaluator)
     return plan
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    pass
 
 
 def _find(

@@ -1,15 +1,17 @@
 """The stages of a search before anything is searched: each a function from what is known so far."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
-from aiq import cost, graph, machine
+from aiq import cache, cost, graph, machine
 from aiq import sensitivity as sensitivity_stage
 from aiq.cost import CostTable
 from aiq.cost.several import several
@@ -17,6 +19,7 @@ from aiq.data.reading import first_inputs, observed, reiterable
 from aiq.drops import DropTable
 from aiq.errors import InputError
 from aiq.evaluate import Evaluator
+from aiq.fingerprint import Fingerprint
 from aiq.formats import REFERENCE, Format, parse_all
 from aiq.graph import BatchDim, LayerGraph, Trace
 from aiq.graph.export import Inputs
@@ -192,13 +195,17 @@ def evaluator(
     """Return what measures the accuracy of plans on the data, or ``None`` without data."""
     if source.batches is None:
         return None
+    folder = options.folder
+    if options.cache is True and folder is not None:
+        cache.trim()
     return Evaluator(
         trace,
         source.batches,
         calibration=_observed(source, options),
         metric=options.metric,
         weight_bits=_kernel_bits(hardware, options),
-        cache=options.cache_dir,
+        cache=folder,
+        lenient=options.cache is True,
         executor=executor,
         seed=options.seed,
         progress=progress,
@@ -226,7 +233,8 @@ def drop_table(
         return method
     if method == "measured" and evaluator is not None:
         return sensitivity_stage.measure(evaluator, columns, seed=options.seed, progress=progress)
-    return sensitivity_stage.estimate(
+    estimate = partial(
+        sensitivity_stage.estimate,
         trace if evaluator is None else evaluator,
         columns,
         "sqnr" if method == "measured" else method,  # without data: the weakest, but honest
@@ -234,6 +242,36 @@ def drop_table(
         seed=options.seed,
         progress=progress,
     )
+    if evaluator is None or evaluator.folder is None or callable(method):
+        return estimate()
+    return _kept(evaluator, columns, options, estimate)
+
+
+def _kept(
+    evaluator: Evaluator,
+    columns: tuple[Format, ...],
+    options: SearchOptions,
+    estimate: Callable[[], DropTable],
+) -> DropTable:
+    """Return the drops that an earlier search has estimated, or estimate and keep them."""
+    assert evaluator.folder is not None
+    hashed = Fingerprint()
+    for name, value in (
+        ("evaluations", evaluator.fingerprint),
+        ("formats", [fmt.name for fmt in columns]),
+        ("method", options.sensitivity),
+        ("seed", options.seed),
+    ):
+        hashed.add(name, value)
+    path = evaluator.folder / f"drops-{hashed.hexdigest()[:24]}.json"
+    if path.exists():
+        with suppress(InputError):  # it is damaged, and is written again
+            cache.touch(path)
+            return DropTable.load(path)
+    drops = estimate()
+    with suppress(InputError):  # a full disk ends no search
+        drops.save(path)
+    return drops
 
 
 def with_drops(tables: Tables, drops: DropTable) -> Tables:

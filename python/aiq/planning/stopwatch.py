@@ -252,6 +252,7 @@ class _Session:
             confidence=timing.confidence,
             steal=timing.steal,
             threads=timing.threads,
+            others=timing.load.others,
             interrupted=interrupted,
             left_out={name: str(error) for name, (_, error) in self._left_out.items()},
         )

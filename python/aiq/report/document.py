@@ -7,8 +7,9 @@ from aiq.formats import REFERENCE
 from aiq.formats import parse as parse_format
 from aiq.report import drawing, facts
 from aiq.report.measured import MeasuredTimes
+from aiq.report.scores import Words
 from aiq.report.sentence import described, drop, gain, mix
-from aiq.text import count, duration, fine_points, points
+from aiq.text import count, duration, fine_points, joules, points
 
 if TYPE_CHECKING:  # a plan shows itself through this room
     from aiq.plan import Plan, Prediction
@@ -33,6 +34,7 @@ NOT_COMPARED = (
 )
 BEATEN = "{} uniform precisions that another one beats in cost and in drop are left out."
 NO_ENERGY = "Energy is left out: the hardware profile states none for an operation or a byte."
+ENERGY = "Energy is that of all multiplications and of all bytes moved, once from memory: {}."
 
 MANY = 12
 """Of more uniform precisions than these, those that another one beats are left out."""
@@ -74,7 +76,7 @@ def document(plan: "Plan", measured: MeasuredTimes | None) -> dict[str, Any]:
         "measured": view.compared(),
         "table": view.table(),
         "gainHeading": view.gain_heading(),
-        "tableNotes": [*([BEATEN.format(len(view.beaten))] if view.beaten else []), NO_ENERGY],
+        "tableNotes": view.table_notes(),
         "facts": [list(row) for row in facts.rows(plan)],
         "commands": facts.commands(plan),
     }
@@ -86,6 +88,7 @@ class _View:
     def __init__(self, plan: "Plan", measured: MeasuredTimes | None) -> None:
         self.plan, self.measured = plan, measured
         self.tables: PlanTables | None = plan.tables
+        self.words = Words.of(plan.provenance)
         self.lower_bound = plan.predicted.level != "calibrated"
         used = dict.fromkeys([REFERENCE.name, *(layer.format for layer in plan.layers)])
         self.names = list(used) if self.tables is None else list(self.tables.formats)
@@ -217,7 +220,8 @@ class _View:
                 "drop": f"{fine_points(p.drop)} predicted",
                 "measured": ""
                 if p.measured_drop is None or p.drop_limit is None
-                else f"{points(p.measured_drop)} measured, at most {points(p.drop_limit)}",
+                else f"{self.words.drop(p.measured_drop)} measured, "
+                f"at most {self.words.drop(p.drop_limit)}",
                 "size": f"{count(p.weight_bytes)}B",
                 "mix": mix(formats),
             },
@@ -323,7 +327,7 @@ class _View:
     def _row(self, name: str, formats: list[str], index: int, p: "FrontierPoint") -> dict[str, Any]:
         drop = fine_points(p.drop)
         if p.measured_drop is not None:
-            drop = f"{points(p.measured_drop)} measured"
+            drop = f"{self.words.drop(p.measured_drop)} measured"
         operations = self._bit_operations(formats)
         return {
             "name": name,
@@ -333,6 +337,7 @@ class _View:
             "cells": [
                 f"{count(p.weight_bytes)}B",
                 count(operations),
+                self.energy(formats, p.bytes),
                 f"{count(p.bytes)}B",
                 self.time(p.seconds),
                 self.ratio(p),
@@ -352,12 +357,32 @@ class _View:
             "cells": [
                 f"{count(own.weight_bytes)}B",
                 count(operations),
+                self.energy(formats, own.bytes),
                 f"{count(own.bytes)}B",
                 self.time(own.seconds),
                 self.ratio(own),
                 points(drop if name == "plan" else 0.0),
             ],
         }
+
+    def table_notes(self) -> list[str]:
+        """Return what the table leaves out, and where energies are from."""
+        source = self.tables.energy_source if self.tables else ""
+        beaten = [BEATEN.format(len(self.beaten))] if self.beaten else []
+        return [*beaten, ENERGY.format(source.rstrip(".")) if source else NO_ENERGY]
+
+    def energy(self, formats: list[str], moved: float) -> str:
+        """Return the energy of one batch: of its multiplications and of the bytes that it moves."""
+        tables = self.tables
+        if tables is None or tables.byte_pj is None:
+            return "-"
+        picojoules = moved * tables.byte_pj
+        for layer, name in zip(self.plan.layers, formats, strict=True):
+            dtype = parse_format(name).compute.name
+            if dtype not in tables.mac_pj:
+                return "-"
+            picojoules += layer.flops / 2 * tables.mac_pj[dtype]
+        return joules(picojoules / 1e12)
 
     def _bit_operations(self, formats: list[str]) -> float:
         """Return the BOPs of a plan: multiplications x bits of a weight x bits of an activation."""

@@ -171,7 +171,7 @@ function showTable() {
   const head = make(
     "tr", {},
     ...[
-      "", "weights", "BOPs", "bytes moved", time, doc.gainHeading, "accuracy drop",
+      "", "weights", "BOPs", "energy", "bytes moved", time, doc.gainHeading, "accuracy drop",
     ].map((h) => make("th", { scope: "col" }, h)),
   );
   const rows = doc.table.map((row) => {

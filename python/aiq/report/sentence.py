@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from aiq.formats import REFERENCE, Format, Kind
 from aiq.formats import parse as parse_format
 from aiq.report.measured import MeasuredTimes
-from aiq.text import points
+from aiq.report.scores import Words
 
 if TYPE_CHECKING:  # a plan shows itself through this room
     from aiq.plan import Plan
@@ -48,7 +48,10 @@ def gain(plan: "Plan", measured: MeasuredTimes | None) -> Gain:
         return _faster(ratio_, f"measured in {timed.runtime}", measured=True)
     now, before = plan.predicted, plan.baseline
     if all(layer.format == REFERENCE.name for layer in plan.layers):
+        needed = None if plan.accuracy is None else plan.accuracy.samples_needed
         why = "no plan is cheaper" if plan.proof.cheapest else "no cheaper plan holds"
+        if needed is not None:
+            why = f"about {needed:,} samples would show that a cheaper plan holds"
         return Gain("Stay", "with float32", f"predicted: {why}", measured=False)
     if plan.objective == "throughput" and now.level == "calibrated" and now.seconds > 0:
         how, tables = "predicted", plan.tables
@@ -78,11 +81,11 @@ def _faster(ratio: float, how: str, *, measured: bool) -> Gain:
 
 def drop(plan: "Plan") -> str:
     """Return what a plan loses, in words."""
-    scores = plan.accuracy
+    scores, words = plan.accuracy, Words.of(plan.provenance)
     if scores is None:
-        return f"estimated accuracy drop {points(plan.predicted_drop)}, not measured"
-    limit = f"at most {points(scores.drop_limit)} with {100 * scores.confidence:g} %"
-    return f"accuracy drop {points(scores.drop)} ({limit}, {scores.samples:,} samples)"
+        return f"estimated {words.loss} {words.drop(plan.predicted_drop)}, not measured"
+    limit = f"at most {words.drop(scores.drop_limit)} with {100 * scores.confidence:g} %"
+    return f"{words.loss} {words.drop(scores.drop)} ({limit}, {scores.samples:,} samples)"
 
 
 def mix(names: list[str]) -> str:

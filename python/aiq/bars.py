@@ -1,11 +1,14 @@
-"""Signs of life on stderr: bars in a terminal, elsewhere a line every ten seconds."""
+"""Signs of life on stderr: bars in a terminal or a notebook, elsewhere a line every ten seconds."""
 
+import functools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal, ParamSpec, TypeVar
 
 from rich.console import Console
+from rich.errors import LiveError
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,14 +22,36 @@ from rich.progress import (
 
 from aiq import progress as stages
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Shown = stages.Progress | Literal["bar"] | None
+"""What a call reports its progress to: a function, ``"bar"`` for signs of life here, or nothing."""
+
 EVERY = 10.0
 """Seconds between two lines where there is no terminal."""
+
+
+def shows_progress(call: Callable[P, R]) -> Callable[P, R]:
+    """Make the argument ``progress`` of `call` a function, by default one that shows a bar."""
+
+    @functools.wraps(call)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        wanted = kwargs.get("progress", "bar")
+        if wanted != "bar":
+            return call(*args, **kwargs)
+        with shown(Console(stderr=True)) as report:
+            kwargs["progress"] = report
+            return call(*args, **kwargs)
+
+    return wrapper
 
 
 @contextmanager
 def shown(console: Console) -> Iterator[stages.Progress]:
     """Yield a function that shows what is going on, as `aiq.progress.Progress` describes it."""
-    with _bars(console) if console.is_terminal else _lines(console) as report:
+    live = console.is_terminal or console.is_jupyter
+    with _bars(console) if live else _lines(console) as report:
         yield report
 
 
@@ -41,24 +66,33 @@ def _bars(console: Console) -> Iterator[stages.Progress]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bars:
-        tasks: dict[str, TaskID] = {}
+    bars, tasks = Progress(*columns, console=console, transient=True), dict[str, TaskID]()
 
-        def report(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
+    def report(stage: str, done: int, total: int) -> None:
+        if stage not in tasks:
+            tasks[stage] = bars.add_task(stage, total=total)
+        bars.update(tasks[stage], completed=done, total=total)
 
+    try:
+        bars.start()
+    except LiveError:  # the caller shows bars of its own
+        yield stages.silent
+        return
+    try:
         yield report
+    finally:
+        bars.stop()
 
 
 @contextmanager
 def _lines(console: Console) -> Iterator[stages.Progress]:
     """Write the stage that reported last, again and again, from a thread of its own."""
     started, ended = time.monotonic(), threading.Event()
+    since: dict[str, float] = {}
     now: list[tuple[str, int, int]] = []
 
     def report(stage: str, done: int, total: int) -> None:
+        since.setdefault(stage, time.monotonic())
         now[:] = [(stage, done, total)]
 
     def write() -> None:
@@ -66,6 +100,9 @@ def _lines(console: Console) -> Iterator[stages.Progress]:
             for stage, done, total in [*now]:
                 elapsed = time.monotonic() - started
                 line = f"{elapsed:.0f} s: {stage}, {done} of {total}"
+                if 0 < done < total:
+                    took = time.monotonic() - since[stage]
+                    line += f", about {took * (total - done) / done:.0f} s left"
                 console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     writer = threading.Thread(target=write, daemon=True)

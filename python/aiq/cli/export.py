@@ -1,0 +1,59 @@
+"""``aiq export``: the model in the formats of a plan, as a file that runs without aiq."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aiq.cli.common import (
+    InputOption,
+    JsonOption,
+    ModelArgument,
+    err,
+    print_json,
+    progress_bars,
+)
+from aiq.cli.report import PlanArgument
+from aiq.cli.spec import load_model
+from aiq.deployment import export as write
+from aiq.files import check_target
+from aiq.plan import Plan
+
+
+def export(
+    plan: PlanArgument,
+    model: ModelArgument,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The file to write; its ending names the runtime: .onnx, .xml (OpenVINO) or .pt2.",
+        ),
+    ],
+    data: Annotated[
+        str | None, typer.Option(help="Observe activations on this, as for `aiq search`.")
+    ] = None,
+    shape: InputOption = None,
+    emulate: Annotated[
+        bool, typer.Option("--emulate", help="Allow formats that the runtime can only emulate.")
+    ] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Write a model in the formats of a plan to a file that runs without aiq."""
+    found = Plan.load(plan)
+    check_target(output)
+    loaded = load_model(model, shape, data, needs_inputs=found.workload is None)
+    with progress_bars() as progress:
+        write(
+            found,
+            loaded.module,
+            output,
+            data=loaded.data,
+            example_inputs=loaded.example_inputs,
+            emulate=emulate,
+            progress=progress,
+        )
+    if json_:
+        print_json({"file": str(output), "bytes": output.stat().st_size})
+    err.print(f"saved {output}", markup=False, highlight=False)

@@ -1,0 +1,137 @@
+"""Why a plan is not cheaper: what the whole plan would cost with one layer in another format."""
+
+from collections.abc import Mapping, Sequence
+
+from aiq.formats import REFERENCE, Format
+from aiq.graph import LayerGraph
+from aiq.planning.accuracy import HeldBack
+from aiq.planning.tables import Tables
+from aiq.runtimes import placement
+from aiq.text import fine_points
+
+CHEAPEST = "is cheapest"
+
+SHOWN = 3
+"""Neighbours that a reason names one by one."""
+
+
+def reasons(
+    layers: LayerGraph,
+    tables: Tables,
+    formats: Mapping[str, Format],
+    runtime: str | None,
+    held_back: HeldBack | None,
+    *,
+    measured: bool,
+    walked: bool,
+) -> list[str]:
+    """Return for each layer why no cheaper format was chosen.
+
+    Costs are those of the whole plan with only this layer changed, conversions included.
+
+    Parameters
+    ----------
+    layers, tables, formats
+        What was searched, and the plan.
+    runtime
+        What will run the plan: where a layer stands it may have float32 kernels only.
+    held_back
+        A cheaper plan that too few samples were evaluated for, or ``None``.
+    measured
+        Whether the drops in the tables are known.
+    walked
+        Whether every candidate was measured instead.
+    """
+    swaps = _Swaps(tables, tables.columns(formats))
+    doubted = None if held_back is None else tables.columns(held_back.formats)
+    found = []
+    for i, layer in enumerate(layers.quantizable):
+        if len(tables.allowed[i]) == 1:
+            others = [f for f in tables.cost.formats if f != REFERENCE]
+            bare = all(placement.runs_as(runtime, layer, f) == REFERENCE for f in others)
+            found.append(
+                f"{runtime} has only a float32 kernel here" if others and bare else "pinned"
+            )
+        elif not swaps.cheaper(i):
+            found.append(swaps.conversions(i) or CHEAPEST)
+        elif not measured:
+            found.append("measured in the loop" if walked else "no cheaper plan was searched for")
+        elif held_back is not None and doubted is not None and doubted[i] in swaps.cheaper(i):
+            name, enough = tables.cost.formats[doubted[i]].name, f"{held_back.samples:,}"
+            found.append(f"{name} is cheaper; to be sure takes about {enough} samples")
+        else:
+            found.append(swaps.trade(i, swaps.best_trade(i)))
+    return found
+
+
+class _Swaps:
+    """What a plan would cost and drop with one layer in another format.
+
+    Parameters
+    ----------
+    tables
+        Costs and drops.
+    columns
+        The plan: the column of each layer's format.
+    """
+
+    def __init__(self, tables: Tables, columns: Sequence[int]) -> None:
+        self._tables, self._columns = tables, columns
+        self._cost, self._names = tables.cost.cost, [f.name for f in tables.cost.formats]
+        reference = self._names.index(REFERENCE.name)
+        self._total = float(self._cost[:, reference].sum()) + tables.cost.fixed
+        self._edges: dict[int, dict[int, list[int]]] = {}  # layer -> column -> costs by neighbour
+        self._near: dict[int, list[int]] = {}
+        for edge in tables.cost.edges:
+            at = columns[edge.source], columns[edge.target]
+            self._add(edge.source, edge.target, (edge.cost[:, at[1]] - edge.cost[at]).tolist())
+            self._add(edge.target, edge.source, (edge.cost[at[0], :] - edge.cost[at]).tolist())
+
+    def _add(self, layer: int, neighbour: int, more: list[int]) -> None:
+        self._near.setdefault(layer, []).append(neighbour)
+        for column, cost in enumerate(more):
+            self._edges.setdefault(layer, {}).setdefault(column, []).append(cost)
+
+    def cheaper(self, i: int) -> list[int]:
+        """Return the columns in which layer `i` would make the whole plan cheaper."""
+        allowed, k = self._tables.allowed[i], self._columns[i]
+        return [j for j in allowed if j != k and self._alone(i, j) + self._converted(i, j) < 0]
+
+    def best_trade(self, i: int) -> int:
+        """Return the cheaper column that loses least for what it saves."""
+        return min(self.cheaper(i), key=lambda j: self._extra(i, j) / self._saved(i, j))
+
+    def trade(self, i: int, j: int) -> str:
+        """Return what a cheaper column saves and loses."""
+        saved = f"{self._names[j]} saves {100 * self._saved(i, j):.2g} % more"
+        extra = self._extra(i, j)
+        if extra <= 0:
+            return f"{saved} by prediction, which was not verified"
+        return f"{saved}, loses {fine_points(extra)} more"
+
+    def conversions(self, i: int) -> str:
+        """Return which conversions outweigh a format that is cheaper alone; empty if none is."""
+        allowed = [j for j in self._tables.allowed[i] if self._alone(i, j) < 0]
+        if not allowed:
+            return ""
+        j = min(allowed, key=lambda j: self._alone(i, j) + self._converted(i, j))
+        costs = zip(self._near[i], self._edges[i][j], strict=True)
+        names = dict.fromkeys(self._tables.cost.layers[n] for n, cost in costs if cost > 0)
+        shown = ", ".join([*names][:SHOWN]) + (" and others" if len(names) > SHOWN else "")
+        return (
+            f"{self._names[j]} alone saves {-100 * self._alone(i, j) / self._total:.2g} %, its "
+            f"conversions cost {100 * self._converted(i, j) / self._total:.2g} % ({shown})"
+        )
+
+    def _alone(self, i: int, j: int) -> float:
+        return float(self._cost[i, j] - self._cost[i, self._columns[i]])
+
+    def _converted(self, i: int, j: int) -> float:
+        return float(sum(self._edges.get(i, {}).get(j, ())))
+
+    def _saved(self, i: int, j: int) -> float:
+        return -(self._alone(i, j) + self._converted(i, j)) / self._total
+
+    def _extra(self, i: int, j: int) -> float:
+        drop = self._tables.drop
+        return float(drop[i, j] - drop[i, self._columns[i]])

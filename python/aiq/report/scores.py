@@ -1,0 +1,57 @@
+"""Accuracy in the words of its metric: shares in percentage points, perplexity as perplexity."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aiq.text import points
+
+PERPLEXITY = "perplexity"
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """How a metric is written.
+
+    Attributes
+    ----------
+    name
+        What the score is called.
+    metric
+        Name of the metric.
+    """
+
+    name: str
+    metric: str
+
+    @classmethod
+    def of(cls, provenance: Mapping[str, Any]) -> "Words":
+        """Return the words for the metric of a plan; plans of older versions have ``top1``."""
+        metric = str(provenance.get("metric", "top1"))
+        return cls("accuracy" if metric == "top1" else metric, metric)
+
+    @property
+    def loss(self) -> str:
+        """What a drop is called."""
+        return "perplexity" if self.metric == PERPLEXITY else f"{self.name} drop"
+
+    def score(self, mean: float) -> str:
+        """Return a mean score: of ``perplexity`` it is the mean log-likelihood."""
+        if self.metric == "top1":
+            return f"{100 * mean:.2f} %"
+        return f"{math.exp(min(-mean, 700.0)):.4g}" if self.metric == PERPLEXITY else f"{mean:.4f}"
+
+    def change(self, drop: float) -> str:
+        """Return a drop as a change of the score, ``0.0012`` -> ``-0.12 pp`` or ``+0.12 %``."""
+        if self.metric == PERPLEXITY:
+            return f"{100 * math.expm1(min(drop, 700.0)) + 0.0:+.2f} %"
+        if self.metric == "top1":
+            return f"{-100 * drop + 0.0:+.2f} pp"
+        return f"{0.0 - drop:+.4f}"
+
+    def drop(self, drop: float) -> str:
+        """Return a drop: percentage points of accuracy, per cent of perplexity."""
+        if self.metric == "top1":
+            return points(drop)
+        return self.change(drop) if self.metric == PERPLEXITY else f"{drop:.4f}"
