@@ -32,7 +32,7 @@ def main() -> None:
     """Calibrate, search, measure, and print one table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("text", type=Path)
-    parser.add_argument("--hw", default="xeon_emerald_2vcpu", help="profile of peaks and memory")
+    parser.add_argument("--hw", default="xeon_2vcpu", help="profile of peaks and memory")
     parser.add_argument("--ratio", type=float, default=1.1)
     parser.add_argument("--searched", type=int, default=8, help="samples that the search sees")
     parser.add_argument("--held-out", type=int, default=32, help="samples of the table")

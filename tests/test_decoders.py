@@ -186,7 +186,7 @@ def test_a_plan_is_timed_beside_files_of_one_format(model):
     pytest.importorskip("xllamacpp")
     plan = aiq.search(
         model,
-        "xeon_emerald_2vcpu",
+        "xeon_2vcpu",
         example_inputs=tokens(1, LENGTH, WORDS),
         runtime="llamacpp",
         max_drop=1.0,

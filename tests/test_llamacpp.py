@@ -14,7 +14,7 @@ def test_a_calibrated_llama_cpp_prices_decoders(monkeypatch):
     monkeypatch.setattr(llamacpp, "_SIZES", ((64, 96, 1), (128, 192, 1)))
     monkeypatch.setattr(llamacpp, "_VOCABULARY", 288)
     monkeypatch.setattr(llamacpp, "_ROUNDS", 2)
-    found = llamacpp.calibrate(Hardware.load("xeon_emerald_2vcpu"))
+    found = llamacpp.calibrate(Hardware.load("xeon_2vcpu"))
     section = found.runtimes["llamacpp"]
     assert set(section.products) == set(llamacpp.FORMATS)
     for products in section.products.values():
