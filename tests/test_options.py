@@ -84,11 +84,11 @@ def test_validated_options_say_how_the_search_goes():
 def test_the_seed_reaches_the_stopwatch(monkeypatch):
     seen = []
 
-    def fastest(task, found, bench, meter, **options):
+    def measured(task, found, bench, meter, **options):
         seen.append(options["seed"])
         return found, None
 
-    monkeypatch.setattr(stopwatch, "fastest", fastest)
+    monkeypatch.setattr(stopwatch, "fastest", measured)
     net = nn.Sequential(nn.Linear(4, 3))
     with pytest.raises(Interrupted):  # nothing was timed
         aiq.search(
