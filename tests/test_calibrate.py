@@ -167,7 +167,7 @@ def sample(name, rng):
         form = tuple(rng.uniform(0, 8, len(shape.FEATURES))) if weights else ()
         storage = rows.Storage(bits, bits, bits, False, dtype)
         piece = Piece(key, work, storage, 5e6 * rng.random(), (), (), shape=form)
-        ((picoseconds, _),) = _core.calibrated_times(
+        (picoseconds,) = _core.calibrated_times(
             [rows.LayerRow(work, piece.storage, rows.kernel(KERNELS[key]), piece.resident)], machine
         )
         found.append(piece)
@@ -225,7 +225,7 @@ def test_layers_settle_what_whole_programs_leave_open(samples):
     for program in few:
         for index, piece in enumerate(program.pieces):
             if piece.shape:
-                ((picoseconds, _),) = _core.calibrated_times(
+                (picoseconds,) = _core.calibrated_times(
                     [
                         rows.LayerRow(
                             piece.work,
