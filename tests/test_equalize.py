@@ -158,7 +158,7 @@ def test_clamps_of_their_own_compute_in_integers():
 def test_it_helps_where_channels_share_a_scale():
     """MobileNetV2 with the uneven channels of training: per-tensor weights of eight bits."""
     torch.manual_seed(0)
-    x = torch.randn(4, 3, 32, 32)
+    x = torch.randn(16, 3, 32, 32)
     folded, equal = same(uneven(models.mobilenet_v2()), x)
     shared = replace(parse("w8"), weight_granularity=Granularity.TENSOR)
 
