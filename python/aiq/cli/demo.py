@@ -127,6 +127,7 @@ def run(progress: Progress) -> Result:
     few = datasets.batches(val.take(SENSE))
     evaluator = Evaluator(traced, few, calibration=calibration, progress=progress)
     drops = sensitivity.measure(evaluator, SENSED, progress=progress)
+    del evaluator  # with the activations that it keeps
 
     fast = search(
         model,
