@@ -39,9 +39,10 @@ def run() -> list[str]:
 
 
 def draw(printed: list[str]) -> str:
-    """Return printed lines as a picture, most rows of the table left out."""
+    """Return printed lines as a picture; of a long table, the first rows."""
     heading = next(i for i, line in enumerate(printed) if line.startswith("layer "))
-    shown = [*printed[: heading + 1 + ROWS], "...", printed[-1]]
+    shown, rest = printed[: heading + 1 + ROWS], printed[heading + 1 + ROWS :]
+    shown += [*(["..."] if len(rest) > 1 else []), *rest[-1:]]
     console = Console(record=True, width=max(map(len, shown)), file=io.StringIO())
     console.print("\n".join(shown), markup=False)
     return console.export_svg(
