@@ -46,7 +46,10 @@ class Load:
         if self.others is None:
             return "the load of the machine is not known"
         share = f"{100 * self.others:.0f} %"
-        return f"other processes took {share} of the processors' time, and this one {self.own:.1f}"
+        return (
+            f"other processes took {share} of the processors' time; this one kept "
+            f"{self.own:.1f} processors busy"
+        )
 
 
 @dataclass(frozen=True, slots=True)

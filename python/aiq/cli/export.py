@@ -55,5 +55,8 @@ def export(
             progress=progress,
         )
     if json_:
-        print_json({"file": str(output), "bytes": output.stat().st_size})
+        parts = [output, output.with_suffix(".bin")] if output.suffix == ".xml" else [output]
+        print_json(
+            {"files": [str(x) for x in parts], "bytes": sum(x.stat().st_size for x in parts)}
+        )
     err.print(f"saved {output}", markup=False, highlight=False)

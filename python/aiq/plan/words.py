@@ -18,7 +18,7 @@ def drop(plan: "Plan", value: float) -> str:
 
 def change(plan: "Plan", value: float) -> str:
     """Return a drop as a change of accuracy, ``-0.12 pp``, or as a ratio of perplexities."""
-    return drop(plan, value) if _is_perplexity(plan) else f"{-100 * value + 0.0:+.2f} pp"
+    return drop(plan, value) if _is_perplexity(plan) else f"{round(-100 * value, 2) + 0.0:+.2f} pp"
 
 
 def metric(plan: "Plan") -> str:
