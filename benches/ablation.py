@@ -118,7 +118,7 @@ def given(name: str, folder: Path) -> Given:
     source = stages.read(batches, None, None, 0)
     trace = stages.export(model, source, _silent)
     choices = stages.choices(trace.graph, hardware, options)
-    seconds = stages.seconds(trace.graph, choices.columns, hardware, None)
+    seconds = cost.time_table(trace.graph, choices.columns, hardware)
     tables = stages.tables(trace.graph, choices, seconds, options)
     evaluator = Evaluator(trace, batches, metric=metric, cache=folder / "journal")
     file = folder / f"{name}.json"

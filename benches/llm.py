@@ -18,7 +18,7 @@ from rich.table import Table
 
 import aiq
 from aiq import decoders, decoding
-from aiq.calibrate import llamacpp
+from aiq.calibrate import calibrate
 from aiq.evaluate import Evaluator
 from aiq.formats import parse
 from aiq.graph import trace
@@ -43,7 +43,7 @@ def main() -> None:
     model = example["without_grid"](found.model)
     text = options.text.read_text(encoding="utf-8")
     seen, unseen = text[: len(text) // 2], text[len(text) // 2 :]
-    hardware = llamacpp.calibrate(Hardware.load(options.hw))
+    hardware = calibrate("llamacpp", add_to=Hardware.load(options.hw), threads=1)
     started, cpu = time.perf_counter(), time.process_time()
     plan = aiq.search(
         model,

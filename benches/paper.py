@@ -23,8 +23,7 @@ import torch
 from common import console, save
 
 import aiq
-from aiq import calibrate, cost, data, graph, models, sensitivity, text
-from aiq.cli import tables
+from aiq import calibrate, comparison_table, cost, data, graph, models, sensitivity, text
 from aiq.comparison import compare
 from aiq.drops import DropTable
 from aiq.errors import DataError
@@ -203,7 +202,7 @@ def throughput(given: Setting, batch: int, name: str) -> dict[str, Any]:
         min_seconds=2 if given.quick else 10,
     )
     console.print(f"\n(iii) MobileNetV2 (random weights), batch {batch}, all {name}")
-    console.print(tables.throughput(result))
+    console.print(comparison_table.throughput(result))
     return {
         "batch": batch,
         "format": name,

@@ -35,7 +35,7 @@ from throughput_report import EAGER, PLAN, brief, report, summary
 from torch import nn
 
 import aiq
-from aiq import calibrate, data, hardware, machine, measure, models, runtimes, sensitivity
+from aiq import calibrate, cost, data, hardware, machine, measure, models, runtimes, sensitivity
 from aiq.data import Batches
 from aiq.drops import DropTable
 from aiq.errors import DataError
@@ -44,7 +44,6 @@ from aiq.evaluate.confidence import drop_limit
 from aiq.formats import Format, parse_all
 from aiq.graph import Op
 from aiq.graph.export import Inputs
-from aiq.planning import stages
 from aiq.runtimes import Compiled, Runtime, Support, instructions
 
 SEED = 0
@@ -201,7 +200,7 @@ def row(
             min_seconds=options.seconds * len(calls),
             max_seconds=4 * options.seconds * len(calls),
         )
-    table = stages.seconds(graph, formats, profile, runtime)
+    table = cost.time_table(graph, formats, profile, runtime)
     with console.status("accuracy"):
         scores = {
             n: score(name, program, batch) if network.trained else None

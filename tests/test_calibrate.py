@@ -103,7 +103,7 @@ def test_a_brief_calibration_times_the_same_networks_in_every_format(monkeypatch
 
     monkeypatch.setattr(programs, "samples", sample)
     monkeypatch.setattr(brief_calibration, "anchor", lambda runtime: None)
-    profile = calibrate.brief("inductor", TOY, "thumbnails", count=2)
+    profile = calibrate.brief("inductor", TOY, "thumbnails", count=2, force=True)
     floats, integers = timed[::2], timed[1::2]
     assert len(floats) == len(integers) == 2
     for one, two in zip(floats, integers, strict=True):

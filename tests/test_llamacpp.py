@@ -1,29 +1,77 @@
 """The calibration of llama.cpp."""
 
+import sys
+
 import pytest
 from decoders import WORDS, decoder, tokens
 
 import aiq
-from aiq.calibrate import llamacpp
+from aiq.calibrate import calibrate, llamacpp
+from aiq.formats import parse
 from aiq.hardware import Hardware, profile
+from aiq.runtimes import placement
 
 pytest.importorskip("xllamacpp")
 
+RATE, START = 5e9, 2e-6  # bytes a second, and seconds before each product
 
-def test_a_calibrated_llama_cpp_prices_decoders(monkeypatch):
-    monkeypatch.setattr(llamacpp, "_SIZES", ((64, 96, 1), (128, 192, 1)))
-    monkeypatch.setattr(llamacpp, "_VOCABULARY", 288)
-    monkeypatch.setattr(llamacpp, "_ROUNDS", 2)
-    found = llamacpp.calibrate(Hardware.load("xeon_2vcpu"))
+
+@pytest.fixture(scope="module")
+def found():
+    """Calibrate on two tiny decoders."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(llamacpp, "_SIZES", ((64, 96, 1), (128, 192, 1)))
+        patch.setattr(llamacpp, "_VOCABULARY", 288)
+        patch.setattr(llamacpp, "_ROUNDS", 2)
+        known = Hardware.load("xeon_2vcpu")
+        return calibrate("llamacpp", add_to=known, threads=1, force=True)
+
+
+def test_a_calibration_times_every_format(found):
     section = found.runtimes["llamacpp"]
     assert set(section.products) == set(llamacpp.FORMATS)
     for products in section.products.values():
         assert [product.rows for product in products] == [1, 64]
         assert all(rate > 0 for product in products for _, rate in product.rates)
+    assert 0 < section.fit.low <= 1 <= section.fit.high
+    assert section.fit.samples == 2 * len(llamacpp.FORMATS)
+    assert any(source.startswith("llamacpp: 12 ") for source in found.provenance["sources"])
     assert profile.parse(profile.to_yaml(found), "found.yaml").runtimes["llamacpp"] == section
+
+
+def timed(*_):
+    """Return the times that two decoders take at `RATE` and `START`, with noise."""
+    return [
+        llamacpp._Timed(
+            name,
+            elements,
+            blocks,
+            {rows: [1.1 * seconds, seconds] for rows in (1, 64)},
+        )
+        for elements, blocks in ((25e6, 6), (60e6, 4))
+        for name in llamacpp.FORMATS
+        for size in [elements * placement.stored_bits("llamacpp", parse(name)) / 8]
+        for seconds in [(7 * blocks + 1) * START + size / RATE]
+    ]
+
+
+def test_rates_and_errors_are_those_of_the_times(monkeypatch):
+    monkeypatch.setattr(llamacpp, "_time", timed)
+    section = llamacpp.measure(1, force=True)
+    for products in section.products.values():
+        for product in products:
+            assert product.start_us == pytest.approx(1e6 * START, rel=0.01)
+            assert [rate for _, rate in product.rates] == pytest.approx([RATE / 1e9], rel=0.01)
+    assert section.fit.noise == pytest.approx(0.1, rel=0.01)
+    # Without the start the smaller decoder's time predicts too much for the larger one.
+    assert 0 < section.fit.mape < 0.02
+
+
+def test_a_calibrated_llama_cpp_prices_decoders(monkeypatch):
+    monkeypatch.setattr(llamacpp, "_time", timed)
     plan = aiq.search(
         decoder(vocab_size=WORDS, num_hidden_layers=1),
-        found,
+        calibrate("llamacpp", add_to=Hardware.load("xeon_2vcpu"), threads=1, force=True),
         example_inputs=tokens(1, 16, WORDS),
         runtime="llamacpp",
         max_drop=1.0,
@@ -32,3 +80,12 @@ def test_a_calibrated_llama_cpp_prices_decoders(monkeypatch):
     assert plan.predicted.level == "calibrated"
     assert "fp32" not in {layer.format for layer in plan.layers}
     assert plan.predicted.token_seconds > 0
+
+
+def test_without_its_package_a_sentence_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    for name in ("aiq.calibrate.llamacpp", "aiq.gguf.write", "aiq.gguf.tensors", "aiq.gguf.header"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.delattr(aiq.calibrate, "llamacpp")
+    with pytest.raises(aiq.errors.RuntimeUnavailableError, match="pip install 'aiq"):
+        calibrate("llamacpp", add_to=Hardware.load("xeon_2vcpu"), threads=1, force=True)

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from aiq import machine
 from aiq.errors import BusyMachineError
 from aiq.progress import Progress, silent
+
+T = TypeVar("T")
 
 MOST = 0.1
 """Largest share of the processors' time that others take on a quiet machine."""
@@ -97,6 +100,32 @@ def require(*, force: bool, progress: Progress = silent) -> None:
     """
     if not force:
         refuse(wait(progress))
+
+
+def during(measure: Callable[[], T], *, force: bool, progress: Progress = silent) -> tuple[T, Load]:
+    """Return what `measure` returns on a quiet machine, and the load meanwhile.
+
+    Parameters
+    ----------
+    measure
+        Function that measures.
+    force
+        Whether to measure on a busy machine, too.
+    progress
+        Called as by `wait`.
+
+    Raises
+    ------
+    BusyMachineError
+        If others use the processors, and nothing is to be forced.
+    """
+    require(force=force, progress=progress)
+    so_far = watch()
+    found = measure()
+    load = so_far()
+    if not force:
+        refuse(load)
+    return found, load
 
 
 def refuse(load: Load) -> None:

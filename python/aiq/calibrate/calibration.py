@@ -9,17 +9,17 @@ from types import MappingProxyType
 import numpy as np
 import torch
 
-from aiq import machine, runtimes
+from aiq import machine, quiet, runtimes
 from aiq.calibrate import chains, products, programs, roofs
 from aiq.calibrate.fit import ALIKE, PRIOR, Coefficients, Prior, fit
 from aiq.calibrate.samples import Sample, Store, default_path
-from aiq.calibrate.this_machine import NAME, as_hardware, quiet_roofs, roofs_by_threads
-from aiq.errors import Interrupted
+from aiq.calibrate.this_machine import NAME, as_hardware, quick, quiet_roofs, roofs_by_threads
+from aiq.errors import Interrupted, RuntimeUnavailableError
 from aiq.hardware import Hardware
 from aiq.hardware.runtime_profile import KernelProfile, RuntimeProfile
 from aiq.measure import Call
 from aiq.progress import Progress, silent
-from aiq.runtimes import Runtime
+from aiq.runtimes import Runtime, placement
 
 _COUNT = 20  # programs of each operator class and format
 _LIMIT = 480.0  # seconds after which no further program is timed
@@ -101,8 +101,12 @@ def calibrate(
     Interrupted
         On Ctrl-C: a KeyboardInterrupt whose message says what is kept.
     """
-    engine = runtimes.get(runtime)
     report = progress or silent
+    if runtime == placement.GGUF:
+        with machine.threads(threads) as used:
+            hardware = add_to or quick(report, name=name, force=force)
+            return _llama_cpp(hardware, used, report, force=force)
+    engine = runtimes.get(runtime)
     with machine.threads(threads) as used:
         store = open_store(engine, samples, count, force=force)
         try:
@@ -111,7 +115,10 @@ def calibrate(
             ticks = machine.cpu_ticks()
             _measure_programs(engine, effort, store, report)
             if "products" not in store.values or again:
-                store.set("products", products.time_products(engine, report))
+                timed, _ = quiet.during(
+                    lambda: products.time_products(engine, report), force=force, progress=report
+                )
+                store.set("products", timed)
         except KeyboardInterrupt:
             raise Interrupted(
                 f"{len(store.samples)} times are kept in {store.path}; the same call goes on "
@@ -125,6 +132,21 @@ def calibrate(
     section = replace(section, products=products.fit(store.values["products"]))
     report("fit", 1, 1)
     return with_section(hardware, section, used, store.values["steal"])
+
+
+def _llama_cpp(hardware: Hardware, threads: int, report: Progress, *, force: bool) -> Hardware:
+    """Add the section of llama.cpp, if the packages for that are installed."""
+    try:
+        from aiq.calibrate import llamacpp  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise RuntimeUnavailableError(
+            f"Calibrating llama.cpp needs the package {error.name}: "
+            "`pip install 'aiq[llm]' xllamacpp`."
+        ) from error
+    ticks = machine.cpu_ticks()
+    section = llamacpp.measure(threads, report, force=force)
+    stolen = machine.steal(ticks, machine.cpu_ticks()) or 0.0
+    return with_section(hardware, section, threads, stolen)
 
 
 def _measured_hardware(
@@ -141,9 +163,8 @@ def with_section(
 ) -> Hardware:
     """Return a profile with the section of a runtime, and with the source of its numbers."""
     others = [s for s in hardware.provenance["sources"] if not s.startswith(f"{section.name}: ")]
-    source = (
-        f"{section.name}: {section.fit.samples} random chains, {threads} threads, steal {steal:.3f}"
-    )
+    how = f"{section.fit.samples} random networks, {threads} threads, steal {steal:.3f}"
+    source = f"{section.name}: {how}"
     return replace(
         hardware,
         runtimes=MappingProxyType({**hardware.runtimes, section.name: section}),

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import metadata
 from itertools import product
 from pathlib import Path
@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from aiq import quiet
 from aiq.calibrate import roofs
 from aiq.cost.pieces import FUNCTIONS
 from aiq.formats import parse
 from aiq.gguf.llamacpp import LlamaCpp
 from aiq.gguf.write import write
 from aiq.graph import Op, trace
-from aiq.hardware import Hardware
 from aiq.hardware.products import Product
 from aiq.hardware.runtime_profile import Fit, KernelProfile, Realisation, RuntimeProfile
 from aiq.progress import Progress, silent
@@ -33,42 +33,59 @@ _PROMPT, _TOKENS, _ROUNDS = 64, 24, 5
 
 @dataclass(frozen=True, slots=True)
 class _Timed:
-    """Elements of all matrices of a decoder, its blocks, and the seconds of both kinds of run."""
+    """A file and its times.
+
+    Attributes
+    ----------
+    format
+        Format of all matrices.
+    elements, blocks
+        Elements of all matrices of the decoder, and its blocks.
+    rounds
+        Rows that are computed together -> seconds in each round.
+    """
 
     format: str
     elements: int
     blocks: int
-    seconds: Mapping[int, float]
+    rounds: Mapping[int, Sequence[float]]
+
+    @property
+    def seconds(self) -> dict[int, float]:
+        """Rows -> seconds of the fastest round."""
+        return {rows: min(times) for rows, times in self.rounds.items()}
 
 
-def calibrate(
-    hardware: Hardware,
-    threads: int = 1,
-    progress: Progress | None = None,
-) -> Hardware:
-    """Return a profile with a section for llama.cpp, measured on this machine.
+def measure(threads: int = 1, progress: Progress | None = None, *, force: bool) -> RuntimeProfile:
+    """Return the section of llama.cpp in a profile, measured on this machine.
 
     Two decoders are written in each format. All files take turns; the least of the rounds counts. A
     token takes ``blocks x start + bytes / rate``, and 64 tokens of a prompt likewise.
 
     Parameters
     ----------
-    hardware
-        The profile, whose peaks and memory are kept.
     threads
         Number of threads.
     progress
         Called with the name of the stage, the steps done and the steps in all.
+    force
+        Whether to measure on a busy machine, too.
+
+    Raises
+    ------
+    RuntimeUnavailableError
+        If ``xllamacpp`` is not installed.
+    BusyMachineError
+        If other processes use the processors, and nothing is to be forced.
     """
     report = progress or silent
     with tempfile.TemporaryDirectory() as folder:
-        timed = _time(Path(folder), threads, report)
+        timed, _ = quiet.during(
+            lambda: _time(Path(folder), threads, report), force=force, progress=report
+        )
     measured = {name: _products([t for t in timed if t.format == name]) for name in FORMATS}
     start = min(found[0].start_us for found in measured.values())
-    section = _section(measured, start)
-    return replace(
-        hardware, runtimes=MappingProxyType({**hardware.runtimes, placement.GGUF: section})
-    )
+    return _section(measured, start, _errors(timed))
 
 
 def _time(folder: Path, threads: int, report: Progress) -> list[_Timed]:
@@ -98,16 +115,13 @@ def _time(folder: Path, threads: int, report: Progress) -> list[_Timed]:
             formats = {layer.name: parse(name) for layer in layers}
             write(model, path, formats, traced, [], _tokenizer())
             programs[name] = LlamaCpp(path, 256, threads)
-        least: dict[tuple[str, int], float] = {}
+        times: dict[str, dict[int, list[float]]] = {n: {1: [], _PROMPT: []} for n in FORMATS}
         for turn, (name, program) in product(range(_ROUNDS), programs.items()):
             report("time decoders in llama.cpp", step * _ROUNDS + turn, len(_SIZES) * _ROUNDS)
             run = program.run(prompt, _TOKENS)
-            for rows, seconds in ((1, run.token), (_PROMPT, run.first)):
-                least[name, rows] = min(least.get((name, rows), seconds), seconds)
-        found += [
-            _Timed(name, elements, blocks, {rows: least[name, rows] for rows in (1, _PROMPT)})
-            for name in FORMATS
-        ]
+            times[name][1].append(run.token)
+            times[name][_PROMPT].append(run.first)
+        found += [_Timed(name, elements, blocks, times[name]) for name in FORMATS]
     report("time decoders in llama.cpp", 1, 1)
     return found
 
@@ -141,7 +155,33 @@ def _products(timed: Sequence[_Timed]) -> tuple[Product, ...]:
     return tuple(found)
 
 
-def _section(measured: Mapping[str, tuple[Product, ...]], start: float) -> RuntimeProfile:
+def _errors(timed: Sequence[_Timed]) -> Fit:
+    """Return the errors of predicting each decoder by the bytes and the time of the other one.
+
+    The section is fitted to both decoders, with a start, so its own errors should be smaller.
+    """
+    pairs = [(a, b) for a, b in product(timed, repeat=2) if a.format == b.format and a is not b]
+    ratios = np.array(
+        [
+            b.seconds[rows] / (a.seconds[rows] * b.elements / a.elements)
+            for a, b in pairs
+            for rows in a.rounds
+        ]
+    )
+    halves = [(min(x[::2]), min(x[1::2])) for t in timed for x in t.rounds.values()]
+    low, high = np.quantile(ratios, (0.05, 0.95))
+    return Fit(
+        samples=len(timed),
+        noise=roofs.short(float(np.median([abs(a / b - 1) for a, b in halves]))),
+        mape=roofs.short(float(np.abs(1 / ratios - 1).mean())),
+        low=roofs.short(float(min(low, 1.0))),
+        high=roofs.short(float(max(high, 1.0))),
+    )
+
+
+def _section(
+    measured: Mapping[str, tuple[Product, ...]], start: float, errors: Fit
+) -> RuntimeProfile:
     """Return a section in which all time is that of the matrices, as llama.cpp fuses the rest."""
     kinds = [*map(str, Op), *FUNCTIONS.values(), "residual", "mean", "average", "reorder"]
     free = KernelProfile(start_us=0.0, memory=100.0, output_ns=0.0)
@@ -153,6 +193,6 @@ def _section(measured: Mapping[str, tuple[Product, ...]], start: float) -> Runti
         kernels=MappingProxyType({op: MappingProxyType({"fp32": free}) for op in kinds}),
         boundaries=MappingProxyType({}),
         fuses=(),
-        fit=Fit(samples=len(_SIZES) * len(measured), noise=0.1, mape=0.1, low=0.8, high=1.2),
+        fit=errors,
         products=MappingProxyType(dict(measured)),
     )

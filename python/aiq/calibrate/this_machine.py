@@ -52,13 +52,8 @@ def quiet_roofs(
     force: bool,
 ) -> dict[str, Any]:
     """Return what `measure` returns on a quiet machine; with `force`, with the load on any."""
-    quiet.require(force=force, progress=report)
-    load = quiet.watch()
-    found = measure(threads, report)
-    if not force:
-        quiet.refuse(load())
-    others = load().others
-    return found if others is None else {**found, "others": roofs.short(others)}
+    found, load = quiet.during(lambda: measure(threads, report), force=force, progress=report)
+    return found if load.others is None else {**found, "others": roofs.short(load.others)}
 
 
 def compare(

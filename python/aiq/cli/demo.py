@@ -121,7 +121,7 @@ def run(progress: Progress) -> Result:
 
     runtime = next(name for name in RUNTIMES if name in runtimes.available())
     roofs = calibrate.quick(progress=progress, force=True)
-    profile = calibrate.brief(runtime, roofs, THUMBNAILS, progress=progress)
+    profile = calibrate.brief(runtime, roofs, THUMBNAILS, force=True, progress=progress)
 
     traced = graph.trace(model, image)
     few = datasets.batches(val.take(SENSE))
