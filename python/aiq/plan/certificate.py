@@ -16,6 +16,9 @@ from aiq.typed import Count, Name, NonNegative
 MOST_NUMBERS = 60_000
 """A certificate with more numbers than these, about a megabyte as JSON, is not kept."""
 
+TENTH = 0.001
+"""The step of the shadow price: a tenth of a percentage point, or so much of another metric."""
+
 Row = tuple[Annotated[int, Meta(ge=-(2**62), le=2**62)], ...]
 
 

@@ -8,10 +8,10 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from aiq import quiet
-from aiq.plan import words
-from aiq.plan.certificate import SolveSummary
+from aiq.plan.certificate import TENTH, SolveSummary
 from aiq.plan.notes import not_counted, not_decided
 from aiq.report import drawing
+from aiq.report.scores import Words
 from aiq.report.sentence import described, gain
 from aiq.text import FittedTable, count, duration, table
 
@@ -114,14 +114,14 @@ def sentence(plan: "Plan") -> str:
         and plan.predicted.level == "roofline"
     ):
         parts.append(f"time not predicted: {plan.hardware} is not calibrated for {runtime}")
-    scores = plan.accuracy
+    scores, words = plan.accuracy, Words.of(plan.provenance)
     if scores is None:
-        estimated = words.change(plan, plan.predicted_drop)
-        parts.append(f"{words.metric(plan)} {estimated} (estimated, not measured)")
+        estimated = words.change(plan.predicted_drop)
+        parts.append(f"{words.name} {estimated} (estimated, not measured)")
     else:
-        most = words.change(plan, scores.drop_limit)
+        most = words.change(scores.drop_limit)
         limit = f"at most {most} with {100 * scores.confidence:g} %"
-        parts.append(f"{words.metric(plan)} {words.change(plan, scores.drop)} ({limit})")
+        parts.append(f"{words.name} {words.change(scores.drop)} ({limit})")
     parts.append(_formats(plan))
     return f"{', '.join(parts)}; {(runtime or 'no runtime') if work is None else work}"
 
@@ -144,20 +144,33 @@ def _cheapest(plan: "Plan") -> str:
     if plan.accuracy is None:
         drop = ""
     elif plan.accuracy.drop > 0:
-        drop = f" and it drops {words.drop(plan, plan.accuracy.drop)}"
+        drop = f" and it drops {Words.of(plan.provenance).drop(plan.accuracy.drop)}"
     else:
         drop = " and no accuracy is lost"
     return f"{what} is optimal: nothing cheaper exists{drop}"
 
 
-def price(proof: SolveSummary) -> str:
+def price(proof: SolveSummary, words: Words) -> str:
     """Return the shadow price of accuracy in words."""
-    saved = proof.per_tenth or 0.0
+    saved, step = proof.per_tenth or 0.0, "0.1 pp more accuracy drop"
+    if words.metric != "top1":
+        step = f"{words.drop(TENTH)} more {words.dropped}"
     if not saved:
-        return "0.1 pp more accuracy drop would save nothing"
+        return f"{step} would save nothing"
     amount = f"{count(saved)}B" if proof.unit == "bytes" else f"{duration(saved)} a batch"
     share = f"{100 * saved / proof.value:.2g} %" if proof.value > 0 else ""
-    return f"0.1 pp more accuracy drop would save {amount}" + (f", {share}" if share else "")
+    return f"{step} would save {amount}" + (f", {share}" if share else "")
+
+
+def _decoding(plan: "Plan") -> list[str]:
+    """Return the predicted times of a decoder, in a line; nothing for other models."""
+    now, before = plan.predicted, plan.baseline
+    if not now.token_seconds or not before.token_seconds:
+        return []
+    first = f"{duration(before.first_seconds or 0)} -> {duration(now.first_seconds or 0)}"
+    rate = f"{1 / before.token_seconds:.3g} -> {1 / now.token_seconds:.3g} tokens/s"
+    bound = ", bounds" if now.level == "roofline" else ""
+    return [f"  decoding    {rate}, first token after {first} ({now.level}{bound})"]
 
 
 def summary(plan: "Plan") -> str:
@@ -175,7 +188,7 @@ def summary(plan: "Plan") -> str:
         f"  time        {bound}{duration(before.seconds)} -> {bound}{duration(now.seconds)} "
         + f"a batch ({now.level})",
     ]
-    lines += words.decoding(plan)
+    lines += _decoding(plan)
     lines += [
         f"              {line}"
         for line in (
@@ -183,16 +196,17 @@ def summary(plan: "Plan") -> str:
             *not_counted(plan.provenance.get("uncounted", ())),
         )
     ]
+    words = Words.of(plan.provenance)
     if plan.accuracy is None:
-        estimated = words.drop(plan, plan.predicted_drop)
+        estimated = words.drop(plan.predicted_drop)
         lines.append(f"  accuracy    not measured (no data); estimated drop {estimated}")
     else:
         scores = plan.accuracy
-        most, predicted = (words.drop(plan, x) for x in (scores.drop_limit, plan.predicted_drop))
+        most, predicted = (words.drop(x) for x in (scores.drop_limit, plan.predicted_drop))
         limit = f"at most {most} with {100 * scores.confidence:g} %"
-        drop = f"{words.drop(plan, scores.drop)} measured ({limit}), {predicted} predicted"
-        change = f"{words.scores(plan)} on {scores.samples:,} samples"
-        lines.append(f"  {words.metric(plan):<11} {change}")
+        drop = f"{words.drop(scores.drop)} measured ({limit}), {predicted} predicted"
+        before_after = f"{words.score(scores.baseline)} -> {words.score(scores.plan)}"
+        lines.append(f"  {words.name:<11} {before_after} on {scores.samples:,} samples")
         lines.append(f"  drop        {drop}")
         if scores.samples_needed is not None:
             lines.append(
@@ -208,6 +222,6 @@ def summary(plan: "Plan") -> str:
         answer = f"{proof.status}: {proof.value:.6g} {proof.unit}, gap {100 * proof.gap:.3g} %"
         lines.append(f"  proof       {answer}, {effort}")
     if proof.per_tenth is not None:
-        lines.append(f"  price       {price(proof)}")
+        lines.append(f"  price       {price(proof, words)}")
     lines.append(f"  search      {plan.evaluations} evaluations, {duration(plan.seconds)}")
     return "\n".join(lines)

@@ -1,11 +1,9 @@
 """The shadow price of accuracy: what a larger drop budget would save at this point."""
 
 from aiq.errors import InfeasibleError, NoPlanError
+from aiq.plan.certificate import TENTH
 from aiq.planning.kept import NODES
 from aiq.planning.task import Outcome, Task
-
-TENTH = 0.001
-"""A tenth of a percentage point."""
 
 
 def per_tenth(task: Task, outcome: Outcome) -> float | None:

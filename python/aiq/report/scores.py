@@ -1,4 +1,4 @@
-"""Accuracy in the words of its metric: shares in percentage points, perplexity as perplexity."""
+"""Accuracy in the words of its metric: shares in percentage points, perplexities as ratios."""
 
 import math
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ class Words:
         return cls("accuracy" if metric == "top1" else metric, metric)
 
     @property
-    def loss(self) -> str:
+    def dropped(self) -> str:
         """What a drop is called."""
         return "perplexity" if self.metric == PERPLEXITY else f"{self.name} drop"
 
@@ -43,15 +43,15 @@ class Words:
         return f"{math.exp(min(-mean, 700.0)):.4g}" if self.metric == PERPLEXITY else f"{mean:.4f}"
 
     def change(self, drop: float) -> str:
-        """Return a drop as a change of the score, ``0.0012`` -> ``-0.12 pp`` or ``+0.12 %``."""
+        """Return a drop as a change of the score, ``0.0012`` -> ``-0.12 pp`` or ``x1.001``."""
         if self.metric == PERPLEXITY:
-            return f"{100 * math.expm1(min(drop, 700.0)) + 0.0:+.2f} %"
+            return f"x{math.exp(min(drop, 700.0)):.3f}"
         if self.metric == "top1":
-            return f"{-100 * drop + 0.0:+.2f} pp"
-        return f"{0.0 - drop:+.4f}"
+            return f"{round(-100 * drop, 2) + 0.0:+.2f} pp"
+        return f"{round(-drop, 4) + 0.0:+.4f}"
 
     def drop(self, drop: float) -> str:
-        """Return a drop: percentage points of accuracy, per cent of perplexity."""
+        """Return a drop: percentage points of accuracy, a ratio of perplexities."""
         if self.metric == "top1":
             return points(drop)
         return self.change(drop) if self.metric == PERPLEXITY else f"{drop:.4f}"

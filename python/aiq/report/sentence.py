@@ -83,9 +83,9 @@ def drop(plan: "Plan") -> str:
     """Return what a plan loses, in words."""
     scores, words = plan.accuracy, Words.of(plan.provenance)
     if scores is None:
-        return f"estimated {words.loss} {words.drop(plan.predicted_drop)}, not measured"
+        return f"estimated {words.dropped} {words.drop(plan.predicted_drop)}, not measured"
     limit = f"at most {words.drop(scores.drop_limit)} with {100 * scores.confidence:g} %"
-    return f"{words.loss} {words.drop(scores.drop)} ({limit}, {scores.samples:,} samples)"
+    return f"{words.dropped} {words.drop(scores.drop)} ({limit}, {scores.samples:,} samples)"
 
 
 def mix(names: list[str]) -> str:
