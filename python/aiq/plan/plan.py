@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import msgspec
 
@@ -11,7 +11,6 @@ from aiq import files
 from aiq.errors import InputError
 from aiq.formats import Format
 from aiq.formats import parse as parse_format
-from aiq.graph import BatchDim
 from aiq.plan import show
 from aiq.plan.certificate import PlanCertificate, SolveSummary
 from aiq.plan.frontier import PlanFrontier
@@ -23,6 +22,9 @@ from aiq.saved import FileKind, Saved
 from aiq.solver import Check
 from aiq.text import plain
 from aiq.typed import Count, Name, NonNegative, Share, Text, renamed
+
+if TYPE_CHECKING:  # PyTorch takes seconds to load, and a plan that is only shown does without it
+    from aiq.graph import BatchDim
 
 SCHEMA = "aiq/plan/v2"
 
@@ -140,7 +142,7 @@ class Plan(Saved):
     predicted_drop
         Sum of single-layer drops, corrected by measurement where there was one.
     accuracy
-        MeasuredTimes accuracy, or ``None`` if there was no data: then drops are estimates from
+        Measured accuracy, or ``None`` if there was no data: then drops are estimates from
         signal-to-noise ratios.
     proof
         Summary of the solver's proof.
@@ -201,7 +203,7 @@ class Plan(Saved):
         return {layer.name: parse_format(layer.format) for layer in self.layers}
 
     @property
-    def batch_dim(self) -> BatchDim:
+    def batch_dim(self) -> "BatchDim":
         """The dimension of the inputs that counts samples; plans of older versions: the first."""
         found: BatchDim = self.provenance.get("batch_dim", 0)
         return found

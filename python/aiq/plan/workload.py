@@ -3,15 +3,23 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import zip_longest
-from typing import Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal
 
 from aiq.errors import InputError
-from aiq.graph import LayerGraph
-from aiq.graph.export import Inputs
 from aiq.typed import Count, Name, Text
+
+if TYPE_CHECKING:
+    from torch import Generator
+
+    from aiq.graph import LayerGraph
+    from aiq.graph.export import Inputs
+
+
+def _torch() -> Any:  # noqa: ANN401 - a module
+    """Return PyTorch, which takes seconds to load: a plan that is only shown does without it."""
+    return import_module("torch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +47,7 @@ class InputSpec:
     @classmethod
     def of(cls, inputs: Any) -> "InputSpec":  # noqa: ANN401 - any structure
         """Return the structure of `inputs`."""
+        torch = _torch()
         match inputs:
             case torch.Tensor():
                 return cls("tensor", tuple(inputs.shape), str(inputs.dtype).removeprefix("torch."))
@@ -56,7 +65,7 @@ class InputSpec:
         for part in self.parts:
             yield from part.tensors()
 
-    def example(self, seed: int = 0) -> Inputs:
+    def example(self, seed: int = 0) -> "Inputs":
         """Return inputs of this structure: normal floating-point numbers, and ones of other types.
 
         One is an index that nearly every embedding has, and lets every position of a mask count.
@@ -66,10 +75,11 @@ class InputSpec:
         InputError
             If a value is not a tensor, or its dtype is not one of PyTorch's.
         """
-        found: Inputs = self._example(torch.Generator().manual_seed(seed))
+        found: Inputs = self._example(_torch().Generator().manual_seed(seed))
         return found
 
-    def _example(self, generator: torch.Generator) -> Any:  # noqa: ANN401
+    def _example(self, generator: "Generator") -> Any:  # noqa: ANN401
+        torch = _torch()
         if self.kind == "tensor":
             dtype = getattr(torch, self.dtype, None)
             if not isinstance(dtype, torch.dtype):
@@ -129,7 +139,7 @@ class Workload:
         """Hash of the structure of the model, 16 hexadecimal digits."""
         return hashlib.sha256("\n".join(self.operators).encode()).hexdigest()[:16]
 
-    def check_model(self, layers: LayerGraph, inputs: Inputs) -> None:
+    def check_model(self, layers: "LayerGraph", inputs: "Inputs") -> None:
         """Refuse a model of another structure.
 
         Layers with weights must be the same. All other operators must be, too, if the model was
@@ -142,7 +152,7 @@ class Workload:
             If the model differs; the message names the first difference.
         """
         mine, other = self.operators, operators(layers)
-        if (self.torch, self.inputs) != (torch.__version__, InputSpec.of(inputs)):
+        if (self.torch, self.inputs) != (_torch().__version__, InputSpec.of(inputs)):
             mine, other = _weights(mine), _weights(other)
         for a, b in zip_longest(mine, other):
             if a != b:
@@ -160,7 +170,7 @@ class Workload:
 _WEIGHT = " with weight "
 
 
-def operators(layers: LayerGraph) -> tuple[str, ...]:
+def operators(layers: "LayerGraph") -> tuple[str, ...]:
     """Return what `Workload.operators` holds of a model."""
     return tuple(
         f"layer {layer.name!r}"
