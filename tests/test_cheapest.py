@@ -36,13 +36,47 @@ def test_a_cheapest_plan_that_holds_takes_one_evaluation_and_is_optimal(model):
     assert plan.proof.cheapest
     assert plan.proof.gap == 0
     assert plan.proof.closed.get("open", 0) == 0 < sum(plan.proof.closed.values())
-    assert [p.name for p in plan.frontier().points] == ["fp32", "plan"]
+    points = {p.name: p for p in plan.frontier()}
+    assert points.keys() == {"fp32", "w8a8", "plan"}
+    assert points["plan"].optimal
     assert plan.provenance["sensitivity"] is None
     assert plan.accuracy.drop_limit <= 0.2
     assert "w8a8 everywhere is optimal: nothing cheaper exists and" in str(plan)
     measured = Evaluator(model, DATA).evaluate(plan.formats)
     assert plan.accuracy.plan == measured.accuracy
     assert aiq.Plan.from_json(plan.to_json()) == plan
+
+
+def test_uniform_plans_have_a_drop_only_if_they_were_evaluated(model):
+    options = {"formats": "fp32,w8a8,w8a4", "objective": "intensity", "max_drop": 1.0}
+    plan = aiq.search(model, "t4", DATA, pin={"5": "fp32"}, **options)
+    assert plan.proof.cheapest
+    assert plan.evaluations == 2
+    points = {p.name: p for p in plan.frontier()}
+    assert points.keys() == {"fp32", "w8a8", "w8a4", "plan"}
+    assert (points["fp32"].drop, points["w8a8"].drop) == (0.0, None)
+    assert points["w8a4"].drop == points["plan"].drop == plan.accuracy.drop
+    assert plan.frontier().points[-1].name == "w8a8"
+    assert "was not evaluated" in str(plan.frontier())
+    assert aiq.Plan.from_json(plan.to_json()) == plan
+
+
+def test_on_demand_all_uniform_plans_and_layers_are_evaluated_too(model):
+    options = {"formats": "fp32,w8a8,w8a4", "objective": "intensity", "max_drop": 1.0}
+    cheapest = aiq.search(model, "t4", DATA, **options)
+    plan = aiq.search(model, "t4", DATA, frontier=True, **options)
+    assert plan.formats == cheapest.formats
+    assert plan.proof.cheapest
+    evaluator = Evaluator(model, DATA)
+    for point in plan.frontier():
+        assert point.drop is not None
+        if point.name:
+            formats = {n: parse(f) for n, f in plan.frontier().plan(point).items()}
+            measured = evaluator.evaluate(formats).drop
+            assert point.measured_drop == pytest.approx(measured, abs=1e-12)
+    assert sum(point.optimal for point in plan.frontier()) >= 3
+    assert max(layer.drop for layer in plan.layers) > 0
+    assert "not evaluated" not in str(plan.frontier())
 
 
 def test_a_cheapest_plan_that_does_not_hold_costs_at_most_one_evaluation(model):

@@ -82,8 +82,11 @@ def plans(plan):
         dataclasses.replace(layer, name=f"{HOSTILE}.{i}", why=HOSTILE)
         for i, layer in enumerate(plan.layers)
     )
+    images = [(torch.randn(40, 3, 16, 16), torch.arange(40) % 10)]
+    cheapest = searched(network(), None, data=images, max_drop=1.0)
     return {
         "plan": plan,
+        "cheapest": cheapest,
         "sixty layers": repeated(plan, 12),
         "one layer": searched(nn.Sequential(nn.Linear(64, 10)), torch.randn(4, 64)),
         "one point": searched(two, torch.randn(4, 64), formats="fp32"),
@@ -210,7 +213,15 @@ def test_lower_bounds_are_not_divided(plans):
 def test_what_is_missing_is_said(plans):
     assert shown(plans["plan"])["notes"] == []
     assert "older version" in shown(plans["old"])["notes"][0]
-    assert "single layers were not measured" in shown(plans["measured in the loop"])["notes"][0]
+    assert "no layer alone" in shown(plans["measured in the loop"])["notes"][0]
+    cheapest = shown(plans["cheapest"])
+    assert "`aiq search --frontier` evaluates them" in cheapest["notes"][0]
+    assert [row["cells"][-1] for row in cheapest["table"]] == [
+        "0 pp",
+        "not evaluated",
+        "not evaluated",
+        f"{100 * plans['cheapest'].accuracy.drop:.2f} pp measured",
+    ]
     assert "single plan" in shown(plans["one point"])["notes"][0]
     assert "Energy" in shown(plans["plan"])["tableNotes"][0]
 
@@ -354,9 +365,13 @@ def colours(page):
     return page.eval_on_selector_all("#bars .bar", "bars => bars.map(b => b.getAttribute('fill'))")
 
 
-def test_the_slider_recolours_the_layers(plan, opened):
-    page = opened(plan)
-    document = shown(plan)
+@pytest.mark.parametrize("name", ["plan", "cheapest"])
+def test_the_slider_recolours_the_layers(plans, name, opened):
+    page = opened(plans[name])
+    document = shown(plans[name])
+    assert len(document["slider"]) >= 4
+    costs = [document["points"][i]["cost"] for i in document["slider"]]
+    assert costs == sorted(costs, reverse=True)
     for step in (0, 1, len(document["slider"]) - 1):
         page.eval_on_selector(
             "#slider",
@@ -432,6 +447,11 @@ def test_what_is_missing_is_hidden(plans, opened):
         assert not page.is_visible(part)
     assert page.is_visible("#bars")
     assert not opened(plans["one point"]).is_visible("#slider")
+    page = opened(plans["cheapest"])
+    assert not page.is_visible("#heat-part")
+    assert "aiq search --frontier" in page.inner_text("#heat-missing")
+    assert "aiq compare --layers" in page.inner_text("#measured-section")
+    assert "not known" in page.inner_text("#frontier")
     page = opened(plans["measured in the loop"])
     assert not page.is_visible("#heat-part")
     assert "not known" in page.inner_text("#layer-table")

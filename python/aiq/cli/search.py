@@ -51,11 +51,11 @@ def _search_options() -> list[inspect.Parameter]:
             continue
         kind = known.metadata["kind"]
         number: dict[str, Any] = {"parser": _number, "metavar": kind.__name__.upper()}
+        names = {"autocompletion": completions(known.metadata["names"])}
         option = typer.Option(
             f"--{known.name.replace('_', '-')}",
             help=known.metadata["help"],
-            autocompletion=completions(known.metadata["names"]),
-            **(number if kind is not str else {}),
+            **({} if kind is bool else names if kind is str else number | names),
         )
         options.append(
             inspect.Parameter(

@@ -5,15 +5,24 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.table import Table
+from rich.console import Group, RenderableType
+from rich.text import Text
 
 from aiq.plan.tables import FrontierPoint
-from aiq.text import count, duration, fine_points, plain, points, table
+from aiq.report.scores import Words
+from aiq.text import count, duration, plain, table
+
+UNKNOWN = (
+    "? is a drop that was not evaluated, as the answer did not need it; `aiq search --frontier` "
+    "evaluates it."
+)
 
 
 @dataclass(frozen=True, slots=True)
 class PlanFrontier:
     """Plans by predicted accuracy drop, ascending: the frontier, every uniform plan, the chosen.
+
+    Plans whose drop is not known come last, by time, descending.
 
     Attributes
     ----------
@@ -25,6 +34,8 @@ class PlanFrontier:
         Cost model behind the seconds; ``roofline`` is a lower bound.
     points
         The plans. No plan is cheaper at the drop of one that is `optimal`.
+    metric
+        Name of the metric of accuracy, for the words of the table.
     """
 
     layers: tuple[str, ...]
@@ -32,6 +43,7 @@ class PlanFrontier:
     unit: str
     level: str
     points: tuple[FrontierPoint, ...]
+    metric: str = "top1"
 
     def __len__(self) -> int:
         return len(self.points)
@@ -47,8 +59,9 @@ class PlanFrontier:
         """Return everything as JSON takes it."""
         return asdict(self)
 
-    def table(self) -> Table:
-        """Return the points for reading."""
+    def table(self) -> RenderableType:
+        """Return the points for reading, and what was not evaluated."""
+        words = Words.of({"metric": self.metric})
         bound = ">= " if self.level == "roofline" else ""
         measured = any(point.measured_drop is not None for point in self.points)
         columns = ["<plan", "<frontier", "time", "bytes moved", "weights", "drop"]
@@ -60,13 +73,18 @@ class PlanFrontier:
                 bound + duration(point.seconds),
                 f"{count(point.bytes)}B",
                 f"{count(point.weight_bytes)}B",
-                fine_points(point.drop),
-                *(map(_known, (point.measured_drop, point.drop_limit)) if measured else ()),
+                "?" if point.drop is None else words.fine(point.drop),
+                *(
+                    "" if drop is None else words.drop(drop)
+                    for drop in ((point.measured_drop, point.drop_limit) if measured else ())
+                ),
                 self._mix(point),
             )
             for point in self.points
         )
-        return table("", columns, rows)
+        found = table("", columns, rows)
+        unknown = any(point.drop is None for point in self.points)
+        return Group(found, Text(UNKNOWN)) if unknown else found
 
     def _mix(self, point: FrontierPoint) -> str:
         found = Counter(self.formats[k] for k in point.formats)
@@ -74,7 +92,3 @@ class PlanFrontier:
 
     def __str__(self) -> str:
         return plain(self.table())
-
-
-def _known(drop: float | None) -> str:
-    return "" if drop is None else points(drop)

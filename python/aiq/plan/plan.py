@@ -18,6 +18,7 @@ from aiq.plan.tables import PlanTables
 from aiq.plan.timed import Shortlist
 from aiq.plan.workload import Workload
 from aiq.report import Comparable, MeasuredTimes, frame, html
+from aiq.report.scores import Words
 from aiq.saved import FileKind, Saved
 from aiq.solver import Check
 from aiq.text import plain
@@ -251,6 +252,7 @@ class Plan(Saved):
             unit=self.tables.unit,
             level=self.predicted.level,
             points=self.tables.frontier,
+            metric=Words.of(self.provenance).metric,
         )
 
     def report(

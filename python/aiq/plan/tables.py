@@ -24,7 +24,7 @@ class FrontierPoint:
         Predicted time of one batch, bytes that convolution and linear layers move, and the size of
         all weights.
     drop
-        Predicted accuracy drop, as a fraction.
+        Predicted accuracy drop, as a fraction; ``None`` if nothing was measured that predicts it.
     formats
         Position of each layer's format in `PlanTables.formats`.
     optimal
@@ -37,7 +37,7 @@ class FrontierPoint:
     seconds: NonNegative
     bytes: NonNegative
     weight_bytes: NonNegative
-    drop: float
+    drop: float | None
     formats: tuple[Count, ...]
     optimal: bool
     measured_drop: float | None = None
@@ -84,7 +84,7 @@ class PlanTables:
     conversions
         Costs between layers, where there are any.
     frontier
-        Plans by drop, ascending.
+        Plans by drop, ascending; those whose drop is not known come last, by cost, descending.
     peaks_gflops
         Compute dtype -> peak of the machine, in GFLOP/s.
     memory_gbps

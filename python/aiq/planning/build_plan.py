@@ -156,6 +156,7 @@ def _provenance(
         "runtime": options.runtime_name,
         "sensitivity": None if drops is None else drops.method,
         "measure_top": options.measure_top,
+        "frontier": options.frontier,
         "decode": None if options.decode is None else asdict(options.decode),
         "metric": metric if isinstance(metric, str) else getattr(metric, "__name__", "own"),
         "seed": options.seed,

@@ -1,6 +1,7 @@
 """The tables and the frontier that a plan keeps, as plain numbers."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
@@ -18,6 +19,7 @@ from aiq.plan import Accuracy
 from aiq.plan.tables import CHOSEN, Conversion, FrontierPoint, PlanTables
 from aiq.planning.tables import Tables
 from aiq.planning.task import Formats, Outcome, Task
+from aiq.solver import Solution
 
 SOLVES = 48
 """Most budgets at which the frontier is solved."""
@@ -176,10 +178,14 @@ def _middle(low: float, high: float, scale: float) -> float:
 def _points(
     task: Task, seconds: CostTable, outcome: Outcome, known: Known | None, *, solve: bool
 ) -> tuple[FrontierPoint, ...]:
-    """Return the frontier, all uniform plans and the chosen one, by drop."""
+    """Return the frontier, float32, all other uniform plans and the chosen one, by drop.
+
+    If the drops of single layers are not known, there is no frontier but the chosen plan, which is
+    on it if no plan of any drop is cheaper. Uniform plans then have the drop that was measured.
+    """
     tables = task.tables
 
-    def point(name: str, formats: Formats, drop: float, *, optimal: bool) -> FrontierPoint:
+    def point(name: str, formats: Formats, drop: float | None, *, optimal: bool) -> FrontierPoint:
         measured = None if known is None else known(formats)
         return FrontierPoint(
             name=name,
@@ -196,10 +202,16 @@ def _points(
     def predicted(formats: Formats) -> float:
         return outcome.curve.predict(tables.predicted_drop(formats))
 
-    chosen = point(CHOSEN, outcome.formats, outcome.predicted_drop, optimal=False)
+    chosen = point(
+        CHOSEN, outcome.formats, outcome.predicted_drop, optimal=_is_cheapest(tables, outcome)
+    )
+    uniform = {REFERENCE.name: dict.fromkeys(tables.cost.layers, REFERENCE)} | tables.uniform()
     if not solve:
-        few = [chosen, *_measured_uniform(task, outcome, known, point)]
-        return tuple(sorted(few, key=lambda p: (p.drop, -p.seconds)))
+        rest = [
+            point(name, formats, _measured_drop(formats, known), optimal=False)
+            for name, formats in uniform.items()
+        ]
+        return _by_drop([chosen, *rest])
     scale = min(max(task.max_drop, LEAST_SCALE), MOST_SCALE)
     others = [
         point("", formats, predicted(formats), optimal=proved)
@@ -207,30 +219,34 @@ def _points(
     ]
     on_frontier = {p.formats for p in others if p.optimal}
     named = [
-        point(name, formats, predicted(formats), optimal=False)
-        for name, formats in tables.uniform().items()
+        point(name, formats, predicted(formats), optimal=False) for name, formats in uniform.items()
     ]
-    marked = [replace(p, optimal=p.formats in on_frontier) for p in [*named, chosen]]
+    marked = [replace(p, optimal=p.optimal or p.formats in on_frontier) for p in [*named, chosen]]
     known_names = {p.formats for p in marked}
-    points = [*marked, *(p for p in others if p.formats not in known_names)]
-    return tuple(sorted(points, key=lambda p: (p.drop, -p.seconds)))
+    return _by_drop([*marked, *(p for p in others if p.formats not in known_names)])
 
 
-def _measured_uniform(
-    task: Task,
-    outcome: Outcome,
-    known: Known | None,
-    point: Callable[..., FrontierPoint],
-) -> list[FrontierPoint]:
-    """Return the uniform plans whose drops are known although those of single layers are not."""
-    found = []
-    for name, formats in task.tables.uniform().items():
-        measured = None if known is None else known(formats)
-        if formats == outcome.formats or (measured is None and name != REFERENCE.name):
-            continue
-        drop = 0.0 if measured is None else measured.drop
-        found.append(point(name, formats, drop, optimal=False))
-    return found
+def _is_cheapest(tables: Tables, outcome: Outcome) -> bool:
+    """Whether the solver has proved that no plan of any drop is cheaper than the chosen one."""
+    solution = outcome.solution
+    return (
+        isinstance(solution, Solution)
+        and solution.status == "optimal"
+        and outcome.drop_budget is None
+        and outcome.formats == tables.formats(solution.choices)
+    )
+
+
+def _by_drop(points: Iterable[FrontierPoint]) -> tuple[FrontierPoint, ...]:
+    return tuple(sorted(points, key=lambda p: (math.inf if p.drop is None else p.drop, -p.seconds)))
+
+
+def _measured_drop(formats: Formats, known: Known | None) -> float | None:
+    """Return the drop of a plan if it was measured; that of float32 is 0."""
+    if all(fmt == REFERENCE for fmt in formats.values()):
+        return 0.0
+    measured = None if known is None else known(formats)
+    return None if measured is None else measured.drop
 
 
 def _rows(values: ArrayLike) -> tuple[tuple[float, ...], ...]:

@@ -39,6 +39,10 @@ HOPELESS = 2.0
 
 _STAGE = "measure the plan, search again"
 _CHEAPEST = "measure the cheapest plan"
+_UNIFORM = "measure the uniform plans"
+
+MOST_UNIFORM = 12
+"""Largest number of uniform plans that are measured for the frontier alone."""
 
 
 def search_tables(task: Task) -> Outcome:
@@ -78,6 +82,32 @@ def search_cheapest(task: Task, meter: AccuracyMeter, progress: Progress) -> Out
     if math.isinf(value):
         return None
     return Outcome(formats, value, accuracy.drop, 1.0, None, accuracy, solution)
+
+
+def measure_uniform(
+    task: Task, meter: AccuracyMeter, outcome: Outcome, progress: Progress
+) -> Outcome:
+    """Measure all uniform plans, for the frontier, and return the outcome with a curve through all.
+
+    Of more plans than `MOST_UNIFORM`, those that are predicted to drop least are measured.
+
+    Raises
+    ------
+    SearchStoppedError
+        On Ctrl-C; it holds the outcome.
+    """
+    total = task.tables.predicted_drop
+    plans = sorted(task.tables.uniform().values(), key=total)[:MOST_UNIFORM]
+    try:
+        for done, formats in enumerate(plans):
+            progress(_UNIFORM, done, len(plans))
+            meter.accuracy(formats)
+    except KeyboardInterrupt:
+        raise SearchStoppedError(outcome) from None
+    progress(_UNIFORM, len(plans), len(plans))
+    points = [_point(task, meter, formats) for formats in [*plans, outcome.formats]]
+    curve = drop_curve.fit_curve(task.tables.known_drops(), points)
+    return replace(outcome, curve=curve)
 
 
 def search_verified(task: Task, meter: AccuracyMeter, progress: Progress) -> Outcome:
@@ -190,6 +220,13 @@ def _factor(task: Task, curve: DropCurve) -> float:
     return curve.slope(total)
 
 
+def _point(task: Task, meter: AccuracyMeter, formats: Formats) -> drop_curve.Point:
+    """Return a measured plan as `drop_curve.fit_curve` takes it."""
+    found = meter.evaluation(formats, -1.0)
+    error = math.hypot(found.drop_error, 1 / found.samples)
+    return task.tables.predicted_drop(formats), found.drop, error
+
+
 class _Loop:
     """The rounds of one search, and the plans that were measured in them."""
 
@@ -200,7 +237,7 @@ class _Loop:
 
     def curve(self) -> DropCurve:
         """Return the curve fitted to all plans that were measured so far."""
-        points = [self._point(outcome.formats) for outcome in self.tried]
+        points = [_point(self.task, self._meter, outcome.formats) for outcome in self.tried]
         return drop_curve.fit_curve(self.task.tables.known_drops(), points)
 
     def best(self, stop: KeyboardInterrupt) -> Outcome | None:
@@ -311,11 +348,6 @@ class _Loop:
         except NoPlanError:
             return 1.0
         return 1 - task.tables.cost.total(best.formats) / holds.value
-
-    def _point(self, formats: Formats) -> drop_curve.Point:
-        found = self._meter.evaluation(formats, -1.0)
-        error = math.hypot(found.drop_error, 1 / found.samples)
-        return self._total(formats), found.drop, error
 
     def _total(self, formats: Formats) -> float:
         return self.task.tables.predicted_drop(formats)

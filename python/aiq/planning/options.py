@@ -34,7 +34,7 @@ def _option(
     text
         Text of the option in ``aiq search --help``.
     kind
-        Type of the value on the command line: a text or a number.
+        Type of the value on the command line: a text, a number, or ``bool`` for a switch.
     names
         Returns the names that the shell completes.
     """
@@ -80,6 +80,12 @@ class SearchOptions:
     )
     workload: Decode | str | None = _option(
         None, "Of a decoder: tokens of a prompt + tokens that are written, as 512+128.", str
+    )
+    frontier: bool = _option(
+        False,
+        "Evaluate every layer alone and all uniform plans, too, where the answer needs neither: "
+        "for the frontier and the heat map of `aiq report`.",
+        bool,
     )
     cache: bool | str | Path = True
     seed: int = _option(0, "Seed of all random draws.", int)

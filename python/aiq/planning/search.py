@@ -57,6 +57,7 @@ def search(
     metric: str | Metric = "top1",
     max_perplexity_ratio: float | None = None,
     workload: Decode | str | None = None,
+    frontier: bool = False,
     cache: bool | str | Path = True,
     seed: int = 0,
     executor: Executor | None = None,
@@ -142,6 +143,10 @@ def search(
         What a decoder of language does, as ``aiq.Decode(prompt=512, tokens=128)``: its time is that
         of reading the prompt and of writing the tokens one by one. The inputs are numbers of
         tokens, (batch, length). Default: one batch of the inputs.
+    frontier
+        Whether every layer alone and all uniform plans are evaluated even if the answer needs
+        neither, as where the cheapest plan of all holds. Then the plan keeps a whole frontier and
+        all sensitivities; otherwise it may know the times of the other plans only.
     cache
         Whether evaluations are kept, in the user's cache folder or in one that is named: what is
         there is not run again, so that a search with another budget takes seconds and one that was
@@ -189,6 +194,7 @@ def search(
         metric=metric,
         max_perplexity_ratio=max_perplexity_ratio,
         workload=workload,
+        frontier=frontier,
         cache=cache,
         seed=seed,
     )
@@ -233,7 +239,9 @@ def _find(
         outcome = None
         if meter is not None and not walks:
             outcome = loop.search_cheapest(task, meter, progress)
-        if isinstance(options.sensitivity, DropTable) or (outcome is None and not walks):
+            found = replace(found, outcome=outcome)
+        needed = options.frontier or outcome is None
+        if isinstance(options.sensitivity, DropTable) or (needed and not walks):
             table = drops(progress)
             task = replace(task, tables=stages.with_drops(task.tables, table))
             found = replace(found, task=task, drops=table)
@@ -243,6 +251,8 @@ def _find(
             outcome = walk.search_measured(task, meter, progress)
         elif outcome is None:
             outcome = loop.search_verified(task, meter, progress)
+        if options.frontier and meter is not None:
+            outcome = loop.measure_uniform(task, meter, outcome, progress)
         found = replace(found, outcome=outcome)
         if options.engine is not None:
             outcome, timed = stopwatch.fastest(

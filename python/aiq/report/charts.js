@@ -10,7 +10,7 @@ function dropScale(range) {
   const steepest = Math.max(...optimal, 0);
   const high = Math.min(Math.max(wanted, 1.1 * steepest), 3 * wanted);
   const low = Math.min(0, ...doc.points.map((p) => Math.min(p.drop, p.measured ?? 0)));
-  if (steepest >= 0.2 * high) return {
+  if (steepest >= 0.2 * high || !doc.dropsKnown) return {
     high, at: linear([low, high], range), ticks: ticks(low, high, 5), note: "",
   };
   // Nearly all of the frontier is close to zero: a scale that is linear there, then logarithmic.
@@ -26,7 +26,8 @@ function frontier() {
     $("frontier"), 348,
     `Frontier of ${doc.points.length} plans by cost and accuracy drop`,
   );
-  const [left, right, top, bottom] = [66, width - 16, 28, 304];
+  const unknown = doc.points.some((p) => p.drop === null);
+  const [left, right, top, bottom] = [66, width - 16, unknown ? 62 : 28, 304];
   // a plan that was timed and is not kept has no place here: its drop is not known
   const measured = (doc.unit === "seconds" ? doc.measured?.whole ?? [] : []).filter(
     ([name]) => doc.points.some((p) => p.name === name),
@@ -34,7 +35,7 @@ function frontier() {
   const costs = [...doc.points.map((p) => p.cost), ...measured.flatMap((row) => row.slice(2))];
   const drops = dropScale([bottom, top]);
   const high = drops.high;
-  const y = (drop) => drops.at(Math.min(drop, high));
+  const y = (drop) => (drop === null ? 40 : drops.at(Math.min(drop, high)));
   const x = linear([0.92 * Math.min(...costs), 1.04 * Math.max(...costs)], [left, right]);
   const [size, unit] = costUnit(Math.max(...costs));
   for (const t of ticks(0.92 * Math.min(...costs), 1.04 * Math.max(...costs), width / 110)) {
@@ -53,7 +54,10 @@ function frontier() {
   const what = doc.unit === "seconds" ? `${time} of a batch` : "bytes moved";
   svg.append(
     text(right, bottom + 36, `${what}, ${unit}`, { "text-anchor": "end" }),
-    text(4, 12, `accuracy drop, pp${drops.note}`),
+    text(4, 12, `${doc.dropUnit}${drops.note}`),
+  );
+  if (unknown) svg.append(
+    line(left, y(null), right, y(null), "unknown"), text(4, 44, "not known"),
   );
   if (doc.budget !== null && doc.budget <= high) {
     svg.append(line(left, y(doc.budget), right, y(doc.budget), "budget"));
@@ -61,7 +65,7 @@ function frontier() {
       class: "hot", "text-anchor": "end",
     }));
   }
-  const best = doc.points.filter((p) => p.optimal);
+  const best = doc.points.filter((p) => p.optimal && p.drop !== null);
   const steps = best.map((p, i) => `${i ? `V${y(p.drop)}H` : "M"}${x(p.cost)}${i ? "" : ` ${y(p.drop)}`}`);
   svg.append(draw("path", { d: steps.join(""), class: "path" }));
   doc.points.forEach((p, i) => svg.append(frontierMark(p, i, x, y, high)));

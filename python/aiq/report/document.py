@@ -5,36 +5,15 @@ from typing import TYPE_CHECKING, Any
 from aiq.errors import InputError
 from aiq.formats import REFERENCE
 from aiq.formats import parse as parse_format
-from aiq.report import drawing, facts
+from aiq.report import drawing, facts, missing
 from aiq.report.measured import MeasuredTimes
 from aiq.report.scores import Words
 from aiq.report.sentence import described, drop, gain, mix
-from aiq.text import count, duration, fine_points, joules, points
+from aiq.text import count, duration, joules, points
 
 if TYPE_CHECKING:  # a plan shows itself through this room
     from aiq.plan import Plan, Prediction
     from aiq.plan.tables import FrontierPoint, PlanTables
-
-NO_TABLES = (
-    "This plan keeps no tables, because an older version saved it: the frontier, the roofline, the "
-    "graph and the heat map are missing. Search again to see them."
-)
-LOWER_BOUND = (
-    "Times are lower bounds, from the peaks of the machine alone, so no speed-up is stated. "
-    "`aiq calibrate` makes them predictions."
-)
-NOT_SOLVED = (
-    "The drops of single layers were not measured, so there is no frontier between these plans and "
-    "no heat map."
-)
-SINGLE = "The frontier is a single plan: no other one is faster at any accuracy drop."
-NOT_COMPARED = (
-    "Nothing was timed layer by layer. `aiq compare --layers --json` does that, and "
-    "`aiq report --comparison` shows it here."
-)
-BEATEN = "{} uniform precisions that another one beats in cost and in drop are left out."
-NO_ENERGY = "Energy is left out: the hardware profile states none for an operation or a byte."
-ENERGY = "Energy is that of all multiplications and of all bytes moved, once from memory: {}."
 
 MANY = 12
 """Of more uniform precisions than these, those that another one beats are left out."""
@@ -74,6 +53,9 @@ def document(plan: "Plan", measured: MeasuredTimes | None) -> dict[str, Any]:
         "conversions": view.conversions(),
         "roofline": view.roofline(),
         "measured": view.compared(),
+        "heatNote": "" if view.drops_known else missing.NO_HEAT,
+        "timeNote": missing.NOT_TIMED,
+        "dropUnit": view.words.dropped + (", pp" if view.words.metric == "top1" else ""),
         "table": view.table(),
         "gainHeading": view.gain_heading(),
         "tableNotes": view.table_notes(),
@@ -105,16 +87,18 @@ class _View:
     def _beaten(self) -> set[int]:
         """Return the uniform plans, of many, that another one beats in cost and in drop."""
         uniform = {
-            i: (p.seconds if self.unit == "seconds" else p.bytes, p.drop)
+            i: (self.cost(p), p.drop)
             for i, p in enumerate(self.frontier)
             if p.name not in {"", "plan", REFERENCE.name}
         }
         if len(uniform) <= MANY:
             return set()
+        known = [(cost, drop) for cost, drop in uniform.values() if drop is not None]
         return {
             i
             for i, (cost, drop) in uniform.items()
-            if any(c <= cost and d <= drop and (c, d) != (cost, drop) for c, d in uniform.values())
+            if drop is None
+            or any(c <= cost and d <= drop and (c, d) != (cost, drop) for c, d in known)
         }
 
     def answer(self) -> dict[str, Any]:
@@ -139,13 +123,13 @@ class _View:
         """Return what is missing and why, each in one sentence."""
         found = []
         if self.tables is None:
-            found.append(NO_TABLES)
+            found.append(missing.NO_TABLES)
         elif not self.drops_known:
-            found.append(NOT_SOLVED)
+            found.append(missing.CHEAPEST if self.plan.proof.cheapest else missing.NOT_SOLVED)
         elif len({p.formats for p in self.frontier if p.optimal}) <= 1:
-            found.append(SINGLE)
+            found.append(missing.SINGLE)
         if self.lower_bound:
-            found.append(LOWER_BOUND)
+            found.append(missing.LOWER_BOUND)
         return found
 
     def formats(self) -> list[dict[str, Any]]:
@@ -195,20 +179,27 @@ class _View:
         return float(allowed) if isinstance(allowed, int | float) and not weighted else None
 
     def slider(self) -> list[int]:
-        """Return the points that the slider passes: the frontier, and the plan itself."""
-        chosen = {p.formats for p in self.frontier if p.name == "plan"}
-        return [
+        """Return the points that the slider passes, by cost, the plan itself among them.
+
+        They are the frontier; without one, float32 and the uniform precisions.
+        """
+        points = self.frontier
+        chosen = {p.formats for p in points if p.name == "plan"}
+        found = [
             i
-            for i, p in enumerate(self.frontier)
-            if p.name == "plan" or (p.optimal and p.formats not in chosen)
+            for i, p in enumerate(points)
+            if p.name == "plan"
+            or (p.optimal and p.formats not in chosen)
+            or (not self.drops_known and i not in self.beaten)
         ]
+        return sorted(found, key=lambda i: (-self.cost(points[i]), points[i].name == "plan"))
 
     def point(self, p: "FrontierPoint") -> dict[str, Any]:
         """Return a plan on or beside the frontier, with its words."""
         formats = [self.names[k] for k in p.formats]
         return {
             "name": p.name,
-            "cost": p.seconds if self.unit == "seconds" else p.bytes,
+            "cost": self.cost(p),
             "drop": p.drop,
             "measured": p.measured_drop,
             "limit": p.drop_limit,
@@ -217,15 +208,26 @@ class _View:
             "words": {
                 "gain": self.gain(p),
                 "time": self.time(p.seconds),
-                "drop": f"{fine_points(p.drop)} predicted",
+                "drop": self.predicted_drop(p),
                 "measured": ""
                 if p.measured_drop is None or p.drop_limit is None
-                else f"{self.words.drop(p.measured_drop)} measured, "
+                else f"{self.words.dropped} {self.words.drop(p.measured_drop)} measured, "
                 f"at most {self.words.drop(p.drop_limit)}",
                 "size": f"{count(p.weight_bytes)}B",
                 "mix": mix(formats),
             },
         }
+
+    def cost(self, p: "FrontierPoint") -> float:
+        """Return what the search minimised."""
+        return p.seconds if self.unit == "seconds" else p.bytes
+
+    def predicted_drop(self, p: "FrontierPoint") -> str:
+        """Return the predicted drop in words; nothing if what is known of it was measured."""
+        if not self.drops_known and p.measured_drop is not None:
+            return ""
+        known = " predicted" if p.drop is not None else ""
+        return f"{self.words.dropped} {self.words.fine(p.drop)}{known}"
 
     @property
     def in_time(self) -> bool:
@@ -305,7 +307,7 @@ class _View:
                 for x in layers
                 if x.measured is not None
             ],
-            "note": "" if layers else NOT_COMPARED,
+            "note": "" if layers else missing.NOT_COMPARED,
         }
 
     def table(self) -> list[dict[str, Any]]:
@@ -325,7 +327,7 @@ class _View:
         return sorted(rows, key=lambda row: (row["name"] == "plan", -row["operations"]))
 
     def _row(self, name: str, formats: list[str], index: int, p: "FrontierPoint") -> dict[str, Any]:
-        drop = fine_points(p.drop)
+        drop = self.words.fine(p.drop)
         if p.measured_drop is not None:
             drop = f"{self.words.drop(p.measured_drop)} measured"
         operations = self._bit_operations(formats)
@@ -368,8 +370,8 @@ class _View:
     def table_notes(self) -> list[str]:
         """Return what the table leaves out, and where energies are from."""
         source = self.tables.energy_source if self.tables else ""
-        beaten = [BEATEN.format(len(self.beaten))] if self.beaten else []
-        return [*beaten, ENERGY.format(source.rstrip(".")) if source else NO_ENERGY]
+        beaten = [missing.BEATEN.format(len(self.beaten))] if self.beaten else []
+        return [*beaten, missing.ENERGY.format(source.rstrip(".")) if source else missing.NO_ENERGY]
 
     def energy(self, formats: list[str], moved: float) -> str:
         """Return the energy of one batch: of its multiplications and of the bytes that it moves."""

@@ -94,7 +94,7 @@ def commands(plan: "Plan") -> list[str]:
         ("--hw", plan.hardware),
         ("--data", "DATA" if plan.accuracy is not None else None),
         ("--input", _input(plan)),
-        ("--batch-dim", known.get("batch_dim") or None),
+        ("--batch-dim", _batch_dim(known)),
         ("--objective", plan.objective),
         ("--max-drop", known.get("max_drop")),
         ("--confidence", known.get("confidence")),
@@ -110,6 +110,7 @@ def commands(plan: "Plan") -> list[str]:
     if isinstance(pins, Mapping):
         options += [("--pin", f"{pattern}={name}") for pattern, name in pins.items()]
     given = [f"{key} {shlex.quote(_words(value))}" for key, value in options if _words(value)]
+    given += ["--frontier"] if known.get("frontier") is True else []
     compare = "aiq compare plan.json MODEL"
     if plan.workload is None:  # a newer plan knows the profile and the runtime itself
         runtime = known.get("runtime")
@@ -120,6 +121,12 @@ def commands(plan: "Plan") -> list[str]:
         f"{compare} --layers --json > comparison.json",
         "aiq report plan.json --comparison comparison.json -o report.html",
     ]
+
+
+def _batch_dim(known: Mapping[str, Any]) -> object:
+    """Return the batch dimension as the command line takes it; nothing for the first."""
+    found = known.get("batch_dim", 0)
+    return "none" if found is None else found or None
 
 
 def _input(plan: "Plan") -> str:

@@ -129,7 +129,7 @@ function showSelection() {
   const uniform = point.name === "plan" ? "chosen plan" : `uniform ${point.name}`;
   const name = point.name ? uniform : "plan on the frontier";
   const parts = [
-    [name, ""], [words.time, words.gain], [words.drop, words.measured], [words.size, "weights"],
+    [name, ""], [words.time, words.gain], words.drop ? [words.drop, words.measured] : [words.measured, ""], [words.size, "weights"],
     [words.mix, ""],
   ];
   $("readout").replaceChildren(
@@ -137,7 +137,7 @@ function showSelection() {
       ([a, b]) => make("span", {}, make("b", {}, a), b ? `${b === "weights" ? "" : ","} ${b}` : ""),
     ),
   );
-  $("slider").setAttribute("aria-valuetext", `${name}, ${words.time}, ${words.drop}, ${words.mix}`);
+  $("slider").setAttribute("aria-valuetext", `${name}, ${words.time}, ${words.drop || words.measured}, ${words.mix}`);
 }
 
 function showLegend() {
@@ -210,8 +210,11 @@ function showFacts() {
 const shown = {
   frontier: doc.points.length > 0,
   "heat-part": doc.points.length > 0 && doc.dropsKnown,
-  graph: doc.points.length > 0, roofline: doc.roofline !== null, measured: doc.measured !== null,
+  "heat-missing": doc.points.length > 0 && !doc.dropsKnown,
+  "step-words": doc.dropsKnown, "unknown-words": doc.points.some((p) => p.drop === null),
+  graph: doc.points.length > 0, roofline: doc.roofline !== null,
 };
+const timed = doc.measured !== null;
 
 function redraw() {
   showSelection();
@@ -222,7 +225,7 @@ function redraw() {
   inspector();
   if (shown.graph) graph();
   if (shown.roofline) roofline();
-  if (shown.measured) measuredLayers();
+  if (timed) measuredLayers();
   markTable();
 }
 
@@ -247,7 +250,9 @@ function start() {
   setUpControls();
   showTable();
   showFacts();
-  if (shown.measured) measuredTable();
+  $("heat-note").textContent = doc.heatNote;
+  if (timed) measuredTable();
+  else $("measured-words").textContent = doc.timeNote;
   follow();
   select(doc.chosen);
   let width = innerWidth;

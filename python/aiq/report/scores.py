@@ -5,9 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aiq.text import points
+from aiq.text import fine_points, points
 
 PERPLEXITY = "perplexity"
+
+NOT_EVALUATED = "not evaluated"
+"""Stands for the drop of a plan that nothing was measured of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,12 @@ class Words:
         if self.metric == "top1":
             return f"{round(-100 * drop, 2) + 0.0:+.2f} pp"
         return f"{round(-drop, 4) + 0.0:+.4f}"
+
+    def fine(self, drop: float | None) -> str:
+        """Return a predicted drop, small ones too; ``None`` is one that nothing predicts."""
+        if drop is None:
+            return NOT_EVALUATED
+        return fine_points(drop) if self.metric == "top1" else self.drop(drop)
 
     def drop(self, drop: float) -> str:
         """Return a drop: percentage points of accuracy, a ratio of perplexities."""
