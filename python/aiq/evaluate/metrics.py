@@ -17,6 +17,9 @@ Metric = Callable[[Any, Tensor], Tensor]
 
 NAMES = ("top1", "perplexity", "cosine")
 
+PIECE = 2**21
+"""Numbers of an output of which float64 logarithms are computed together: 16 MiB each."""
+
 FLAT = 1e-12
 """Fraction of an output's power below which its variance is only rounding."""
 
@@ -149,11 +152,20 @@ def _from_classes(
             f"Targets range from {low} to {high} but the model has {classes} classes; give class "
             "indices from 0."
         )
-    log_q, log_p = logits.double().log_softmax(axis), exact.double().log_softmax(axis)
-    index = targets.clamp(min=0).unsqueeze(axis)
-    cross_entropy = -log_q.gather(axis, index).squeeze(axis)
-    divergence = (log_p.exp() * (log_p - log_q)).sum(axis)
+    rows = [x.movedim(axis, -1).reshape(-1, classes) for x in (logits, exact)]
+    index = targets.clamp(min=0).reshape(-1, 1)
+    pieces = zip(*(x.split(max(1, PIECE // classes)) for x in (*rows, index)), strict=True)
+    found = [_of_rows(*piece) for piece in pieces]
+    cross_entropy, divergence = (
+        torch.cat(part).view(targets.shape) for part in zip(*found, strict=True)
+    )
     return _mean_over_positions(cross_entropy, targets), _mean_over_positions(divergence, targets)
+
+
+def _of_rows(logits: Tensor, exact: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cross-entropy and divergence of each row, in float64."""
+    log_q, log_p = logits.double().log_softmax(-1), exact.double().log_softmax(-1)
+    return -log_q.gather(-1, index).squeeze(-1), (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
 def _mean_over_positions(values: Tensor, targets: Tensor) -> Tensor:

@@ -76,7 +76,9 @@ class Runner:
         plan: LayerFormats,
         path: Checkpoint | None,
         reference: Reference | None,
-    ) -> tuple[Tensor, Checkpoint, Reference]:
+        *,
+        keep: bool = True,
+    ) -> tuple[Tensor, Checkpoint | None, Reference]:
         """Run a chunk under a plan, from the first layer whose format differs from `path`'s plan.
 
         Parameters
@@ -89,13 +91,15 @@ class Runner:
             Checkpoint of the last run of this chunk, or ``None``.
         reference
             Reference of the float32 network on this chunk; ``None`` if `plan` is float32.
+        keep
+            Whether to keep the activations of this run.
 
         Returns
         -------
         scores
             Score, divergence and cross-entropy of each sample: float64, (3, samples).
         path
-            Checkpoint for the next run of this chunk.
+            Checkpoint for the next run of this chunk, or ``None`` if nothing is to be kept.
         reference
             The reference that was given, or that of this run.
 
@@ -111,7 +115,7 @@ class Runner:
             states = [simulator.advance(start, {}, self._starts[0])]
         else:
             states = path.states[: _common(plan, path.plan) + 1]
-        for start_of_layer in self._starts[len(states) :]:
+        for start_of_layer in self._starts[len(states) :] if keep else ():
             states.append(simulator.advance(states[-1], formats, start_of_layer))
         output = simulator.finish(simulator.advance(states[-1], formats))
         output = pytree.tree_map(lambda leaf: self._cut(leaf, len(chunk)), output)
@@ -121,7 +125,7 @@ class Runner:
             self._in_order_of(chunk), output, chunk.targets, reference, self.output_dim
         )
         stacked = torch.stack([scores.score, scores.divergence, scores.cross_entropy])
-        return stacked, Checkpoint(plan, states), reference
+        return stacked, Checkpoint(plan, states) if keep else None, reference
 
     def _cut(self, leaf: Any, count: int) -> Any:  # noqa: ANN401
         dim, batch = self.output_dim, self._batch

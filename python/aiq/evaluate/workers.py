@@ -5,6 +5,7 @@ import os
 import pickle
 from collections.abc import Generator, Sequence
 from concurrent.futures import Executor, Future
+from functools import partial
 from typing import Protocol
 
 from torch import Tensor
@@ -16,6 +17,8 @@ from aiq.formats import REFERENCE
 
 ChunkJob = tuple[int, Sequence[LayerFormats]]
 """Index of a chunk, and the plans to run it under, sorted so that equal first layers are shared."""
+
+_FEW = 2
 
 Scores = Generator[tuple[LayerFormats, Tensor], None, None]
 """The plans of a job in order, each with its scores."""
@@ -42,7 +45,8 @@ class LocalWorkers:
         The chunks of samples.
     memory
         Largest size of kept activations in bytes. Activations of a chunk are kept after a job with
-        only one plan.
+        only one plan, unless those of a few chunks exceed this size: keeping some would save little
+        time.
     """
 
     def __init__(self, runner: Runner, chunks: Sequence[Samples], memory: int) -> None:
@@ -51,6 +55,7 @@ class LocalWorkers:
         self._memory = memory
         self._paths: dict[int, Checkpoint] = {}
         self._kept = 0  # size of _paths in bytes
+        self._keeps = True
         self._references: dict[int, Reference] = {}
 
     def start(self, jobs: Sequence[ChunkJob]) -> list[Scores]:
@@ -64,13 +69,17 @@ class LocalWorkers:
         alone = len(plans) == 1
         chunk, path = self._chunks[index], self._paths.pop(index, None) if alone else None
         self._kept -= path.bytes if path else 0
+        run = partial(self._runner.run, keep=self._keeps or not alone)
         for plan in plans:
             reference = self._references.get(index)
             if reference is None and any(f != REFERENCE for f in plan):
-                _, path, reference = self._runner.run(chunk, _float32(plan), path, None)
-            scores, path, self._references[index] = self._runner.run(chunk, plan, path, reference)
+                _, path, reference = run(chunk, _float32(plan), path, None)
+            scores, path, self._references[index] = run(chunk, plan, path, reference)
             yield plan, scores
-        if alone and path is not None and self._kept + path.bytes <= self._memory:
+        if not alone or path is None:
+            return
+        self._keeps = path.bytes * min(len(self._chunks), _FEW) <= self._memory
+        if self._keeps and self._kept + path.bytes <= self._memory:
             self._paths[index] = path
             self._kept += path.bytes
 

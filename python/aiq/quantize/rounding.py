@@ -38,6 +38,9 @@ FLOATS = {BF16: torch.bfloat16, FP16: torch.float16}
 LARGEST_BIAS = 2.0**30
 """Largest bias in quantisation steps: half the range of int32; the products have the other half."""
 
+KEPT_BYTES = 2**28
+"""Bytes of rounded weights that are kept at least; all weights in one format are, in any case."""
+
 SMALLEST_PRODUCT = 2.0**-120
 """Smallest step of products of integers, which runtimes can still hold in float32."""
 
@@ -85,6 +88,9 @@ class Rounding:
         self._bounds = {name: limits for name, limits in found if limits}
         self._quantizers: dict[tuple[str, DType, Granularity, DType], Affine] = {}
         self._weights: dict[tuple[str, DType, Granularity, DType], Tensor] = {}
+        self._weight_bytes = 0
+        all_weights = (self.program.constants[names.weight] for names in self.operands.values())
+        self._most_bytes = max(KEPT_BYTES, sum(4 * weight.numel() for weight in all_weights))
         self._biases: dict[tuple[str, DType, Granularity, DType], Tensor] = {}
         self._activations: dict[tuple[str, DType], Affine] = {}
 
@@ -203,13 +209,22 @@ class Rounding:
                 rounded = exact if dtype == FP32 else exact.to(FLOATS[dtype]).float()
             if rounded.ndim == 4:
                 rounded = rounded.contiguous(memory_format=torch.channels_last)
+            if rounded is exact:
+                return rounded
+            self._weight_bytes += rounded.nbytes
             self._weights[key] = rounded
+            while self._weight_bytes > self._most_bytes and len(self._weights) > 1:
+                self._drop(next(iter(self._weights)))
+        self._weights[key] = self._weights.pop(key)  # the first one is the longest unused
         return self._weights[key]
 
     def forget(self, layer: str) -> None:
         """Free the memory of the rounded weights of `layer`, which are rounded again if needed."""
         for key in [key for key in self._weights if key[0] == layer]:
-            del self._weights[key]
+            self._drop(key)
+
+    def _drop(self, key: tuple[str, DType, Granularity, DType]) -> None:
+        self._weight_bytes -= self._weights.pop(key).nbytes
 
     def bias(
         self,

@@ -10,7 +10,7 @@ from torch import Tensor
 from aiq.errors import DataError, InputError
 from aiq.graph import Layer, Trace
 from aiq.graph.export import Inputs
-from aiq.graph.operators import argument
+from aiq.graph.operators import Op, argument
 from aiq.quantize.program import Program
 
 BINS = 4096
@@ -34,9 +34,12 @@ class Statistics:
     counts
         Number of values in each bin: int64, (2 * BINS,).
     total
-        Sum of the values over the first dimension: float64.
+        Sum of the values over the first dimension, or over all but the last: float64.
     batch
         Number of summands of `total`.
+    by_feature
+        Whether the sum is taken over all dimensions but the last: linear layers, and outputs, need
+        no mean of each position, which would take as much memory as the activation itself.
     """
 
     extremes: list[tuple[float, float]] = field(default_factory=list)
@@ -44,10 +47,11 @@ class Statistics:
     counts: Tensor = field(default_factory=lambda: torch.zeros(2 * BINS, dtype=torch.int64))
     total: Tensor | float = 0.0
     batch: int = 0
+    by_feature: bool = False
 
     @property
     def mean(self) -> Tensor:
-        """The mean over the first dimension: float32, (1, ...)."""
+        """The mean over the first dimension, or all but the last: float32, (1, ...)."""
         return (torch.as_tensor(self.total) / self.batch).float()[None]
 
     @property
@@ -89,7 +93,8 @@ class Statistics:
         bins = x.mul(1 / self.limit if self.limit else 0).mul_(BINS).floor_().add_(BINS)
         bins = bins.clamp_(max=2 * BINS - 1).to(torch.int32).reshape(-1)
         self.counts += torch.bincount(bins, minlength=2 * BINS)
-        self._add(x.sum(0, dtype=torch.float64), len(x))
+        rows = x.reshape(-1, x.shape[-1]) if self.by_feature and x.ndim > 1 else x
+        self._add(rows.sum(0, dtype=torch.float64), len(rows))
 
     def _add(self, total: Tensor, count: int) -> None:
         """Add a sum of `count` values to the total.
@@ -144,7 +149,10 @@ def observe(trace: Trace, inputs: Iterable[Inputs]) -> dict[str, Statistics]:
     """
     readers = {read(trace, layer): layer for layer in trace.graph.quantizable}
     writers = {layer.nodes[-1]: layer for layer in trace.graph.quantizable if not layer.is_output}
-    statistics = {name: Statistics() for name in [*readers, *writers]}
+    statistics = {
+        name: Statistics(by_feature=name not in readers or readers[name].op is Op.LINEAR)
+        for name in [*readers, *writers]
+    }
     program = Program(trace)
 
     def update(name: str, value: Tensor) -> None:

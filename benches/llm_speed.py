@@ -1,0 +1,156 @@
+"""Decode speed at equal divergence, and predicted against measured times of a decoder."""
+
+import random
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import common
+import llm_rule
+import numpy as np
+from llm_setup import FOLDER, LENGTH, MENU, Setup
+from rich.table import Table
+from scipy.stats import spearmanr
+
+from aiq import cost
+from aiq.cost import CostTable
+from aiq.formats import REFERENCE, Format
+from aiq.gguf.llamacpp import LlamaCpp
+from aiq.graph import Decode
+from aiq.runtimes import placement
+
+WITHIN = 0.05
+ATTEMPTS = 6
+MIXES = 30
+CONTEXT = 64
+
+
+def costs(setup: Setup, decode: Decode) -> CostTable:
+    """Return the predicted time of a token, by layer and format."""
+    graph = decode.writing(setup.traced.graph, LENGTH)
+    return cost.time_table(graph, (REFERENCE, *MENU), setup.calibrated(), placement.GGUF)
+
+
+def equal_divergence(setup: Setup, tokens: int, rounds: int) -> dict[str, Any]:
+    """Return speed and quality of the plan of least time that diverges like the rule's file."""
+    table = costs(setup, Decode())
+    seconds = table.cost[:, 1:] / table.per_unit
+    rule = FOLDER / "Q4_K_M.gguf"
+    llm_rule.write(setup.model, setup.traced, setup.decoder.tokenizer, rule)
+    seen = setup.samples("searched")
+    target = setup.quality({"rule": rule}, seen)["rule"]["kl"]
+    limit, low, high = target, 0.0, np.inf
+    for _ in range(ATTEMPTS):
+        formats = setup.within_drop(seconds, limit)
+        file = setup.write("plan of least time", formats)
+        ratio = setup.quality({"plan": file}, seen)["plan"]["kl"] / target
+        print(f"predicted drop {limit:.4f}: divergence {ratio:.3f} of that of Q4_K_M", flush=True)
+        if 1 - WITHIN <= ratio <= 1:
+            break
+        low, high = (limit, high) if ratio < 1 else (low, limit)
+        limit = min(max(limit / ratio, low * 1.01), high * 0.99)
+        if np.isfinite(high) and low > 0:
+            limit = (low + high) / 2
+    files = {"Q4_K_M": rule, "plan": file}
+    predicted = {"plan": table.total(formats)}
+    for fmt in MENU:
+        files[fmt.name] = setup.write(fmt.name, setup.uniform(fmt))
+        predicted[fmt.name] = table.total(setup.uniform(fmt))
+    quality = setup.quality(files, setup.samples("held out"))
+    times = timed(files, setup.threads, (16, 512), tokens, rounds)
+    rows = {
+        name: {
+            **quality[name],
+            "token_seconds": times[name],
+            "predicted_seconds": predicted.get(name),
+        }
+        for name in files
+    }
+    show = Table("file", "KL", "perplexity ratio", "predicted ms", "ms after 16", "ms after 512")
+    for name, row in rows.items():
+        guess = "" if row["predicted_seconds"] is None else f"{1e3 * row['predicted_seconds']:.3g}"
+        measured = (f"{1e3 * s:.4g}" for s in row["token_seconds"].values())
+        show.add_row(name, f"{row['kl']:.4f}", f"{row['perplexity_ratio']:.3f}", guess, *measured)
+    common.console.print(show)
+    faster = {
+        name: {n: times[name][n] / times["plan"][n] for n in times[name]}
+        for name in files
+        if name != "plan"
+    }
+    return {
+        "files": rows,
+        "kl_over_Q4_K_M": quality["plan"]["kl"] / quality["Q4_K_M"]["kl"],
+        "speedup_of_the_plan_over": faster,
+    }
+
+
+def timed(
+    files: Mapping[str, Path],
+    threads: int,
+    contexts: tuple[int, ...],
+    tokens: int,
+    rounds: int,
+) -> dict[str, dict[int, float]]:
+    """Return the least seconds of a token of each file after each context; files take turns."""
+    found: dict[str, dict[int, float]] = {name: {} for name in files}
+    with ExitStack() as stack:
+        size = max(contexts) + tokens + 1
+        opened = {
+            name: stack.enter_context(LlamaCpp(path, size, threads)) for name, path in files.items()
+        }
+        for turn in range(rounds):
+            print(f"round {turn + 1} of {rounds}", flush=True)
+            for name, program in opened.items():
+                for length in contexts:
+                    run = program.run([1 + i % 64 for i in range(length)], tokens)
+                    found[name][length] = min(found[name].get(length, np.inf), run.token)
+    return found
+
+
+def prediction(setup: Setup, tokens: int, rounds: int) -> dict[str, Any]:
+    """Return errors of predicted decode times: all uniform files, and random mixes."""
+    table = costs(setup, Decode(prompt=CONTEXT, tokens=tokens))
+    draw = random.Random(0)
+    plans: dict[str, dict[str, Format]] = {fmt.name: setup.uniform(fmt) for fmt in MENU}
+    for number in range(MIXES):
+        some = draw.sample(MENU, draw.randint(2, len(MENU)))
+        plans[f"mix {number + 1}"] = {name: draw.choice(some) for name in setup.drops.layers}
+    files = {name: setup.write(name, formats) for name, formats in plans.items()}
+    times = timed(files, setup.threads, (CONTEXT,), tokens, rounds)
+    measured = np.array([times[name][CONTEXT] for name in plans])
+    predicted = np.array([table.total(formats) for formats in plans.values()])
+    size = np.array([setup.bytes(formats) for formats in plans.values()])
+    bandwidth = 1e9 * setup.calibrated().memory[-1].read_gbps
+    guesses = {
+        "calibrated": predicted,
+        "roofline": size / bandwidth,
+        "scaled bytes": _scaled(size, measured),
+    }
+    result = {name: _errors(guess, measured) for name, guess in guesses.items()}
+    show = Table("prediction", "MAPE", "MAPE of mixes", "Spearman")
+    for name, row in result.items():
+        show.add_row(name, *(f"{row[key]:.3f}" for key in ("mape", "mape_of_mixes", "spearman")))
+    common.console.print(show)
+    rows = zip(plans, predicted, measured, size, strict=True)
+    result["rows"] = {
+        name: {"predicted_ms": 1e3 * p, "measured_ms": 1e3 * m, "megabytes": s / 1e6}
+        for name, p, m, s in rows
+    }
+    for path in files.values():
+        path.unlink()
+    return result
+
+
+def _scaled(size: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """Return times in proportion to bytes, with the one rate that fits these times best."""
+    return size * np.median(measured / size)
+
+
+def _errors(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float]:
+    relative = np.abs(predicted / measured - 1)
+    return {
+        "mape": float(relative.mean()),
+        "mape_of_mixes": float(relative[-MIXES:].mean()),
+        "spearman": float(spearmanr(predicted, measured).statistic),
+    }
