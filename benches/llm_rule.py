@@ -1,9 +1,9 @@
 """What llama.cpp's rule Q4_K_M makes of a decoder, without an importance matrix.
 
 The rule is that of ``llama_tensor_get_type`` in ``src/llama-quant.cpp``: by the name of a tensor
-and the number of its block. Types with blocks of 256 fall back to others where rows do not divide into
-such blocks. The package xllamacpp does not export ``llama_model_quantize``, so the rule is written
-here, and the rounding is done by llama.cpp itself (`llm_native.quantize`).
+and the number of its block. Types with blocks of 256 fall back to others where rows do not divide
+into such blocks. The package xllamacpp does not export ``llama_model_quantize``, so the rule is
+written here, and the rounding is done by llama.cpp itself (`llm_native.quantize`).
 """
 
 from collections.abc import Callable

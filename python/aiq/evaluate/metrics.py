@@ -154,7 +154,8 @@ def _from_classes(
         )
     rows = [x.movedim(axis, -1).reshape(-1, classes) for x in (logits, exact)]
     index = targets.clamp(min=0).reshape(-1, 1)
-    pieces = zip(*(x.split(max(1, PIECE // classes)) for x in (*rows, index)), strict=True)
+    size = max(1, PIECE // classes)
+    pieces = zip(*(torch.split(x, size) for x in (*rows, index)), strict=True)
     found = [_of_rows(*piece) for piece in pieces]
     cross_entropy, divergence = (
         torch.cat(part).view(targets.shape) for part in zip(*found, strict=True)

@@ -202,7 +202,7 @@ class Rounding:
         key = (layer, dtype, granularity, read)
         if key not in self._weights:
             names = self.operands[layer]
-            exact = self.program.constants[names.weight]
+            exact: Tensor = self.program.constants[names.weight]
             if dtype.kind is Kind.INT:
                 rounded = names.as_stored(quantizer.fake_quantize(names.by_output(exact)))
             else:
