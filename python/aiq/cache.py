@@ -1,7 +1,8 @@
 """The folder that keeps what later calls need again: evaluations, calibrations, profiles.
 
 It is the user's cache folder, or the one that the environment variable ``AIQ_CACHE`` names. Nothing
-in it is ever run: there are SQLite files of numbers, JSON and YAML, each written atomically.
+in it is ever run: there are SQLite files and tensors of numbers, JSON and YAML, each written
+atomically.
 """
 
 import os
@@ -26,6 +27,9 @@ MOST_BYTES = 2 * 2**30
 
 IN_USE = 3600.0
 """Seconds for which a file that was used is not removed, as another process may still use it."""
+
+_FILES = (".sqlite", ".json", ".safetensors")
+"""Endings of the files of evaluations, of estimated drops, and of observed activations."""
 
 _BESIDE = ("-wal", "-shm")
 """Endings of the files that SQLite keeps beside an open one."""
@@ -95,7 +99,7 @@ def trim(most: int = MOST_BYTES) -> None:
     """Remove the evaluations that were used least recently, until at most `most` bytes are kept."""
     files = []
     kept = folder(EVALUATIONS)
-    for path in (*kept.glob("*.sqlite"), *kept.glob("*.json")):
+    for path in (path for ending in _FILES for path in kept.glob(f"*{ending}")):
         beside = [path.with_name(path.name + ending) for ending in _BESIDE]
         used = max((_used(each) for each in (path, *beside)), default=0.0)
         size = sum(_size(each) or 0 for each in (path, *beside))

@@ -5,7 +5,7 @@ first layer whose format differs. That part is computed once, and kept as far as
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from importlib import metadata
@@ -23,6 +23,7 @@ from aiq.evaluate import independence, journal, metrics
 from aiq.evaluate.gather import gather
 from aiq.evaluate.journal import Journal, LenientJournal
 from aiq.evaluate.metrics import Metric
+from aiq.evaluate.observed import observed
 from aiq.evaluate.runner import LayerFormats, Runner
 from aiq.evaluate.samples import Samples
 from aiq.evaluate.workers import ChunkJob, ExecutorWorkers, LocalWorkers, Scores, Workers
@@ -34,7 +35,6 @@ from aiq.progress import Progress, silent
 from aiq.quantize.fold import fold
 from aiq.quantize.program import Program
 from aiq.quantize.simulate import Formats, Simulator
-from aiq.quantize.statistics import observe
 
 CHUNK_BYTES = 4 * 2**20
 """Largest size of an activation of a chunk, so that a few of them fit the last-level cache."""
@@ -199,8 +199,9 @@ class Evaluator:
             seen = gather(calibration, labelled=False, batch_dim=dims, reads=program.reads)
         with torch.inference_mode():
             output_dim = independence.output_dim(program, samples, batch)
-            chunks = self._told("observe activations", seen.chunks(size))
-            statistics = observe(self.trace, (chunk.filled(batch) for chunk in chunks))
+            self.folder = None if cache is None else Path(cache)
+            chunks = seen.chunks(size)
+            statistics = observed(self.trace, chunks, batch, self.folder, self._progress)
         simulator = Simulator(self.trace, statistics, observer)
         self.runner = Runner(simulator, metric, batch, output_dim)
         self.layers = self.runner.layers
@@ -210,7 +211,7 @@ class Evaluator:
             if executor is None
             else ExecutorWorkers(self.runner, self._chunks, executor)
         )
-        self.folder, self.fingerprint = None if cache is None else Path(cache), ""
+        self.fingerprint = ""
         self._journal: Journal | LenientJournal | None = None
         if cache is not None:
             self.fingerprint = self._fingerprint(samples, size, metric)
@@ -302,13 +303,6 @@ class Evaluator:
                     done += len(self._chunks) - index - 1
                 report("evaluate", done, total)
         return [self._evaluation(scores[plan]) for plan in whole]
-
-    def _told(self, stage: str, chunks: Sequence[Samples]) -> Iterator[Samples]:
-        """Yield chunks, and report how many are done."""
-        for done, chunk in enumerate(chunks):
-            self._progress(stage, done, len(chunks))
-            yield chunk
-        self._progress(stage, len(chunks), len(chunks))
 
     def _plan(self, formats: Formats) -> LayerFormats:
         self.runner.simulator.check(formats)

@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from aiq.errors import DataError
+from aiq.fingerprint import Fingerprint
 from aiq.graph import Trace
 from aiq.graph.export import Inputs, call_arguments
 from aiq.graph.simplify import attribute, operator_name
@@ -155,6 +156,13 @@ class Program:
         (output,) = graph.find_nodes(op="output")
         self._results = _refs(output.args[0])
         self._structure = getattr(graph._codegen, "pytree_info").out_spec  # noqa: B009  (untyped)
+
+    def fingerprint(self, hashed: Fingerprint) -> None:
+        """Add everything that determines the result of a run to a hash."""
+        for step in self.steps:
+            hashed.add("step", (step.name, str(step.function), step.args, step.kwargs))
+        for name, value in self.constants.items():
+            hashed.add(name, value if isinstance(value, Tensor) else str(value))
 
     def start(self, inputs: Inputs) -> Values:
         """Return the values of the placeholders in a call of the model on `inputs`.

@@ -119,10 +119,7 @@ class Simulator(Rounding):
 
     def fingerprint(self, hashed: Fingerprint) -> None:
         """Add everything that determines the result of a run to a hash."""
-        for step in self.program.steps:
-            hashed.add("step", (step.name, str(step.function), step.args, step.kwargs))
-        for name, value in self.program.constants.items():
-            hashed.add(name, value if isinstance(value, Tensor) else str(value))
+        self.program.fingerprint(hashed)
         hashed.add("layers", [(layer.name, layer.nodes, layer.is_output) for layer in self.layers])
         hashed.add("bounds", self._bounds)
         hashed.add("arithmetic", _ARITHMETIC)
