@@ -335,7 +335,7 @@ def score(name: str, program: Compiled, batch: int) -> dict[str, Any] | None:
 
 def this_machine() -> aiq.Hardware:
     """Return the calibrated profile of this machine, or its roofs if there is none."""
-    for name in hardware.available():
+    for name in hardware.profile_files():
         profile = aiq.Hardware.load(name)
         differ = machine.differences(profile.measured_on)
         if profile.runtimes and not differ and profile.threads == torch.get_num_threads():

@@ -74,7 +74,7 @@ def test_best_of_many():
 
 
 def test_programs_are_the_same_every_time_and_no_layer_is_idle():
-    names = [*chains.names(["fp32", "bf16", "w8a8"], 3), "thumbnails/w8a8/1"]
+    names = [*chains.program_names(["fp32", "bf16", "w8a8"], 3), "thumbnails/w8a8/1"]
     assert len(names) == len(set(names))
     families = {name.partition("/")[0] for name in names}
     for name in (next(n for n in names if n.startswith(family)) for family in sorted(families)):
@@ -116,13 +116,13 @@ def test_a_brief_calibration_times_the_same_networks_in_every_format(monkeypatch
 
 def test_integer_layers_with_bfloat16_between_them_are_timed_where_there_are_both():
     for formats, expected in ((("fp32", "bf16", "w8a8"), True), (("fp32", "w8a8"), False)):
-        names = chains.names(formats, 1)
+        names = chains.program_names(formats, 1)
         assert any("/w8a8bf16/" in name for name in names) is expected
         assert any("+w8a8bf16/" in name for name in names) is expected
 
 
 def test_one_format_needs_no_mixed_programs():
-    assert not any("+" in name for name in chains.names(["fp32"], 4))
+    assert not any("+" in name for name in chains.program_names(["fp32"], 4))
 
 
 TOY = Hardware(
@@ -437,7 +437,7 @@ class StoppedError(Exception):
 @pytest.fixture
 def bundles(monkeypatch):
     """Four programs, timed in two bundles: collects the names in each."""
-    monkeypatch.setattr(chains, "names", lambda formats, count: list(NAMES))
+    monkeypatch.setattr(chains, "program_names", lambda formats, count: list(NAMES))
     monkeypatch.setattr(runtimes, "get", lambda name: Eager())
     monkeypatch.setattr(
         roofs, "working_sets", lambda threads, largest: [16.0, 64.0, 256.0, 1024.0, 4096.0]
@@ -483,7 +483,7 @@ def test_a_machine_that_slows_down_changes_no_sample(tmp_path, monkeypatch, bund
 
 
 def test_a_limit_waits_for_one_program_of_each_kind(tmp_path, monkeypatch, bundles):
-    monkeypatch.setattr(chains, "names", lambda formats, count: list(NAMES[: 2 * count]))
+    monkeypatch.setattr(chains, "program_names", lambda formats, count: list(NAMES[: 2 * count]))
     found = calibrate.calibrate(
         "eager", threads=1, samples=tmp_path / "samples.json", count=2, limit=0
     ).runtimes["eager"]
@@ -563,7 +563,7 @@ def test_differences_between_a_profile_and_this_machine(monkeypatch):
         memory=(replace(TOY.memory[0], read_gbps=90.0), replace(TOY.memory[1], read_gbps=30.0)),
     )
     monkeypatch.setattr(this_machine, "quick", lambda progress, force: here)
-    found = {difference.key: difference.ratio for difference in calibrate.compare(TOY)}
+    found = {difference.key: difference.ratio for difference in calibrate.compare_roofs(TOY)}
     assert found == {
         "compute.fp32.peak_gflops": 0.5,
         "compute.int8.peak_gflops": 1.0,

@@ -74,7 +74,7 @@ runtimes:
     fuses: [pool, layout]
     fit: {samples: 10, noise: 0.01, mape: 0.05, low: 0.9, high: 1.2}
 """
-TOY = hardware.parse(PROFILE, "toy.yaml")
+TOY = hardware.parse_profile(PROFILE, "toy.yaml")
 FORMATS = parse_all("fp32,bf16,w8a8")
 
 
@@ -150,13 +150,13 @@ def test_two_convolutions_by_hand():
 def test_inputs_are_reordered_at_a_price_of_their_own():
     plain = table(nn.Sequential(conv(3, 8), conv(8, 4)))
     kernel = "reorder: {fp32: {start_us: 9, memory: 1, output_ns: 2}}\n      add:"
-    dear = hardware.parse(PROFILE.replace("add:", kernel, 1), "toy")
+    dear = hardware.parse_profile(PROFILE.replace("add:", kernel, 1), "toy")
     found = table(nn.Sequential(conv(3, 8), conv(8, 4)), profile=dear)
     extra = (found.cost - plain.cost) / 1e12
     assert extra[0] == pytest.approx(np.full(3, 8e-6 + 2e-9 * 3 * 256), abs=2e-12)
     assert (extra[1] == 0).all()  # its input is the first one's output
     each = kernel.replace("{fp32", "{int8: {start_us: 20, memory: 1, output_ns: 2}, fp32")
-    dear = hardware.parse(PROFILE.replace("add:", each, 1), "toy")
+    dear = hardware.parse_profile(PROFILE.replace("add:", each, 1), "toy")
     found = table(nn.Sequential(conv(3, 8), conv(8, 4)), profile=dear)
     extra = (found.cost[0] - plain.cost[0]) / 1e12
     assert extra == pytest.approx(np.array([8e-6, 8e-6, 19e-6]) + 2e-9 * 3 * 256, abs=2e-12)
@@ -172,14 +172,16 @@ def test_an_input_that_several_convolutions_read_is_reordered_once():
             return self.one(x) + self.two(x)
 
     layout = "layout: {fp32: {start_us: 1,"
-    dear = hardware.parse(PROFILE.replace(layout, "layout: {fp32: {start_us: 101,"), "toy")
+    dear = hardware.parse_profile(PROFILE.replace(layout, "layout: {fp32: {start_us: 101,"), "toy")
     extra = table(Two(), profile=dear).total({}) - table(Two()).total({})
     assert extra == pytest.approx(100e-6, rel=1e-6)
 
 
 def test_poolings_cost_what_they_read():
     cheap = "pool: {fp32: {start_us: 11, memory: 1, output_ns: 0}}"
-    dear = hardware.parse(PROFILE.replace(cheap, cheap.replace("output_ns: 0", "output_ns: 1")), "")
+    dear = hardware.parse_profile(
+        PROFILE.replace(cheap, cheap.replace("output_ns: 0", "output_ns: 1")), ""
+    )
     extra = table(Residual(), profile=dear).total({}) - table(Residual()).total({})
     assert extra == pytest.approx(1e-9 * 8 * 256, abs=2e-12)  # it writes a quarter
 
@@ -266,8 +268,8 @@ def test_the_correction_for_shape_by_hand(tmp_path):
     old = """
         fp32: {start_us: 2, compute: 0.5, memory: 0.5, output_ns: 1}
 """
-    plain = hardware.parse(PROFILE, "toy.yaml")
-    profile = hardware.parse(PROFILE.replace(old, CORRECTION, 1), "toy.yaml")
+    plain = hardware.parse_profile(PROFILE, "toy.yaml")
+    profile = hardware.parse_profile(PROFILE.replace(old, CORRECTION, 1), "toy.yaml")
     net = nn.Sequential(conv(3, 8), conv(8, 16))
     found, before = table(net, profile=profile), table(net, profile=plain)
     copy = table(net, profile=plain).cost[0, 0] - alone(plain, 3, 8)
@@ -287,7 +289,7 @@ def test_a_layer_beyond_the_calibrated_work_runs_at_the_speed_of_a_smaller_one()
         for rows in (64, 1024)
     ]
     small, large = map(shape.features, layers)
-    assert [shape.work(s) for s in (small, large)] == [6 + 9 + 8, 10 + 9 + 8]
+    assert [shape.log_work(s) for s in (small, large)] == [6 + 9 + 8, 10 + 9 + 8]
     assert shape.scaled(large, limits) != shape.scaled(small, limits)
     held = {**limits, shape.WORK: (10.0, 23.0)}
     assert shape.scaled(large, held) == shape.scaled(small, held) == shape.scaled(small, limits)
@@ -421,7 +423,7 @@ def test_time_table_takes_the_best_there_is():
 def test_what_a_profile_lacks_is_named(old, new, words):
     assert old in PROFILE
     with pytest.raises(HardwareError, match=words):
-        table(Residual(), profile=hardware.parse(PROFILE.replace(old, new), "toy.yaml"))
+        table(Residual(), profile=hardware.parse_profile(PROFILE.replace(old, new), "toy.yaml"))
 
 
 def test_an_uncalibrated_runtime_says_what_to_do():
@@ -447,7 +449,7 @@ def test_a_profile_of_one_thread_predicts_that_machine_with_the_same_code(runtim
 
 
 def test_the_search_asks_only_for_formats_that_the_runtime_runs():
-    without = hardware.parse(
+    without = hardware.parse_profile(
         PROFILE.replace("bf16: {support: native", "bf16: {support: none"), "toy.yaml"
     )
     known = without.runtimes["inductor"]
@@ -482,7 +484,7 @@ NORMED = PROFILE.replace(
 
 def test_what_stands_between_integer_layers_has_a_dtype_of_its_own():
     found = graph.extract(Normed(), IMAGE)
-    toy = hardware.parse(NORMED, "toy.yaml")
+    toy = hardware.parse_profile(NORMED, "toy.yaml")
     for name, norm, boundaries in (
         ("w8a8", "norm.fp32", {"int8_to_fp32", "fp32_to_int8"}),
         ("w8a8bf16", "norm.bf16", {"int8_to_bf16", "bf16_to_int8"}),
@@ -503,14 +505,14 @@ def test_what_stands_between_integer_layers_has_a_dtype_of_its_own():
 def test_a_dtype_between_layers_is_tried_where_it_is_predicted_to_be_of_use():
     cheap = NORMED.replace("fp32: {start_us: 100", "fp32: {start_us: 200")
     for text, tried in ((NORMED, False), (cheap, True)):
-        toy = hardware.parse(text, "toy.yaml")
+        toy = hardware.parse_profile(text, "toy.yaml")
         plan = aiq.search(Normed(), toy, example_inputs=IMAGE, max_drop=1.0)
         assert ("w8a8bf16" in plan.provenance["formats"]) is tried
 
 
 def test_a_dtype_between_layers_that_the_runtime_lacks_is_refused():
     lacking = PROFILE.replace("bf16: {support: native", "bf16: {support: none")
-    known = hardware.parse(lacking, "toy.yaml").runtimes["inductor"]
+    known = hardware.parse_profile(lacking, "toy.yaml").runtimes["inductor"]
     assert known.runs(parse("w8a8"))
     assert not known.runs(parse("w8a8bf16"))
     with pytest.raises(HardwareError, match="has no w8a8bf16 in its profile"):

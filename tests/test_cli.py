@@ -274,7 +274,7 @@ def test_quick_calibration_writes_a_profile_that_loads(here, monkeypatch):
 
 
 def test_calibration_measures_each_runtime_into_one_profile(here, monkeypatch):
-    toy = hardware.parse(CALIBRATED, "toy.yaml")
+    toy = hardware.parse_profile(CALIBRATED, "toy.yaml")
     asked = []
 
     def measure(runtime, *, name, threads, again, force, add_to=None, progress=None):
@@ -293,7 +293,9 @@ def test_calibration_measures_each_runtime_into_one_profile(here, monkeypatch):
 
 def test_calibration_compares_this_machine_with_a_profile(here, monkeypatch):
     (here / "toy.yaml").write_text(CALIBRATED)
-    quick = hardware.parse(CALIBRATED.replace("peak_gflops: 100", "peak_gflops: 80"), "toy.yaml")
+    quick = hardware.parse_profile(
+        CALIBRATED.replace("peak_gflops: 100", "peak_gflops: 80"), "toy.yaml"
+    )
     monkeypatch.setattr("aiq.calibrate.this_machine.quick", lambda progress, force: quick)
     document = json.loads(run("calibrate", "--compare", "toy.yaml", "--json").stdout)
     rows = {row["key"]: row["ratio"] for row in document["numbers"]}

@@ -119,7 +119,7 @@ def test_roofline_against_exact_fractions(work, storage, peak, bandwidth):
     ((operator,),) = _core.intensity_table([work], [storage])
     assert operator == bits
     bits += fused * activation + (scales * 32 if scaled else 0)
-    levels = [rows.MemoryLevel(1e9, 2 * bandwidth), rows.MemoryLevel(1e12, bandwidth)]
+    levels = [rows.LevelRow(1e9, 2 * bandwidth), rows.LevelRow(1e12, bandwidth)]
     machine = rows.Machine([peak, 2 * peak, 4 * peak], levels)
     ((picoseconds,),) = _core.roofline_table([work], [storage], machine)
     exact = max(flops / (peak * 2**compute), bits / 8 / bandwidth) * 1e12
@@ -129,7 +129,7 @@ def test_roofline_against_exact_fractions(work, storage, peak, bandwidth):
 @pytest.mark.parametrize("peak", [0.0, -1.0, math.nan, math.inf])
 def test_core_refuses_impossible_machines(peak):
     work, storage = rows.Work(1, 1, 1, 1, 1, 1), rows.Storage(8, 8, 8, True, 0)
-    levels = [rows.MemoryLevel(1e9, 1e9)]
+    levels = [rows.LevelRow(1e9, 1e9)]
     with pytest.raises(InputError, match="peak of the machine"):
         _core.roofline_table([work], [storage], rows.Machine([peak], levels))
     with pytest.raises(InputError, match="number of memory levels"):

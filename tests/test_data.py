@@ -275,8 +275,8 @@ def test_missing_data_says_where_it_looked_and_how_to_get_it(tmp_path, monkeypat
 
 def test_named_folders_come_first(monkeypatch, tmp_path):
     monkeypatch.setenv("AIQ_DATA", f"{tmp_path / 'a'}:{tmp_path / 'b'}")
-    assert imagefiles.folders()[:2] == (tmp_path / "a", tmp_path / "b")
-    assert len(imagefiles.folders()) == 5
+    assert imagefiles.image_folders()[:2] == (tmp_path / "a", tmp_path / "b")
+    assert len(imagefiles.image_folders()) == 5
 
 
 # CIFAR-10

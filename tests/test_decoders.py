@@ -72,7 +72,7 @@ def test_a_folder_becomes_a_model_and_a_text_its_data(model, tmp_path):
 )
 def test_texts_that_are_no_data_are_refused(options, error, words):
     with pytest.raises(error, match=words):
-        decoders.batches(range(99), **options)
+        decoders.token_batches(range(99), **options)
 
 
 def test_what_is_no_decoder_is_refused(tmp_path):
@@ -192,7 +192,7 @@ def test_a_plan_is_timed_beside_files_of_one_format(model):
         max_drop=1.0,
         workload="16+4",
     )
-    found = decoding.compare(
+    found = decoding.compare_decoding(
         plan, model, tokenizer(), uniform=("w8g32",), contexts=(4, 16), tokens=4, rounds=2
     )
     assert [file.name for file in found.files] == ["plan", "w8g32"]

@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM
 import aiq
 from aiq.errors import GraphError, InputError
 from aiq.formats import parse
-from aiq.gguf.blocks import TYPES, pack
-from aiq.gguf.write import write
+from aiq.gguf.blocks import TYPES, pack_blocks
+from aiq.gguf.write import write_gguf
 from aiq.graph import trace
 from aiq.quantize.affine import Scheme
 from aiq.quantize.fold import fold
@@ -31,7 +31,7 @@ def test_blocks_are_those_that_the_gguf_package_reads(name):
     plain = not fmt.weight_granularity.zero_point
     scheme = Scheme(fmt.weight.bits, symmetric=plain, signed=plain, axis=0, group=32, half=True)
     affine = weight_mse(weight, scheme)
-    packed = pack(weight, affine)
+    packed = pack_blocks(weight, affine)
     kind = gguf.GGMLQuantizationType[TYPES[name]]
     assert packed.shape == gguf.quant_shape_to_byte_shape((6, 96), kind)
     found = torch.from_numpy(gguf.dequantize(packed, kind))
@@ -77,7 +77,7 @@ def read(path, inputs):
 def test_a_file_holds_the_network_that_was_simulated(kind, tied, sizes, tmp_path):
     model, path = decoder(kind, tied=tied, **sizes), tmp_path / "model.gguf"
     formats, inputs = mixed(model), tokens()
-    write(model, path, formats, trace(model, inputs), [inputs])
+    write_gguf(model, path, formats, trace(model, inputs), [inputs])
     expected, found = simulated(model, formats, inputs), read(path, inputs)
     with torch.no_grad():
         rounding = (expected - model(inputs).logits).std()
@@ -113,7 +113,7 @@ def test_llama_cpp_computes_what_was_simulated(tmp_path):
 
     model, path = decoder(vocab_size=WORDS), tmp_path / "model.gguf"
     inputs, formats = tokens(1, vocabulary=WORDS), mixed(model, MIX[:5])
-    write(model, path, formats, trace(model, tokens()), [inputs], tokenizer())
+    write_gguf(model, path, formats, trace(model, tokens()), [inputs], tokenizer())
     with LlamaCpp(path, 64) as program:
         found = program.run(inputs[0].tolist(), 2, WORDS)
     assert min(found.first, found.token) > 0
@@ -152,7 +152,7 @@ def test_what_a_file_cannot_hold_is_refused(change, error, words, tmp_path):
     formats = dict.fromkeys(names, parse(change.get("formats", "w4g32")))
     path = tmp_path / "model.gguf"
     with pytest.raises(error, match=words):
-        write(
+        write_gguf(
             change.get("model", model), path, formats, traced, [tokens()], change.get("tokenizer")
         )
     assert not path.exists()

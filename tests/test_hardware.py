@@ -60,7 +60,7 @@ runtimes:
 def refusal(text):
     """Return the message with which `text` is refused: one line that starts with the file."""
     with pytest.raises(HardwareError) as error:
-        hardware.parse(text, "bad.yaml")
+        hardware.parse_profile(text, "bad.yaml")
     message = str(error.value)
     assert message.startswith("bad.yaml: ")
     assert message.endswith(".")
@@ -90,14 +90,14 @@ def test_the_machines_people_ask_for_are_there():
 def test_every_shipped_profile_is_valid_and_named_after_its_file(name):
     profile = Hardware.load(name)
     assert profile.name == name
-    assert hardware.parse(hardware.to_yaml(profile), name) == profile
+    assert hardware.parse_profile(hardware.to_yaml(profile), name) == profile
     measured = profile.provenance["method"] == "measured" and profile.runtimes
     for dtype in profile.peak_gflops:
         assert measured or profile.specification[dtype].formula, f"no derivation of {dtype}"
 
 
 def test_a_profile_survives_saving_whole(tmp_path):
-    toy = hardware.parse(MACHINE, "toy.yaml")
+    toy = hardware.parse_profile(MACHINE, "toy.yaml")
     assert toy.specification["fp32"].spec_gflops == 96
     assert toy.specification["fp32"].isa == "avx"
     assert toy.memory[1].spec_gbps == 9.6
@@ -127,7 +127,7 @@ def test_users_folder_comes_first(tmp_path, monkeypatch):
     monkeypatch.setenv("AIQ_HW_PROFILES", str(tmp_path))
     assert Hardware.load("xeon_2vcpu_roofs").dram_gbps == 20
     assert Hardware.load("board").name == "board"
-    assert hardware.available()["board"] == tmp_path / "board.yaml"
+    assert hardware.profile_files()["board"] == tmp_path / "board.yaml"
 
 
 def test_a_profile_found_by_name_has_that_name(tmp_path, monkeypatch):
@@ -217,7 +217,7 @@ def test_hostile_text_is_refused_at_once(text):
 def outcome(text):
     """Return the profile in `text`, or the message with which it is refused."""
     try:
-        return hardware.parse(text, "f.yaml")
+        return hardware.parse_profile(text, "f.yaml")
     except HardwareError as error:
         return str(error)
 
@@ -295,7 +295,7 @@ plain = st.recursive(
 
 @given(document=plain)
 def test_plain_data_survives_yaml(document):
-    again = strictyaml.parse(strictyaml.dump(document))
+    again = strictyaml.parse_yaml(strictyaml.dump(document))
     assert again == document
     assert json.dumps(again) == json.dumps(document)  # 1, 1.0 and True are equal, but differ
 
@@ -308,7 +308,7 @@ def test_plain_data_survives_yaml(document):
     ],
 )  # fmt: skip
 def test_scalars_mean_what_yaml_1_2_says(text, value):
-    assert strictyaml.parse(f"a: {text}") == {"a": value}
+    assert strictyaml.parse_yaml(f"a: {text}") == {"a": value}
 
 
 def test_unknown_name_lists_what_there_is():
@@ -338,7 +338,10 @@ def test_what_prints_badly_is_refused():
     ):
         assert text != MACHINE
         refusal(text)
-    assert type(hardware.parse(MACHINE.replace("threads: 2", "threads: 2.0"), "x").threads) is int
+    assert (
+        type(hardware.parse_profile(MACHINE.replace("threads: 2", "threads: 2.0"), "x").threads)
+        is int
+    )
 
 
 def test_files_that_are_no_profiles(tmp_path):
@@ -365,7 +368,7 @@ def _link(path, target):
 
 
 def test_missing_dtype_names_the_key_to_add():
-    toy = hardware.parse(MACHINE, "toy.yaml")
+    toy = hardware.parse_profile(MACHINE, "toy.yaml")
     with pytest.raises(HardwareError, match=r"compute\.bf16\.peak_gflops"):
         toy.peak(parse_format("bf16").compute)
 
@@ -411,10 +414,10 @@ CORRECTED = MACHINE.replace(
 
 
 def test_the_schema_knows_the_features_of_shapes():
-    found = hardware.parse(CORRECTED, "toy.yaml")
+    found = hardware.parse_profile(CORRECTED, "toy.yaml")
     limits = found.runtimes["inductor"].kernels["conv"]["int8"].correction.range
     assert list(limits) == [*shape.FEATURES, shape.WORK]
-    earlier = hardware.parse(CORRECTED.replace("fused: [0, 1],", ""), "toy.yaml")
+    earlier = hardware.parse_profile(CORRECTED.replace("fused: [0, 1],", ""), "toy.yaml")
     assert "fused" not in earlier.runtimes["inductor"].kernels["conv"]["int8"].correction.range
 
 
@@ -432,7 +435,7 @@ def test_the_schema_knows_the_features_of_shapes():
 def test_half_a_correction_is_refused(old, new, words):
     assert old in CORRECTED
     with pytest.raises(HardwareError, match=words):
-        hardware.parse(CORRECTED.replace(old, new), "toy.yaml")
+        hardware.parse_profile(CORRECTED.replace(old, new), "toy.yaml")
 
 
 def test_a_formula_is_the_product_of_its_numbers():

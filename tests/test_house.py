@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import defaultdict
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -102,6 +103,28 @@ def test_the_solver_and_the_help_need_no_pytorch():
     code = "import aiq, aiq.solver, aiq.cli, sys; print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "False\n"
+
+
+SAME_NAME = {
+    "load": "Each is read with its module: `models.load`, `data.load`, `decoders.load`.",
+    "harm": "The estimates of sensitivity have one interface.",
+    "from_document": "The parts of a hardware profile have one interface.",
+    "to_document": "The parts of a hardware profile have one interface.",
+}
+"""Public name -> why several modules may define it."""
+
+
+def test_one_name_means_one_thing():
+    # A command is called what the function is called that it calls, so commands do not count.
+    homes = defaultdict(set)
+    for path in sources("python/aiq"):
+        for node in ast.parse(path.read_text()).body:
+            named = isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            if named and not node.name.startswith("_") and room(module(path)) != "cli":
+                homes[node.name].add(module(path))
+    assert len(homes) > 500
+    repeated = {name for name, modules in homes.items() if len(modules) > 1}
+    assert repeated == SAME_NAME.keys()
 
 
 def test_help_says_of_a_command_what_the_command_says_of_itself():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from aiq.runtimes import inductor_census
-from aiq.runtimes.inductor_census import Census, Operands, time_calls
+from aiq.runtimes.inductor_census import Census, OperandSizes, time_calls
 
 
 def event(name, start, microseconds, shapes, parent=None):
@@ -59,9 +59,9 @@ def run(number):
 def census():
     found = Census()
     found.operands = {
-        "first": Operands(32, 256),
-        "second": Operands(243, 162),
-        "none": Operands(1, 1),
+        "first": OperandSizes(32, 256),
+        "second": OperandSizes(243, 162),
+        "none": OperandSizes(1, 1),
     }
     return found
 

@@ -36,7 +36,9 @@ def test_a_calibration_times_every_format(found):
     assert 0 < section.fit.low <= 1 <= section.fit.high
     assert section.fit.samples == 2 * len(llamacpp.FORMATS)
     assert any(source.startswith("llamacpp: 12 ") for source in found.provenance["sources"])
-    assert profile.parse(profile.to_yaml(found), "found.yaml").runtimes["llamacpp"] == section
+    assert (
+        profile.parse_profile(profile.to_yaml(found), "found.yaml").runtimes["llamacpp"] == section
+    )
 
 
 def timed(*_):
@@ -57,7 +59,7 @@ def timed(*_):
 
 def test_rates_and_errors_are_those_of_the_times(monkeypatch):
     monkeypatch.setattr(llamacpp, "_time", timed)
-    section = llamacpp.measure(1, force=True)
+    section = llamacpp.measure_llamacpp(1, force=True)
     for products in section.products.values():
         for product in products:
             assert product.start_us == pytest.approx(1e6 * START, rel=0.01)

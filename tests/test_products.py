@@ -19,7 +19,7 @@ from aiq.hardware.products import Product
 from aiq.runtimes import Support
 
 ONE = [{"rows": 1, "start_us": 1, "rates": [{"elements": 1, "read_gbps": 1}]}]
-CALIBRATED = [name for name in library.available() if Hardware.load(name).runtimes]
+CALIBRATED = [name for name in library.profile_files() if Hardware.load(name).runtimes]
 MEASURED = (
     Product(1, 2.0, ((10_000, 4.0), (1_000_000, 8.0))),
     Product(16, 4.0, ((10_000, 2.0), (1_000_000, 2.0))),
@@ -139,7 +139,7 @@ def test_products_that_cannot_be_are_refused(change, words):
     document = profile.to_document(Hardware.load("xeon_2vcpu"))
     document["runtimes"]["openvino"]["products"] = change
     with pytest.raises(HardwareError, match=words):
-        profile.schema.check(document, "file.yaml")
+        profile.schema.check_document(document, "file.yaml")
 
 
 def test_calibration_finds_start_and_rates_of_products():
@@ -154,7 +154,7 @@ def test_calibration_finds_start_and_rates_of_products():
         }
         for outputs in (192, 576, 24576)
     ]
-    (found,) = timed_products.fit(rows)["w4g32"]
+    (found,) = timed_products.fit_products(rows)["w4g32"]
     layer = aiq.extract(nn.Linear(576, 576, bias=False).eval(), torch.randn(1, 576)).quantizable[0]
     for row in rows:
         shape = (row["outputs"], 576)
@@ -166,4 +166,4 @@ def test_calibration_finds_start_and_rates_of_products():
 def test_a_runtime_without_packed_weights_has_no_products():
     found = timed_products.time_products(runtimes.get("eager"), lambda *_: None)
     assert found == []
-    assert timed_products.fit(found) == {}
+    assert timed_products.fit_products(found) == {}

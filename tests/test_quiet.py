@@ -6,7 +6,7 @@ import pytest
 
 from aiq import calibrate, machine, measure, quiet
 from aiq.errors import BusyMachineError, HardwareError
-from aiq.hardware import parse
+from aiq.hardware import parse_profile
 from aiq.quiet import Load
 
 PROFILE = """
@@ -91,7 +91,9 @@ def test_a_busy_machine_is_not_calibrated(loads):
     with pytest.raises(BusyMachineError, match=r"took 90 % .* force=True \(--force\)"):
         calibrate.quick()
     with pytest.raises(BusyMachineError):
-        calibrate.compare(parse(PROFILE.replace("threads: 2", "threads: 1"), "toy.yaml"))
+        calibrate.compare_roofs(
+            parse_profile(PROFILE.replace("threads: 2", "threads: 1"), "toy.yaml")
+        )
     with pytest.raises(BusyMachineError):
         calibrate.calibrate("eager", threads=1)
     forced = calibrate.quick(force=True)
@@ -132,7 +134,7 @@ def test_caches_are_those_of_all_threads():
     ],
 )
 def test_a_profile_that_no_hardware_can_have_is_refused(old, new, words):
-    parse(PROFILE, "toy.yaml")
+    parse_profile(PROFILE, "toy.yaml")
     text = PROFILE.replace("400", "510") if new.startswith("avx") else PROFILE
     with pytest.raises(HardwareError, match=words):
-        parse(text.replace(old, new), "toy.yaml")
+        parse_profile(text.replace(old, new), "toy.yaml")

@@ -107,8 +107,8 @@ def shown(what, width):
 
 
 def test_equal_rows_are_folded(plan):
-    assert "stem to tail (3)" in shown(show.plan(plan), 120)
-    every = shown(show.plan(plan, every=True), 120)
+    assert "stem to tail (3)" in shown(show.plan_table(plan), 120)
+    every = shown(show.plan_table(plan, every=True), 120)
     assert all(f"\n{name} " in every for name in ("stem", "middle", "tail"))
 
 
@@ -119,7 +119,7 @@ def test_names_stay_apart_and_columns_go_first(plan, width):
         dataclasses.replace(row, name=name, why=f"w4 saves {i} % more, loses 0.2 pp more")
         for i, (row, name) in enumerate(zip(plan.layers, names, strict=True))
     ]
-    text = shown(show.plan(dataclasses.replace(plan, layers=tuple(rows), tables=None)), width)
+    text = shown(show.plan_table(dataclasses.replace(plan, layers=tuple(rows), tables=None)), width)
     assert all(f"layer{i}.conv" in text for i in range(3))
     assert "long." not in text  # all names begin with it
     assert all(len(line) <= width for line in text.splitlines())

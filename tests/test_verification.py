@@ -13,7 +13,7 @@ from aiq.errors import InputError, RuntimeUnavailableError, VerificationError
 from aiq.formats import parse
 from aiq.runtimes.door import door
 from aiq.runtimes.eager import Eager
-from aiq.runtimes.verification import Reference
+from aiq.runtimes.verification import ExpectedOutputs
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +87,7 @@ class Logistic(nn.Module):
 
 def reference(model, x):
     graph = torch.export.export(model, (x,)).module(check_guards=False)
-    return Reference("chaos", {}, frozenset(), (x,), graph, graph)
+    return ExpectedOutputs("chaos", {}, frozenset(), (x,), graph, graph)
 
 
 def test_a_network_that_amplifies_rounding_errors_may_differ_by_what_it_makes_of_them():

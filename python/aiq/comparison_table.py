@@ -59,11 +59,11 @@ def throughput(result: "PredictedMeasured") -> RenderableType:
     notes += mismatches
     parts: list[RenderableType] = [table("", columns, rows), Text("\n".join(notes))]
     if result.layers:
-        parts.append(layer_times(result))
+        parts.append(layer_table(result))
     return Group(*parts)
 
 
-def layer_times(result: "PredictedMeasured") -> Table:
+def layer_table(result: "PredictedMeasured") -> Table:
     """Return the plan layer by layer: predicted, and what the runtime's profiler saw."""
     rows: list[tuple[str, ...]] = [
         (

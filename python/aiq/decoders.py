@@ -33,19 +33,19 @@ class Decoder:
     def batches(
         self, text: str | Path, length: int = 256, samples: int | None = None, batch: int = 1
     ) -> list[tuple[Tensor, Tensor]]:
-        """Return a text as data of a search; see `batches`.
+        """Return a text as data of a search; see `token_batches`.
 
         Parameters
         ----------
         text
             The text, or the path of a file that holds it.
         length, samples, batch
-            As for `batches`.
+            As for `token_batches`.
         """
         if isinstance(text, Path):
             text = files.read_text(text, _LONGEST_TEXT, "give a file of text")
         numbers = self.tokenizer(text, verbose=False)["input_ids"]
-        return batches(numbers, length, samples, batch)
+        return token_batches(numbers, length, samples, batch)
 
 
 def load(path: str | Path) -> Decoder:
@@ -93,7 +93,7 @@ def load(path: str | Path) -> Decoder:
     return Decoder(model.eval(), tokenizer)
 
 
-def batches(
+def token_batches(
     numbers: Iterable[int], length: int = 256, samples: int | None = None, batch: int = 1
 ) -> list[tuple[Tensor, Tensor]]:
     """Return tokens as batches of inputs and targets, each target being the token that follows.

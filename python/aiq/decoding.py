@@ -85,7 +85,7 @@ class DecoderComparison:
         return plain(table(f"llama.cpp, {self.threads} threads", columns, rows))
 
 
-def compare(
+def compare_decoding(
     plan: Plan,
     model: torch.nn.Module,
     tokenizer: Any,  # noqa: ANN401
@@ -129,7 +129,7 @@ def compare(
         If the plan is for another model.
     """
     from aiq.gguf.llamacpp import LlamaCpp  # noqa: PLC0415
-    from aiq.gguf.write import write  # noqa: PLC0415
+    from aiq.gguf.write import write_gguf  # noqa: PLC0415
 
     report, ready = progress or silent, prepare(plan, model)
     names = [layer.name for layer in plan.layers]
@@ -143,7 +143,7 @@ def compare(
         for step, (name, formats) in enumerate(plans.items()):
             report("write files", step, len(plans))
             path = Path(folder) / f"{name}.gguf"
-            write(model, path, formats, ready.traced, [ready.inputs], tokenizer)
+            write_gguf(model, path, formats, ready.traced, [ready.inputs], tokenizer)
             sizes[name] = path.stat().st_size
             size = max(contexts) + tokens + 1
             programs[name] = stack.enter_context(LlamaCpp(path, size, threads))

@@ -250,13 +250,13 @@ def _export_gguf(
 ) -> None:
     """Write a GGUF file, if the packages for that are installed."""
     try:
-        from aiq.gguf.write import write  # noqa: PLC0415
+        from aiq.gguf.write import write_gguf  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise RuntimeUnavailableError(
             f"A .gguf file needs the package {error.name}: `pip install 'aiq[llm]'`."
         ) from error
     seen = ready.calibration or [ready.inputs]
-    write(model, path, plan.formats, ready.traced, seen, tokenizer)
+    write_gguf(model, path, plan.formats, ready.traced, seen, tokenizer)
 
 
 def load(path: str | Path) -> Compiled:

@@ -3,7 +3,7 @@
 from aiq.calibrate.brief_calibration import brief
 from aiq.calibrate.calibration import anchor, calibrate, fitted, open_store
 from aiq.calibrate.choice import AUTO, Choice, choose, own_path
-from aiq.calibrate.this_machine import compare, quick
+from aiq.calibrate.this_machine import compare_roofs, quick
 
 __all__ = [
     "AUTO",
@@ -12,7 +12,7 @@ __all__ = [
     "brief",
     "calibrate",
     "choose",
-    "compare",
+    "compare_roofs",
     "fitted",
     "open_store",
     "own_path",

@@ -129,7 +129,7 @@ def calibrate(
         store.set("steal", max(store.values.get("steal", 0.0), stolen))
     report("fit", 0, 1)
     section = fitted(engine, store.samples.values(), store.noise, hardware)
-    section = replace(section, products=products.fit(store.values["products"]))
+    section = replace(section, products=products.fit_products(store.values["products"]))
     report("fit", 1, 1)
     return with_section(hardware, section, used, store.values["steal"])
 
@@ -144,7 +144,7 @@ def _llama_cpp(hardware: Hardware, threads: int, report: Progress, *, force: boo
             "`pip install 'aiq[llm]' xllamacpp`."
         ) from error
     ticks = machine.cpu_ticks()
-    section = llamacpp.measure(threads, report, force=force)
+    section = llamacpp.measure_llamacpp(threads, report, force=force)
     stolen = machine.steal(ticks, machine.cpu_ticks()) or 0.0
     return with_section(hardware, section, threads, stolen)
 
@@ -221,7 +221,8 @@ def fitted(
 def _measure_programs(engine: Runtime, effort: _Effort, store: Store, report: Progress) -> None:
     """Time the programs that `store` lacks, and keep them there with the noise of their times."""
     formats = [fmt.name for fmt in programs.native(engine)]
-    names, least = chains.names(formats, effort.count), len(chains.names(formats, 1))
+    names = chains.program_names(formats, effort.count)
+    least = len(chains.program_names(formats, 1))
     stage = f"time chains in {engine.name}"
     began = time.monotonic()
     beside = anchor(engine)
@@ -271,5 +272,5 @@ def _section(engine: Runtime, found: Coefficients, quiet: float) -> RuntimeProfi
             }
         ),
         fuses=tuple(str(op) for op in engine.fuses),
-        fit=replace(found.fit, anchor_us=roofs.short(quiet * 1e6)),
+        fit=replace(found.fit, anchor_us=roofs.four_digits(quiet * 1e6)),
     )

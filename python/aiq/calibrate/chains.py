@@ -50,7 +50,7 @@ class TimedNetwork:
     formats: Mapping[str, str]
 
 
-def names(formats: Sequence[str], count: int) -> list[str]:
+def program_names(formats: Sequence[str], count: int) -> list[str]:
     """Return the names of the programs of a calibration, the most informative first.
 
     Parameters
@@ -248,4 +248,4 @@ _FLOATING = (
 )  # families with many operators between layers that have no integer kernels
 _BETWEEN = "w8a8bf16"
 
-__all__ = ["TimedNetwork", "log_uniform", "names", "program"]
+__all__ = ["TimedNetwork", "log_uniform", "program", "program_names"]

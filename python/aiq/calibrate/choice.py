@@ -10,7 +10,7 @@ from pathlib import Path
 from aiq import cache, machine
 from aiq.calibrate.this_machine import NAME, quick
 from aiq.errors import BusyMachineError, HardwareError
-from aiq.hardware import Hardware, available, builtin_folder
+from aiq.hardware import Hardware, builtin_folder, profile_files
 from aiq.progress import Progress, silent
 
 AUTO = "auto"
@@ -81,7 +81,7 @@ def own_path(threads: int) -> Path:
 def _measured_here(threads: int) -> Iterator[tuple[Path, Hardware]]:
     """Yield the profiles that were measured on such a machine with this many threads."""
     host, number = re.compile(r"^  machine:", re.MULTILINE), f"\nthreads: {threads}\n"
-    for name, path in available().items():
+    for name, path in profile_files().items():
         try:
             text = path.read_text(encoding="utf-8")
             if number not in text or not host.search(text):  # most are not: do not parse them

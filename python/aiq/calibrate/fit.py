@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from aiq import _core
-from aiq.calibrate.roofs import short
+from aiq.calibrate.roofs import four_digits
 from aiq.calibrate.samples import Sample
 from aiq.cost import rows, shape
 from aiq.formats import KERNEL_DTYPES
@@ -129,10 +129,10 @@ def fit(
         kernels={**{group(key): _kernel(*_PLAIN) for key in needed}, **problem.kernels(solution)},
         fit=Fit(
             samples=len(order),
-            noise=short(noise),
-            mape=short(float(np.mean(np.abs(1 / np.array(ratios) - 1)))),
-            low=short(min(float(low), 1.0)),
-            high=short(max(float(high), 1.0)),
+            noise=four_digits(noise),
+            mape=four_digits(float(np.mean(np.abs(1 / np.array(ratios) - 1)))),
+            low=four_digits(min(float(low), 1.0)),
+            high=four_digits(max(float(high), 1.0)),
         ),
     )
 
@@ -205,7 +205,7 @@ class _Problem:
         for index in range(len(self._groups)):
             mine = [s for g, s in zip(self._group, shapes, strict=True) if g == index and s]
             if mine:
-                values = np.array([[*s, shape.work(s)] for s in mine])
+                values = np.array([[*s, shape.log_work(s)] for s in mine])
                 names = (*shape.FEATURES, shape.WORK)
                 found[index] = {
                     name: (round(float(column.min()), 3), round(float(column.max()), 3))
@@ -291,10 +291,10 @@ def _kernel(
     correction: Correction | None = None,
 ) -> KernelProfile:
     return KernelProfile(
-        start_us=short(start * 1e6),
-        compute=short(min(1 / compute, 4.0)),
-        memory=short(min(1 / memory, 100.0)),
-        output_ns=short(output * 1e9),
+        start_us=four_digits(start * 1e6),
+        compute=four_digits(min(1 / compute, 4.0)),
+        memory=four_digits(min(1 / memory, 100.0)),
+        output_ns=four_digits(output * 1e9),
         correction=correction,
     )
 

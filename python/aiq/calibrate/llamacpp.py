@@ -17,7 +17,7 @@ from aiq.calibrate import roofs
 from aiq.cost.pieces import FUNCTIONS
 from aiq.formats import parse
 from aiq.gguf.llamacpp import LlamaCpp
-from aiq.gguf.write import write
+from aiq.gguf.write import write_gguf
 from aiq.graph import Op, trace
 from aiq.hardware.products import Product
 from aiq.hardware.runtime_profile import Fit, KernelProfile, Realisation, RuntimeProfile
@@ -56,7 +56,9 @@ class _Timed:
         return {rows: min(times) for rows, times in self.rounds.items()}
 
 
-def measure(threads: int = 1, progress: Progress | None = None, *, force: bool) -> RuntimeProfile:
+def measure_llamacpp(
+    threads: int = 1, progress: Progress | None = None, *, force: bool
+) -> RuntimeProfile:
     """Return the section of llama.cpp in a profile, measured on this machine.
 
     Two decoders are written in each format. All files take turns; the least of the rounds counts. A
@@ -113,7 +115,7 @@ def _time(folder: Path, threads: int, report: Progress) -> list[_Timed]:
         for name in FORMATS:
             path = folder / f"{step}-{name}.gguf"
             formats = {layer.name: parse(name) for layer in layers}
-            write(model, path, formats, traced, [], _tokenizer())
+            write_gguf(model, path, formats, traced, [], _tokenizer())
             programs[name] = LlamaCpp(path, 256, threads)
         times: dict[str, dict[int, list[float]]] = {n: {1: [], _PROMPT: []} for n in FORMATS}
         for turn, (name, program) in product(range(_ROUNDS), programs.items()):
@@ -150,8 +152,8 @@ def _products(timed: Sequence[_Timed]) -> tuple[Product, ...]:
         start, slope = np.linalg.solve(system, seconds)
         start = float(np.clip(start, 0.0, 0.3 * seconds.min() / (7 * timed[0].blocks)))
         slope = float(((seconds - start * system[:, 0]) / system[:, 1]).mean())
-        rate = roofs.short(1e-9 / slope)
-        found.append(Product(rows, roofs.short(start * 1e6), ((timed[0].elements, rate),)))
+        rate = roofs.four_digits(1e-9 / slope)
+        found.append(Product(rows, roofs.four_digits(start * 1e6), ((timed[0].elements, rate),)))
     return tuple(found)
 
 
@@ -172,10 +174,10 @@ def _errors(timed: Sequence[_Timed]) -> Fit:
     low, high = np.quantile(ratios, (0.05, 0.95))
     return Fit(
         samples=len(timed),
-        noise=roofs.short(float(np.median([abs(a / b - 1) for a, b in halves]))),
-        mape=roofs.short(float(np.abs(1 / ratios - 1).mean())),
-        low=roofs.short(float(min(low, 1.0))),
-        high=roofs.short(float(max(high, 1.0))),
+        noise=roofs.four_digits(float(np.median([abs(a / b - 1) for a, b in halves]))),
+        mape=roofs.four_digits(float(np.abs(1 / ratios - 1).mean())),
+        low=roofs.four_digits(float(min(low, 1.0))),
+        high=roofs.four_digits(float(max(high, 1.0))),
     )
 
 

@@ -107,7 +107,7 @@ def _timed(parts: Mapping[str, Part], rows: int) -> Iterable[Timed]:
                 )
 
 
-def fit(timed: Iterable[Timed]) -> dict[str, tuple[Product, ...]]:
+def fit_products(timed: Iterable[Timed]) -> dict[str, tuple[Product, ...]]:
     """Return, for each format, the products of each number of rows.
 
     The start is that of a straight line through the times over the bytes, fitted with relative
@@ -132,5 +132,5 @@ def _product(rows: int, timed: Sequence[Timed]) -> Product:
     start = float(np.clip(start, 0.0, _MOST_START * seconds.min()))
     gbps = size / (seconds - start) / 1e9
     sizes = map(int, np.unique(elements))
-    rates = tuple((n, roofs.short(float(np.median(gbps[elements == n])))) for n in sizes)
-    return Product(rows, roofs.short(start * 1e6), rates)
+    rates = tuple((n, roofs.four_digits(float(np.median(gbps[elements == n])))) for n in sizes)
+    return Product(rows, roofs.four_digits(start * 1e6), rates)

@@ -160,7 +160,7 @@ def levels(
     # A larger working set is never read faster; where it seems to be, another program interfered.
     speed = np.maximum.accumulate(np.asarray(sweep.gbps)[::-1])[::-1]
     found = _reported(sweep, speed, caches) if caches else _seen(sweep, speed)
-    return (*found, MemoryLevel("DRAM", round(memory_kib), short(float(speed[-1]))))
+    return (*found, MemoryLevel("DRAM", round(memory_kib), four_digits(float(speed[-1]))))
 
 
 def _reported(
@@ -172,7 +172,7 @@ def _reported(
     for name, size in caches.items():
         fits = [s for kib, s in zip(sweep.kib, speed, strict=True) if inside < kib <= _FULL * size]
         if fits and size > inside:
-            found.append(MemoryLevel(name, size, short(float(np.median(fits)))))
+            found.append(MemoryLevel(name, size, four_digits(float(np.median(fits)))))
             inside = size
     return found
 
@@ -197,7 +197,7 @@ def _seen(sweep: Sweep, speed: NDArray[np.float64]) -> list[MemoryLevel]:
         size = float(
             np.exp(np.interp(-middle, -logs[last : last + 2], np.log(sweep.kib[last : last + 2])))
         )
-        found.append(MemoryLevel(f"L{index + 1}", round(size), short(plateau)))
+        found.append(MemoryLevel(f"L{index + 1}", round(size), four_digits(plateau)))
     return found
 
 
@@ -225,6 +225,6 @@ def _segments(logs: NDArray[np.float64], level_price: float) -> list[int]:
     return ends
 
 
-def short(value: float) -> float:
+def four_digits(value: float) -> float:
     """Return a number with four significant digits, as profiles keep it."""
     return float(f"{value:.4g}")

@@ -53,10 +53,10 @@ def quiet_roofs(
 ) -> dict[str, Any]:
     """Return what `measure` returns on a quiet machine; with `force`, with the load on any."""
     found, load = quiet.during(lambda: measure(threads, report), force=force, progress=report)
-    return found if load.others is None else {**found, "others": roofs.short(load.others)}
+    return found if load.others is None else {**found, "others": roofs.four_digits(load.others)}
 
 
-def compare(
+def compare_roofs(
     hardware: Hardware, progress: Progress | None = None, *, force: bool = False
 ) -> tuple[Pair, ...]:
     """Measure the roofs of this machine with a profile's threads, and pair them with the profile's.
@@ -109,10 +109,10 @@ def roofs_by_threads(threads: int, report: Progress) -> dict[str, Any]:
             alone = _roofs(1, report)
         found["parallel_efficiency"] = {
             **{
-                dtype: roofs.short(peak / threads / alone["peaks"][dtype])
+                dtype: roofs.four_digits(peak / threads / alone["peaks"][dtype])
                 for dtype, peak in found["peaks"].items()
             },
-            "DRAM": roofs.short(found["gbps"][-1] / threads / alone["gbps"][-1]),
+            "DRAM": roofs.four_digits(found["gbps"][-1] / threads / alone["gbps"][-1]),
         }
     return found
 
@@ -126,11 +126,11 @@ def _roofs(threads: int, report: Progress) -> dict[str, Any]:
     for done, dtype in enumerate(KERNEL_DTYPES):
         rate = roofs.peak_gflops(dtype)
         if rate is not None:
-            peaks[dtype] = roofs.short(rate)
+            peaks[dtype] = roofs.four_digits(rate)
         report(stage, done + 1, total)
     speeds = []
     for done, kib in enumerate(sizes):
-        speeds.append(roofs.short(roofs.read_gbps(kib, threads)))
+        speeds.append(roofs.four_digits(roofs.read_gbps(kib, threads)))
         report(stage, len(KERNEL_DTYPES) + done + 1, total)
     return {"threads": threads, "peaks": peaks, "kib": sizes, "gbps": speeds}
 

@@ -53,7 +53,7 @@ def calibrate(
         with machine.threads(threads) as used:
             output = calibration.own_path(used)
         output.parent.mkdir(parents=True, exist_ok=True)
-    name = hardware.name_of(output)  # a wrong name would be a pity after minutes of measuring
+    name = hardware.profile_name(output)  # a wrong name would be a pity after minutes of measuring
     check_target(output)
     with progress_bars() as progress:
         if quick:
@@ -84,7 +84,7 @@ def calibrate(
 
 def _compare(profile: Hardware, json_: bool, *, force: bool) -> None:
     with progress_bars() as progress:
-        pairs = calibration.compare(profile, progress, force=force)
+        pairs = calibration.compare_roofs(profile, progress, force=force)
     here = machine.describe()["cpu"]
     if json_:
         rows = [

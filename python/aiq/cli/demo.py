@@ -218,7 +218,7 @@ def render(result: Result) -> RenderableType:
         Text(
             f"Speed: ResNet-20, batch {BATCH}, the fastest formats within {MAX_DROP:.0%}\n", "bold"
         ),
-        show.plan(result.throughput_plan),
+        show.plan_table(result.throughput_plan),
         comparison_table.throughput(result.throughput),
         Text("\nIntensity: ResNet-20, weights only\n", "bold"),
         text.table(title, columns, rows),

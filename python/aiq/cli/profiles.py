@@ -29,7 +29,7 @@ def profiles(context: typer.Context, json_: JsonOption = False) -> None:
 def list_(json_: JsonOption = False) -> None:
     """List the profiles; a file that is not a profile is reported and left out."""
     found = []
-    for name in hardware.available():
+    for name in hardware.profile_files():
         try:
             found.append(Hardware.load(name))
         except HardwareError as error:

@@ -30,7 +30,7 @@ def show(
     elif json_:
         sys.stdout.write(found.to_json())
     else:
-        out.print(as_text.plan(found, every=layers))
+        out.print(as_text.plan_table(found, every=layers))
 
 
 def _check(plan: Plan, json_: bool) -> None:

@@ -132,4 +132,4 @@ def _show(plan: Plan, json_: bool) -> None:
     if json_:
         sys.stdout.write(plan.to_json())
     else:
-        out.print(show.plan(plan))
+        out.print(show.plan_table(plan))

@@ -21,7 +21,7 @@ import torch
 
 from aiq import data as datasets
 from aiq import models, userpath
-from aiq.data.reading import first_inputs, read
+from aiq.data.reading import first_inputs, read_batches
 from aiq.errors import AiqError, InputError
 from aiq.graph.export import Inputs
 from aiq.plan import InputSpec
@@ -126,7 +126,7 @@ def load_data(spec: str) -> Iterable[Any]:
         )
     printing = _Printing(batches)
     # what can be read once only is needed more often
-    return list(read(printing)) if isinstance(batches, Iterator) else printing
+    return list(read_batches(printing)) if isinstance(batches, Iterator) else printing
 
 
 class _Printing:

@@ -42,7 +42,7 @@ class KernelRow(NamedTuple):
     output: float
 
 
-class MemoryLevel(NamedTuple):
+class LevelRow(NamedTuple):
     """A memory level: its size in bytes, and its read bandwidth in bytes per second."""
 
     size: float
@@ -53,7 +53,7 @@ class Machine(NamedTuple):
     """A machine: FLOPs per second by dtype, and the memory levels, nearest first."""
 
     peaks: list[float]
-    levels: list[MemoryLevel]
+    levels: list[LevelRow]
 
 
 class LayerRow(NamedTuple):
@@ -116,7 +116,7 @@ def machine(hardware: Hardware, dtypes: Sequence[DType]) -> Machine:
     """
     return Machine(
         [hardware.peak(dtype) * 1e9 for dtype in dtypes],
-        [MemoryLevel(m.size_kib * 1024, m.read_gbps * 1e9) for m in hardware.memory],
+        [LevelRow(m.size_kib * 1024, m.read_gbps * 1e9) for m in hardware.memory],
     )
 
 

@@ -71,7 +71,7 @@ def features(layer: Layer) -> tuple[float, ...]:
     )
 
 
-def work(shape: Sequence[float]) -> float:
+def log_work(shape: Sequence[float]) -> float:
     """Return log2 of the multiplications of a layer with these features."""
     named = dict(zip(FEATURES, shape, strict=True))
     return sum(named[name] for name in _FACTORS)
@@ -85,7 +85,7 @@ def scaled(shape: Sequence[float], limits: Mapping[str, tuple[float, float]]) ->
     """
     named = dict(zip(FEATURES, shape, strict=True))
     if WORK in limits:
-        named["rows"] -= max(0.0, work(shape) - limits[WORK][1])
+        named["rows"] -= max(0.0, log_work(shape) - limits[WORK][1])
     found = {}
     for name, (centre, scale) in FEATURES.items():
         low, high = limits.get(name, (centre, centre))

@@ -176,7 +176,7 @@ def load(name: str, split: str, folder: Path | str | None = None) -> Dataset:
     split
         ``train``, ``val`` or ``test``.
     folder
-        Folder of the files; without it, `aiq.data.imagefiles.folders` are searched.
+        Folder of the files; without it, `aiq.data.imagefiles.image_folders` are searched.
 
     Raises
     ------

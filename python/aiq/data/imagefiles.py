@@ -21,7 +21,7 @@ Bytes = NDArray[np.uint8]
 CLASSES = 10
 
 
-def folders() -> tuple[Path, ...]:
+def image_folders() -> tuple[Path, ...]:
     """Return the folders that are searched for data sets, in order.
 
     They are those that the environment variable ``AIQ_DATA`` names, aiq's cache, ``./data``, and
@@ -44,7 +44,7 @@ def read_fashion_mnist(part: str, folder: Path | str | None = None) -> tuple[Byt
     part
         ``train`` (60,000 images) or ``test`` (10,000).
     folder
-        Folder of the four ``*-ubyte`` or ``*-ubyte.gz`` files; without it, `folders` are searched.
+        Folder of the ``*-ubyte`` or ``*-ubyte.gz`` files; without it, those of `image_folders`.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def read_cifar10(part: str, folder: Path | str | None = None) -> tuple[Bytes, By
     part
         ``train`` (50,000 images) or ``test`` (10,000).
     folder
-        Folder of the ``*.bin`` files of the binary version; without it, `folders` are searched.
+        Folder of the ``*.bin`` files of the binary version; without it, those of `image_folders`.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def read_cifar10(part: str, folder: Path | str | None = None) -> tuple[Bytes, By
 
 
 def _bases(folder: Path | str | None) -> tuple[Path, ...]:
-    return folders() if folder is None else (Path(folder),)
+    return image_folders() if folder is None else (Path(folder),)
 
 
 def _find(what: str, places: list[Path], complete: Callable[[Path], bool], how: str) -> Path:

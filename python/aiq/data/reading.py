@@ -15,7 +15,7 @@ CALIBRATION_SAMPLES = 512
 """Samples on which activations are observed where the user gives no calibration data."""
 
 
-def read(data: Iterable[Any], what: str = "data") -> Iterator[Any]:
+def read_batches(data: Iterable[Any], what: str = "data") -> Iterator[Any]:
     """Yield the batches of `data`, which error messages call `what`.
 
     Raises
@@ -88,7 +88,7 @@ def reiterable(data: Iterable[Any], what: str = "data") -> Iterable[Any]:
         ) from None
     except Exception:  # noqa: BLE001  (whatever a loader raises is explained when it is read)
         return data
-    return list(read(data, what)) if once else data
+    return list(read_batches(data, what)) if once else data
 
 
 def first_inputs(data: Iterable[Any], reads: int | None = None) -> Inputs:
@@ -99,7 +99,7 @@ def first_inputs(data: Iterable[Any], reads: int | None = None) -> Inputs:
     DataError
         If there is no batch.
     """
-    batch = next(read(data), None)
+    batch = next(read_batches(data), None)
     if batch is None:
         raise DataError("data has no batches; give at least one (inputs, targets).")
     return inputs_of(batch, reads)
@@ -126,10 +126,10 @@ def observed(
     """
     reads = len(pytree.tree_leaves(call_arguments(example)))
     if calibration is not None:
-        return [inputs_of(batch, reads) for batch in read(calibration, "calibration data")]
+        return [inputs_of(batch, reads) for batch in read_batches(calibration, "calibration data")]
     found: list[Inputs] = []
     samples = 0
-    for batch in [] if data is None else read(data):
+    for batch in [] if data is None else read_batches(data):
         inputs = inputs_of(batch, reads)
         found.append(inputs)
         samples += batch_size(batch_dims(batch_dim, inputs), pytree.tree_leaves(inputs))

@@ -176,7 +176,7 @@ class Evaluator:
         seed: int = 0,
         progress: Progress | None = None,
     ) -> None:
-        metrics.check(metric)
+        metrics.check_metric(metric)
         if cache is not None and not lenient:
             journal.check_folder(cache)
         self.metric = metric

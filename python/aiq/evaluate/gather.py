@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from aiq.data.reading import arranged, inputs_of, read
+from aiq.data.reading import arranged, inputs_of, read_batches
 from aiq.errors import DataError
 from aiq.evaluate.samples import Dims, Samples, is_whole
 from aiq.graph.batch import BatchDim, batch_dims
@@ -50,7 +50,7 @@ def gather(
     """
     batches: list[_Batch] = []
     count = 0
-    for number, given in enumerate(read(data, "data" if labelled else "calibration data")):
+    for number, given in enumerate(read_batches(data, "data" if labelled else "calibration data")):
         batch = _batch(given, number, batch_dim, labelled=labelled, reads=reads)
         if batches:
             _same(batches[0], batch, number)

@@ -44,7 +44,7 @@ class Scores:
     cross_entropy: Tensor
 
 
-def check(metric: str | Metric) -> None:
+def check_metric(metric: str | Metric) -> None:
     """Raise `InputError` unless `metric` is a name or a callable."""
     if not callable(metric) and metric not in NAMES:
         raise InputError(

@@ -31,7 +31,7 @@ TYPES: Mapping[str, str] = {
 """Name of a format -> type of a tensor in a GGUF file."""
 
 
-def pack(weight: Tensor, affine: Affine) -> Bytes:
+def pack_blocks(weight: Tensor, affine: Affine) -> Bytes:
     """Return a weight as blocks: uint8, (rows, bytes of a row).
 
     Parameters

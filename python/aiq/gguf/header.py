@@ -39,7 +39,7 @@ def architecture(model: nn.Module) -> str:
     return ARCHITECTURES[kind]
 
 
-def write(writer: gguf.GGUFWriter, config: Any, tokenizer: Any) -> None:  # noqa: ANN401
+def write_header(writer: gguf.GGUFWriter, config: Any, tokenizer: Any) -> None:  # noqa: ANN401
     """Write the sizes of a decoder, and its tokenizer.
 
     Parameters

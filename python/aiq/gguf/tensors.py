@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aiq.errors import InputError
 from aiq.formats import REFERENCE, Format
-from aiq.gguf.blocks import GROUP, TYPES, pack
+from aiq.gguf.blocks import GROUP, TYPES, pack_blocks
 from aiq.graph import Layer, Trace
 from aiq.quantize.rounding import Rounding
 
@@ -110,7 +110,7 @@ def _matrix(
             "divide; pin it to fp16."
         )
     key = (layer.name, fmt.weight, fmt.weight_granularity)
-    packed = torch.from_numpy(pack(exact, rounding.weight_quantizer(*key)))
+    packed = torch.from_numpy(pack_blocks(exact, rounding.weight_quantizer(*key)))
     return Stored(name, kind, _turned(packed, heads).numpy(), _turned(rounding.weight(*key), heads))
 
 

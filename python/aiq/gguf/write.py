@@ -26,7 +26,7 @@ Float16 numbers are wrong by 2^-11 of themselves, and blocks with zero points by
 """
 
 
-def write(
+def write_gguf(
     model: torch.nn.Module,
     path: Path,
     formats: Mapping[str, Format],
@@ -69,7 +69,7 @@ def write(
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / path.name
         writer = gguf.GGUFWriter(draft, architecture)
-        header.write(writer, model.config, tokenizer)
+        header.write_header(writer, model.config, tokenizer)
         stored = list(tensors(model, architecture, folded, simulator, formats))
         for tensor in stored:
             writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.kind)

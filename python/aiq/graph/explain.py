@@ -24,7 +24,7 @@ _CONTEXTLIB = contextlib.__file__
 """Paths of code that does not belong to a model."""
 
 
-def explained(
+def explain(
     error: Exception, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> GraphError:
     """Return the error to raise instead of the `error` of an export.

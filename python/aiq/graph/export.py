@@ -1,7 +1,8 @@
 """Export an ``nn.Module`` to a functional ATen graph that can be run and edited.
 
-`export` wraps ``torch.export``. It tries a dynamic batch first, removes nodes that compute nothing
-in a run (in-place updates, guards, constants), and turns exceptions of PyTorch into plain errors.
+`export_model` wraps ``torch.export``. It tries a dynamic batch first, removes nodes that compute
+nothing in a run (in-place updates, guards, constants), and turns exceptions of PyTorch into plain
+errors.
 """
 
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from torch.utils import _pytree as pytree
 from aiq.errors import GraphError
 from aiq.exporting import exporting
 from aiq.graph.batch import BatchDim, batch_dims, batch_size
-from aiq.graph.explain import explained
+from aiq.graph.explain import explain
 from aiq.graph.model import check_model, in_evaluation_mode, outside_inference
 from aiq.graph.mutation import forget_writes
 from aiq.graph.repeat import check_repeats
@@ -64,7 +65,7 @@ def call_arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return tuple(inputs), {}
 
 
-def export(model: nn.Module, example_inputs: Inputs, batch_dim: BatchDim = 0) -> Exported:
+def export_model(model: nn.Module, example_inputs: Inputs, batch_dim: BatchDim = 0) -> Exported:
     """Export `model` in evaluation mode; the model itself is not changed.
 
     Parameters
@@ -133,7 +134,7 @@ def _capture(
         program = torch.export.export(model, args, kwargs, strict=False)
         return program.run_decompositions(decompositions()), False
     except Exception as error:
-        raise explained(error, model, args, kwargs) from error
+        raise explain(error, model, args, kwargs) from error
 
 
 def _capture_dynamic(

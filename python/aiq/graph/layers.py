@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from aiq.errors import GraphError
 from aiq.graph.batch import BatchDim
-from aiq.graph.export import Inputs, export
+from aiq.graph.export import Inputs, export_model
 from aiq.graph.flops import flops, is_known
 from aiq.graph.fusion import Group, Grouping
 from aiq.graph.operators import WEIGHTED, Op, argument, elements, is_constant, is_transposed, shapes
@@ -227,7 +227,7 @@ def trace(model: nn.Module, example_inputs: Inputs, batch_dim: BatchDim = 0) -> 
     ``contiguous``) is a layout layer.
     """
     model = getattr(model, "_orig_mod", model)  # the module that torch.compile wraps
-    exported = export(model, example_inputs, batch_dim)
+    exported = export_model(model, example_inputs, batch_dim)
     modules = dict(model.named_modules())
     layers, edges = _read(exported.module, modules)
     undecided = tuple(_undecided(exported.module, layers))

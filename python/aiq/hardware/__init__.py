@@ -2,12 +2,12 @@
 
 from aiq.hardware.compare import Pair, side_by_side
 from aiq.hardware.energy import Energy
-from aiq.hardware.library import MAX_BYTES, available, builtin_folder, folders, name_of
+from aiq.hardware.library import MAX_BYTES, builtin_folder, folders, profile_files, profile_name
 from aiq.hardware.profile import (
     Hardware,
     MemoryLevel,
     Specification,
-    parse,
+    parse_profile,
     to_document,
     to_yaml,
     validate,
@@ -25,11 +25,11 @@ __all__ = [
     "Realisation",
     "RuntimeProfile",
     "Specification",
-    "available",
     "builtin_folder",
     "folders",
-    "name_of",
-    "parse",
+    "parse_profile",
+    "profile_files",
+    "profile_name",
     "side_by_side",
     "to_document",
     "to_yaml",

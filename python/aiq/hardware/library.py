@@ -30,7 +30,7 @@ def folders() -> tuple[Path, ...]:
     return (*user, own, cache.folder(cache.PROFILES), builtin_folder())
 
 
-def available() -> dict[str, Path]:
+def profile_files() -> dict[str, Path]:
     """Return name -> file of every profile that `Hardware.load` finds by name, sorted by name."""
     found: dict[str, Path] = {}
     for folder in reversed(folders()):
@@ -38,7 +38,7 @@ def available() -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def name_of(path: Path) -> str:
+def profile_name(path: Path) -> str:
     """Return the name of the profile in the file `path`.
 
     Raises
@@ -62,7 +62,7 @@ def find(name: str) -> Path:
     HardwareError
         If there is no such profile; the message lists the known ones.
     """
-    profiles = available()
+    profiles = profile_files()
     name = RENAMED.get(name, name) if name not in profiles else name
     if name not in profiles:
         raise HardwareError(
@@ -72,7 +72,7 @@ def find(name: str) -> Path:
     return profiles[name]
 
 
-def read(path: Path) -> str:
+def read_profile(path: Path) -> str:
     """Return the text of a profile; at most `MAX_BYTES` are read.
 
     Raises

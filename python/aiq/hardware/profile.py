@@ -153,7 +153,7 @@ class Hardware:
             return source
         path = Path(source)
         if path.suffix in {".yaml", ".yml"}:
-            return parse(library.read(path), str(path))
+            return parse_profile(library.read_profile(path), str(path))
         return validate(library.find(str(source)))
 
     def save(self, path: "str | Path") -> None:
@@ -165,7 +165,7 @@ class Hardware:
             If the profile is not valid; nothing is written then.
         """
         text = to_yaml(self)
-        parse(text, str(path))
+        parse_profile(text, str(path))
         files.write_atomic(path, text)
 
 
@@ -177,14 +177,14 @@ def validate(path: "str | Path") -> Hardware:
     HardwareError
         For the same reasons as `Hardware.load`, and if the names of profile and file differ.
     """
-    name = library.name_of(Path(path))
-    found = parse(library.read(Path(path)), str(path))
+    name = library.profile_name(Path(path))
+    found = parse_profile(library.read_profile(Path(path)), str(path))
     if found.name != name:
         raise HardwareError(f"{path}: name is {found.name!r}, expected that of the file, {name!r}.")
     return found
 
 
-def parse(text: str, file: str) -> Hardware:
+def parse_profile(text: str, file: str) -> Hardware:
     """Return the profile in `text`; errors call it `file`.
 
     Raises
@@ -193,11 +193,11 @@ def parse(text: str, file: str) -> Hardware:
         If the text is not YAML, breaks the schema, or states impossible numbers.
     """
     try:
-        document = strictyaml.parse(text)
+        document = strictyaml.parse_yaml(text)
     except strictyaml.StrictError as error:
         hint = "" if str(error).endswith(".") else "; see hw_profiles/README.md for its shape."
         raise HardwareError(f"{file}: {error}{hint}") from None
-    schema.check(document, file)
+    schema.check_document(document, file)
     compute = document["compute"]
     return Hardware(
         name=document["name"],

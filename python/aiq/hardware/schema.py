@@ -15,7 +15,7 @@ from jsonschema.exceptions import best_match
 from aiq.errors import HardwareError
 from aiq.formats import parse as parse_format
 from aiq.hardware import library, plausible
-from aiq.hardware.strictyaml import shown
+from aiq.hardware.strictyaml import quoted
 
 Document = Mapping[str, Any]
 
@@ -25,7 +25,7 @@ _FORMULA = 0.01
 """Largest relative error of a formula, because data sheets round."""
 
 
-def check(document: Any, file: str) -> None:  # noqa: ANN401 - whatever the file holds
+def check_document(document: Any, file: str) -> None:  # noqa: ANN401 - whatever the file holds
     """Check that `document` is a profile; errors call it `file`.
 
     Raises
@@ -65,7 +65,7 @@ def _dates(document: Document) -> Iterator[str]:
     try:
         datetime.date.fromisoformat(date)
     except ValueError:
-        yield f"provenance.date is {shown(date)}, expected a day of the calendar like 2026-11-21."
+        yield f"provenance.date is {quoted(date)}, expected a day of the calendar like 2026-11-21."
 
 
 def _hierarchy(memory: list[Document]) -> Iterator[str]:
@@ -73,7 +73,7 @@ def _hierarchy(memory: list[Document]) -> Iterator[str]:
     names = [level["level"] for level in memory]
     for index, (near, far) in enumerate(pairwise(memory)):
         if near["level"] in names[index + 1 :]:
-            yield f"memory.{index}.level {shown(near['level'])} occurs twice, expected it once."
+            yield f"memory.{index}.level {quoted(near['level'])} occurs twice, expected it once."
         if near["size_kib"] >= far["size_kib"]:
             yield (
                 f"memory.{index}.size_kib is {near['size_kib']:g} ({near['level']}), expected less "
@@ -99,7 +99,7 @@ def _specification(key: str, entry: Document, unit: str, measured: str) -> Itera
         value = product(entry["formula"])
         if not math.isclose(value, entry[name], rel_tol=_FORMULA):
             yield (
-                f"{key}.formula {shown(entry['formula'])} comes to {value:g}, expected the "
+                f"{key}.formula {quoted(entry['formula'])} comes to {value:g}, expected the "
                 f"{entry[name]:g} of {name}."
             )
 
@@ -185,4 +185,4 @@ def _found(instance: Any) -> str:  # noqa: ANN401
 def _word(key: object) -> str:
     """Return a key as it is if it is a plain word, else quoted and cut."""
     text = str(key)
-    return text if re.fullmatch(r"[\w.-]{1,60}", text) else shown(text)
+    return text if re.fullmatch(r"[\w.-]{1,60}", text) else quoted(text)

@@ -22,7 +22,7 @@ class StrictError(Exception):
     """The text is not YAML, or not plain data; the message completes "<file>: ..."."""
 
 
-def parse(text: str) -> Any:  # noqa: ANN401 - whatever the text holds
+def parse_yaml(text: str) -> Any:  # noqa: ANN401 - whatever the text holds
     """Return the plain data in `text`.
 
     Raises
@@ -46,7 +46,7 @@ def dump(document: Any) -> str:  # noqa: ANN401 - plain data
     return text
 
 
-def shown(value: object) -> str:
+def quoted(value: object) -> str:
     """Return a value for a message: quoted, on one line, and at most 60 characters long."""
     text = ascii(value)
     return text if len(text) <= 60 else text[:57] + "..."
@@ -69,7 +69,7 @@ for _tag, _first, _pattern in (
 
 
 class _Dumper(_Core, yaml.SafeDumper):
-    """Writes no aliases, since `parse` takes none."""
+    """Writes no aliases, since `parse_yaml` takes none."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ANN401
         return True
@@ -84,7 +84,7 @@ class _Loader(_Core, yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
             raise StrictError(f"line {line} uses a YAML alias, expected every value written out.")
         if event.tag is not None:
-            raise StrictError(f"line {line} uses the YAML tag {shown(event.tag)}, expected none.")
+            raise StrictError(f"line {line} uses the YAML tag {quoted(event.tag)}, expected none.")
         if self.depth == MAX_DEPTH:
             raise StrictError(f"line {line} is nested more than {MAX_DEPTH} deep, expected less.")
         if self.nodes == MAX_NODES:
@@ -107,7 +107,7 @@ class _Loader(_Core, yaml.SafeLoader):
         value = math.inf if special else float(node.value)
         if math.isinf(value):
             line = node.start_mark.line + 1
-            raise StrictError(f"line {line} has {shown(node.value)}, expected a finite number.")
+            raise StrictError(f"line {line} has {quoted(node.value)}, expected a finite number.")
         return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
@@ -116,9 +116,9 @@ class _Loader(_Core, yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             line = key_node.start_mark.line + 1
             if not isinstance(key, str):
-                raise StrictError(f"line {line} has the key {shown(key)}, expected a word.")
+                raise StrictError(f"line {line} has the key {quoted(key)}, expected a word.")
             if key in seen:
-                raise StrictError(f"line {line} repeats the key {shown(key)}, expected it once.")
+                raise StrictError(f"line {line} repeats the key {quoted(key)}, expected it once.")
             seen.add(key)
         return super().construct_mapping(node, deep)
 

@@ -279,7 +279,7 @@ class Plan(Saved):
         return frame(html(self))
 
     def __str__(self) -> str:
-        return plain(show.plan(self))
+        return plain(show.plan_table(self))
 
 
 def _from_v1(document: dict[str, Any]) -> dict[str, Any]:

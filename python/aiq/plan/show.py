@@ -24,7 +24,7 @@ LEAST_FOLDED = 3
 """Rows in succession that say the same become one row if they are so many."""
 
 
-def plan(plan: "Plan", *, every: bool = False) -> RenderableType:
+def plan_table(plan: "Plan", *, every: bool = False) -> RenderableType:
     """Return a plan: what it is predicted to buy, how sure that is, and every layer's format.
 
     Layers in succession with one format and one reason share a row, unless `every` layer is to have

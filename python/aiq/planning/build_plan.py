@@ -68,7 +68,7 @@ class Found:
     stopped: bool = False
 
 
-def plan(
+def assemble(
     trace: Trace,
     machine: Choice,
     source: Source,
@@ -91,7 +91,7 @@ def plan(
         hardware=hardware.name,
         objective=str(options.objective),
         method=f"{options.method}, measuring every candidate" if walked else str(options.method),
-        layers=rows(
+        layers=planned_layers(
             trace.graph,
             tables,
             outcome.formats,
@@ -236,7 +236,7 @@ def accuracy(outcome: Outcome, held_back: HeldBack | None) -> Accuracy | None:
     return replace(outcome.accuracy, samples_needed=held_back.samples)
 
 
-def rows(
+def planned_layers(
     layers: LayerGraph,
     tables: Tables,
     formats: Mapping[str, Format],

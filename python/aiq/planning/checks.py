@@ -77,7 +77,7 @@ def time_limit(value: object) -> None:
         raise InputError(f"time_limit is {value!r}; give seconds, 0 or more, or None for no limit.")
 
 
-def count(argument: str, value: object, what: str) -> None:
+def whole_number(argument: str, value: object, what: str) -> None:
     """Raise `InputError` unless `value` is an integer of 0 or more, which counts `what`."""
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 0:
         raise InputError(f"{argument} is {value!r}; give {what}, an integer of 0 or more.")
@@ -109,7 +109,7 @@ def runtime_name(runtime: object) -> str | None:
     )
 
 
-def folder(argument: str, value: object) -> None:
+def cache_folder(argument: str, value: object) -> None:
     """Raise `InputError` unless `value` is a truth value or a path."""
     if not isinstance(value, bool | str | os.PathLike):
         raise InputError(

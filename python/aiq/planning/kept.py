@@ -119,7 +119,9 @@ def edges(graph: LayerGraph) -> tuple[tuple[int, int], ...]:
     return tuple(sorted(found))
 
 
-def frontier(tables: Tables, max_size: int | None, scale: float) -> list[tuple[Formats, bool]]:
+def spread_frontier(
+    tables: Tables, max_size: int | None, scale: float
+) -> list[tuple[Formats, bool]]:
     """Return plans that nothing beats in both cost and drop, and whether that is proved.
 
     Each is the solver's answer to a drop budget. Budgets halve the widest gap between neighbours
@@ -215,7 +217,7 @@ def _points(
     scale = min(max(task.max_drop, LEAST_SCALE), MOST_SCALE)
     others = [
         point("", formats, predicted(formats), optimal=proved)
-        for formats, proved in frontier(tables, task.max_size, scale)
+        for formats, proved in spread_frontier(tables, task.max_size, scale)
     ]
     on_frontier = {p.formats for p in others if p.optimal}
     named = [

@@ -164,11 +164,11 @@ class SearchOptions:
         checks.fraction("lam", self.lam)
         checks.confidence(self.confidence)
         checks.time_limit(self.time_limit)
-        checks.count("seed", self.seed, "a seed")
-        checks.count("measure_top", self.measure_top, "how many plans to time")
+        checks.whole_number("seed", self.seed, "a seed")
+        checks.whole_number("measure_top", self.measure_top, "how many plans to time")
         if self.max_size is not None:
-            checks.count("max_size", self.max_size, "bytes")
-        checks.folder("cache", self.cache)
+            checks.whole_number("max_size", self.max_size, "bytes")
+        checks.cache_folder("cache", self.cache)
         if not (callable(self.sensitivity) or isinstance(self.sensitivity, DropTable)):
             checks.name("sensitivity", self.sensitivity, METHODS)
         if not callable(self.metric):

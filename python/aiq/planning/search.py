@@ -203,8 +203,8 @@ def search(
     machine = calibrate.choose(hw, options.runtime_name, report)
     hardware = machine.hardware
 
-    source = stages.read(data, calibration, example_inputs, batch_dim)
-    trace = stages.export(model, source, report)
+    source = stages.read_data(data, calibration, example_inputs, batch_dim)
+    trace = stages.trace_model(model, source, report)
     choices = stages.choices(trace.graph, hardware, options)
     seconds = stages.workload_seconds(trace.graph, source, choices.columns, hardware, options)
     tables = stages.tables(trace.graph, choices, seconds, options)
@@ -217,7 +217,7 @@ def search(
         bench=partial(stages.bench, model, trace, source, options),
         progress=report,
     )
-    plan = build_plan.plan(trace, machine, source, choices, seconds, options, found, started)
+    plan = build_plan.assemble(trace, machine, source, choices, seconds, options, found, started)
     if found.stopped:
         raise interrupt.with_plan(plan, evaluator)
     return plan

@@ -81,7 +81,7 @@ class Choices:
     allowed: tuple[tuple[int, ...], ...]
 
 
-def read(
+def read_data(
     data: Iterable[Any] | None,
     calibration: Iterable[Any] | None,
     example_inputs: Inputs | None,
@@ -102,7 +102,7 @@ def read(
     return Source(batches, calibration, example_inputs, batch_dim)
 
 
-def export(model: torch.nn.Module, source: Source, progress: Progress) -> Trace:
+def trace_model(model: torch.nn.Module, source: Source, progress: Progress) -> Trace:
     """Return the exported model and its layer graph."""
     progress("export the model", 0, 1)
     trace = graph.trace(model, source.inputs, source.batch_dim)
@@ -164,7 +164,7 @@ def tables(
         cost=seconds if options.goal is Objective.THROUGHPUT else intensity,
         intensity=intensity,
         drop=np.zeros(intensity.cost.shape),
-        sizes=weights.bits(layers, choices.columns, options.runtime_name),
+        sizes=weights.size_table(layers, choices.columns, options.runtime_name),
         allowed=choices.allowed,
         shared=weights.shared(layers),
         fixed_bytes=weights.fixed_bytes(layers, options.runtime_name),

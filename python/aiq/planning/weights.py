@@ -12,7 +12,7 @@ from aiq.graph import Layer, LayerGraph, Op
 from aiq.runtimes import placement
 
 
-def bits(
+def size_table(
     layers: LayerGraph, columns: Sequence[Format], runtime: str | None = None
 ) -> NDArray[np.int64]:
     """Return the bits that the weights of each layer add in each format: int64, (L, K).

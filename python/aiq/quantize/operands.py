@@ -7,7 +7,7 @@ from torch import Tensor, fx
 from aiq.graph import Layer, Trace
 from aiq.graph.operators import argument
 from aiq.quantize.fold import output_axis
-from aiq.quantize.statistics import read
+from aiq.quantize.statistics import input_node
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def operands(trace: Trace) -> dict[str, Operands]:
 def _operands(trace: Trace, layer: Layer, head: fx.Node) -> Operands:
     bias = argument(head, "bias")
     return Operands(
-        input=read(trace, layer),
+        input=input_node(trace, layer),
         weight=argument(head, "weight").name,
         bias=None if bias is None else bias.name,
         transposed=bool(output_axis(head)),

@@ -147,7 +147,7 @@ def observe(trace: Trace, inputs: Iterable[Inputs]) -> dict[str, Statistics]:
     DataError
         If there are no inputs, or a value is NaN or infinite.
     """
-    readers = {read(trace, layer): layer for layer in trace.graph.quantizable}
+    readers = {input_node(trace, layer): layer for layer in trace.graph.quantizable}
     writers = {layer.nodes[-1]: layer for layer in trace.graph.quantizable if not layer.is_output}
     statistics = {
         name: Statistics(by_feature=name not in readers or readers[name].op is Op.LINEAR)
@@ -188,7 +188,7 @@ def observe(trace: Trace, inputs: Iterable[Inputs]) -> dict[str, Statistics]:
     return statistics
 
 
-def read(trace: Trace, layer: Layer) -> str:
+def input_node(trace: Trace, layer: Layer) -> str:
     """Return the name of the node that is the input of the main operator of `layer`."""
     (head,) = (node for node in trace.module.graph.nodes if node.name == layer.nodes[0])
     return str(argument(head, "input").name)

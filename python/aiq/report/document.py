@@ -59,7 +59,7 @@ def document(plan: "Plan", measured: MeasuredTimes | None) -> dict[str, Any]:
         "table": view.table(),
         "gainHeading": view.gain_heading(),
         "tableNotes": view.table_notes(),
-        "facts": [list(row) for row in facts.rows(plan)],
+        "facts": [list(row) for row in facts.fact_rows(plan)],
         "commands": facts.commands(plan),
     }
 

@@ -19,7 +19,7 @@ def workload(plan: "Plan") -> str:
     return ", ".join(filter(None, [runtime, f"batch {batch}" if batch else ""]))
 
 
-def rows(plan: "Plan") -> list[tuple[str, str]]:
+def fact_rows(plan: "Plan") -> list[tuple[str, str]]:
     """Return labels and values."""
     known, proof = plan.provenance, plan.proof
     found = [

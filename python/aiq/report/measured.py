@@ -24,7 +24,7 @@ class Comparable(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
+class Estimate:
     """An estimate with its confidence interval."""
 
     value: NonNegative
@@ -37,13 +37,13 @@ class Candidate:
     """One network that was timed; `speedup` is over float32, timed in turns with it."""
 
     name: Name
-    seconds: Interval
-    speedup: Interval
+    seconds: Estimate
+    speedup: Estimate
     verdict: Name
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
+class Timings:
     """All networks that were timed; differences below `noise` are none."""
 
     timings: tuple[Candidate, ...]
@@ -81,7 +81,7 @@ class MeasuredTimes:
     hardware: Name
     level: Name
     predicted_seconds: Mapping[Name, NonNegative]
-    timing: Timing
+    timing: Timings
     layers: tuple[MeasuredLayer, ...] = ()
 
     def __post_init__(self) -> None:

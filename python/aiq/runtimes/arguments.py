@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from aiq.errors import InputError
 from aiq.graph.export import Inputs, call_arguments
-from aiq.runtimes.structure import GAP, Template, names
+from aiq.runtimes.structure import GAP, Template, listed
 
 _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
 
@@ -56,7 +56,7 @@ class TensorSpec:
         InputError
             If `x` is not a dense tensor of this shape and dtype on the CPU.
         """
-        x = plain(x)
+        x = plain_tensor(x)
         if x.shape != self.shape:
             _refuse_shapes([self], [x])
         if x.dtype is not self.dtype:
@@ -147,7 +147,7 @@ class Arguments:
                     f"The program takes tensors and was given a {type(x).__name__}; pass "
                     "torch.as_tensor of it."
                 )
-            plain(x)
+            plain_tensor(x)
         if any(x.shape != spec.shape for x, spec in zip(found, specs, strict=True)):
             _refuse_shapes(specs, found)
         return self.fit(found)
@@ -157,8 +157,8 @@ class Arguments:
         expected_args, expected_kwargs = self.template.fill([GAP] * self.template.count)
         if kwargs.keys() != expected_kwargs.keys():
             raise InputError(
-                f"The program was compiled for the keywords ({names(expected_kwargs)}) and was "
-                f"given ({names(kwargs)}); pass the arguments as in the example inputs."
+                f"The program was compiled for the keywords ({listed(expected_kwargs)}) and was "
+                f"given ({listed(kwargs)}); pass the arguments as in the example inputs."
             )
         if len(args) != len(expected_args):
             raise InputError(
@@ -189,10 +189,10 @@ def leaves(inputs: Inputs) -> tuple[torch.Tensor, ...]:
                 f"The example inputs hold a {type(value).__name__}, and a compiled program takes "
                 "tensors only; wrap the model in a module that fixes the other arguments."
             )
-    return tuple(map(plain, found))
+    return tuple(map(plain_tensor, found))
 
 
-def plain(x: torch.Tensor) -> torch.Tensor:
+def plain_tensor(x: torch.Tensor) -> torch.Tensor:
     """Return `x` as an ordinary tensor without gradient, whose memory holds its values.
 
     Raises

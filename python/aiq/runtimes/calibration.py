@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.utils import _pytree as pytree
 
-from aiq.data.reading import inputs_of, read
+from aiq.data.reading import inputs_of, read_batches
 from aiq.evaluate.gather import gather
 from aiq.graph import Trace
 from aiq.graph.batch import batch_dims, batch_size
@@ -29,7 +29,7 @@ def calibration_batches(calibration: Iterable[Any], trace: Trace) -> list[Inputs
         different shapes.
     """
     reads = len(trace.module.graph.find_nodes(op="placeholder"))
-    batches = [inputs_of(batch, reads) for batch in read(calibration, "calibration")]
+    batches = [inputs_of(batch, reads) for batch in read_batches(calibration, "calibration")]
     if trace.dynamic_batch or all(_size(batch, trace) == trace.graph.batch for batch in batches):
         return batches
     samples = gather(batches, labelled=False, batch_dim=trace.batch_dim, reads=reads)

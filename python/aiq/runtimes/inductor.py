@@ -24,7 +24,7 @@ from aiq.graph import WEIGHTED, Op
 from aiq.runtimes import instructions, package, placement, signature, weight_only
 from aiq.runtimes.base import CompiledGraph, Runtime
 from aiq.runtimes.inductor_census import Census, time_calls
-from aiq.runtimes.inductor_edit import prepare
+from aiq.runtimes.inductor_edit import edit_graph
 from aiq.runtimes.job import Job
 from aiq.runtimes.kernels import RealisedKernel, assign
 from aiq.runtimes.rewrite import Target
@@ -102,7 +102,7 @@ class Inductor(Runtime):
 
     def _write(self, job: Job, path: Path) -> None:
         """Write an AOTInductor package, a library for this processor and number of threads."""
-        prepare(job)
+        edit_graph(job)
         census = Census()
         with _compiling(), tempfile.TemporaryDirectory() as folder:
             exported = torch.export.export(job.rewritten.module, job.inputs, strict=False)
@@ -113,11 +113,13 @@ class Inductor(Runtime):
             )
             content = Path(written).read_bytes()
         kernels = _kernels(census, job)
-        text = signature.write(job.signature, kernels=kernels, threads=torch.get_num_threads())
+        text = signature.write_document(
+            job.signature, kernels=kernels, threads=torch.get_num_threads()
+        )
         path.write_bytes(package.with_metadata(content, text))
 
     def _read(self, path: Path) -> tuple[Signature, CompiledGraph]:
-        found, document = signature.read(package.metadata(path), path)
+        found, document = signature.read_document(package.metadata(path), path)
         if document.threads != torch.get_num_threads():
             raise InputError(
                 f"{path} was compiled for {document.threads} threads and "
@@ -138,7 +140,7 @@ class Inductor(Runtime):
 
 
 def _compile(job: Job) -> tuple[Callable[..., Any], Census]:
-    prepare(job)
+    edit_graph(job)
     census = Census()
     with _compiling():
         program = inductor_compile(job.rewritten.module, list(job.inputs), options=_options(census))

@@ -19,7 +19,7 @@ from aiq.runtimes.kernels import LABEL, RealisedKernel
 _MULTIPLIES = re.compile(r"conv|linear|(^|[._:])(add|b)?mm|matmul")
 
 
-class Operands(NamedTuple):
+class OperandSizes(NamedTuple):
     """Numbers of elements of the activation and of the weights that a kernel multiplies."""
 
     activation: int
@@ -39,7 +39,7 @@ class Census(CustomGraphPass):
 
     def __init__(self) -> None:
         self.kernels: list[RealisedKernel] = []
-        self.operands: dict[str, Operands] = {}
+        self.operands: dict[str, OperandSizes] = {}
 
     def __call__(self, graph: fx.Graph) -> None:
         """Collect the kernels of a graph; Inductor calls this."""
@@ -56,7 +56,7 @@ class Census(CustomGraphPass):
                 fmt, sizes = stored
             elif weights and inputs:
                 fmt = _format(inputs[0].dtype, weights)
-                sizes = Operands(inputs[0].numel(), weights[0].numel())
+                sizes = OperandSizes(inputs[0].numel(), weights[0].numel())
             else:
                 continue
             labels = node.meta.get("custom", {}).get(LABEL, ())
@@ -90,7 +90,7 @@ def _format(activation: torch.dtype, weights: list[torch.Tensor]) -> str:
     return {torch.float32: "fp32", torch.bfloat16: "bf16"}.get(activation, str(activation))
 
 
-def _stored(node: fx.Node) -> tuple[str, Operands] | None:
+def _stored(node: fx.Node) -> tuple[str, OperandSizes] | None:
     """Return the format and the operands of a product with integer weights, if `node` is one.
 
     The weights are dequantised before the product: ``mm(x, permute(dequantize(codes)))``, with a
@@ -109,7 +109,7 @@ def _stored(node: fx.Node) -> tuple[str, Operands] | None:
     bits = (int(str(unpacked.args[5])) + 1).bit_length()
     channel, group = weight.meta["val"].shape[-2], codes.shape[1]
     fmt = f"w{bits}" + (f"g{group}" if group < channel else "")
-    return fmt, Operands(source.meta["val"].numel(), codes.numel())
+    return fmt, OperandSizes(source.meta["val"].numel(), codes.numel())
 
 
 _DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_channel.default
@@ -155,7 +155,7 @@ def _calls(events: Sequence[FunctionEvent]) -> Iterator[FunctionEvent]:
             yield event
 
 
-def _multiplies(call: FunctionEvent, operands: Operands) -> bool:
+def _multiplies(call: FunctionEvent, operands: OperandSizes) -> bool:
     shapes: Any = call.input_shapes or []
     # A list of tensors has a list of shapes, and a number has an empty one.
     sizes = [math.prod(shape) for shape in shapes if shape and isinstance(shape[0], int)]

@@ -28,7 +28,7 @@ _DEQUANTIZE = {
 }
 
 
-def prepare(job: Job) -> None:
+def edit_graph(job: Job) -> None:
     """Edit the graph of a job so that Inductor computes it correctly, and in its formats."""
     module, graph = job.rewritten.module, job.rewritten.module.graph
     formats = {node: job.formats[layer] for node, layer in job.rewritten.heads.items()}

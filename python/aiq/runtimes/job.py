@@ -15,7 +15,7 @@ from aiq.runtimes.explicit import write_out
 from aiq.runtimes.kernels import label
 from aiq.runtimes.rewrite import Rewritten, Target, rewrite
 from aiq.runtimes.signature import Signature
-from aiq.runtimes.verification import Reference, snapshot
+from aiq.runtimes.verification import ExpectedOutputs, snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Job:
     rewritten: Rewritten
     signature: Signature
     writes_inputs: bool
-    reference: Reference
+    reference: ExpectedOutputs
 
     @classmethod
     def of(
@@ -118,7 +118,7 @@ class Job:
                 returns=rewritten.returns,
             ),
             writes_inputs=traced.writes_inputs,
-            reference=Reference(
+            reference=ExpectedOutputs(
                 runtime,
                 formats,
                 frozenset(target.packed),

@@ -40,7 +40,7 @@ def _weights(
         yield index, node, dequantize, _Weight(codes, scale.reshape(len(codes), -1), group)
 
 
-def pack(model: onnx.ModelProto, formats: Mapping[str, Format]) -> None:
+def pack_weights(model: onnx.ModelProto, formats: Mapping[str, Format]) -> None:
     """Store the weights of weight-only layers as integers, with float32 activations.
 
     Weights of four bits become operands of ``MatMulNBits`` at the accuracy level that does not

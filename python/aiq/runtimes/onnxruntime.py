@@ -66,7 +66,9 @@ class OnnxRuntime(OnnxBased):
         onnx_edit.quantize_biases(converted.proto)
         onnx_edit.pool_means(converted.proto)
         onnx_edit.keep_pools(converted.proto)
-        onnx_edit.pack(converted.proto, {n: f for n, f in job.formats.items() if f.name in PACKED})
+        onnx_edit.pack_weights(
+            converted.proto, {n: f for n, f in job.formats.items() if f.name in PACKED}
+        )
         return converted
 
     def _open(self, model: bytes, labels: Mapping[str, Sequence[str]]) -> CompiledGraph:
@@ -74,7 +76,7 @@ class OnnxRuntime(OnnxBased):
 
     def _write(self, job: Job, path: Path) -> None:
         model, labels = self._convert(job)
-        text = signature.write(job.signature, labels=labels)
+        text = signature.write_document(job.signature, labels=labels)
         model.metadata_props.add(key=METADATA, value=text)
         path.write_bytes(model.SerializeToString())
 
@@ -110,7 +112,7 @@ class OnnxRuntime(OnnxBased):
                 "it wrote."
             )
         texts = {item.key: item.value for item in model.metadata_props}
-        found, document = signature.read(texts.get(METADATA), path)
+        found, document = signature.read_document(texts.get(METADATA), path)
         try:
             session, kernels = _session(content, document.labels)
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no other base

@@ -84,7 +84,7 @@ class OpenVino(OnnxBased):
         proto, labels = self._convert(job)
         model = core().read_model(proto.SerializeToString())
         weights = openvino_files.fingerprint(model)
-        text = signature.write(job.signature, labels=labels, weights=weights)
+        text = signature.write_document(job.signature, labels=labels, weights=weights)
         model.set_rt_info(text, METADATA)
         model.set_rt_info("0", ["runtime_options", _ROUNDED_GROUP])  # for those who open it too
         openvino.save_model(model, path, compress_to_fp16=False)
@@ -127,7 +127,7 @@ class OpenVino(OnnxBased):
                 f"{path} has inputs of no fixed shape; give one that aiq.export wrote."
             )
         text = model.get_rt_info(METADATA).astype(str) if model.has_rt_info(METADATA) else None
-        found, document = signature.read(text, path)
+        found, document = signature.read_document(text, path)
         if document.weights not in {None, openvino_files.fingerprint(model)}:
             raise InputError(
                 f"{path} and the weights beside it are not of one export; export the plan again."

@@ -22,7 +22,7 @@ from aiq.graph.simplify import attribute, name_of
 from aiq.quantize.affine import Affine, to_rows
 from aiq.quantize.fold import fold
 from aiq.quantize.simulate import Simulator
-from aiq.quantize.statistics import Statistics, observe, read
+from aiq.quantize.statistics import Statistics, input_node, observe
 from aiq.runtimes.arguments import leaves
 from aiq.runtimes.calibration import calibration_batches
 from aiq.runtimes.narrow import QUANTIZE, keeps_grid, narrow
@@ -184,7 +184,7 @@ class _Writer:
     def __init__(self, folded: Trace, simulator: Simulator, target: Target) -> None:
         self._module = folded.module
         self._nodes = {node.name: node for node in folded.module.graph.nodes}
-        self._reads = {layer.name: read(folded, layer) for layer in folded.graph.quantizable}
+        self._reads = {layer.name: input_node(folded, layer) for layer in folded.graph.quantizable}
         self._simulator = simulator
         self._target = target
         self._grids: dict[fx.Node, tuple[int, Affine]] = {}

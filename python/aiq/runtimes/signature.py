@@ -133,7 +133,7 @@ class Document:
         return Signature(self.formats, Arguments(template, specs), Template.from_node(self.returns))
 
 
-def write(
+def write_document(
     signature: Signature,
     *,
     labels: Mapping[str, Sequence[str]] | None = None,
@@ -141,7 +141,9 @@ def write(
     threads: int | None = None,
     weights: str | None = None,
 ) -> str:
-    """Return a document as text, which `read` reads; the parameters are those of `Document`.
+    """Return a document as text, which `read_document` reads.
+
+    The parameters are those of `Document`.
 
     Raises
     ------
@@ -162,8 +164,8 @@ def write(
     return dump_json(document, "a program", _SCHEMA, indent=None)
 
 
-def read(text: str | bytes | None, file: Path) -> tuple[Signature, Document]:
-    """Return the signature and the document in `text`, which `write` wrote into `file`.
+def read_document(text: str | bytes | None, file: Path) -> tuple[Signature, Document]:
+    """Return the signature and the document in `text`, which `write_document` wrote into `file`.
 
     Raises
     ------

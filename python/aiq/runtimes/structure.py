@@ -197,6 +197,6 @@ def _result(x: object, batch: int) -> Any:  # noqa: ANN401 - whatever the model 
     return value.node.pytype(expression.subs(dict.fromkeys(expression.free_symbols, batch)))
 
 
-def names(keys: Iterable[object]) -> str:
+def listed(keys: Iterable[object]) -> str:
     """Return keys as a list for a message."""
     return ", ".join(map(str, keys))

@@ -75,7 +75,7 @@ class Distance(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
+class ExpectedOutputs:
     """The outputs that a program has to compute.
 
     Attributes

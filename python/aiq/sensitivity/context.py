@@ -152,6 +152,6 @@ def relative_error(rounded: Tensor, exact: Tensor) -> Tensor:
     return (a - b).square() / power.clamp(min=torch.finfo(torch.float64).tiny)
 
 
-def class_axis(logits: Tensor) -> int:
+def usual_class_axis(logits: Tensor) -> int:
     """Return the dimension of the classes: the second of logits of images, else the last one."""
     return 1 if logits.ndim > 3 else logits.ndim - 1

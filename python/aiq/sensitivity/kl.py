@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from aiq.sensitivity.context import EstimateContext, alone, class_axis, output, relative_error
+from aiq.sensitivity.context import EstimateContext, alone, output, relative_error, usual_class_axis
 
 
 def harm(context: EstimateContext) -> Tensor:
@@ -14,7 +14,7 @@ def harm(context: EstimateContext) -> Tensor:
 
 
 def _divergence(rounded: Tensor, exact: Tensor, layer: str) -> Tensor:
-    axis = class_axis(exact)
+    axis = usual_class_axis(exact)
     positions = exact.numel() // (len(exact) * exact.shape[axis])
     log_q, log_p = rounded.double().log_softmax(axis), exact.double().log_softmax(axis)
     return log_p.exp() * (log_p - log_q) / positions

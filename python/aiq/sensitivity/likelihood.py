@@ -13,7 +13,7 @@ from torch import Tensor
 from aiq.evaluate.metrics import main_output
 from aiq.graph.export import Inputs
 from aiq.quantize.simulate import Simulator
-from aiq.sensitivity.context import class_axis, samples_first
+from aiq.sensitivity.context import samples_first, usual_class_axis
 
 
 class Graph:
@@ -87,7 +87,7 @@ class Graph:
         half the mean square is the relative squared error.
         """
         logits = self.logits
-        axis = class_axis(logits)
+        axis = usual_class_axis(logits)
         if not classes:
             exact = logits.detach().double()
             power = (exact - exact.mean(-1, keepdim=True)).square().sum() / len(logits)

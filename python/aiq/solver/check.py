@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from aiq.errors import InputError
 from aiq.solver.certificate import Certificate, Proof
-from aiq.solver.congruence import Congruence, usable
+from aiq.solver.congruence import Congruence, reachable_limits
 from aiq.solver.labels import least_objective
 from aiq.solver.problem import Number, Problem
 from aiq.solver.relaxation import (
@@ -165,7 +165,7 @@ def _verify(
     if not proofs:
         return -EVERYTHING
     everything = [list(range(tables.count(i))) for i in range(tables.layers)]
-    limits = usable(tables)
+    limits = reachable_limits(tables)
     congruence = Congruence(tables, limits)
     pending = [(0, everything)]
     proved = claim

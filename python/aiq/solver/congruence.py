@@ -14,7 +14,7 @@ from aiq.solver.relaxation import IntegerTables, Point, dot
 _MAX_QUOTIENT = 16
 
 
-def usable(tables: IntegerTables) -> Point:
+def reachable_limits(tables: IntegerTables) -> Point:
     """Round the limits down to totals that a plan can have."""
     first, step = [0] * len(tables.measures), [0] * len(tables.measures)
     for points in tables.points():
