@@ -264,7 +264,7 @@ def test_impossible_labels_are_refused(tmp_path):
 
 
 def test_missing_data_says_where_it_looked_and_how_to_get_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(imagefiles, "folders", lambda: (tmp_path / "one", tmp_path / "two"))
+    monkeypatch.setattr(imagefiles, "image_folders", lambda: (tmp_path / "one", tmp_path / "two"))
     with pytest.raises(DataError) as fashion:
         data.fashion_mnist("test")
     for part in (str(tmp_path / "one"), str(tmp_path / "two"), "AIQ_DATA", "dataset-fashion-mnist"):

@@ -192,7 +192,7 @@ def test_a_plan_is_timed_beside_files_of_one_format(model):
         max_drop=1.0,
         workload="16+4",
     )
-    found = decoding.compare_decoding(
+    found = decoding.compare_files(
         plan, model, tokenizer(), uniform=("w8g32",), contexts=(4, 16), tokens=4, rounds=2
     )
     assert [file.name for file in found.files] == ["plan", "w8g32"]

@@ -13,7 +13,7 @@ from torch import nn
 
 import aiq
 from aiq.errors import GraphError, InputError
-from aiq.exporting import exporting
+from aiq.exporting import exporting, exporting_onnx
 from aiq.graph import trace
 
 LOG = logging.getLogger("test_exporting")
@@ -149,3 +149,28 @@ def test_weights_on_the_meta_device_need_a_sensitivity():
         aiq.search(model, "xeon_2vcpu_roofs", example_inputs=x)
     plan = aiq.search(model, "xeon_2vcpu_roofs", example_inputs=x, sensitivity=lambda n, f: 0.0)
     assert [layer.name for layer in plan.layers] == ["0", "2"]
+
+
+def test_operators_of_a_new_library_are_known_to_the_next_export():
+    # PyTorch's list of operators is kept between exports, and must not become stale.
+    with exporting():
+        before = torch._export.utils._collect_all_valid_cia_ops()
+    library = torch.library.Library("aiq_test_exporting", "DEF")
+    library.define("twice(Tensor x) -> Tensor")
+    library.impl("twice", lambda x: 2 * x, "CompositeImplicitAutograd")
+    with exporting():
+        found = torch._export.utils._collect_all_valid_cia_ops()
+    plain = torch._export.utils._collect_all_valid_cia_ops()
+    assert found == plain
+    assert {op.name() for op in found - before} == {"aiq_test_exporting::twice"}
+
+
+def test_translations_to_onnx_are_those_of_pytorch_and_are_made_once():
+    registry = pytest.importorskip("torch.onnx._internal.exporter._registration").ONNXRegistry
+    with exporting_onnx():
+        kept, again, other = (registry.from_torchlib(opset_version=n) for n in (18, 18, 20))
+    assert again is kept
+    assert other is not kept
+    plain = registry.from_torchlib(opset_version=18)
+    assert plain is not kept
+    assert plain.functions.keys() == kept.functions.keys()

@@ -85,7 +85,7 @@ class DecoderComparison:
         return plain(table(f"llama.cpp, {self.threads} threads", columns, rows))
 
 
-def compare_decoding(
+def compare_files(
     plan: Plan,
     model: torch.nn.Module,
     tokenizer: Any,  # noqa: ANN401

@@ -1,6 +1,7 @@
 """Run one export at a time, without output, as PyTorch's exporters change global state.
 
-The warnings, logs and output of other threads are not affected.
+The warnings, logs and output of other threads are not affected. Two lists of operators that PyTorch
+makes anew in every export are kept, which takes most of the time off exports of small models.
 """
 
 import logging
@@ -8,14 +9,18 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any, cast
 from unittest.mock import patch
 
 import torch
+import torch._export.utils
 import torch.export._trace
 
 _LOCK = threading.RLock()
 _SILENT = threading.local()
+_NAMED = set[str]()  # operators that PyTorch has made attributes of torch.ops
+_name_all = getattr(torch._export.utils, "_materialize_cpp_cia_ops", lambda: None)
 
 
 @contextmanager
@@ -25,8 +30,44 @@ def exporting() -> Iterator[None]:
     Every ``torch.export``, ``torch.onnx.export`` and compilation of aiq runs in this context, since
     two at the same time would see each other's patches of ``torch.nn.Module``.
     """
-    with _LOCK, _silence(), torch.inference_mode(mode=False), torch.no_grad():
+    named = patch.object(
+        torch._export.utils, "_materialize_cpp_cia_ops", _name_new_operators, create=True
+    )
+    with _LOCK, named, _silence(), torch.inference_mode(mode=False), torch.no_grad():
         yield
+
+
+@contextmanager
+def exporting_onnx() -> Iterator[None]:
+    """Be in `exporting`, with translations of operators to ONNX that are made only once."""
+    from torch.onnx._internal.exporter._registration import (  # noqa: PLC0415 - takes a second
+        ONNXRegistry,
+    )
+
+    with exporting(), patch.object(ONNXRegistry, "from_torchlib", _translations()):
+        yield
+
+
+@cache
+def _translations() -> "staticmethod[..., Any]":
+    """Return ``ONNXRegistry.from_torchlib`` with a memory; exporters only read what it returns."""
+    from torch.onnx._internal.exporter._registration import (  # noqa: PLC0415 - takes a second
+        ONNXRegistry,
+    )
+
+    return staticmethod(cache(ONNXRegistry.from_torchlib))
+
+
+def _name_new_operators() -> None:
+    """Make the operators of C++ attributes of ``torch.ops`` if there are any new ones.
+
+    PyTorch does so about 40 times an export for the same thousand operators.
+    """
+    found = torch._C._dispatch_get_registrations_for_dispatch_key("CompositeImplicitAutograd")
+    if set(found) != _NAMED:
+        _name_all()
+        _NAMED.clear()
+        _NAMED.update(found)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import onnx
 import torch
 from onnx.utils import Extractor
 
-from aiq.exporting import exporting
+from aiq.exporting import exporting_onnx
 from aiq.graph.simplify import name_of
 from aiq.runtimes.kernels import LABEL
 from aiq.runtimes.rewrite import Rewritten
@@ -49,7 +49,7 @@ def to_onnx(
     opset
         Version of the ONNX operators.
     """
-    with exporting():
+    with exporting_onnx():
         program = torch.export.export(rewritten.module, example_inputs, strict=False)
         exported = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False)
     assert exported is not None

@@ -55,7 +55,7 @@ def times_as(runtime: str | None, layer: Layer, fmt: Format) -> Format:
     """Return the format whose time a layer takes in `runtime` if its format in the plan is `fmt`.
 
     It is that of `runs_as`, with one exception: ONNX Runtime unpacks weights of eight bits to
-    float32 when it opens a file (`aiq.runtimes.onnx_edit.pack`).
+    float32 when it opens a file (`aiq.runtimes.onnx_edit.pack_weights`).
     """
     is_weight_only = fmt.quantizes_weights and not fmt.quantizes_activations
     if runtime == "onnxruntime" and is_weight_only and fmt.weight.bits == 8:
