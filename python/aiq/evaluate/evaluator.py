@@ -23,7 +23,7 @@ from aiq.evaluate import independence, journal, metrics
 from aiq.evaluate.gather import gather
 from aiq.evaluate.journal import Journal, LenientJournal
 from aiq.evaluate.metrics import Metric
-from aiq.evaluate.observed import observed
+from aiq.evaluate.observed import kept_statistics
 from aiq.evaluate.runner import LayerFormats, Runner
 from aiq.evaluate.samples import Samples
 from aiq.evaluate.workers import ChunkJob, ExecutorWorkers, LocalWorkers, Scores, Workers
@@ -201,7 +201,7 @@ class Evaluator:
             output_dim = independence.output_dim(program, samples, batch)
             self.folder = None if cache is None else Path(cache)
             chunks = seen.chunks(size)
-            statistics = observed(self.trace, chunks, batch, self.folder, self._progress)
+            statistics = kept_statistics(self.trace, chunks, batch, self.folder, self._progress)
         simulator = Simulator(self.trace, statistics, observer)
         self.runner = Runner(simulator, metric, batch, output_dim)
         self.layers = self.runner.layers

@@ -35,7 +35,7 @@ _PARTS = ("extremes", "limit", "counts", "total", "batch")
 _CHECK = "check"
 
 
-def observed(
+def kept_statistics(
     trace: Trace,
     chunks: Sequence[Samples],
     batch: int | None,
@@ -63,13 +63,13 @@ def observed(
     if known is not None:
         return known
 
-    def told() -> Iterator[Inputs]:
+    def reported() -> Iterator[Inputs]:
         for done, one in enumerate(inputs):
             progress(_STAGE, done, len(inputs))
             yield one
         progress(_STAGE, len(inputs), len(inputs))
 
-    found = observe(trace, told())
+    found = observe(trace, reported())
     if path is not None:
         _write(path, found)
     return found
