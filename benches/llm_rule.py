@@ -56,7 +56,7 @@ def write(
     """
     architecture = header.architecture(model)
     writer = gguf.GGUFWriter(path, architecture)
-    header.write(writer, model.config, tokenizer)
+    header.write_header(writer, model.config, tokenizer)
     folded = fold(traced)
     size, counts = 0, {}
     for stored in tensors(model, architecture, folded, Simulator(folded, {}), {}):

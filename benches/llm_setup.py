@@ -18,7 +18,7 @@ from aiq import decoders
 from aiq.drops import DropTable
 from aiq.evaluate import Evaluator
 from aiq.formats import Format, parse_all
-from aiq.gguf.write import write
+from aiq.gguf.write import write_gguf
 from aiq.graph import Trace, trace
 from aiq.hardware import Hardware
 from aiq.runtimes import placement
@@ -145,7 +145,7 @@ class Setup:
         """Write a plan to a GGUF file in the folder of raw results."""
         FOLDER.mkdir(parents=True, exist_ok=True)
         path = FOLDER / f"{name}.gguf"
-        write(self.model, path, formats, self.traced, [], self.decoder.tokenizer)
+        write_gguf(self.model, path, formats, self.traced, [], self.decoder.tokenizer)
         return path
 
     @torch.inference_mode()
