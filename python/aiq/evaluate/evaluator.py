@@ -33,6 +33,7 @@ from aiq.graph import BatchDim, Trace, trace
 from aiq.graph.export import Inputs
 from aiq.progress import Progress, silent
 from aiq.quantize.fold import fold
+from aiq.quantize.points import Absorbs, absorbs_all
 from aiq.quantize.program import Program
 from aiq.quantize.simulate import Formats, Simulator
 
@@ -124,6 +125,8 @@ class Evaluator:
     weight_bits
         Bits of a weight in integer kernels, see `aiq.runtimes.rewrite.Target`. Weights of more bits
         are evaluated with this many.
+    absorbs
+        Whether an integer kernel absorbs an operator, see `aiq.quantize.points`.
     memory
         Largest size of kept activations in bytes.
     cache
@@ -169,6 +172,7 @@ class Evaluator:
         metric: str | Metric = "top1",
         observer: str = "mse",
         weight_bits: int = 8,
+        absorbs: Absorbs = absorbs_all,
         memory: int = 2**28,
         cache: str | Path | None = None,
         lenient: bool = False,
@@ -201,8 +205,10 @@ class Evaluator:
             output_dim = independence.output_dim(program, samples, batch)
             self.folder = None if cache is None else Path(cache)
             chunks = seen.chunks(size)
-            statistics = kept_statistics(self.trace, chunks, batch, self.folder, self._progress)
-        simulator = Simulator(self.trace, statistics, observer)
+            statistics = kept_statistics(
+                self.trace, chunks, batch, self.folder, self._progress, absorbs
+            )
+        simulator = Simulator(self.trace, statistics, observer, absorbs=absorbs)
         self.runner = Runner(simulator, metric, batch, output_dim)
         self.layers = self.runner.layers
         self._weight_bits = weight_bits

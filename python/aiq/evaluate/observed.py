@@ -21,6 +21,7 @@ from aiq.fingerprint import Fingerprint
 from aiq.graph import Trace
 from aiq.graph.export import Inputs
 from aiq.progress import Progress
+from aiq.quantize.points import Absorbs, absorbs_all, rounding_points
 from aiq.quantize.program import Program
 from aiq.quantize.statistics import BINS, Statistics, observe
 
@@ -41,6 +42,7 @@ def kept_statistics(
     batch: int | None,
     folder: Path | None,
     progress: Progress,
+    absorbs: Absorbs = absorbs_all,
 ) -> dict[str, Statistics]:
     """Return the statistics of `aiq.quantize.statistics.observe`, kept ones if there are any.
 
@@ -56,9 +58,16 @@ def kept_statistics(
         Folder of the kept statistics; ``None`` if none are kept.
     progress
         Called with the name of the stage, the steps done, and the number of steps.
+    absorbs
+        Whether an integer kernel absorbs an operator, see `aiq.quantize.points`.
     """
+    points = rounding_points(trace, absorbs)
     inputs = [chunk.filled(batch) for chunk in chunks]
-    path = None if folder is None else folder / f"statistics-{_hash(trace, inputs)}.safetensors"
+    path = (
+        None
+        if folder is None
+        else folder / f"statistics-{_hash(trace, inputs, points)}.safetensors"
+    )
     known = None if path is None else _read(path)
     if known is not None:
         return known
@@ -69,20 +78,20 @@ def kept_statistics(
             yield one
         progress(_STAGE, len(inputs), len(inputs))
 
-    found = observe(trace, reported())
+    found = observe(trace, reported(), absorbs)
     if path is not None:
         _write(path, found)
     return found
 
 
-def _hash(trace: Trace, inputs: Sequence[Inputs]) -> str:
+def _hash(trace: Trace, inputs: Sequence[Inputs], points: Mapping[str, tuple[str, ...]]) -> str:
     """Return a hash of everything that determines the statistics."""
     hashed = Fingerprint()
     hashed.add("statistics", (VERSION, BINS))
     hashed.add("torch", (torch.__version__, torch.backends.cpu.get_cpu_capability()))
     Program(trace).fingerprint(hashed)
     layers = trace.graph.quantizable
-    hashed.add("layers", [(layer.nodes, layer.weight_shape, layer.is_output) for layer in layers])
+    hashed.add("layers", [(x.nodes, x.weight_shape, points[x.name]) for x in layers])
     for index, one in enumerate(inputs):
         for leaf in pytree.tree_leaves(one):
             hashed.add(f"chunk {index}", leaf)

@@ -32,6 +32,7 @@ from aiq.planning.tables import Tables, drop_matrix
 from aiq.planning.task import Task
 from aiq.progress import Progress
 from aiq.runtimes import Runtime, instructions
+from aiq.runtimes.absorbed import absorbs
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -204,6 +205,7 @@ def evaluator(
         calibration=_observed(source, options),
         metric=options.metric,
         weight_bits=_kernel_bits(hardware, options),
+        absorbs=absorbs(options.runtime_name),
         cache=folder,
         lenient=options.cache is True,
         executor=executor,

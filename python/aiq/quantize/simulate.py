@@ -6,6 +6,8 @@ A layer in format f
   each group if the format's granularity says so;
 * rounds its input to ``f.activation``, and its output too, after the operators that fuse into it,
   unless the output is a result of the network; weight-only formats do not round activations;
+* rounds the result of its integer kernel before the operators that the kernel cannot absorb, see
+  `aiq.quantize.points`;
 * adds and multiplies in float32, with a float32 bias that corrects the mean error of the rounded
   weights; if weights and activations are integers, the scales of the weights are large enough for
   a bias of 32 bits.
@@ -30,6 +32,7 @@ from aiq.graph import Layer, Trace
 from aiq.graph.export import Inputs
 from aiq.quantize.affine import Scheme, from_range
 from aiq.quantize.operands import Operands
+from aiq.quantize.points import Absorbs, absorbs_all, rounding_points
 from aiq.quantize.program import Values
 from aiq.quantize.rounding import DYNAMIC, FLOATS, Rounding
 from aiq.quantize.statistics import Statistics
@@ -79,9 +82,14 @@ class Simulator(Rounding):
         Whether biases correct the mean error of rounded weights.
     power_of_two
         Whether all scales are powers of two.
+    absorbs
+        Whether an integer kernel absorbs an operator; `statistics` must be those of
+        `aiq.quantize.statistics.observe` with the same function.
 
     Attributes
     ----------
+    points
+        Layer name -> nodes whose values an integer format of the layer rounds.
     layers
         The layers whose format is a decision, in the order in which they start to run.
     layer_of
@@ -96,6 +104,7 @@ class Simulator(Rounding):
         *,
         correct_bias: bool = True,
         power_of_two: bool = False,
+        absorbs: Absorbs = absorbs_all,
     ) -> None:
         super().__init__(
             trace, statistics, observer, correct_bias=correct_bias, power_of_two=power_of_two
@@ -106,7 +115,8 @@ class Simulator(Rounding):
         )
         self.layer_of = {n: layer.name for layer in trace.graph.layers for n in layer.nodes}
         self._heads = {self._start[layer.name]: layer for layer in self.layers}
-        self._tails = {position[layer.nodes[-1]]: layer for layer in self.layers}
+        self.points = rounding_points(trace, absorbs)
+        self._ends = {position[n]: layer for layer in self.layers for n in self.points[layer.name]}
 
     def check(self, formats: Formats) -> None:
         """Raise `InputError` if `formats` names a layer that the model does not have."""
@@ -121,6 +131,8 @@ class Simulator(Rounding):
         """Add everything that determines the result of a run to a hash."""
         self.program.fingerprint(hashed)
         hashed.add("layers", [(layer.name, layer.nodes, layer.is_output) for layer in self.layers])
+        if any(len(points) > 1 for points in self.points.values()):
+            hashed.add("points", self.points)
         hashed.add("bounds", self._bounds)
         hashed.add("arithmetic", _ARITHMETIC)
         hashed.add("options", (self.observer, self._correct_bias, self._power_of_two))
@@ -174,12 +186,13 @@ class Simulator(Rounding):
         stop = len(steps) if stop is None else stop
         for index in range(state.position, stop):
             step = steps[index]
-            head, tail = self._heads.get(index), self._tails.get(index)
+            head, owner = self._heads.get(index), self._ends.get(index)
             altered = {} if head is None else self._altered(head, formats, values, dtypes)
             value = self.program.call(step, values, altered)
-            if tail is not None and not tail.is_output:
-                dtype = formats.get(tail.name, REFERENCE).activation
-                if self.observer != DYNAMIC or dtype.kind is Kind.FLOAT:
+            if owner is not None:
+                dtype = formats.get(owner.name, REFERENCE).activation
+                is_last = step.name == owner.nodes[-1]
+                if is_last if dtype.kind is Kind.FLOAT else self.observer != DYNAMIC:
                     value = self._round(step.name, value, dtype)
                     dtypes[step.name] = dtype
             values[step.name] = value

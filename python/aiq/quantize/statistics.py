@@ -11,6 +11,7 @@ from aiq.errors import DataError, InputError
 from aiq.graph import Layer, Trace
 from aiq.graph.export import Inputs
 from aiq.graph.operators import Op, argument
+from aiq.quantize.points import Absorbs, absorbs_all, rounding_points
 from aiq.quantize.program import Program
 
 BINS = 4096
@@ -127,7 +128,9 @@ def _over_positions(total: Tensor, count: int) -> tuple[Tensor, int]:
     return rows.sum(0), count * len(rows)
 
 
-def observe(trace: Trace, inputs: Iterable[Inputs]) -> dict[str, Statistics]:
+def observe(
+    trace: Trace, inputs: Iterable[Inputs], absorbs: Absorbs = absorbs_all
+) -> dict[str, Statistics]:
     """Run the float32 network and return statistics of every activation that a format may round.
 
     Parameters
@@ -136,11 +139,13 @@ def observe(trace: Trace, inputs: Iterable[Inputs]) -> dict[str, Statistics]:
         Folded trace, see `aiq.quantize.fold.fold`.
     inputs
         Inputs of the model, batch by batch.
+    absorbs
+        Whether an integer kernel absorbs an operator, see `aiq.quantize.points`.
 
     Returns
     -------
     dict
-        Node name -> statistics, for inputs and outputs of layers with weights.
+        Node name -> statistics, for inputs of layers with weights and for all rounding points.
 
     Raises
     ------
@@ -148,7 +153,8 @@ def observe(trace: Trace, inputs: Iterable[Inputs]) -> dict[str, Statistics]:
         If there are no inputs, or a value is NaN or infinite.
     """
     readers = {input_node(trace, layer): layer for layer in trace.graph.quantizable}
-    writers = {layer.nodes[-1]: layer for layer in trace.graph.quantizable if not layer.is_output}
+    points = rounding_points(trace, absorbs)
+    writers = {node: layer for layer in trace.graph.quantizable for node in points[layer.name]}
     statistics = {
         name: Statistics(by_feature=name not in readers or readers[name].op is Op.LINEAR)
         for name in [*readers, *writers]

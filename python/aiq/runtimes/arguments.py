@@ -132,14 +132,9 @@ class Arguments:
             dtype.
         """
         specs = self.specs
-        if (
-            self._flat and not kwargs and len(args) == len(specs)
-        ):  # the usual call, which must be fast
-            for x, spec in zip(args, specs, strict=True):
-                if not spec.holds(x):
-                    break
-            else:
-                return args
+        is_usual = self._flat and not kwargs and len(args) == len(specs)
+        if is_usual and all(map(TensorSpec.holds, specs, args)):  # which must be fast
+            return args
         found = self._leaves(args, kwargs)
         for x in found:
             if not isinstance(x, torch.Tensor):

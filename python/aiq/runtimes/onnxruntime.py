@@ -17,6 +17,7 @@ from aiq.errors import InputError, reason
 from aiq.formats import FP32, Format
 from aiq.graph import WEIGHTED, Op
 from aiq.runtimes import instructions, onnx_edit, signature
+from aiq.runtimes.absorbed import absorbs
 from aiq.runtimes.base import CompiledGraph
 from aiq.runtimes.job import Job
 from aiq.runtimes.kernels import RealisedKernel, assign
@@ -31,9 +32,6 @@ from aiq.runtimes.weight_only import FORMATS as PACKED
 OPSET = 21
 """The newest version of ONNX's operators whose quantised forms ONNX Runtime fuses."""
 
-_ABSORBED = frozenset({"relu", "relu6", "hardtanh", "clamp"})
-"""Operators that QLinearConv and QGemm apply to their result: clamps."""
-
 
 class OnnxRuntime(OnnxBased):
     """ONNX Runtime's CPU provider on a QDQ model (uint8 activations, int8 weights per channel)."""
@@ -44,7 +42,9 @@ class OnnxRuntime(OnnxBased):
     @property
     def target(self) -> Target:
         """Description of the graphs that its kernels expect."""
-        return Target(weight_bits=instructions.weight_bits(), absorbed=_ABSORBED, packed=PACKED)
+        return Target(
+            weight_bits=instructions.weight_bits(), absorbs=absorbs(self.name), packed=PACKED
+        )
 
     @property
     def version(self) -> str:
@@ -149,10 +149,11 @@ def _load(model: bytes, labels: Mapping[str, Sequence[str]]) -> CompiledGraph:
 
 def _runner(session: onnxruntime.InferenceSession) -> Callable[..., list[torch.Tensor]]:
     names = [value.name for value in session.get_inputs()]
+    outputs = [value.name for value in session.get_outputs()]
 
     def run(*inputs: torch.Tensor) -> list[torch.Tensor]:
         feed = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
-        return [torch.from_numpy(value) for value in session.run(None, feed)]
+        return [torch.from_numpy(value) for value in session.run(outputs, feed)]
 
     return run
 

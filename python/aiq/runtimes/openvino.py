@@ -11,11 +11,13 @@ from aiq.errors import InputError, reason
 from aiq.formats import BF16, Format
 from aiq.graph import WEIGHTED, Op
 from aiq.runtimes import instructions, onnx_edit, openvino_edit, openvino_files, signature
+from aiq.runtimes.absorbed import absorbs
 from aiq.runtimes.base import CompiledGraph
 from aiq.runtimes.job import Job
 from aiq.runtimes.kernels import RealisedKernel, assign
 from aiq.runtimes.onnx_based import OnnxBased
 from aiq.runtimes.onnx_graph import OnnxModel, to_onnx
+from aiq.runtimes.openvino_calls import Calls, Request
 from aiq.runtimes.openvino_core import core
 from aiq.runtimes.rewrite import Target
 from aiq.runtimes.signature import METADATA, Signature
@@ -30,9 +32,6 @@ OPSET = 22
 class OpenVino(OnnxBased):
     """OpenVINO's CPU plugin on a QDQ model.
 
-    Its low-precision transformations fuse the addition of two convolutions; the addition of a
-    convolution and its block's input remains a separate kernel.
-
     aiq inserts the quantize nodes itself, not NNCF. The scales are therefore those with which the
     plan's accuracy was measured, and the same in every runtime. Casts to bfloat16 are in the graph,
     layer by layer, instead of the global precision hint.
@@ -44,7 +43,9 @@ class OpenVino(OnnxBased):
     @property
     def target(self) -> Target:
         """Description of the graphs that its kernels expect."""
-        return Target(weight_bits=instructions.weight_bits(), packed=PACKED)
+        return Target(
+            weight_bits=instructions.weight_bits(), absorbs=absorbs(self.name), packed=PACKED
+        )
 
     @property
     def version(self) -> str:
@@ -101,11 +102,11 @@ class OpenVino(OnnxBased):
         runs: int,
     ) -> KernelTimes:
         program = _compile(core().read_model(model), PERF_COUNT=True)
-        request = program.create_infer_request()
+        request = Request(program)
         found: dict[str, list[float]] = {}
         for _ in range(runs):
-            _infer(request, inputs)
-            for entry in request.profiling_info:
+            request.run(inputs)
+            for entry in request.profile:
                 found.setdefault(entry.node_name, []).append(entry.real_time.total_seconds())
         return assign(_kernels(program, labels)), found
 
@@ -165,31 +166,7 @@ def _has_bfloat16() -> bool:
 
 def _load(model: openvino.Model, labels: Mapping[str, Sequence[str]]) -> CompiledGraph:
     program = _compile(model)
-    return _runner(program), assign(_kernels(program, labels))
-
-
-def _runner(program: openvino.CompiledModel) -> Callable[..., list[torch.Tensor]]:
-    """Return a function that runs `program`, and that several threads may call at once.
-
-    A request holds the tensors of one call, so each call uses a free request, or a new one if no
-    request is free.
-    """
-    count = len(program.outputs)
-    free = [program.create_infer_request()]
-
-    def run(*inputs: torch.Tensor) -> list[torch.Tensor]:
-        try:
-            request = free.pop()
-        except IndexError:
-            request = program.create_infer_request()
-        try:
-            _infer(request, inputs)
-            outputs = [request.get_output_tensor(index).data for index in range(count)]
-            return [torch.from_numpy(output.copy()) for output in outputs]
-        finally:
-            free.append(request)
-
-    return run
+    return Calls(program), assign(_kernels(program, labels))
 
 
 def _compile(model: openvino.Model, **more: object) -> openvino.CompiledModel:
@@ -202,12 +179,6 @@ def _compile(model: openvino.Model, **more: object) -> openvino.CompiledModel:
         **more,
     }
     return core().compile_model(model, "CPU", settings)
-
-
-def _infer(request: openvino.InferRequest, inputs: Sequence[torch.Tensor]) -> None:
-    for index, x in enumerate(inputs):
-        request.set_input_tensor(index, openvino.Tensor(x.numpy(), shared_memory=True))
-    request.infer()
 
 
 def _kernels(

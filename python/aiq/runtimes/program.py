@@ -1,8 +1,8 @@
 """A compiled program: a callable that reports the format in which each layer really runs."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
@@ -18,6 +18,14 @@ class Mismatch(NamedTuple):
     layer: str
     asked: str
     realised: str
+
+
+@runtime_checkable
+class Reuses(Protocol):
+    """A function that can also return its outputs in memory that it uses again."""
+
+    def reusing(self, *inputs: torch.Tensor) -> Iterable[torch.Tensor]:
+        """Return the outputs, which the next call from the same thread overwrites."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +92,17 @@ class Compiled:
             with door(self.runtime, "run on these inputs", _ADVICE):
                 raise
         return self.signature.returns.fill(results)
+
+    def reusing_outputs(self) -> "Compiled":
+        """Return the same program, which hands out its outputs without a copy.
+
+        The tensors of a result are then overwritten by the next call from the same thread; each
+        thread has tensors of its own. Only OpenVINO copies outputs; the programs of other runtimes
+        write every result to new memory, and remain as they are.
+        """
+        if isinstance(self.function, Reuses):
+            return replace(self, function=self.function.reusing)
+        return self
 
 
 _ADVICE = "pass values that the model accepts, or choose another runtime"

@@ -5,9 +5,8 @@ dtype in which each tensor is stored. All compilers in `aiq.runtimes` start from
 round with the scales with which the plan's accuracy was measured.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import fx
@@ -15,14 +14,15 @@ from torch.ao.quantization.fx import _decomposed  # noqa: F401 - registers quant
 
 from aiq.errors import InputError
 from aiq.formats import BF16, INTEGERS, REFERENCE, Format
-from aiq.graph import Layer, Trace
+from aiq.graph import Layer, Op, Trace
 from aiq.graph.export import Inputs
-from aiq.graph.operators import argument, bounds
+from aiq.graph.operators import argument, bounds, is_view
 from aiq.graph.simplify import attribute, name_of
 from aiq.quantize.affine import Affine, to_rows
 from aiq.quantize.fold import fold
+from aiq.quantize.points import Absorbs, absorbs_all
 from aiq.quantize.simulate import Simulator
-from aiq.quantize.statistics import Statistics, input_node, observe
+from aiq.quantize.statistics import input_node, observe
 from aiq.runtimes.arguments import leaves
 from aiq.runtimes.calibration import calibration_batches
 from aiq.runtimes.narrow import QUANTIZE, keeps_grid, narrow
@@ -42,17 +42,15 @@ class Target:
     weight_bits
         Largest number of bits of a weight that is multiplied by integer activations. It is seven if
         kernels add pairs of products in sixteen bits, where eight would overflow.
-    absorbed
-        Names of the operators that integer kernels apply to their result before they round it;
-        ``None`` for all operators that fuse into a layer. The result is also rounded before the
-        first operator that is not absorbed.
+    absorbs
+        Whether an integer kernel absorbs an operator, see `aiq.quantize.points`.
     packed
         Names of the weight-only formats whose integer weights the runtime can store and multiply by
         in float32. Weights of other weight-only formats are stored as rounded float32.
     """
 
     weight_bits: int = 8
-    absorbed: Collection[str] | None = None
+    absorbs: Absorbs = absorbs_all
     packed: Collection[str] = ()
 
 
@@ -109,27 +107,18 @@ def rewrite(
         (layer, formats.get(layer.name, REFERENCE).held_to(target.weight_bits))
         for layer in folded.graph.quantizable
     ]
-    kernels = {
-        layer.nodes[0]: _kernel_end(folded, layer, target.absorbed)
-        for layer, fmt in chosen
-        if fmt.quantizes_activations
-    }
     quantizes = any(fmt.quantizes_weights for _, fmt in chosen)
     batches = calibration_batches(calibration, folded) if quantizes else []
-    if kernels and not batches:
+    if any(fmt.quantizes_activations for _, fmt in chosen) and not batches:
         raise InputError(
             "Quantised activations need calibration data and none was given; pass batches of "
             "inputs as `calibration`."
         )
-    statistics: dict[str, Statistics] = {}
-    if batches:
-        statistics = observe(folded, batches)
-        more = sorted(set(kernels.values()) - statistics.keys())
-        statistics |= _observe(folded.module, more, batches)
-    simulator = Simulator(folded, statistics, correct_bias=bool(batches))
+    statistics = observe(folded, batches, target.absorbs) if batches else {}
+    simulator = Simulator(folded, statistics, correct_bias=bool(batches), absorbs=target.absorbs)
     writer = _Writer(folded, simulator, target)
     for layer, fmt in chosen:
-        writer.rewrite(layer, fmt, kernels.get(layer.nodes[0]))
+        writer.rewrite(layer, fmt)
     module, graph = folded.module, folded.module.graph
     returns = take_values(graph, folded.graph.batch)
     graph.set_codegen(fx.graph.CodeGen())
@@ -145,39 +134,6 @@ def rewrite(
     return Rewritten(module, heads, returns)
 
 
-def _kernel_end(folded: Trace, layer: Layer, absorbed: Collection[str] | None) -> str:
-    """Return the name of the node whose value an integer kernel of `layer` computes."""
-    if absorbed is None or layer.is_output:
-        return layer.nodes[-1]
-    nodes = {node.name: node for node in folded.module.graph.nodes}
-    end, *fused = layer.nodes
-    for name in fused:
-        if name_of(nodes[name]) not in absorbed:
-            break
-        end = name
-    return end
-
-
-def _observe(
-    module: fx.GraphModule, names: Sequence[str], batches: Iterable[Inputs]
-) -> dict[str, Statistics]:
-    """Return the statistics of the values of the nodes with the given names."""
-    statistics = {name: Statistics() for name in names}
-
-    class Observer(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - the node's value
-            value = super().run_node(n)
-            if n.name in statistics:
-                statistics[n.name].update(value)
-            return value
-
-    if names:
-        with torch.no_grad():
-            for inputs in batches:
-                Observer(module).run(*leaves(inputs), enable_io_processing=False)
-    return statistics
-
-
 class _Writer:
     """Writes formats into the graph of a folded trace, layer by layer."""
 
@@ -185,6 +141,7 @@ class _Writer:
         self._module = folded.module
         self._nodes = {node.name: node for node in folded.module.graph.nodes}
         self._reads = {layer.name: input_node(folded, layer) for layer in folded.graph.quantizable}
+        self._poolings = {x.nodes[-1] for x in folded.graph.layers if x.op is Op.POOL}
         self._simulator = simulator
         self._target = target
         self._grids: dict[fx.Node, tuple[int, Affine]] = {}
@@ -193,24 +150,35 @@ class _Writer:
         self.either: set[fx.Node] = set()
         """Dequantize nodes whose value may be bfloat16 by the formats of the layers."""
 
-    def rewrite(self, layer: Layer, fmt: Format, kernel_end: str | None) -> None:
+    def rewrite(self, layer: Layer, fmt: Format) -> None:
         """Write the format of one layer; call it for layers in the order in which they run."""
-        head, tail = self._nodes[layer.nodes[0]], self._nodes[layer.nodes[-1]]
+        head = self._nodes[layer.nodes[0]]
         if fmt.quantizes_weights:
             self._weights(layer.name, head, fmt)
             self._bias(layer.name, head, fmt)
         if not fmt.quantizes_activations:
             return
         bits = fmt.activation.bits
-        source = argument(head, "input")
-        head.replace_input_with(source, self._on_grid(source, self._reads[layer.name], bits, head))
-        if not layer.is_output:
-            for end in dict.fromkeys((self._nodes[kernel_end or tail.name], tail)):
-                for user in [user for user in end.users if user not in self._own]:
-                    rounded = self._on_grid(end, end.name, bits, user)
-                    user.replace_input_with(end, rounded)
-                    if fmt.between == BF16:
-                        self.either.add(rounded)
+        tensor, source = self._reads[layer.name], argument(head, "input")
+        self._pool(source, tensor, bits)
+        head.replace_input_with(source, self._on_grid(source, tensor, bits, head))
+        for end in (self._nodes[name] for name in self._simulator.points[layer.name]):
+            for user in [user for user in end.users if user not in self._own]:
+                rounded = self._on_grid(end, end.name, bits, user)
+                user.replace_input_with(end, rounded)
+                if fmt.between == BF16:
+                    self.either.add(rounded)
+
+    def _pool(self, source: fx.Node, tensor: str, bits: int) -> None:
+        """Round a pooling of which only a view is read before that view is taken.
+
+        The values are the same, and kernels can then write the pooling as integers.
+        """
+        reader, value = source, source
+        while is_view(value) and len(value.users) == 1:
+            reader, value = value, value.all_input_nodes[0]
+        if value is not source and value.name in self._poolings and len(value.users) == 1:
+            reader.replace_input_with(value, self._on_grid(value, tensor, bits, reader))
 
     def _on_grid(self, node: fx.Node, tensor: str, bits: int, user: fx.Node) -> fx.Node:
         """Return the node that `user` reads instead of `node`: its value rounded to `bits`.
