@@ -192,6 +192,43 @@ def test_a_later_call_leaves_earlier_results_alone(kind, x, program_of):
     assert torch.equal(program(x), kept)
 
 
+@pytest.mark.parametrize("kind", [*RUNTIMES, *SUFFIXES])
+def test_inputs_are_read_anew_wherever_they_lie_in_memory(kind, net, x, program_of):
+    program, changed = program_of(kind), x.clone()
+    for number in range(5):
+        changed += number  # the same memory with other values
+        fresh = x * number  # perhaps the memory of an earlier input
+        for given in (changed, fresh):
+            with torch.no_grad():
+                torch.testing.assert_close(program(given), net(given), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [*RUNTIMES, *SUFFIXES])
+def test_outputs_that_are_used_again_belong_to_one_thread(kind, x, program_of):
+    program = program_of(kind)
+    reusing = program.reusing_outputs()
+    expected = [program(x + number).clone() for number in range(4)]
+    start, wrong = threading.Barrier(4), []
+
+    def call(number):
+        start.wait()
+        for _ in range(60):
+            result = reusing(x + number)
+            if not torch.equal(result, expected[number]):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    first, second = reusing(x), reusing(x + 1)
+    is_shared = kind in {"openvino", ".xml"}
+    assert (first.data_ptr() == second.data_ptr()) is is_shared
+    assert torch.equal(second, expected[1])
+
+
 class Pair(NamedTuple):
     logits: torch.Tensor
     count: int

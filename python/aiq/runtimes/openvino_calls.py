@@ -21,7 +21,7 @@ class Request:
     def __init__(self, program: openvino.CompiledModel) -> None:
         self._request = program.create_infer_request()
         # That of the class itself would wrap a dictionary of copies of all outputs.
-        self._infer = super(openvino.InferRequest, self._request).infer
+        self._infer = super(openvino.InferRequest, self._request).infer  # type: ignore[misc]
         self._bound = [0] * len(program.inputs)
         is_fixed = all(output.partial_shape.is_static for output in program.outputs)
         self._count = len(program.outputs)
