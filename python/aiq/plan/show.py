@@ -60,7 +60,8 @@ def _layers(plan: "Plan", *, every: bool) -> FittedTable:
                     first.why,
                 )
             )
-    columns = ("<layer", "<format", "cost, %", "saves, %", "drop, pp", "<why not cheaper")
+    why = "<why not finer" if plan.objective == "accuracy" else "<why not cheaper"
+    columns = ("<layer", "<format", "cost, %", "saves, %", "drop, pp", why)
     return FittedTable("", columns, tuple(rows), ("cost, %", "saves, %", "drop, pp"))
 
 

@@ -97,7 +97,7 @@ class AccuracyMeter:
         It is cheaper than `chosen` and its drop is within the budget, but its upper limit is not.
         It is ``None`` if the drop itself of every cheaper plan is too large.
         """
-        if task.weighted_by is not None:
+        if task.weighted_by is not None or task.least_drop:
             return None
         cost, found = task.tables.cost.total, list[HeldBack]()
         for key, formats in self._formats.items():

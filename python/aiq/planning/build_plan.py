@@ -34,7 +34,7 @@ from aiq.planning.accuracy import AccuracyMeter, HeldBack
 from aiq.planning.objective import Objective
 from aiq.planning.options import SearchOptions
 from aiq.planning.price import per_tenth
-from aiq.planning.reasons import reasons
+from aiq.planning.reasons import finer, reasons
 from aiq.planning.stages import Choices, Source
 from aiq.planning.tables import Tables
 from aiq.planning.task import Outcome, Task
@@ -84,7 +84,7 @@ def assemble(
     assert outcome is not None
     held_back = None if meter is None else meter.held_back(found.task, outcome.formats)
     walked = options.measures_candidates(has_data=meter is not None)
-    runtime = options.runtime_name if options.goal is Objective.THROUGHPUT else None
+    runtime = options.runtime_name if options.prices_time else None
     float32 = dict.fromkeys(tables.cost.layers, REFERENCE)
     return Plan(
         model=trace.graph.model,
@@ -99,6 +99,7 @@ def assemble(
             held_back,
             measured=found.drops is not None,
             walked=walked,
+            least_drop=found.task.least_drop,
         ),
         predicted=prediction(outcome.formats, tables, seconds),
         baseline=prediction(float32, tables, seconds),
@@ -146,10 +147,12 @@ def _provenance(
     return {
         "machine": describe(),
         "formats": [f.name for f in choices.formats],
-        "max_drop": options.max_drop,
+        "max_drop": None if options.goal is Objective.ACCURACY else options.max_drop,
         "confidence": options.confidence,
         "lam": options.lam if options.goal is Objective.WEIGHTED else None,
         "max_size": options.max_size,
+        "max_seconds": options.max_seconds,
+        "min_intensity": options.min_intensity,
         "pin": options.pins,
         "batch": trace.graph.batch,
         "batch_dim": source.batch_dim,
@@ -198,6 +201,8 @@ def proof(outcome: Outcome, unit: str, tables: Tables) -> SolveSummary:
                 drop_factor=outcome.drop_factor,
             )
         case found:
+            if found.certificate.minimize == "drop":
+                return _least_drop(outcome, found, unit, tables)
             assert found.cost is not None
             per_unit = tables.cost.per_unit
             value = (found.cost + tables.cost.fixed) / per_unit
@@ -219,6 +224,29 @@ def proof(outcome: Outcome, unit: str, tables: Tables) -> SolveSummary:
                 cheapest=status == "optimal" and outcome.drop_budget is None,
                 closed=dict(Counter(step.closed for step in found.certificate.proof)),
             )
+
+
+def _least_drop(
+    outcome: Outcome, found: solver.Solution, unit: str, tables: Tables
+) -> SolveSummary:
+    """Return what was proved about the least sum of drops; values are those of the tables."""
+    chosen = outcome.formats == tables.formats(found.choices)
+    value = tables.predicted_drop(outcome.formats)
+    gap = 0.0 if chosen and found.status == "optimal" else math.inf
+    if found.bound is not None and value > 0 and gap:
+        gap = max(0.0, (value - float(found.bound)) / value)
+    return SolveSummary(
+        status=found.status if chosen else "measured",
+        value=value,
+        bound=None if found.bound is None else float(found.bound),
+        gap=gap if math.isfinite(gap) else None,
+        unit=unit,
+        nodes=found.nodes,
+        seconds=found.seconds,
+        drop_budget=None,
+        drop_factor=1.0,
+        closed=dict(Counter(step.closed for step in found.certificate.proof)),
+    )
 
 
 def certificate(outcome: Outcome, tables: Tables) -> PlanCertificate | None:
@@ -245,17 +273,21 @@ def planned_layers(
     *,
     measured: bool,
     walked: bool = False,
+    least_drop: bool = False,
 ) -> tuple[PlannedLayer, ...]:
-    """Return what each layer saves and loses, and why nothing cheaper was chosen.
+    """Return what each layer saves and loses, and why nothing cheaper or finer was chosen.
 
     `runtime` will run the plan, and may have only float32 kernels for some layers. `measured` says
     whether the drops in the tables are known, and `walked` whether every candidate was measured
-    instead.
+    instead. With `least_drop`, the drop was minimised and not the cost.
     """
     cost, names = tables.cost.cost, [f.name for f in tables.cost.formats]
     reference = names.index(REFERENCE.name)
     total = float(cost[:, reference].sum()) + tables.cost.fixed
-    why = reasons(layers, tables, formats, runtime, held_back, measured=measured, walked=walked)
+    if least_drop:
+        why = finer(tables, formats)
+    else:
+        why = reasons(layers, tables, formats, runtime, held_back, measured=measured, walked=walked)
     found = []
     for i, (layer, k) in enumerate(zip(layers.quantizable, tables.columns(formats), strict=True)):
         found.append(

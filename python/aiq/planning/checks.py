@@ -77,6 +77,12 @@ def time_limit(value: object) -> None:
         raise InputError(f"time_limit is {value!r}; give seconds, 0 or more, or None for no limit.")
 
 
+def positive(argument: str, value: object) -> None:
+    """Raise `InputError` unless `value` is a finite number above 0."""
+    if not 0 < _real(argument, value, "more than 0") < math.inf:
+        raise InputError(f"{argument} is {value!r}; give a finite number above 0.")
+
+
 def whole_number(argument: str, value: object, what: str) -> None:
     """Raise `InputError` unless `value` is an integer of 0 or more, which counts `what`."""
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 0:

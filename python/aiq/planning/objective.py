@@ -16,11 +16,20 @@ class Objective(StrEnum):
     THROUGHPUT = "throughput"
     INTENSITY = "intensity"
     WEIGHTED = "weighted"
+    ACCURACY = "accuracy"
 
     @property
     def unit(self) -> str:
         """Unit of the value that is minimised."""
-        return {"throughput": "seconds", "intensity": "bytes", "weighted": "objective"}[self]
+        return _UNITS[self]
+
+
+_UNITS = {
+    Objective.THROUGHPUT: "seconds",
+    Objective.INTENSITY: "bytes",
+    Objective.WEIGHTED: "objective",
+    Objective.ACCURACY: "drop",
+}
 
 
 class Method(StrEnum):
@@ -36,6 +45,7 @@ DEFAULT_FORMATS: Mapping[Objective, tuple[Format, ...]] = {
     Objective.THROUGHPUT: parse_all("fp32,bf16,w8a8,w8a8bf16"),
     Objective.INTENSITY: INTEGER_GRID,
     Objective.WEIGHTED: PAPER,
+    Objective.ACCURACY: INTEGER_GRID,
 }
 """Default formats: those with kernels for speed, all integer widths for intensity, the paper's."""
 
@@ -53,24 +63,25 @@ def default_formats(
     runtime: str | None,
     layers: LayerGraph,
     *,
+    timed: bool,
     decodes: bool = False,
 ) -> tuple[Format, ...]:
     """Return the default formats of an objective, or of a decoder if it `decodes`.
 
-    For throughput, these are formats that the machine and the runtime support. A format that
-    differs from another only in its dtype between layers must be predicted to be faster.
+    If predicted time matters (`timed`), these are formats that the machine and the runtime support.
+    A format that differs from another only in its dtype between layers must be predicted to be
+    faster.
     """
-    usual = DEFAULT_FORMATS[goal]
     if runtime == placement.GGUF:
         return BLOCKS
     if decodes:
         return DECODER
-    if goal is not Objective.THROUGHPUT:
-        return usual
+    if not timed:
+        return DEFAULT_FORMATS[goal]
     known = hardware.runtimes.get(runtime or "")
     able = [
         f
-        for f in usual
+        for f in DEFAULT_FORMATS[Objective.THROUGHPUT]
         if f.compute.name in hardware.peak_gflops and (known is None or known.runs(f))
     ]
     table = cost.time_table(layers, able, hardware, runtime)

@@ -49,7 +49,10 @@ class SearchOptions:
     """
 
     objective: str = _option(
-        "throughput", "throughput, intensity, or weighted (the paper's).", str, lambda: Objective
+        "throughput",
+        "throughput, intensity, weighted (the paper's), or accuracy (needs a budget).",
+        str,
+        lambda: Objective,
     )
     max_drop: float = _option(0.01, "Largest accuracy drop: 0.01 is 1 pp.", float)
     confidence: float = _option(
@@ -68,6 +71,12 @@ class SearchOptions:
     )
     pin: Mapping[str, str] | None = None
     max_size: int | None = _option(None, "Largest size of all weights in bytes.", int)
+    max_seconds: float | None = _option(
+        None, "With --objective accuracy: most predicted seconds of a batch.", float
+    )
+    min_intensity: float | None = _option(
+        None, "With --objective accuracy: least FLOPs per byte.", float
+    )
     time_limit: float | None = _option(None, "Seconds that one solve may take.", float)
     measure_top: int = _option(
         0, "Plans to time beside the uniform ones; the fastest is returned.", int
@@ -119,6 +128,12 @@ class SearchOptions:
         return Objective(self.objective)
 
     @property
+    def prices_time(self) -> bool:
+        """Whether the cost of a plan is its predicted time, and not the bytes that it moves."""
+        accuracy = self.goal is Objective.ACCURACY and self.max_seconds is not None
+        return self.goal is Objective.THROUGHPUT or accuracy
+
+    @property
     def runtime_name(self) -> str | None:
         """Name of the runtime, which may be given as an object."""
         return checks.runtime_name(self.runtime)
@@ -168,6 +183,9 @@ class SearchOptions:
         checks.whole_number("measure_top", self.measure_top, "how many plans to time")
         if self.max_size is not None:
             checks.whole_number("max_size", self.max_size, "bytes")
+        for budget in ("max_seconds", "min_intensity"):
+            if getattr(self, budget) is not None:
+                checks.positive(budget, getattr(self, budget))
         checks.cache_folder("cache", self.cache)
         if not (callable(self.sensitivity) or isinstance(self.sensitivity, DropTable)):
             checks.name("sensitivity", self.sensitivity, METHODS)
@@ -193,6 +211,15 @@ class SearchOptions:
             raise InputError(
                 "The weighted objective is not enumerated; use method exact, it is exact."
             )
+        limits = ("max_size", "max_seconds", "min_intensity")
+        given = [limit for limit in limits if getattr(self, limit) is not None]
+        if self.goal is Objective.ACCURACY:
+            self._validate_accuracy(given)
+        elif {*given} - {"max_size"}:
+            raise InputError(
+                f"{given[-1]} is a budget of objective accuracy, and the objective is {self.goal}; "
+                "leave it out, or choose objective accuracy."
+            )
         if self.measure_top and (self.goal is not Objective.THROUGHPUT or runtime is None):
             raise InputError(
                 f"measure_top is {self.measure_top!r} for objective {self.goal} and runtime "
@@ -200,3 +227,17 @@ class SearchOptions:
                 "plan."
             )
         _ = self.engine
+
+    def _validate_accuracy(self, budgets: list[str]) -> None:
+        """Raise an error if the least drop within these budgets cannot be searched for."""
+        if not budgets or {"max_seconds", "min_intensity"} <= {*budgets}:
+            raise InputError(
+                "Objective accuracy loses as little as a budget allows, which float32 would win "
+                "without one; give max_size, max_seconds or min_intensity, not both of the last "
+                "two."
+            )
+        if self.method != Method.EXACT:
+            raise InputError(
+                f"Objective accuracy is solved exactly, and the method is {self.method}; leave it "
+                "out."
+            )

@@ -23,7 +23,7 @@ def per_tenth(task: Task, outcome: Outcome) -> float | None:
         ``None`` where no drop budget was solved for.
     """
     budget, curve, tables = outcome.drop_budget, outcome.curve, task.tables
-    if task.weighted_by is not None or budget is None or task.method != "exact":
+    if task.weighted_by is not None or task.least_drop or budget is None or task.method != "exact":
         return None
     more = max(curve.inverse(curve.predict(budget) + TENTH), budget)
     costs = []

@@ -7,7 +7,7 @@ from aiq.graph import LayerGraph
 from aiq.planning.accuracy import HeldBack
 from aiq.planning.tables import Tables
 from aiq.runtimes import placement
-from aiq.text import fine_points
+from aiq.text import count, fine_points
 
 CHEAPEST = "is cheapest"
 
@@ -64,6 +64,29 @@ def reasons(
     return found
 
 
+def finer(tables: Tables, formats: Mapping[str, Format]) -> list[str]:
+    """Return for each layer why no format of a smaller drop was chosen, within a budget.
+
+    It is what the next smaller drop would add to the weights and to the cost of the whole plan.
+    """
+    columns, names = tables.columns(formats), [f.name for f in tables.cost.formats]
+    around, found = _Swaps(tables, columns), list[str]()
+    for i, k in enumerate(columns):
+        drop = tables.drop[i]
+        less = [j for j in tables.allowed[i] if drop[j] < drop[k]]
+        if not less:
+            found.append("pinned" if len(tables.allowed[i]) == 1 else "loses least")
+            continue
+        j = max(less, key=lambda j: (drop[j], j))  # noqa: B023
+        more = (int(tables.sizes[i, j]) - int(tables.sizes[i, k])) / 8
+        cost = -100 * around.saved(i, j)
+        found.append(
+            f"{names[j]} loses {fine_points(drop[k] - drop[j])} less, weighs {count(more)}B more, "
+            f"costs {abs(cost):.2g} % {'more' if cost > 0 else 'less'}"
+        )
+    return found
+
+
 class _Swaps:
     """What a plan would cost and drop with one layer in another format.
 
@@ -99,11 +122,11 @@ class _Swaps:
 
     def best_trade(self, i: int) -> int:
         """Return the cheaper column that loses least for what it saves."""
-        return min(self.cheaper(i), key=lambda j: self._extra(i, j) / self._saved(i, j))
+        return min(self.cheaper(i), key=lambda j: self._extra(i, j) / self.saved(i, j))
 
     def trade(self, i: int, j: int) -> str:
         """Return what a cheaper column saves and loses."""
-        saved = f"{self._names[j]} saves {100 * self._saved(i, j):.2g} % more"
+        saved = f"{self._names[j]} saves {100 * self.saved(i, j):.2g} % more"
         extra = self._extra(i, j)
         if extra <= 0:
             return f"{saved} by prediction, which was not verified"
@@ -129,7 +152,8 @@ class _Swaps:
     def _converted(self, i: int, j: int) -> float:
         return float(sum(self._edges.get(i, {}).get(j, ())))
 
-    def _saved(self, i: int, j: int) -> float:
+    def saved(self, i: int, j: int) -> float:
+        """Return the share of float32's cost that a column saves in the whole plan."""
         return -(self._alone(i, j) + self._converted(i, j)) / self._total
 
     def _extra(self, i: int, j: int) -> float:

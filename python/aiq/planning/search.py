@@ -22,7 +22,7 @@ from aiq.graph import BatchDim, Decode
 from aiq.graph.export import Inputs
 from aiq.hardware import Hardware
 from aiq.plan import Plan
-from aiq.planning import build_plan, interrupt, loop, stages, stopwatch, walk
+from aiq.planning import build_plan, interrupt, least_drop, loop, stages, stopwatch, walk
 from aiq.planning.accuracy import AccuracyMeter
 from aiq.planning.build_plan import Found
 from aiq.planning.options import SearchOptions
@@ -52,6 +52,8 @@ def search(
     calibration: Iterable[Any] | None = None,
     pin: Mapping[str, str] | None = None,
     max_size: int | None = None,
+    max_seconds: float | None = None,
+    min_intensity: float | None = None,
     time_limit: float | None = None,
     measure_top: int = 0,
     metric: str | Metric = "top1",
@@ -89,8 +91,11 @@ def search(
         of a batch. Targets have their batch in the same dimension, or first.
     objective
         ``throughput`` (least predicted time), ``intensity`` (most FLOPs per byte), both with an
-        accuracy drop of at most `max_drop`; or ``weighted``, the paper's: minimise
-        ``-lam AI / AI_fp32 + (1 - lam) drop`` with the drop in percentage points.
+        accuracy drop of at most `max_drop`; ``weighted``, the paper's: minimise
+        ``-lam AI / AI_fp32 + (1 - lam) drop`` with the drop in percentage points; or ``accuracy``:
+        the least drop within `max_size`, `max_seconds` or `min_intensity`, without `max_drop`. On
+        the data, the divergence from the float32 network decides, because a few hundred samples
+        cannot tell plans apart by counting right answers.
     max_drop
         Largest accuracy drop, as a fraction: 0.01 is one percentage point.
     confidence
@@ -101,7 +106,8 @@ def search(
     formats
         Formats to choose from. Default: for throughput those of ``fp32,bf16,w8a8,w8a8bf16`` for
         whose arithmetic the profile has a peak, and which `runtime` can run as far as it knows;
-        every ``wNaM`` and ``fp32`` for intensity, ``fp32,w8,w4`` for weighted.
+        every ``wNaM`` and ``fp32`` for intensity, and for accuracy without `max_seconds`;
+        ``fp32,w8,w4`` for weighted.
     runtime
         Runtime that will execute the plan: its name, or an object like those of `aiq.runtimes`. If
         the profile is calibrated for it, times are those of its kernels, with the conversions
@@ -123,6 +129,9 @@ def search(
         Pattern of layer names -> format name: layers that are no decision. The last match wins.
     max_size
         Largest size of all weights in bytes.
+    max_seconds, min_intensity
+        Most predicted seconds of a batch, least FLOPs per byte: budgets of ``accuracy``, of which
+        one may be given.
     time_limit
         Seconds that one solve may take; the best plan so far is returned, with its gap.
     measure_top
@@ -189,6 +198,8 @@ def search(
         sensitivity=sensitivity,
         pin=pin,
         max_size=max_size,
+        max_seconds=max_seconds,
+        min_intensity=min_intensity,
         time_limit=time_limit,
         measure_top=measure_top,
         metric=metric,
@@ -237,7 +248,7 @@ def _find(
     found = Found(task, meter)
     try:
         outcome = None
-        if meter is not None and not walks:
+        if meter is not None and not (walks or task.least_drop):
             outcome = loop.search_cheapest(task, meter, progress)
             found = replace(found, outcome=outcome)
         needed = options.frontier or outcome is None
@@ -245,7 +256,9 @@ def _find(
             table = drops(progress)
             task = replace(task, tables=stages.with_drops(task.tables, table))
             found = replace(found, task=task, drops=table)
-        if meter is None:
+        if task.least_drop:
+            outcome = least_drop.search(task, meter, progress)
+        elif meter is None:
             outcome = loop.search_tables(task)
         elif walks:
             outcome = walk.search_measured(task, meter, progress)

@@ -1,5 +1,6 @@
 """The stages of a search before anything is searched: each a function from what is known so far."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -31,7 +32,7 @@ from aiq.planning.options import SearchOptions
 from aiq.planning.tables import Tables, drop_matrix
 from aiq.planning.task import Task
 from aiq.progress import Progress
-from aiq.runtimes import Runtime, instructions
+from aiq.runtimes import Runtime, instructions, placement
 from aiq.runtimes.absorbed import absorbs
 
 
@@ -115,12 +116,19 @@ def choices(layers: LayerGraph, hardware: Hardware, options: SearchOptions) -> C
     """Return the formats to choose from, for each layer those that the runtime can run there."""
     runtime = options.runtime_name
     formats = (
-        default_formats(options.goal, hardware, runtime, layers, decodes=options.decode is not None)
+        default_formats(
+            options.goal,
+            hardware,
+            runtime,
+            layers,
+            timed=options.prices_time,
+            decodes=options.decode is not None,
+        )
         if options.formats is None
         else parse_all(options.formats)
     )
     columns = parse_all([REFERENCE, *formats, *options.pins.values()])
-    runs_in = runtime if options.goal is Objective.THROUGHPUT else None
+    runs_in = runtime if options.prices_time or runtime == placement.GGUF else None
     allowed = allowed_formats(layers, columns, formats, options.pins, runs_in)
     # A runtime that is given as an object is asked itself; of a name only the profile is known.
     given = options.runtime if options.formats is None and runs_in is not None else None
@@ -162,7 +170,7 @@ def tables(
     """Return what every layer costs in every format; what it loses is not known yet."""
     intensity = cost.intensity_table(layers, choices.columns)
     return Tables(
-        cost=seconds if options.goal is Objective.THROUGHPUT else intensity,
+        cost=seconds if options.prices_time else intensity,
         intensity=intensity,
         drop=np.zeros(intensity.cost.shape),
         sizes=weights.size_table(layers, choices.columns, options.runtime_name),
@@ -174,11 +182,16 @@ def tables(
 
 def task(tables: Tables, options: SearchOptions) -> Task:
     """Return what is to be searched for."""
+    max_cost = options.max_seconds
+    if options.min_intensity is not None:
+        max_cost = tables.intensity.flops / options.min_intensity
     return Task(
         tables=tables,
         weighted_by=options.lam if options.goal is Objective.WEIGHTED else None,
-        max_drop=options.max_drop,
+        max_drop=math.inf if options.goal is Objective.ACCURACY else options.max_drop,
         confidence=options.confidence,
+        least_drop=options.goal is Objective.ACCURACY,
+        max_cost=max_cost,
         max_size=options.max_size,
         method=str(options.method),
         time_limit=options.time_limit,

@@ -1,5 +1,6 @@
 """The tables of costs and drops, and searches on them with the solver."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aiq import solver
-from aiq.cost import CostTable, EdgeCost
+from aiq.cost import CostTable, EdgeCost, Level
 from aiq.drops import DropTable, MeasuredPlan
 from aiq.errors import InfeasibleError, NoPlanError
 from aiq.formats import REFERENCE, Format
@@ -167,6 +168,45 @@ class Tables:
         )
         return found.with_plan(finest) if finest.choices else found
 
+    def finest(
+        self,
+        *,
+        max_cost: float | None = None,
+        max_size: int | None = None,
+        time_limit: float | None = None,
+    ) -> solver.Solution:
+        """Return the plan whose drops add up to least, within budgets on its cost and its size.
+
+        Parameters
+        ----------
+        max_cost
+            Largest cost in the unit of the tables, seconds or bytes; ``None`` for any.
+        max_size
+            Largest size of all weights in bytes; ``None`` for any.
+        time_limit
+            Seconds after which the best plan so far is returned.
+
+        Raises
+        ------
+        InfeasibleError
+            If no plan is within the budgets; the message names the nearest feasible value.
+        NoPlanError
+            If the time limit came before any plan was found.
+        """
+        units = None if max_cost is None else math.floor(max_cost * self.cost.per_unit)
+        left = None if units is None else max(0, units - self.cost.fixed)
+        found = solver.solve(
+            self._problem(self.cost.cost, self.drop, self.sizes, self.cost.edges),
+            minimize="drop",
+            max_cost=left,
+            max_size=self._bits(max_size),
+            time_limit=time_limit,
+        )
+        if found.status == "infeasible" and found.nearest and found.nearest[0] == "cost":
+            least = (int(found.nearest[1]) + self.cost.fixed) / self.cost.per_unit
+            raise InfeasibleError(_too_dear(max_cost or 0.0, least, self.cost))
+        return self._found(found, 1.0, max_size, time_limit)
+
     def _found(
         self,
         solution: solver.Solution,
@@ -324,6 +364,20 @@ def _too_small(max_size: int | None, least: int) -> str:
     return (
         f"No plan has at most {max_size} bytes of weights; the nearest feasible max_size is "
         f"{least}, or allow formats with fewer bits."
+    )
+
+
+def _too_dear(max_cost: float, least: float, table: CostTable) -> str:
+    more = "or allow formats with fewer bits."
+    least *= 1 + 1e-5  # so that the value as it is printed is feasible
+    if table.level is Level.INTENSITY:
+        return (
+            f"No plan does {table.flops / max_cost:.6g} FLOPs per byte; the nearest feasible "
+            f"min_intensity is {table.flops / least:.6g}, {more}"
+        )
+    return (
+        f"No plan is predicted to take at most {max_cost:.4g} s; the nearest feasible max_seconds "
+        f"is {least:.6g}, {more}"
     )
 
 

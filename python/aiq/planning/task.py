@@ -24,11 +24,15 @@ class Task:
     weighted_by
         Lambda of the paper's objective, or ``None`` to minimise the cost within `max_drop`.
     max_drop
-        Largest accuracy drop, as a fraction.
+        Largest accuracy drop, as a fraction; infinite if the drop is minimised.
     confidence
         Confidence with which the drop of a measured plan must be within `max_drop`: 0.5 to 1.
     max_size
         Largest size of all weights in bytes, or ``None``.
+    least_drop
+        Whether the drop is minimised, within `max_cost` and `max_size`.
+    max_cost
+        Largest cost in the unit of the tables, or ``None``.
     method
         Name of the solver's method.
     time_limit
@@ -42,6 +46,8 @@ class Task:
     max_size: int | None
     method: str
     time_limit: float | None
+    least_drop: bool = False
+    max_cost: float | None = None
 
     def value(self, formats: Formats, drop: float, limit: float | None = None) -> float:
         """Return the objective of a plan, smaller being better; infinite if over the budget.
@@ -50,12 +56,16 @@ class Task:
         """
         if self.weighted_by is not None:
             return self.tables.weighted(formats, drop, self.weighted_by)
+        if self.least_drop:
+            return drop
         within = (drop if limit is None else limit) <= self.max_drop
         return self.tables.cost.total(formats) if within else math.inf
 
     def too_large(self, formats: Formats) -> bool:
-        """Whether the weights of a plan exceed the size budget."""
-        return self.max_size is not None and self.tables.size(formats) > self.max_size
+        """Whether a plan exceeds the budget on the size of its weights, or on its cost."""
+        large = self.max_size is not None and self.tables.size(formats) > self.max_size
+        dear = self.max_cost is not None and self.tables.cost.total(formats) > self.max_cost
+        return large or dear
 
     def useful_drop(self, formats: Formats, value: float) -> float:
         """Return the largest drop at which a plan can still be better than `value`."""

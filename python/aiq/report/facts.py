@@ -54,6 +54,10 @@ def _budget(known: Mapping[str, Any]) -> str:
         parts.append(f"none; lambda {known['lam']:g} weighs intensity against accuracy")
     if isinstance(known.get("max_size"), int | float):
         parts.append(f"weights at most {count(known['max_size'])}B")
+    if isinstance(known.get("max_seconds"), int | float):
+        parts.append(f"at most {duration(known['max_seconds'])} a batch by prediction")
+    if isinstance(known.get("min_intensity"), int | float):
+        parts.append(f"at least {known['min_intensity']:g} FLOPs per byte")
     return ", ".join(parts)
 
 
@@ -104,6 +108,8 @@ def commands(plan: "Plan") -> list[str]:
         ("--method", plan.method.split(",")[0]),
         ("--sensitivity", known.get("sensitivity")),
         ("--max-size", known.get("max_size")),
+        ("--max-seconds", known.get("max_seconds")),
+        ("--min-intensity", known.get("min_intensity")),
         ("--measure-top", known.get("measure_top") or None),
     ]
     pins = known.get("pin")

@@ -50,6 +50,8 @@ def gain(plan: "Plan", measured: MeasuredTimes | None) -> Gain:
     if all(layer.format == REFERENCE.name for layer in plan.layers):
         needed = None if plan.accuracy is None else plan.accuracy.samples_needed
         why = "no plan is cheaper" if plan.proof.cheapest else "no cheaper plan holds"
+        if plan.objective == "accuracy":
+            why = "it is within the budget and loses nothing"
         if needed is not None:
             why = f"about {needed:,} samples would show that a cheaper plan holds"
         return Gain("Stay", "with float32", f"predicted: {why}", measured=False)
