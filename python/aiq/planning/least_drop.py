@@ -31,7 +31,7 @@ WORTH = 0.01
 _STAGE = "measure single changes of the plan"
 
 
-def search(task: Task, meter: AccuracyMeter | None, progress: Progress) -> Outcome:
+def search_least_drop(task: Task, meter: AccuracyMeter | None, progress: Progress) -> Outcome:
     """Return the plan of least drop within the budgets, and its measured accuracy.
 
     Of all plans that are measured, the one whose answers diverge least from those of the float32
@@ -128,7 +128,7 @@ def _neighbours(tables: Tables, plan: Formats) -> list[tuple[int, ...]]:
     """Return for each layer the column of its format, and those of the next drops by the tables."""
     columns, found = tables.columns(plan), []
     for i, allowed in enumerate(tables.allowed):
-        order = sorted(allowed, key=lambda k: (tables.drop[tables.owners[i], k], -k))  # noqa: B023
+        order = sorted(allowed, key=lambda k: (tables.drop[tables.owners[i], k], -k))
         at = order.index(columns[i])
         found.append(tuple(order[max(0, at - 1) : at + 2]))
     return found

@@ -77,7 +77,7 @@ def finer(tables: Tables, formats: Mapping[str, Format]) -> list[str]:
         if not less:
             found.append("pinned" if len(tables.allowed[i]) == 1 else "loses least")
             continue
-        j = max(less, key=lambda j: (drop[j], j))  # noqa: B023
+        j = max(less, key=lambda j: (drop[j], j))
         more = (int(tables.sizes[i, j]) - int(tables.sizes[i, k])) / 8
         cost = -100 * around.saved(i, j)
         found.append(

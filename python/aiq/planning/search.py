@@ -257,7 +257,7 @@ def _find(
             task = replace(task, tables=stages.with_drops(task.tables, table))
             found = replace(found, task=task, drops=table)
         if task.least_drop:
-            outcome = least_drop.search(task, meter, progress)
+            outcome = least_drop.search_least_drop(task, meter, progress)
         elif meter is None:
             outcome = loop.search_tables(task)
         elif walks:
