@@ -13,8 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import deployments_report
+import peers_report
 from prediction_report import LEVELS, number, over_all
-from report_text import CALIBRATION, DEPLOYMENTS, OPENING, PREDICTION, SHOWN, SOLVER, THROUGHPUT
+from report_text import (
+    CALIBRATION,
+    DEPLOYMENTS,
+    OPENING,
+    PEERS,
+    PREDICTION,
+    SHOWN,
+    SOLVER,
+    THROUGHPUT,
+)
 
 from aiq import files
 
@@ -64,6 +74,7 @@ def filled(text: str, results: Path) -> str:
     tables = {
         "plans": table(["profile", *THROUGHPUT_HEADER], plans),
         "predictions": table(SUMMARY, predictions),
+        "peers": peers_report.markdown(peers(results), peers_report.OWN_TOOLS),
         "solver": table(SOLVER_HEADER, (solver_row(name, solver[name]) for name in SOLVER)),
     }
     for name, content in tables.items():
@@ -119,7 +130,7 @@ def page(results: Path) -> str:
     """Return `benches/README.md`, made from the files in `results`."""
     found = [OPENING + DEPLOYMENTS, deployments(results), THROUGHPUT]
     found += [throughput(name, document) for name, document in documents(results / "throughput")]
-    found.append(PREDICTION)
+    found += [PEERS, peers_report.markdown(peers(results)) + "\n", PREDICTION]
     found += [prediction(name, document) for name, document in documents(results / "prediction")]
     found.append(CALIBRATION)
     found += [calibration(name, document) for name, document in documents(results / "calibration")]
@@ -135,6 +146,13 @@ def deployments(results: Path) -> str:
         f"Plans were priced by the profile `{document['hw']}`; {versions(host)}.\n\n"
         f"{deployments_report.markdown(rows)}\n\n{summed}\n"
     )
+
+
+def peers(results: Path) -> Document:
+    """Return the rows of `benches/peers.py`; there are none before it has run."""
+    path = results / "peers.json"
+    rows: Document = json.loads(path.read_text())["rows"] if path.exists() else {}
+    return rows
 
 
 def documents(folder: Path) -> Iterable[tuple[str, Document]]:

@@ -41,6 +41,16 @@ Not all rows were timed in the same way:
 * Predictions are those of the profile at the time of the measurement.
 """
 
+PEERS = """\
+## Against the runtimes' own tools
+
+`benches/peers.py` times our int8 programs and those that the runtimes' own tools make, in turns, in
+CPU time of one thread. The ratio is the time of a candidate over that of aiq in w8a8, with its 95 %
+interval: below 1 aiq is slower. Trained networks are evaluated on all 10,000 test images; "aiq is
+worse by" has the standard error of the paired difference. The seconds to produce a program are CPU
+time from the module to the first result.
+"""
+
 PREDICTION = """
 ## Prediction against the stopwatch
 

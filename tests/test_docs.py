@@ -113,5 +113,5 @@ def test_the_page_of_measurements_is_that_of_the_results():
     benches = ROOT / "benches"
     assert (benches / "README.md").read_text() == page(benches / "results")
     text = (ROOT / "docs" / "results.md").read_text()
-    assert text.count("benches/report.py -->") == 3
+    assert text.count("benches/report.py -->") == 4
     assert text == filled(text, benches / "results")
