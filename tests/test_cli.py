@@ -11,10 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 import aiq
-from aiq import calibrate, hardware, machine
+from aiq import bars, calibrate, hardware, machine
 from aiq.cli import app
 from aiq.drops import DropTable
-from aiq.errors import InputError
+from aiq.errors import AiqError, InputError
 from aiq.hardware import plausible
 
 runner = CliRunner()
@@ -157,6 +157,61 @@ def test_outputs_are_checked_before_the_work(here, arguments, monkeypatch):
     assert not (here / "file").read_text()
 
 
+def test_what_needs_no_evaluation_is_refused_before_any(here, monkeypatch):
+    run(*SEARCH, "mymodel:net", "--input", "8x16", "--formats", "bf16", "-o", "plan.json")
+
+    def work(*given, **named):
+        pytest.fail("the work began")
+
+    for name in ("loaded", "graph.trace", "calibrate.calibration.open_store"):
+        if name != "loaded":
+            monkeypatch.setattr(f"aiq.{name}", work)
+    for arguments, words in [
+        (["export", "plan.json", "mymodel:net", "-o", "m.onnx2"], "No runtime has files like"),
+        (["export", "plan.json", "mymodel:net", "-o", "plan.json/m.onnx"], "cannot be written"),
+        ([*SEARCH, "mymodel:net", "--input", "8x16", "--pin", "9=fp32"], "matches no layer"),
+        (["calibrate", "--runtime", "eager", "--runtime", "openvinx"], "mean 'openvino'"),
+        (["calibrate", "--quick", "--runtime", "eager"], "measures no runtime"),
+        (["calibrate", "--compare", "t4", "-o", "a.yaml"], "writes no profile"),
+        (["compare", "plan.json", "mymodel:net", "--hw", "cray"], "no hardware profile"),
+        (["compare", "plan.json", "mymodel:net", "--runtime", "gpu"], "Unknown runtime"),
+        (["sensitivity", "mymodel:net", "--formats", "w99"], "Unknown format"),
+        (["report", "plan.json", "--comparison", "none.json"], "cannot be read"),
+    ]:
+        found = runner.invoke(app, arguments)
+        assert words in str(found.exception), arguments
+
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr("aiq.planning.stages.evaluator", work)
+    data = [*SEARCH, "mymodel:net", "--data", "mymodel:loader"]
+    for arguments, words in [
+        (["--max-size", "10"], "nearest feasible max_size"),
+        (["--method", "exhaustive", "--formats", "fp32,w8a8"], "the work began"),
+    ]:
+        with pytest.raises((AiqError, pytest.fail.Exception), match=words):
+            run(*data, *arguments)
+
+
+def test_a_saved_plan_is_shown_without_pytorch(here):
+    run(*SEARCH, "mymodel:net", "--input", "8x16", "--formats", "bf16", "-o", "plan.json")
+    code = (
+        "import sys; sys.modules['torch'] = None; from aiq.cli import app; "
+        "app(sys.argv[1:], standalone_mode=False)"
+    )
+    for words in (["show"], ["show", "--check"], ["frontier"], ["report", "-o", "page.html"]):
+        command = [sys.executable, "-c", code, words[0], "plan.json", *words[1:]]
+        found = subprocess.run(command, cwd=here, capture_output=True, text=True, check=True)
+        assert found.stdout or "saved page.html" in found.stderr
+
+
+def test_without_a_terminal_every_ten_seconds_have_a_line(here, monkeypatch):
+    monkeypatch.setattr(bars, "EVERY", 0.01)
+    found = run(*SEARCH, "mymodel:net", "--data", "mymodel:loader", "--max-drop", "1.0")
+    stages = {line.partition("s: ")[2].partition(",")[0] for line in found.stderr.splitlines()}
+    assert "export the model" in stages
+
+
 def test_a_plan_that_cannot_be_saved_is_printed(here):
     arguments = [*SEARCH, "mymodel:net", "--input", "1x16", "--json", "-o", "/dev/full"]
     found = runner.invoke(app, arguments)
@@ -211,6 +266,19 @@ def test_compare(here):
     document = json.loads(run(*arguments, "--seconds", "0.05", "--json").stdout)
     assert [timing["name"] for timing in document["timing"]["timings"]] == ["fp32", "plan"]
     assert document["mismatches"] == []
+    assert "random numbers" in document["timed_on"]
+    data = ("--data", "mymodel:loader")
+    words = (
+        "compare",
+        "plan.json",
+        "mymodel:net",
+        *data,
+        "--runtime",
+        "eager",
+        "--seconds",
+        "0.05",
+    )
+    assert "timed on the first batch of the data" in run(*words).stdout
     assert document["differences"] == []  # nobody measured the default profile
 
 

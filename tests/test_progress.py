@@ -28,6 +28,19 @@ def test_without_a_terminal_the_last_stage_is_written_again_and_again(monkeypatc
     assert all(line.endswith(" s left") for line in found)
 
 
+def test_parts_of_one_command_share_a_clock(monkeypatch):
+    monkeypatch.setattr(bars, "EVERY", 0.3)
+    console = Console(file=io.StringIO(), force_terminal=False)
+    clock = bars.Clock()
+    for part in range(8):
+        with bars.shown(console, clock) as report:
+            report(f"part {part}", 0, 1)
+            time.sleep(0.1)
+    found = console.file.getvalue().splitlines()
+    assert 1 <= len(found) <= 3
+    assert all("s: part" in line and ", for " in line for line in found)
+
+
 def test_nothing_is_written_before_a_stage_reports(monkeypatch):
     assert lines(monkeypatch, 0.1) == []
 

@@ -323,6 +323,8 @@ X, Y = torch.rand(6, 4), torch.tensor([0, 1, 0, 1, 0, 1])
         ({"sensitivity": "guess"}, InputError, "measured, sqnr"),
         ({"pin": {"conv*": "fp32"}}, InputError, "matches no layer"),
         ({"pin": {"0": "w99"}}, FormatError, "w99"),
+        ({"pin": {"layer": "fp32"}}, InputError, "Pin 'layer' matches no layer"),
+        ({"max_size": 3}, InfeasibleError, "nearest feasible max_size"),
         ({"model": net(**{"0_weight": float("nan")})}, GraphError, "0.weight"),
         ({"model": Branches()}, GraphError, "torch.cond"),
         ({"model": nn.ReLU()}, GraphError, "nothing to quantise|no convolution"),

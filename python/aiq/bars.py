@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Literal, ParamSpec, TypeVar
 
 from rich.console import Console
@@ -47,11 +48,25 @@ def shows_progress(call: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
+@dataclass(slots=True)
+class Clock:
+    """What lines without a terminal go by; several parts of one command share a clock.
+
+    Attributes
+    ----------
+    started, written
+        When the work began, and when the last line was due, by ``time.monotonic``.
+    """
+
+    started: float = field(default_factory=time.monotonic)
+    written: float = field(default_factory=time.monotonic)
+
+
 @contextmanager
-def shown(console: Console) -> Iterator[stages.Progress]:
+def shown(console: Console, clock: Clock | None = None) -> Iterator[stages.Progress]:
     """Yield a function that shows what is going on, as `aiq.progress.Progress` describes it."""
     live = console.is_terminal or console.is_jupyter
-    with _bars(console) if live else _lines(console) as report:
+    with _bars(console) if live else _lines(console, clock or Clock()) as report:
         yield report
 
 
@@ -85,9 +100,9 @@ def _bars(console: Console) -> Iterator[stages.Progress]:
 
 
 @contextmanager
-def _lines(console: Console) -> Iterator[stages.Progress]:
+def _lines(console: Console, clock: Clock) -> Iterator[stages.Progress]:
     """Write the stage that reported last, again and again, from a thread of its own."""
-    started, ended = time.monotonic(), threading.Event()
+    ended = threading.Event()
     since: dict[str, float] = {}
     now: list[tuple[str, int, int]] = []
 
@@ -96,12 +111,13 @@ def _lines(console: Console) -> Iterator[stages.Progress]:
         now[:] = [(stage, done, total)]
 
     def write() -> None:
-        while not ended.wait(EVERY):
+        while not ended.wait(max(0.0, clock.written + EVERY - time.monotonic())):
+            clock.written = time.monotonic()
             for stage, done, total in [*now]:
-                elapsed = time.monotonic() - started
-                line = f"{elapsed:.0f} s: {stage}, {done} of {total}"
+                took = time.monotonic() - since[stage]
+                line = f"{time.monotonic() - clock.started:.0f} s: {stage}"
+                line += f", {done} of {total}" if total > 1 else f", for {took:.0f} s"
                 if 0 < done < total:
-                    took = time.monotonic() - since[stage]
                     line += f", about {took * (total - done) / done:.0f} s left"
                 console.print(line, markup=False, highlight=False, soft_wrap=True)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from aiq import bars, comparison_table, cost, machine, measure, runtimes
+from aiq import bars, calibrate, comparison_table, cost, machine, measure, runtimes
 from aiq.cost import CostTable
 from aiq.deployment import prepare, runtime_of
 from aiq.formats import REFERENCE, Format
@@ -21,6 +21,9 @@ from aiq.runtimes import Compiled, Mismatch
 from aiq.text import plain
 
 FLOAT, PLAN = "fp32", "plan"
+
+DATA, GIVEN = "the first batch of the data", "the inputs that were given"
+RANDOM = "random numbers, as no data was given; activations were observed on them, too"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,8 @@ class PredictedMeasured:
         Layers that run in another format than planned.
     layers
         Layer by layer, if asked for.
+    timed_on
+        What the inputs were, in words.
     differences
         Properties in which this machine differs from the one that the profile describes: some of
         ``cpu``, ``isa``, ``limits``, ``threads``. Empty if the profile was not measured.
@@ -79,6 +84,7 @@ class PredictedMeasured:
     mismatches: tuple[Mismatch, ...]
     layers: tuple[LayerTime, ...] = ()
     differences: tuple[str, ...] = ()
+    timed_on: str = ""
 
     @property
     def predicted_speedup(self) -> float | None:
@@ -116,6 +122,7 @@ class PredictedMeasured:
             "timing": self.timing.to_dict(),
             "layers": [asdict(layer) for layer in self.layers],
             "differences": list(self.differences),
+            "timed_on": self.timed_on,
         }
 
 
@@ -141,8 +148,8 @@ def compare(
         These are the parameters of `deploy`. Without data, activations are observed on the example
         inputs, which suffices to measure times.
     hw
-        Hardware profile that predicts; the measurement is of the machine this runs on. Default: the
-        profile that the plan was searched for.
+        Hardware profile that predicts, or ``auto`` for that of this machine; the measurement is of
+        the machine this runs on. Default: the profile that the plan was searched for.
     min_seconds
         Length of the timing.
     layers
@@ -160,8 +167,10 @@ def compare(
         If the runtime is not installed, or cannot run the plan.
     """
     report = progress if callable(progress) else silent
-    hardware = Hardware.load(plan.hardware if hw is None else hw)
     engine = runtimes.get(runtime_of(plan, runtime))
+    profile = plan.hardware if hw is None else hw
+    hardware = calibrate.choose(profile, engine.name, report).hardware
+    timed_on = GIVEN if example_inputs is not None else RANDOM if data is None else DATA
     report("export the model", 0, 1)
     ready = prepare(plan, model, data, example_inputs, calibration)
     report("export the model", 1, 1)
@@ -202,6 +211,7 @@ def compare(
         mismatches=programs[PLAN].mismatches,
         layers=by_layer,
         differences=_differences(hardware, timing.threads),
+        timed_on=timed_on,
     )
 
 

@@ -49,6 +49,8 @@ def throughput(result: "PredictedMeasured") -> RenderableType:
     )
     mismatches = (f"{m.layer} runs as {m.realised}, not {m.asked}" for m in result.mismatches)
     notes = [verdict, setting]
+    if result.timed_on:
+        notes.append(f"timed on {result.timed_on}")
     if result.timing.load.busy:
         notes.append(f"the machine was not quiet: {result.timing.load}")
     if result.differences:

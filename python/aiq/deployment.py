@@ -1,6 +1,6 @@
 """From a plan to a program that runs."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,15 @@ import torch
 from aiq import bars, graph, runtimes
 from aiq.data.reading import first_inputs, observed, reiterable, resized
 from aiq.errors import GraphError, InputError, RuntimeUnavailableError
+from aiq.files import check_target
 from aiq.graph import Trace
 from aiq.graph.export import Inputs
 from aiq.plan import InputSpec, Plan
 from aiq.progress import Progress, silent
 from aiq.runtimes import Compiled
+
+GGUF = ".gguf"
+"""Suffix of the files of llama.cpp, which is no runtime of `aiq.runtimes`."""
 
 DEFAULT_RUNTIME = "inductor"
 """Runtime of a plan that names none."""
@@ -218,13 +222,17 @@ def export(
       batches is faster than what `deploy` compiles, and takes longer to compile.
     """
     file, report = Path(path), _reporter(progress)
-    report("compile and write", 0, 1)
-    if file.suffix == ".gguf":
-        _export_gguf(plan, model, file, prepare(plan, model, data, example_inputs), tokenizer)
-        return
-    engine = runtimes.for_file(file)
+    check_file(file)
+    report("export the model", 0, 1)
     ready = prepare(plan, model, data, example_inputs, calibration)
-    engine.export(
+    report("export the model", 1, 1)
+    report("compile and write", 0, 1)
+    if file.suffix == GGUF:
+        seen = ready.calibration or [ready.inputs]
+        _gguf_writer()(model, file, plan.formats, ready.traced, seen, tokenizer)
+        report("compile and write", 1, 1)
+        return
+    runtimes.for_file(file).export(
         model,
         file,
         ready.inputs,
@@ -237,26 +245,36 @@ def export(
     report("compile and write", 1, 1)
 
 
+def check_file(path: Path) -> None:
+    """Check, before any work is done, that `export` can write a file of this name.
+
+    Raises
+    ------
+    InputError
+        If the suffix names no runtime, or the file cannot be written there.
+    RuntimeUnavailableError
+        If what writes such files is not installed.
+    """
+    if path.suffix == GGUF:
+        _gguf_writer()
+    else:
+        runtimes.for_file(path)
+    check_target(path)
+
+
 def _reporter(progress: bars.Shown) -> Progress:
     return progress if callable(progress) else silent
 
 
-def _export_gguf(
-    plan: Plan,
-    model: torch.nn.Module,
-    path: Path,
-    ready: Deployment,
-    tokenizer: Any,  # noqa: ANN401
-) -> None:
-    """Write a GGUF file, if the packages for that are installed."""
+def _gguf_writer() -> Callable[..., None]:
+    """Return what writes a GGUF file, if the packages for that are installed."""
     try:
         from aiq.gguf.write import write_gguf  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise RuntimeUnavailableError(
             f"A .gguf file needs the package {error.name}: `pip install 'aiq[llm]'`."
         ) from error
-    seen = ready.calibration or [ready.inputs]
-    write_gguf(model, path, plan.formats, ready.traced, seen, tokenizer)
+    return write_gguf
 
 
 def load(path: str | Path) -> Compiled:

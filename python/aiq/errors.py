@@ -64,6 +64,12 @@ class Interrupted(KeyboardInterrupt):
         self.solution, self.plan = solution, plan
 
 
+def type_of(value: object) -> str:
+    """Return the type of a value with its article, for a message: ``an int``, ``a list``."""
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeioAEIO' else 'a'} {name}"
+
+
 def printable(text: str, most: int = 500) -> str:
     """Return text of any origin for a message: on one line of at most `most` characters."""
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: most + 1])

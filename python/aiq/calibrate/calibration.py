@@ -1,7 +1,7 @@
 """Calibrate a runtime on this machine: time synthetic programs and fit the cost model to them."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -132,6 +132,23 @@ def calibrate(
     section = replace(section, products=products.fit_products(store.values["products"]))
     report("fit", 1, 1)
     return with_section(hardware, section, used, store.values["steal"])
+
+
+def check(names: Iterable[str], threads: int | None) -> None:
+    """Check, before anything is measured, that runtimes can be calibrated with some threads.
+
+    Raises
+    ------
+    RuntimeUnavailableError
+        If there is no such runtime, or one is not installed.
+    InputError
+        If this process may not use so many threads.
+    """
+    for name in names:
+        if name != placement.GGUF:
+            runtimes.get(name)
+    with machine.threads(threads):
+        pass
 
 
 def _llama_cpp(hardware: Hardware, threads: int, report: Progress, *, force: bool) -> Hardware:

@@ -10,6 +10,7 @@ from aiq import calibrate as calibration
 from aiq import hardware, machine
 from aiq.cli import profile_tables as tables
 from aiq.cli.common import JsonOption, deliver, out, print_json, progress_bars
+from aiq.errors import InputError
 from aiq.files import check_target
 from aiq.hardware import Hardware
 
@@ -46,6 +47,14 @@ def calibrate(
     json_: JsonOption = False,
 ) -> None:
     """Measure this machine and a runtime, and write a hardware profile; can be resumed."""
+    calibration.check(runtime or [], threads)
+    if quick and runtime:
+        raise InputError("--quick measures no runtime; leave --quick or --runtime out.")
+    if compare is not None and (output is not None or runtime or quick):
+        raise InputError(
+            "--compare writes no profile and measures no runtime; leave --output, --runtime and "
+            "--quick out."
+        )
     if compare is not None:
         _compare(Hardware.load(compare), json_, force=force)
         return

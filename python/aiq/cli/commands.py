@@ -1,6 +1,8 @@
 """The commands: their names and what help says of them. A command's module is loaded to run it."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -8,6 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from aiq.cli import signals
+from aiq.cli.common import progress_bars
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "demo": (
@@ -62,13 +65,31 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 def load(name: str) -> Any:  # noqa: ANN401 - a command or a group of them
     """Return the command called `name`, with its options."""
     module, _, attribute = COMMANDS[name][0].partition(":")
-    found = getattr(import_module(module), attribute)
+    with _signs_of_life(name):
+        found = getattr(import_module(module), attribute)
     if not isinstance(found, typer.Typer):
         command, found = found, typer.Typer(add_completion=False, pretty_exceptions_enable=False)
         found.command(name)(signals.guarded(command))
     loaded = typer.main.get_command(found)
     loaded.name = name
     return loaded
+
+
+@contextmanager
+def _signs_of_life(name: str) -> Iterator[None]:
+    """Say on stderr that a command is being loaded, if it needs PyTorch; the shell's Tab is silent.
+
+    On a busy machine that takes more than ten seconds.
+    """
+    if name in _WITHOUT_PYTORCH or "_AIQ_COMPLETE" in os.environ:
+        yield
+        return
+    with progress_bars() as progress:
+        progress("load PyTorch", 0, 1)
+        yield
+
+
+_WITHOUT_PYTORCH = {"show", "frontier", "report", "cache", "profiles"}
 
 
 class Commands(TyperGroup):

@@ -18,6 +18,7 @@ from aiq.errors import InputError
 
 out = Console()
 err = Console(stderr=True)
+clock = bars.Clock()
 
 
 def completions(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
@@ -110,7 +111,11 @@ def evaluations(folder: Path | None, *, no_cache: bool) -> bool | Path:
 
 def progress_bars() -> AbstractContextManager[stages.Progress]:
     """Show on stderr what is going on: bars in a terminal, elsewhere a line every ten seconds."""
-    return bars.shown(err)
+    return bars.shown(err, clock)
+
+
+LOADING = "load the model and the data"
+"""Stage in which the user's code runs."""
 
 
 def print_json(document: Any) -> None:  # noqa: ANN401 - whatever json takes

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from aiq.cli.common import (
+    LOADING,
     InputOption,
     JsonOption,
     ModelArgument,
@@ -15,8 +16,8 @@ from aiq.cli.common import (
 )
 from aiq.cli.report import PlanArgument
 from aiq.cli.spec import load_model
+from aiq.deployment import check_file
 from aiq.deployment import export as write
-from aiq.files import check_target
 from aiq.plan import Plan
 
 
@@ -41,10 +42,12 @@ def export(
     json_: JsonOption = False,
 ) -> None:
     """Write a model in the formats of a plan to a file that runs without aiq."""
+    check_file(output)
     found = Plan.load(plan)
-    check_target(output)
-    loaded = load_model(model, shape, data, needs_inputs=found.workload is None)
     with progress_bars() as progress:
+        progress(LOADING, 0, 1)
+        loaded = load_model(model, shape, data, needs_inputs=found.workload is None)
+        progress(LOADING, 1, 1)
         write(
             found,
             loaded.module,

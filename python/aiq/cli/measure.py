@@ -5,7 +5,7 @@ import signal
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -14,8 +14,10 @@ import torch
 import typer
 
 from aiq import comparison_table, graph, machine, runtimes
+from aiq.calibrate import AUTO
 from aiq.cli import tables
 from aiq.cli.common import (
+    LOADING,
     BatchDimOption,
     InputOption,
     JsonOption,
@@ -27,12 +29,14 @@ from aiq.cli.common import (
     progress_bars,
 )
 from aiq.cli.spec import load_model
+from aiq.comparison import RANDOM
 from aiq.comparison import compare as run_comparison
 from aiq.data.reading import observed
 from aiq.deployment import DEFAULT_RUNTIME, runtime_of
 from aiq.errors import InputError
 from aiq.formats import parse, parse_all
 from aiq.graph.export import Inputs, call_arguments
+from aiq.hardware import Hardware
 from aiq.measure import compare_timing
 from aiq.plan import InputSpec, Plan
 
@@ -68,8 +72,12 @@ def compare(
     """Time a plan against float32 on this machine, and set the prediction beside."""
     found = Plan.load(plan)
     runtimes.get(runtime_of(found, runtime))
-    loaded = load_model(model, shape, data, needs_inputs=found.workload is None)
+    if hw != AUTO:
+        Hardware.load(hw or found.hardware)
     with progress_bars() as progress:
+        progress(LOADING, 0, 1)
+        loaded = load_model(model, shape, data, needs_inputs=found.workload is None)
+        progress(LOADING, 1, 1)
         result = run_comparison(
             found,
             loaded.module,
@@ -81,6 +89,8 @@ def compare(
             layers=layers,
             progress=progress,
         )
+    if loaded.is_random:
+        result = replace(result, timed_on=RANDOM)
     if json_:
         print_json(result.to_dict())
     else:
@@ -115,16 +125,20 @@ def measure(
     engine = runtimes.get(runtime)
     own = None if shape or data or planned is None else planned.inputs
     subject = _Subject(model, shape, data, own, batch_dim)
-    loaded, inputs, calibration = subject.load()
-    traced = graph.trace(loaded, inputs, batch_dim)
-    for found in plans.values():
-        if found.workload is not None:
-            found.workload.check_model(traced.graph, inputs)
-    layers = [layer.name for layer in traced.graph.quantizable]
-    choices = {fmt.name: dict.fromkeys(layers, fmt) for fmt in uniform}
-    choices |= {name: found.formats for name, found in plans.items()}
-    args, keywords = call_arguments(inputs)
     with progress_bars() as progress, machine.threads(threads) as used:
+        progress(LOADING, 0, 1)
+        loaded, inputs, calibration = subject.load()
+        progress(LOADING, 1, 1)
+        progress("export the model", 0, 1)
+        traced = graph.trace(loaded, inputs, batch_dim)
+        progress("export the model", 1, 1)
+        for found in plans.values():
+            if found.workload is not None:
+                found.workload.check_model(traced.graph, inputs)
+        layers = [layer.name for layer in traced.graph.quantizable]
+        choices = {fmt.name: dict.fromkeys(layers, fmt) for fmt in uniform}
+        choices |= {name: found.formats for name, found in plans.items()}
+        args, keywords = call_arguments(inputs)
         programs = {}
         compiled = engine.compiler(loaded, inputs, calibration, batch_dim=batch_dim, traced=traced)
         for step, (name, chosen) in enumerate(choices.items()):
@@ -152,7 +166,8 @@ def measure(
         setting |= {"runtime": runtime, "version": engine.version}
         print_json(setting | {"batch": traced.graph.batch} | document)
     else:
-        title = f"{setting['model']}, {setting['inputs']}, {runtime}"
+        kind = "" if data else " (random numbers)"
+        title = f"{setting['model']}, {setting['inputs']}{kind}, {runtime}"
         out.print(tables.timings(title, timing, held, mismatches))
 
 

@@ -11,6 +11,7 @@ from aiq import graph as graphs
 from aiq import sensitivity as sensitivities
 from aiq.cli import tables
 from aiq.cli.common import (
+    LOADING,
     BatchDimOption,
     CacheOption,
     InputOption,
@@ -27,6 +28,7 @@ from aiq.cli.spec import load_data, load_model
 from aiq.errors import Interrupted
 from aiq.evaluate import Evaluator
 from aiq.files import check_target
+from aiq.formats import parse_all
 from aiq.planning.options import SearchOptions
 
 
@@ -37,8 +39,13 @@ def graph(
     json_: JsonOption = False,
 ) -> None:
     """Show the layers of a model: work, sizes, what fuses into what."""
-    loaded = load_model(model, shape)
-    result = graphs.extract(loaded.module, loaded.inputs, batch_dim)
+    with progress_bars() as progress:
+        progress(LOADING, 0, 1)
+        loaded = load_model(model, shape)
+        progress(LOADING, 1, 1)
+        progress("export the model", 0, 1)
+        result = graphs.extract(loaded.module, loaded.inputs, batch_dim)
+        progress("export the model", 1, 1)
     if json_:
         print_json(asdict(result))
     else:
@@ -58,13 +65,16 @@ def sensitivity(
     json_: JsonOption = False,
 ) -> None:
     """Measure how much accuracy each layer loses, alone, in each format."""
+    parse_all(formats)
     if output is not None:
         check_target(output)
-    loaded = load_model(model, needs_inputs=False)
-    batches, named = load_data(data), evaluations(cache, no_cache=no_cache)
+    named = evaluations(cache, no_cache=no_cache)
     folder = SearchOptions(cache=named).folder
     try:
         with progress_bars() as progress:
+            progress(LOADING, 0, 1)
+            loaded, batches = load_model(model, needs_inputs=False), load_data(data)
+            progress(LOADING, 1, 1)
             evaluator = Evaluator(
                 loaded.module,
                 batches,

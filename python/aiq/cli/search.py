@@ -13,6 +13,7 @@ import typer
 
 from aiq.calibrate import AUTO
 from aiq.cli.common import (
+    LOADING,
     BatchDimOption,
     CacheOption,
     HardwareOption,
@@ -109,9 +110,11 @@ def search(
     kept = evaluations(cache, no_cache=no_cache)
     options |= {"pin": parse_pins(pin or []), "cache": kept}
     SearchOptions(**options).validate(None if hw == AUTO else Hardware.load(hw))
-    loaded = load_model(model, shape, data)
     try:
         with progress_bars() as progress:
+            progress(LOADING, 0, 1)
+            loaded = load_model(model, shape, data)
+            progress(LOADING, 1, 1)
             plan = run_search(
                 loaded.module,
                 hw,

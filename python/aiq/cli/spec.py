@@ -22,7 +22,7 @@ import torch
 from aiq import data as datasets
 from aiq import models, userpath
 from aiq.data.reading import first_inputs, read_batches
-from aiq.errors import AiqError, InputError
+from aiq.errors import AiqError, InputError, type_of
 from aiq.graph.export import Inputs
 from aiq.plan import InputSpec
 
@@ -44,6 +44,11 @@ class LoadedModel:
     module: torch.nn.Module
     example_inputs: Inputs | None
     data: Iterable[Any] | None = None
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the inputs have a shape that was named, and random values."""
+        return self.example_inputs is not None and self.data is None
 
     @property
     def inputs(self) -> Inputs:
@@ -88,7 +93,7 @@ def load_model(
         module = named if isinstance(named, torch.nn.Module) else _called(spec, named)
     if not isinstance(module, torch.nn.Module):
         raise InputError(
-            f"{spec} returned a {type(module).__name__}; name a callable that returns an nn.Module."
+            f"{spec} returned {type_of(module)}; name a callable that returns an nn.Module."
         )
     batches = None if data is None else load_data(data)
     if given is None and needs_inputs:
@@ -122,7 +127,7 @@ def load_data(spec: str) -> Iterable[Any]:
     batches = _called(spec, _user_attribute(spec))
     if not isinstance(batches, Iterable):
         raise InputError(
-            f"{spec} returned a {type(batches).__name__}; return an iterable of (inputs, targets)."
+            f"{spec} returned {type_of(batches)}; return an iterable of (inputs, targets)."
         )
     printing = _Printing(batches)
     # what can be read once only is needed more often
@@ -271,9 +276,7 @@ def _imported(spec: str, path: str) -> ModuleType:
 def _called(spec: str, function: object) -> object:
     """Return what the user's function returns."""
     if not callable(function):
-        raise InputError(
-            f"{spec} is a {type(function).__name__}, which cannot be called; name a function."
-        )
+        raise InputError(f"{spec} is {type_of(function)}, which cannot be called; name a function.")
     try:
         with _printing():
             return function()

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor, arange, from_numpy
 from torch.utils import _pytree as pytree
 
-from aiq.errors import AiqError, DataError
+from aiq.errors import AiqError, DataError, type_of
 from aiq.graph.batch import BatchDim, batch_dims, batch_size
 from aiq.graph.export import Inputs, call_arguments
 
@@ -27,7 +27,7 @@ def read_batches(data: Iterable[Any], what: str = "data") -> Iterator[Any]:
         data, Iterable
     ):
         raise DataError(
-            f"The {what} is a {type(data).__name__}; give an iterable of batches, for example a "
+            f"The {what} is {type_of(data)}; give an iterable of batches, for example a "
             "DataLoader or [(inputs, targets)]."
         )
     count = 0
@@ -83,7 +83,7 @@ def reiterable(data: Iterable[Any], what: str = "data") -> Iterable[Any]:
         once = iter(data) is data
     except TypeError:
         raise DataError(
-            f"{what} is a {type(data).__name__}, which cannot be iterated; give an iterable of "
+            f"{what} is {type_of(data)}, which cannot be iterated; give an iterable of "
             "(inputs, targets) batches."
         ) from None
     except Exception:  # noqa: BLE001  (whatever a loader raises is explained when it is read)

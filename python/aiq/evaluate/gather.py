@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from aiq.data.reading import arranged, inputs_of, read_batches
-from aiq.errors import DataError
+from aiq.errors import DataError, type_of
 from aiq.evaluate.samples import Dims, Samples, is_whole
 from aiq.graph.batch import BatchDim, batch_dims
 from aiq.graph.export import Inputs
@@ -119,8 +119,7 @@ def _batch(
     """Return one batch of the data, after checking it."""
     if labelled and not (isinstance(given, (tuple, list)) and len(given) == 2):
         raise DataError(
-            f"Batch {number} is a {type(given).__name__}, not a pair; let the data yield "
-            "(inputs, targets)."
+            f"Batch {number} is {type_of(given)}, not a pair; let the data yield (inputs, targets)."
         )
     inputs = arranged(given[0]) if labelled else inputs_of(given, reads)
     leaves, structure = pytree.tree_flatten(inputs)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
-from aiq.errors import GraphError
+from aiq.errors import GraphError, type_of
 
 _OTHER_FLOATS = {torch.float16, torch.bfloat16, torch.float64}
 
@@ -19,7 +19,7 @@ def check_model(model: object) -> None:
     """Raise `GraphError` if `model` is not a module, or its weights are not finite float32."""
     if not isinstance(model, nn.Module):
         raise GraphError(
-            f"The model is a {type(model).__name__}; pass a torch.nn.Module instance "
+            f"The model is {type_of(model)}; pass a torch.nn.Module instance "
             "(a class or a function has to be called or wrapped first)."
         )
     for name, module in model.named_modules():

@@ -1,14 +1,53 @@
 """The formats that each layer may have."""
 
+import re
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from functools import partial
+
+from torch import nn
 
 from aiq.errors import InputError, RuntimeUnavailableError
 from aiq.formats import REFERENCE, Format
 from aiq.formats import parse as parse_format
 from aiq.graph import Layer, LayerGraph
+from aiq.graph.operators import CONVOLUTIONS
 from aiq.planning import weights
 from aiq.runtimes import Runtime, Support, placement
+
+
+def check_pins(model: nn.Module, pin: Mapping[str, str]) -> None:
+    """Raise an error for a pattern that can match no layer of a model, before it is exported.
+
+    Layers have the names of modules, those of weights that a function reads, and those of
+    operators in a module; the second call of a layer ends in ``#2``.
+
+    Raises
+    ------
+    InputError
+        If there is such a pattern.
+    """
+    if not isinstance(model, nn.Module):
+        return  # the export says so
+    modules = [name for name, _ in model.named_modules()]
+    weights = [name.removesuffix("weight").rstrip("._") for name, _ in model.named_parameters()]
+    names = dict.fromkeys([*weights, *modules])
+    operators = [f"{name}.{op}".lstrip(".") for name in modules for op in _OPERATORS]
+    for pattern in pin:
+        plain = pattern.partition("#")[0]
+        if not any(map(partial(fnmatchcase, pat=plain), [*names, *operators])) and not re.fullmatch(
+            rf".*\b({'|'.join(_OPERATORS)})_[\d*?]+", plain
+        ):
+            close = get_close_matches(pattern, names, n=1)
+            meant = f" (did you mean {close[0]!r}?)" if close else ""
+            raise InputError(
+                f"Pin {pattern!r} matches no layer; see `aiq graph` for their names{meant}."
+            )
+
+
+_OPERATORS = sorted(CONVOLUTIONS | {"linear"})
+"""Names of the operators whose layers may have names of their own."""
 
 
 def allowed_formats(

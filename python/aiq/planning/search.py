@@ -24,6 +24,7 @@ from aiq.hardware import Hardware
 from aiq.plan import Plan
 from aiq.planning import build_plan, interrupt, least_drop, loop, stages, stopwatch, walk
 from aiq.planning.accuracy import AccuracyMeter
+from aiq.planning.allowed import check_pins
 from aiq.planning.build_plan import Found
 from aiq.planning.options import SearchOptions
 from aiq.planning.task import SearchStoppedError, Task
@@ -211,11 +212,11 @@ def search(
     )
     report = progress if callable(progress) else silent
     options.validate(None if hw == calibrate.AUTO else Hardware.load(hw))
-    machine = calibrate.choose(hw, options.runtime_name, report)
-    hardware = machine.hardware
-
+    check_pins(model, options.pins)
     source = stages.read_data(data, calibration, example_inputs, batch_dim)
     trace = stages.trace_model(model, source, report)
+    machine = calibrate.choose(hw, options.runtime_name, report)
+    hardware = machine.hardware
     choices = stages.choices(trace.graph, hardware, options)
     seconds = stages.workload_seconds(trace.graph, source, choices.columns, hardware, options)
     tables = stages.tables(trace.graph, choices, seconds, options)

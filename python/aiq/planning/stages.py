@@ -167,9 +167,15 @@ def workload_seconds(
 def tables(
     layers: LayerGraph, choices: Choices, seconds: CostTable, options: SearchOptions
 ) -> Tables:
-    """Return what every layer costs in every format; what it loses is not known yet."""
+    """Return what every layer costs in every format; what it loses is not known yet.
+
+    Raises
+    ------
+    InfeasibleError, InputError
+        If no search on these tables can succeed.
+    """
     intensity = cost.intensity_table(layers, choices.columns)
-    return Tables(
+    found = Tables(
         cost=seconds if options.prices_time else intensity,
         intensity=intensity,
         drop=np.zeros(intensity.cost.shape),
@@ -178,6 +184,8 @@ def tables(
         shared=weights.shared(layers),
         fixed_bytes=weights.fixed_bytes(layers, options.runtime_name),
     )
+    found.check(options.max_size, str(options.method))
+    return found
 
 
 def task(tables: Tables, options: SearchOptions) -> Task:

@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 from aiq import solver
 from aiq.cost import CostTable, EdgeCost, Level
 from aiq.drops import DropTable, MeasuredPlan
-from aiq.errors import InfeasibleError, NoPlanError
+from aiq.errors import InfeasibleError, InputError, NoPlanError
 from aiq.formats import REFERENCE, Format
+
+MOST_PLANS = 100_000_000
+"""Most plans that the solver enumerates."""
 
 POINTS = 100.0
 """Percentage points of a whole; the paper's weighted objective counts drops in points."""
@@ -268,6 +271,24 @@ class Tables:
             (float(x), float(-lam * reference / c))
             for x, c in zip(hull.drop, hull.cost, strict=True)
         ]
+
+    def check(self, max_size: int | None, method: str) -> None:
+        """Raise an error if no drops are needed to see that a search would fail.
+
+        Raises
+        ------
+        InfeasibleError
+            If no plan is within the size budget.
+        InputError
+            If there are too many plans to enumerate.
+        """
+        if max_size is not None and max_size < self._least_size():
+            raise InfeasibleError(_too_small(max_size, self._least_size()))
+        plans = math.prod(map(len, self.choices))
+        if method == "exhaustive" and plans > MOST_PLANS:
+            raise InputError(
+                f"Exhaustive search over {plans:.3g} plans would not end; use method exact."
+            )
 
     def _most_drop(self) -> float:
         return 1.001 * float(sum(row.max() for row in self.rows(self.drop)))

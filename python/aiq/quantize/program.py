@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from aiq.errors import DataError
+from aiq.errors import DataError, type_of
 from aiq.fingerprint import Fingerprint
 from aiq.graph import Trace
 from aiq.graph.export import Inputs, call_arguments
@@ -94,7 +94,7 @@ class _Expected:
         """Raise `DataError` if `leaf` does not fit the graph, in which sizes are constants."""
         if not isinstance(leaf, Tensor):
             raise DataError(
-                f"An input is a {type(leaf).__name__} where the example inputs have a tensor; give "
+                f"An input is {type_of(leaf)} where the example inputs have a tensor; give "
                 "inputs like the example inputs."
             )
         sizes = zip(self.shape, leaf.shape, strict=False)

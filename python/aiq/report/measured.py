@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import msgspec
 
 from aiq import files
-from aiq.errors import InputError, printable
+from aiq.errors import InputError, printable, type_of
 from aiq.typed import LIMIT, Name, NonNegative, Positive, Share
 
 _ADVICE = "give a file that `aiq compare --json` wrote"
@@ -122,7 +122,7 @@ class MeasuredTimes:
             text, file = files.read_text(source, LIMIT, _ADVICE), str(source)
         else:
             raise InputError(
-                f"The comparison is a {type(source).__name__}; give what aiq.compare returned, or "
+                f"The comparison is {type_of(source)}; give what aiq.compare returned, or "
                 "the name of a file that `aiq compare --json` wrote."
             )
         try:

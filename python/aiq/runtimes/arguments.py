@@ -12,7 +12,7 @@ import torch
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
-from aiq.errors import InputError
+from aiq.errors import InputError, type_of
 from aiq.graph.export import Inputs, call_arguments
 from aiq.runtimes.structure import GAP, Template, listed
 
@@ -139,7 +139,7 @@ class Arguments:
         for x in found:
             if not isinstance(x, torch.Tensor):
                 raise InputError(
-                    f"The program takes tensors and was given a {type(x).__name__}; pass "
+                    f"The program takes tensors and was given {type_of(x)}; pass "
                     "torch.as_tensor of it."
                 )
             plain_tensor(x)
@@ -181,7 +181,7 @@ def leaves(inputs: Inputs) -> tuple[torch.Tensor, ...]:
     for value in found:
         if not isinstance(value, torch.Tensor):
             raise InputError(
-                f"The example inputs hold a {type(value).__name__}, and a compiled program takes "
+                f"The example inputs hold {type_of(value)}, and a compiled program takes "
                 "tensors only; wrap the model in a module that fixes the other arguments."
             )
     return tuple(map(plain_tensor, found))
@@ -197,7 +197,7 @@ def plain_tensor(x: torch.Tensor) -> torch.Tensor:
     """
     if type(x) not in _PLAIN:
         if is_lazy(x) or type(x).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
-            _refuse(f"a {type(x).__name__}", "an ordinary tensor")
+            _refuse(type_of(x), "an ordinary tensor")
         x = x.as_subclass(torch.Tensor)
     if x.is_nested or x.layout is not torch.strided:
         _refuse("a nested tensor" if x.is_nested else f"a tensor of {x.layout}", "a dense one")

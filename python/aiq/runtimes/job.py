@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from aiq.errors import GraphError, InputError
+from aiq.errors import GraphError, InputError, type_of
 from aiq.formats import Format
 from aiq.graph import LayerGraph, Trace
 from aiq.graph.export import Inputs
@@ -132,7 +132,7 @@ class Job:
 def _batches(calibration: Iterable[Inputs]) -> list[Inputs]:
     if isinstance(calibration, torch.Tensor) or not isinstance(calibration, Iterable):
         raise InputError(
-            f"The calibration data is a {type(calibration).__name__}; pass a list of batches of "
+            f"The calibration data is {type_of(calibration)}; pass a list of batches of "
             "inputs, each like the example inputs."
         )
     return list(calibration)

@@ -14,7 +14,7 @@ from torch import fx
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
-from aiq.errors import GraphError, InputError
+from aiq.errors import GraphError, InputError, type_of
 
 
 class _Gap:
@@ -124,7 +124,7 @@ def _node(value: object) -> Node:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _dict({f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
     raise InputError(
-        f"The model takes or returns a {type(value).__name__}, and a file keeps only tensors, "
+        f"The model takes or returns {type_of(value)}, and a file keeps only tensors, "
         "numbers, strings, None, tuples, lists, dicts and dataclasses; use one of these."
     )
 

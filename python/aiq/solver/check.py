@@ -5,7 +5,7 @@ It shares no code with the solver, which computes the same in Rust.
 
 from dataclasses import dataclass
 
-from aiq.errors import InputError
+from aiq.errors import InputError, type_of
 from aiq.solver.certificate import Certificate, Proof
 from aiq.solver.congruence import Congruence, reachable_limits
 from aiq.solver.labels import least_objective
@@ -92,7 +92,7 @@ def check(
         valid. A wrong claim in a certificate is a failure, not an error.
     """
     if not isinstance(problem, Problem):
-        raise InputError(f"problem is a {type(problem).__name__}; give the aiq.solver.Problem")
+        raise InputError(f"problem is {type_of(problem)}; give the aiq.solver.Problem")
     if type(certificate) is not Certificate:
         kind = type(certificate).__name__
         raise InputError(f"certificate is a {kind}; give the certificate of a Solution")

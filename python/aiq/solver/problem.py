@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aiq import _core
-from aiq.errors import InputError
+from aiq.errors import InputError, type_of
 
 Table = Sequence[npt.ArrayLike] | npt.NDArray[Any]
 Number = int | float
@@ -69,9 +69,7 @@ class Problem:
         size_scale: float | None = None,
     ) -> None:
         if not isinstance(edges, Iterable):
-            raise InputError(
-                f"edges is a {type(edges).__name__}; give a list of (u, v, cost) tuples"
-            )
+            raise InputError(f"edges is {type_of(edges)}; give a list of (u, v, cost) tuples")
         edges = edges if isinstance(edges, list | tuple) else list(edges)
         flat_cost, lengths = _flatten("cost", cost)
         flat_drop, drop_lengths = _flatten("drop", drop)

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field, replace
 
 from aiq import _core
-from aiq.errors import InputError, Interrupted
+from aiq.errors import InputError, Interrupted, type_of
 from aiq.solver.certificate import Certificate, Proof
 from aiq.solver.problem import Number, Problem, is_count, is_finite
 
@@ -174,7 +174,7 @@ def seconds_limit(limit: float | None) -> float | None:
 def check_problem(problem: object) -> None:
     """Raise `InputError` if `problem` is not a `Problem`."""
     if not isinstance(problem, Problem):
-        raise InputError(f"The problem is a {type(problem).__name__}; give an aiq.solver.Problem")
+        raise InputError(f"The problem is {type_of(problem)}; give an aiq.solver.Problem")
 
 
 def _budget(problem: Problem, measure: str, value: Number | None, terms: int) -> int | None:

@@ -6,6 +6,7 @@ The check takes time in proportion to the length of the certificate.
 
 from collections.abc import Iterator
 
+from aiq.errors import type_of
 from aiq.solver.certificate import Certificate, Proof
 from aiq.solver.problem import Problem
 
@@ -104,4 +105,4 @@ def _short(value: object) -> str:
         return repr(value[:40])
     if type(value) is float or _is_int(value):
         return repr(value)
-    return f"a {type(value).__name__}"
+    return type_of(value)
