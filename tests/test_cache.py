@@ -3,6 +3,7 @@
 import os
 import time
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,9 +13,10 @@ from typer.testing import CliRunner
 import aiq
 from aiq import cache, calibrate, machine
 from aiq.cli import app
-from aiq.errors import InputError
+from aiq.errors import BusyMachineError, InputError
 from aiq.evaluate import Evaluator
 from aiq.evaluate.runner import Runner
+from aiq.hardware import Hardware
 
 X = torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
 
@@ -138,23 +140,74 @@ def test_the_command_shows_and_empties():
 
 @pytest.fixture
 def elsewhere(monkeypatch, tmp_path):
-    """A machine of which there is no profile; counts how often it is measured."""
-    count = [0]
+    """A machine of which there is no profile; counts how often it is measured, and calibrated."""
+    count, calibrated = [0], []
     described = machine.describe() | {"cpu": "abacus", "cpu_id": "1.2"}
     monkeypatch.setattr(machine, "describe", lambda: described)
-    roofs = {"threads": 1, "peaks": {"fp32": 50.0}, "kib": [64, 1024, 65536], "gbps": [90, 60, 9]}
+    roofs = {
+        "threads": 1,
+        "peaks": {"fp32": 50.0, "bf16": 70.0, "int8": 99.0},
+        "kib": [64, 1024, 65536],
+        "gbps": [90, 60, 9],
+    }
 
     def measured(threads, report):
         count[0] += 1
         return {**roofs, "threads": threads}
 
+    def brief(runtime, hardware, progress):
+        calibrated.append(runtime)
+        section = Hardware.load("epyc_zen4_2vcpu").runtimes["openvino"]
+        own = replace(section, name=runtime)
+        return replace(hardware, runtimes={**hardware.runtimes, runtime: own})
+
     monkeypatch.setattr("aiq.calibrate.this_machine._roofs", measured)
-    return count
+    monkeypatch.setattr("aiq.calibrate.choice.brief", brief)
+    return count, calibrated
 
 
-def test_a_machine_is_measured_once(elsewhere):
+def test_a_machine_and_each_runtime_are_calibrated_once(elsewhere):
+    roofs, calibrated = elsewhere
+    first = calibrate.choose("auto", "inductor")
+    assert "inductor was calibrated briefly now (mean error" in first.reason
+    assert "`aiq calibrate --runtime inductor` does it better" in first.reason
+    assert calibrate.choose("auto", "inductor").hardware == first.hardware
+    both = calibrate.choose("auto", "eager").hardware
+    assert sorted(both.runtimes) == ["eager", "inductor"]
+    assert calibrate.choose("auto", "inductor").hardware == both
+    assert (roofs, calibrated) == ([1], ["inductor", "eager"])
+    plan = aiq.search(net(), data=data(), runtime="inductor", max_drop=1.0)
+    assert plan.predicted.level == "calibrated"
+
+
+def test_no_runtime_is_calibrated_that_is_not_there_or_not_needed(elsewhere, monkeypatch):
+    monkeypatch.setattr("aiq.runtimes.available", lambda: ("eager",))
+    plan = aiq.search(net(), data=data(), runtime="inductor")
+    assert plan.predicted.level == "roofline"
+    aiq.search(net(), data=data(), runtime="eager", objective="intensity", formats="fp32,w8a8")
+    calibrate.choose("auto", "abacus")
+    assert elsewhere == ([1], [])
+
+
+def test_a_machine_too_busy_to_calibrate_gives_its_peaks_and_tries_again(elsewhere, monkeypatch):
+    roofs, calibrated = elsewhere
+
+    def busy(runtime, hardware, progress):
+        calibrated.append(runtime)
+        raise BusyMachineError("The machine is busy.")
+
+    monkeypatch.setattr("aiq.calibrate.choice.brief", busy)
+    for _ in range(2):
+        found = calibrate.choose("auto", "eager")
+        assert not found.hardware.runtimes
+        assert "too busy to calibrate eager" in found.reason
+    assert (roofs, calibrated) == ([1], ["eager", "eager"])
+
+
+def test_a_machine_is_measured_once(elsewhere, monkeypatch):
+    monkeypatch.setattr("aiq.runtimes.available", lambda: ())
     first, second = calibrate.choose("auto"), calibrate.choose("auto")
-    assert elsewhere == [1]
+    assert elsewhere == ([1], [])
     assert second.hardware == first.hardware
     assert "kept in" in first.reason
     assert str(calibrate.own_path(first.hardware.threads)) in second.reason
@@ -181,7 +234,7 @@ def test_a_profile_of_more_threads_is_not_this_machine(elsewhere, monkeypatch):
     first = calibrate.choose("auto")
     monkeypatch.setattr(machine, "processors", lambda: [0])
     second = calibrate.choose("auto")
-    assert (first.hardware.threads == second.hardware.threads) == (elsewhere == [1])
+    assert (first.hardware.threads == second.hardware.threads) == (elsewhere[0] == [1])
 
 
 def test_a_profile_that_is_named_needs_no_reason():

@@ -114,6 +114,30 @@ def test_a_brief_calibration_times_the_same_networks_in_every_format(monkeypatch
     assert {"fp32", "int8"} <= set(section.kernels["conv"])
 
 
+def test_a_brief_calibration_of_all_kinds_ends_in_time(monkeypatch):
+    asked, now = [], [0.0]
+
+    def sample(runtime, names, anchor, **_):
+        asked.append(names)
+        now[0] += 40
+        samples = []
+        for name in names:
+            network = chains.program(name)
+            graph = trace(network.module, network.inputs).graph
+            pieces = programs.cut(runtime, graph, network.formats).pieces
+            samples.append(Sample(name, 1e-3, pieces, anchor=1e-3))
+        return samples, 0.01 * len(asked)
+
+    monkeypatch.setattr(programs, "BUNDLE", 3)
+    monkeypatch.setattr(programs, "samples", sample)
+    monkeypatch.setattr(brief_calibration, "anchor", lambda runtime: None)
+    monkeypatch.setattr(brief_calibration.time, "monotonic", lambda: now[0])
+    section = calibrate.brief("eager", TOY, force=True).runtimes["eager"]
+    assert [*asked[0], *asked[1]] == chains.names(("fp32", "bf16"), 1)[:6]
+    assert section.fit.samples == 6
+    assert (len(asked), section.fit.noise) == (2, 0.02)
+
+
 def test_integer_layers_with_bfloat16_between_them_are_timed_where_there_are_both():
     for formats, expected in ((("fp32", "bf16", "w8a8"), True), (("fp32", "w8a8"), False)):
         names = chains.program_names(formats, 1)

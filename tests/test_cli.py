@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -118,8 +119,8 @@ def test_profiles_validate(here):
     assert json.loads(run("profiles", "validate", "toy.yaml", "--json").stdout)["valid"]
 
 
-def test_the_profile_in_the_readme_is_valid(here):
-    readme = (hardware.builtin_folder() / "README.md").read_text()
+def test_the_profile_in_the_documentation_is_valid(here):
+    readme = (Path(__file__).parent.parent / "docs" / "profiles.md").read_text()
     block = textwrap.dedent(re.search(r" *```yaml\n(.*?)```", readme, re.DOTALL)[1])
     (here / "my_board.yaml").write_text(block)
     run("profiles", "validate", "my_board.yaml")
@@ -385,7 +386,7 @@ def test_calibration_compares_this_machine_with_a_profile(here, monkeypatch):
         (["calibrate", "--compare", "epyc_genoa"], "96 threads"),
         (["graph", "resnet99"], "resnet99"),
         (["graph", "nowhere:net"], "cannot be imported"),
-        (["graph", "mymodel:number"], "returned a int"),
+        (["graph", "mymodel:number"], "returned an int"),
         (["graph", "mymodel:net", "--input", "1,16"], "is not a shape"),
         (["graph", "mymodel:net", "--input", "1x17"], "1x17|shape"),
         (["measure", "mymodel:net", "--input", "1x16", "--runtime", "gpu"], "Unknown runtime"),

@@ -256,7 +256,7 @@ X, Y = batches([8])[0]
         ([], "yields no samples"),
         (iter([]), "yields no samples.*generator can be read only once"),
         (X, "is a Tensor; give an iterable"),
-        (5, "is a int; give an iterable"),
+        (5, "is an int; give an iterable"),
         ([X], "is a Tensor, not a pair"),
         ([(X, Y, Y)], "is a tuple, not a pair"),
         ([(X, Y[:5])], "8 inputs but 5 targets"),

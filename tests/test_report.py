@@ -291,7 +291,7 @@ def test_what_is_no_comparison_is_refused(plan, tmp_path, text):
         plan.report(tmp_path / "report.html", tmp_path / "bad.json")
     with pytest.raises(InputError, match="cannot be read"):
         plan.report(tmp_path / "report.html", tmp_path / "none.json")
-    with pytest.raises(InputError, match="The comparison is a int"):
+    with pytest.raises(InputError, match="The comparison is an int"):
         plan.report(tmp_path / "report.html", 3)
     assert not (tmp_path / "report.html").exists()
 

@@ -55,7 +55,7 @@ def test_the_current_folder_is_last_and_only_for_the_users_modules(here, capsys)
         ("speclike:raises", "RuntimeError: boom"),
         ("speclike:exits", "SystemExit: 7"),
         ("speclike:wants", "missing 1 required positional argument"),
-        ("speclike:number", "is a int, which cannot be called"),
+        ("speclike:number", "is an int, which cannot be called"),
         ("speclike:nothing", "there is no 'nothing' in"),
         ("specsyntax:f", "SyntaxError"),
         ("specexit:f", "SystemExit: 7"),

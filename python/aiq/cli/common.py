@@ -3,8 +3,8 @@
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -132,5 +132,14 @@ def deliver(show: Callable[[], None], save: Callable[[Path], None], output: Path
         show()
     finally:
         if output is not None:
-            save(output)
-            err.print(f"saved {output}", markup=False, highlight=False)
+            with saving(output):
+                save(output)
+
+
+@contextmanager
+def saving(output: Path) -> Iterator[None]:
+    """Say on stderr that a file was saved, and that a folder was made for it."""
+    made = not output.parent.exists()
+    yield
+    where = f" (made the folder {output.parent})" if made else ""
+    err.print(f"saved {output}{where}", markup=False, highlight=False, soft_wrap=True)

@@ -20,7 +20,7 @@ from rich.text import Text
 from aiq import calibrate, comparison_table, cost, graph, models, runtimes, sensitivity, text
 from aiq import data as datasets
 from aiq.calibrate.blocks import THUMBNAILS
-from aiq.cli.common import JsonOption, err, out, print_json, progress_bars
+from aiq.cli.common import JsonOption, out, print_json, progress_bars, saving
 from aiq.comparison import PredictedMeasured, compare
 from aiq.cost import CostTable
 from aiq.drops import DropTable
@@ -60,8 +60,8 @@ def demo(
         print_json(result.to_dict())
     else:
         out.print(render(result))
-    result.throughput_plan.report(output, result.throughput)
-    err.print(f"saved {output}: open it in a browser", markup=False, highlight=False)
+    with saving(output):
+        result.throughput_plan.report(output, result.throughput)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from aiq.cli.common import (
     InputOption,
     JsonOption,
     ModelArgument,
-    err,
     print_json,
     progress_bars,
+    saving,
 )
 from aiq.cli.report import PlanArgument
 from aiq.cli.spec import load_model
@@ -44,7 +44,7 @@ def export(
     """Write a model in the formats of a plan to a file that runs without aiq."""
     check_file(output)
     found = Plan.load(plan)
-    with progress_bars() as progress:
+    with saving(output), progress_bars() as progress:
         progress(LOADING, 0, 1)
         loaded = load_model(model, shape, data, needs_inputs=found.workload is None)
         progress(LOADING, 1, 1)
@@ -62,4 +62,3 @@ def export(
         print_json(
             {"files": [str(x) for x in parts], "bytes": sum(x.stat().st_size for x in parts)}
         )
-    err.print(f"saved {output}", markup=False, highlight=False)

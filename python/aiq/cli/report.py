@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from aiq import files
-from aiq.cli.common import JsonOption, err, out, print_json
+from aiq.cli.common import JsonOption, out, print_json, saving
 from aiq.plan import Plan
 from aiq.plan import show as as_text
 from aiq.report import MeasuredTimes, document
@@ -74,5 +74,5 @@ def report(
         print_json(document(Plan.load(plan), MeasuredTimes.read(comparison)))
         return
     files.check_target(output)
-    Plan.load(plan).report(output, comparison)
-    err.print(f"saved {output}", markup=False, highlight=False)
+    with saving(output):
+        Plan.load(plan).report(output, comparison)

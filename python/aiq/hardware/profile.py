@@ -195,7 +195,7 @@ def parse_profile(text: str, file: str) -> Hardware:
     try:
         document = strictyaml.parse_yaml(text)
     except strictyaml.StrictError as error:
-        hint = "" if str(error).endswith(".") else "; see hw_profiles/README.md for its shape."
+        hint = "" if str(error).endswith(".") else "; see docs/profiles.md for its shape."
         raise HardwareError(f"{file}: {error}{hint}") from None
     schema.check_document(document, file)
     compute = document["compute"]

@@ -11,6 +11,9 @@ from aiq.text import count, fine_points
 
 CHEAPEST = "is cheapest"
 
+NOTHING = 1e-6
+"""A predicted drop below this, 0.0001 pp, is no reason against a format."""
+
 SHOWN = 3
 """Neighbours that a reason names one by one."""
 
@@ -128,7 +131,7 @@ class _Swaps:
         """Return what a cheaper column saves and loses."""
         saved = f"{self._names[j]} saves {100 * self.saved(i, j):.2g} % more"
         extra = self._extra(i, j)
-        if extra <= 0:
+        if extra < NOTHING:
             return f"{saved} by prediction, which was not verified"
         return f"{saved}, loses {fine_points(extra)} more"
 

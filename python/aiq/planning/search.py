@@ -74,8 +74,9 @@ def search(
         Any module that ``torch.export`` accepts.
     hw
         Name of a hardware profile, path of one, or a `Hardware`; ``auto``: a profile that was
-        measured on a machine like this one. If there is none, the peaks of this machine are
-        measured once, in seconds, and kept; the plan says which profile it is.
+        measured on a machine like this one. If there is none, this machine and the runtime are
+        calibrated briefly, once, in a minute or two, and the profile is kept; the plan says which
+        profile it is.
     data
         Iterable of ``(inputs, targets)`` batches, targets being class indices; inputs are a
         tensor, or a tuple or dict of tensors. Inputs alone will do if the metric is ``cosine``.
@@ -215,7 +216,8 @@ def search(
     check_pins(model, options.pins)
     source = stages.read_data(data, calibration, example_inputs, batch_dim)
     trace = stages.trace_model(model, source, report)
-    machine = calibrate.choose(hw, options.runtime_name, report)
+    wanted = options.runtime_name
+    machine = calibrate.choose(hw, wanted, report, times=options.prices_time)
     hardware = machine.hardware
     choices = stages.choices(trace.graph, hardware, options)
     seconds = stages.workload_seconds(trace.graph, source, choices.columns, hardware, options)
