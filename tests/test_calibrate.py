@@ -133,7 +133,7 @@ def test_a_brief_calibration_of_all_kinds_ends_in_time(monkeypatch):
     monkeypatch.setattr(brief_calibration, "anchor", lambda runtime: None)
     monkeypatch.setattr(brief_calibration.time, "monotonic", lambda: now[0])
     section = calibrate.brief("eager", TOY, force=True).runtimes["eager"]
-    assert [*asked[0], *asked[1]] == chains.names(("fp32", "bf16"), 1)[:6]
+    assert [*asked[0], *asked[1]] == chains.program_names(("fp32", "bf16"), 1)[:6]
     assert section.fit.samples == 6
     assert (len(asked), section.fit.noise) == (2, 0.02)
 

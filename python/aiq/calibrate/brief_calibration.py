@@ -59,7 +59,7 @@ def brief(
     """
     report, engine = progress or silent, runtimes.get(runtime)
     names = (
-        chains.names([fmt.name for fmt in programs.native(engine)], 1)
+        chains.program_names([fmt.name for fmt in programs.native(engine)], 1)
         if family is None
         else [f"{family}/{fmt}/{i}" for i in range(count) for fmt in FORMATS]
     )

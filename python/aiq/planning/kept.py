@@ -205,7 +205,7 @@ def _points(
         return outcome.curve.predict(tables.predicted_drop(formats))
 
     chosen = point(
-        CHOSEN, outcome.formats, outcome.predicted_drop, optimal=_is_cheapest(tables, outcome)
+        CHOSEN, outcome.formats, outcome.predicted_drop, optimal=_is_cheapest(task, outcome)
     )
     uniform = {REFERENCE.name: dict.fromkeys(tables.cost.layers, REFERENCE)} | tables.uniform()
     if not solve:
@@ -228,14 +228,15 @@ def _points(
     return _by_drop([*marked, *(p for p in others if p.formats not in known_names)])
 
 
-def _is_cheapest(tables: Tables, outcome: Outcome) -> bool:
+def _is_cheapest(task: Task, outcome: Outcome) -> bool:
     """Whether the solver has proved that no plan of any drop is cheaper than the chosen one."""
     solution = outcome.solution
     return (
         isinstance(solution, Solution)
+        and not task.least_drop
         and solution.status == "optimal"
         and outcome.drop_budget is None
-        and outcome.formats == tables.formats(solution.choices)
+        and outcome.formats == task.tables.formats(solution.choices)
     )
 
 
