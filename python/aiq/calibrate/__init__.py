@@ -1,7 +1,7 @@
 """Measure this machine: its roofs, and how fast a runtime is on it."""
 
 from aiq.calibrate.brief_calibration import brief
-from aiq.calibrate.calibration import anchor, calibrate, check, fitted, open_store
+from aiq.calibrate.calibration import anchor, calibrate, check_calibration, fitted, open_store
 from aiq.calibrate.choice import AUTO, Choice, choose, own_path
 from aiq.calibrate.this_machine import compare_roofs, quick
 
@@ -11,7 +11,7 @@ __all__ = [
     "anchor",
     "brief",
     "calibrate",
-    "check",
+    "check_calibration",
     "choose",
     "compare_roofs",
     "fitted",

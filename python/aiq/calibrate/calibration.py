@@ -134,7 +134,7 @@ def calibrate(
     return with_section(hardware, section, used, store.values["steal"])
 
 
-def check(names: Iterable[str], threads: int | None) -> None:
+def check_calibration(names: Iterable[str], threads: int | None) -> None:
     """Check, before anything is measured, that runtimes can be calibrated with some threads.
 
     Raises

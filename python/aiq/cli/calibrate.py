@@ -47,7 +47,7 @@ def calibrate(
     json_: JsonOption = False,
 ) -> None:
     """Measure this machine and a runtime, and write a hardware profile; can be resumed."""
-    calibration.check(runtime or [], threads)
+    calibration.check_calibration(runtime or [], threads)
     if quick and runtime:
         raise InputError("--quick measures no runtime; leave --quick or --runtime out.")
     if compare is not None and (output is not None or runtime or quick):

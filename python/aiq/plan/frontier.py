@@ -10,7 +10,10 @@ from rich.text import Text
 
 from aiq.plan.tables import FrontierPoint
 from aiq.report.scores import Words
-from aiq.text import count, duration, plain, table
+from aiq.text import FittedTable, count, duration, plain
+
+SPARE = ("bytes moved", "weights", "<frontier", "at most")
+"""Columns that are left out of a narrow terminal, the first first."""
 
 UNKNOWN = (
     "? is a drop that was not evaluated, as the answer did not need it; `aiq search --frontier` "
@@ -82,7 +85,7 @@ class PlanFrontier:
             )
             for point in self.points
         )
-        found = table("", columns, rows)
+        found = FittedTable("", tuple(columns), tuple(rows), SPARE)
         unknown = any(point.drop is None for point in self.points)
         return Group(found, Text(UNKNOWN)) if unknown else found
 

@@ -63,7 +63,10 @@ class SearchOptions:
         None, "Formats to choose from, for example fp32,bf16,w8a8.", str, lambda: _FORMATS
     )
     runtime: str | Runtime | None = _option(
-        "inductor", "What will execute the plan.", str, runtimes.names
+        "inductor",
+        f"What will execute the plan: {', '.join(runtimes.names())}.",
+        str,
+        runtimes.names,
     )
     method: str = _option("exact", "exact, greedy, coordinate, or exhaustive.", str, lambda: Method)
     sensitivity: str | CustomDrop | DropTable = _option(

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aiq import solver
-from aiq.cost import CostTable, EdgeCost, Level
+from aiq.cost import CostTable, EdgeCost
 from aiq.drops import DropTable, MeasuredPlan
 from aiq.errors import InfeasibleError, InputError, NoPlanError
 from aiq.formats import REFERENCE, Format
+from aiq.planning import infeasible
 
 MOST_PLANS = 100_000_000
 """Most plans that the solver enumerates."""
@@ -207,7 +208,7 @@ class Tables:
         )
         if found.status == "infeasible" and found.nearest and found.nearest[0] == "cost":
             least = (int(found.nearest[1]) + self.cost.fixed) / self.cost.per_unit
-            raise InfeasibleError(_too_dear(max_cost or 0.0, least, self.cost))
+            raise InfeasibleError(infeasible.too_dear(max_cost or 0.0, least, self.cost))
         return self._found(found, 1.0, max_size, time_limit)
 
     def _found(
@@ -221,8 +222,10 @@ class Tables:
         if solution.choices:
             return solution
         if solution.status != "infeasible":
-            raise NoPlanError(_no_plan(time_limit))
-        raise InfeasibleError(_nearest(solution, max_drop, max_size, self.fixed_bytes))
+            raise NoPlanError(infeasible.none_in_time(time_limit))
+        raise InfeasibleError(
+            infeasible.nearest_plan(solution, max_drop, max_size, self.fixed_bytes)
+        )
 
     def best_weighted(
         self,
@@ -255,8 +258,8 @@ class Tables:
         if solution.choices:
             return solution
         if solution.status != "infeasible":
-            raise NoPlanError(_no_plan(time_limit))
-        raise InfeasibleError(_too_small(max_size, self._least_size()))
+            raise NoPlanError(infeasible.none_in_time(time_limit))
+        raise InfeasibleError(infeasible.too_small(max_size, self._least_size()))
 
     def trade_offs(self, lam: float) -> list[tuple[float, float]]:
         """Return the drop and the intensity term of each plan that some lambda makes the best.
@@ -283,7 +286,7 @@ class Tables:
             If there are too many plans to enumerate.
         """
         if max_size is not None and max_size < self._least_size():
-            raise InfeasibleError(_too_small(max_size, self._least_size()))
+            raise InfeasibleError(infeasible.too_small(max_size, self._least_size()))
         plans = math.prod(map(len, self.choices))
         if method == "exhaustive" and plans > MOST_PLANS:
             raise InputError(
@@ -298,7 +301,7 @@ class Tables:
         if max_size is None:
             return None
         if max_size < self.fixed_bytes:
-            raise InfeasibleError(_too_small(max_size, self._least_size()))
+            raise InfeasibleError(infeasible.too_small(max_size, self._least_size()))
         return 8 * (max_size - self.fixed_bytes)
 
     def _least_size(self) -> int:
@@ -355,51 +358,6 @@ def rounding_noise(fmt: Format) -> float:
     """
     dtypes = (fmt.weight, fmt.activation, fmt.between)
     return sum(4.0 ** -_FLOAT_BITS.get(dtype.name, dtype.bits - 1) for dtype in dtypes)
-
-
-def _nearest(
-    solution: solver.Solution, max_drop: float, max_size: int | None, fixed_bytes: int
-) -> str:
-    if solution.nearest is None:
-        return (
-            f"No plan has a drop of at most {max_drop:.4g} and at most {max_size} bytes of weights "
-            "at once; raise one of the two, or allow more formats."
-        )
-    measure, value = solution.nearest
-    if measure == "size":
-        return _too_small(max_size, fixed_bytes - (-int(value) // 8))
-    return (
-        f"No plan has a predicted drop of at most {100 * max_drop:.3g} pp; the nearest feasible "
-        f"max_drop is {value:.4g} ({100 * value:.3g} pp), or allow formats with more bits."
-    )
-
-
-def _no_plan(time_limit: float | None) -> str:
-    return (
-        f"No plan was found within time_limit={time_limit} s, and it is not known whether there is "
-        "one; give more time, or larger budgets."
-    )
-
-
-def _too_small(max_size: int | None, least: int) -> str:
-    return (
-        f"No plan has at most {max_size} bytes of weights; the nearest feasible max_size is "
-        f"{least}, or allow formats with fewer bits."
-    )
-
-
-def _too_dear(max_cost: float, least: float, table: CostTable) -> str:
-    more = "or allow formats with fewer bits."
-    least *= 1 + 1e-5  # so that the value as it is printed is feasible
-    if table.level is Level.INTENSITY:
-        return (
-            f"No plan does {table.flops / max_cost:.6g} FLOPs per byte; the nearest feasible "
-            f"min_intensity is {table.flops / least:.6g}, {more}"
-        )
-    return (
-        f"No plan is predicted to take at most {max_cost:.4g} s; the nearest feasible max_seconds "
-        f"is {least:.6g}, {more}"
-    )
 
 
 def drop_matrix(
