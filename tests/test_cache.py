@@ -36,9 +36,9 @@ def runs(monkeypatch):
     count = [0]
     real = Runner.run
 
-    def run(self, *arguments):
+    def run(self, *arguments, **named):
         count[0] += 1
-        return real(self, *arguments)
+        return real(self, *arguments, **named)
 
     monkeypatch.setattr(Runner, "run", run)
     return count
