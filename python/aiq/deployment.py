@@ -1,7 +1,7 @@
 """From a plan to a program that runs."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def prepare(
         calibration = reiterable(calibration, "calibration")
     seen = observed(inputs, plan.batch_dim, batches, calibration)
     try:
-        traced = graph.trace(model, inputs, plan.batch_dim)
+        traced = replace(graph.trace(model, inputs, plan.batch_dim), rounding=plan.rounding)
     except GraphError as error:
         if example_inputs is not None or plan.workload is None:
             raise

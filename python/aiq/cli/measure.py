@@ -140,9 +140,12 @@ def measure(
         choices |= {name: found.formats for name, found in plans.items()}
         args, keywords = call_arguments(inputs)
         programs = {}
-        compiled = engine.compiler(loaded, inputs, calibration, batch_dim=batch_dim, traced=traced)
         for step, (name, chosen) in enumerate(choices.items()):
             progress("compile", step, len(choices))
+            rounds = replace(traced, rounding=plans[name].rounding) if name in plans else traced
+            compiled = engine.compiler(
+                loaded, inputs, calibration, batch_dim=batch_dim, traced=rounds
+            )
             programs[name] = compiled(chosen)
         progress("compile", len(choices), len(choices))
         calls = {name: partial(program, *args, **keywords) for name, program in programs.items()}

@@ -23,7 +23,7 @@ from aiq.evaluate import independence, journal, metrics
 from aiq.evaluate.gather import gather
 from aiq.evaluate.journal import Journal, LenientJournal
 from aiq.evaluate.metrics import Metric
-from aiq.evaluate.observed import kept_statistics
+from aiq.evaluate.observed import calibrated
 from aiq.evaluate.runner import LayerFormats, Runner
 from aiq.evaluate.samples import Samples
 from aiq.evaluate.workers import ChunkJob, ExecutorWorkers, LocalWorkers, Scores, Workers
@@ -35,7 +35,7 @@ from aiq.progress import Progress, silent
 from aiq.quantize.fold import fold
 from aiq.quantize.points import Absorbs, absorbs_all
 from aiq.quantize.program import Program
-from aiq.quantize.simulate import Formats, Simulator
+from aiq.quantize.simulate import Formats
 
 CHUNK_BYTES = 4 * 2**20
 """Largest size of an activation of a chunk, so that a few of them fit the last-level cache."""
@@ -203,12 +203,11 @@ class Evaluator:
             seen = gather(calibration, labelled=False, batch_dim=dims, reads=program.reads)
         with torch.inference_mode():
             output_dim = independence.output_dim(program, samples, batch)
-            self.folder = None if cache is None else Path(cache)
-            chunks = seen.chunks(size)
-            statistics = kept_statistics(
-                self.trace, chunks, batch, self.folder, self._progress, absorbs
-            )
-        simulator = Simulator(self.trace, statistics, observer, absorbs=absorbs)
+        self.folder = None if cache is None else Path(cache)
+        chunks = seen.chunks(size)
+        simulator = calibrated(
+            self.trace, chunks, batch, self.folder, self._progress, observer, absorbs
+        )
         self.runner = Runner(simulator, metric, batch, output_dim)
         self.layers = self.runner.layers
         self._weight_bits = weight_bits

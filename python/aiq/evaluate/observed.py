@@ -21,8 +21,10 @@ from aiq.fingerprint import Fingerprint
 from aiq.graph import Trace
 from aiq.graph.export import Inputs
 from aiq.progress import Progress
+from aiq.quantize.moments import second_moments
 from aiq.quantize.points import Absorbs, absorbs_all, rounding_points
 from aiq.quantize.program import Program
+from aiq.quantize.simulate import Simulator
 from aiq.quantize.statistics import BINS, Statistics, observe
 
 VERSION = 1
@@ -82,6 +84,30 @@ def kept_statistics(
     if path is not None:
         _write(path, found)
     return found
+
+
+def calibrated(
+    trace: Trace,
+    chunks: Sequence[Samples],
+    batch: int | None,
+    folder: Path | None,
+    progress: Progress,
+    observer: str,
+    absorbs: Absorbs,
+) -> Simulator:
+    """Return the simulator of a network that was calibrated on samples.
+
+    Parameters
+    ----------
+    trace, chunks, batch, folder, progress, absorbs
+        These are the parameters of `kept_statistics`.
+    observer
+        Name of the observer that chooses the ranges of activations.
+    """
+    with torch.inference_mode():
+        statistics = kept_statistics(trace, chunks, batch, folder, progress, absorbs)
+        moments = second_moments(trace, (chunk.filled(batch) for chunk in chunks))
+    return Simulator(trace, statistics, observer, absorbs=absorbs, moments=moments)
 
 
 def _hash(trace: Trace, inputs: Sequence[Inputs], points: Mapping[str, tuple[str, ...]]) -> str:

@@ -110,7 +110,7 @@ def _matrix(
             "divide; pin it to fp16."
         )
     key = (layer.name, fmt.weight, fmt.weight_granularity)
-    packed = torch.from_numpy(pack_blocks(exact, rounding.weight_quantizer(*key)))
+    packed = torch.from_numpy(pack_blocks(rounding.weight(*key), rounding.weight_quantizer(*key)))
     return Stored(name, kind, _turned(packed, heads).numpy(), _turned(rounding.weight(*key), heads))
 
 

@@ -16,6 +16,7 @@ from aiq.gguf.tensors import Stored, tensors
 from aiq.graph import Trace
 from aiq.graph.export import Inputs
 from aiq.quantize.fold import fold
+from aiq.quantize.moments import second_moments
 from aiq.quantize.simulate import Simulator
 from aiq.quantize.statistics import observe
 
@@ -65,7 +66,11 @@ def write_gguf(
     files.check_target(path)
     folded = fold(traced)
     has_bias = any(name.endswith("_proj.bias") for name, _ in model.named_parameters())
-    simulator = Simulator(folded, observe(folded, calibration) if has_bias else {})
+    simulator = Simulator(
+        folded,
+        observe(folded, calibration) if has_bias else {},
+        moments=second_moments(folded, calibration),
+    )
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / path.name
         writer = gguf.GGUFWriter(draft, architecture)

@@ -188,6 +188,8 @@ class Trace:
         Whether the model changes its inputs in place; `module` does not.
     random
         Whether the model's outputs are random in evaluation mode.
+    rounding
+        How weights are rounded, see `aiq.quantize.adaptive`: ``nearest``, ``gptq``, ``adaptive``.
     """
 
     module: fx.GraphModule
@@ -196,6 +198,7 @@ class Trace:
     batch_dim: BatchDim = 0
     writes_inputs: bool = False
     random: bool = False
+    rounding: str = "nearest"
 
 
 def trace(model: nn.Module, example_inputs: Inputs, batch_dim: BatchDim = 0) -> Trace:

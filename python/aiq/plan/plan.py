@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import msgspec
 
@@ -209,6 +209,12 @@ class Plan(Saved):
         found: BatchDim = self.provenance.get("batch_dim", 0)
         return found
 
+    @property
+    def rounding(self) -> str:
+        """How weights are rounded to integers; plans of older versions: to nearest."""
+        found: str = self.provenance.get("rounding", "nearest")
+        return found
+
     def check(self) -> Check:
         """Verify the solver's certificate with the independent checker, which takes seconds.
 
@@ -315,6 +321,7 @@ _SHOWN: Mapping[str, Any] = {
     "undecided": list[_Undecided],
     "uncounted": list[Text],
     "profile": Text,
+    "rounding": Literal["nearest", "gptq", "adaptive"],
 }
 """What tables show of a provenance, and its types."""
 

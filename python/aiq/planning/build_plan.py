@@ -162,6 +162,7 @@ def _provenance(
         "frontier": options.frontier,
         "decode": None if options.decode is None else asdict(options.decode),
         "metric": metric if isinstance(metric, str) else getattr(metric, "__name__", "own"),
+        "rounding": str(options.rounding),
         "seed": options.seed,
         "undecided": [asdict(parameter) for parameter in trace.graph.undecided],
         "uncounted": [layer.name for layer in trace.graph.uncounted],

@@ -16,6 +16,7 @@ from aiq.graph import Decode
 from aiq.hardware import Hardware
 from aiq.planning import checks
 from aiq.planning.objective import Method, Objective
+from aiq.quantize.adaptive import WeightRounding
 from aiq.runtimes import Runtime, placement
 from aiq.sensitivity import METHODS, CustomDrop
 
@@ -99,6 +100,12 @@ class SearchOptions:
         "for the frontier and the heat map of `aiq report`.",
         bool,
     )
+    rounding: str = _option(
+        "nearest",
+        f"How weights are rounded: {', '.join(WeightRounding)}.",
+        str,
+        lambda: WeightRounding,
+    )
     cache: bool | str | Path = True
     seed: int = _option(0, "Seed of all random draws.", int)
 
@@ -178,6 +185,7 @@ class SearchOptions:
         """
         checks.name("objective", self.objective, Objective)
         checks.name("method", self.method, Method)
+        checks.name("rounding", self.rounding, WeightRounding)
         checks.max_drop(self.max_drop)
         checks.fraction("lam", self.lam)
         checks.confidence(self.confidence)

@@ -60,6 +60,7 @@ def search(
     metric: str | Metric = "top1",
     max_perplexity_ratio: float | None = None,
     workload: Decode | str | None = None,
+    rounding: str = "nearest",
     frontier: bool = False,
     cache: bool | str | Path = True,
     seed: int = 0,
@@ -158,6 +159,11 @@ def search(
         Whether every layer alone and all uniform plans are evaluated even if the answer needs
         neither, as where the cheapest plan of all holds. Then the plan keeps a whole frontier and
         all sensitivities; otherwise it may know the times of the other plans only.
+    rounding
+        How weights are rounded to integers: ``nearest``; ``gptq`` (Frantar et al. 2023) and
+        ``adaptive`` (the objective of Nagel et al. 2020) round them so that errors of a layer's
+        output, on the calibration data, are small. The whole search then measures weights that are
+        rounded so, and `aiq.deploy` rounds them again in that way.
     cache
         Whether evaluations are kept, in the user's cache folder or in one that is named: what is
         there is not run again, so that a search with another budget takes seconds and one that was
@@ -207,6 +213,7 @@ def search(
         metric=metric,
         max_perplexity_ratio=max_perplexity_ratio,
         workload=workload,
+        rounding=rounding,
         frontier=frontier,
         cache=cache,
         seed=seed,
@@ -215,7 +222,7 @@ def search(
     options.validate(None if hw == calibrate.AUTO else Hardware.load(hw))
     check_pins(model, options.pins)
     source = stages.read_data(data, calibration, example_inputs, batch_dim)
-    trace = stages.trace_model(model, source, report)
+    trace = stages.trace_model(model, source, options.rounding, report)
     wanted = options.runtime_name
     machine = calibrate.choose(hw, wanted, report, times=options.prices_time)
     hardware = machine.hardware

@@ -104,10 +104,11 @@ def read_data(
     return Source(batches, calibration, example_inputs, batch_dim)
 
 
-def trace_model(model: torch.nn.Module, source: Source, progress: Progress) -> Trace:
-    """Return the exported model and its layer graph."""
+def trace_model(model: torch.nn.Module, source: Source, rounding: str, progress: Progress) -> Trace:
+    """Return the exported model, whose weights are to be rounded in a way, and its layer graph."""
     progress("export the model", 0, 1)
     trace = graph.trace(model, source.inputs, source.batch_dim)
+    trace = replace(trace, rounding=str(rounding))
     progress("export the model", 1, 1)
     return trace
 

@@ -13,6 +13,7 @@ from aiq.errors import InputError
 from aiq.formats import BF16, FP16, FP32, DType, Granularity, Kind
 from aiq.graph import Trace
 from aiq.graph.operators import bounds
+from aiq.quantize.adaptive import WeightRounding, rounded_by_data
 from aiq.quantize.affine import (
     LARGEST_HALF,
     SMALLEST_HALF,
@@ -50,7 +51,7 @@ class Rounding:
 
     Parameters
     ----------
-    trace, statistics, observer, correct_bias, power_of_two
+    trace, statistics, observer, correct_bias, power_of_two, moments
         These are the parameters of `aiq.quantize.simulate.Simulator`.
 
     Attributes
@@ -71,6 +72,7 @@ class Rounding:
         *,
         correct_bias: bool,
         power_of_two: bool,
+        moments: Mapping[str, Tensor] | None,
     ) -> None:
         if observer not in {*OBSERVERS, DYNAMIC}:
             raise InputError(
@@ -82,6 +84,8 @@ class Rounding:
         self._statistics = statistics
         self._correct_bias = correct_bias
         self._power_of_two = power_of_two
+        self._rounds = WeightRounding(trace.rounding)
+        self._moments = {} if self._rounds is WeightRounding.NEAREST else dict(moments or {})
         position = self.program.position
         self._start = {layer.name: position[layer.nodes[0]] for layer in trace.graph.quantizable}
         found = ((node.name, bounds(node)) for node in trace.module.graph.nodes)
@@ -203,7 +207,9 @@ class Rounding:
         if key not in self._weights:
             names = self.operands[layer]
             exact: Tensor = self.program.constants[names.weight]
-            if dtype.kind is Kind.INT:
+            if dtype.kind is Kind.INT and layer in self._moments:
+                rounded = rounded_by_data(exact, quantizer, self._moments[layer], self._rounds)
+            elif dtype.kind is Kind.INT:
                 rounded = names.as_stored(quantizer.fake_quantize(names.by_output(exact)))
             else:
                 rounded = exact if dtype == FP32 else exact.to(FLOATS[dtype]).float()

@@ -82,6 +82,9 @@ class Simulator(Rounding):
         Whether biases correct the mean error of rounded weights.
     power_of_two
         Whether all scales are powers of two.
+    moments
+        Layer name -> second moments of its inputs, see `aiq.quantize.moments`, by which the trace's
+        `rounding` rounds weights. Weights of other layers are rounded to nearest.
     absorbs
         Whether an integer kernel absorbs an operator; `statistics` must be those of
         `aiq.quantize.statistics.observe` with the same function.
@@ -104,10 +107,16 @@ class Simulator(Rounding):
         *,
         correct_bias: bool = True,
         power_of_two: bool = False,
+        moments: Mapping[str, Tensor] | None = None,
         absorbs: Absorbs = absorbs_all,
     ) -> None:
         super().__init__(
-            trace, statistics, observer, correct_bias=correct_bias, power_of_two=power_of_two
+            trace,
+            statistics,
+            observer,
+            correct_bias=correct_bias,
+            power_of_two=power_of_two,
+            moments=moments,
         )
         position = self.program.position
         self.layers = tuple(
@@ -136,6 +145,9 @@ class Simulator(Rounding):
         hashed.add("bounds", self._bounds)
         hashed.add("arithmetic", _ARITHMETIC)
         hashed.add("options", (self.observer, self._correct_bias, self._power_of_two))
+        for layer, moments in self._moments.items():
+            hashed.add("rounding", (str(self._rounds), layer))
+            hashed.add(layer, moments)
         for name, statistics in self._statistics.items():
             hashed.add(name, (statistics.extremes, statistics.limit))
             hashed.add(name, statistics.counts)

@@ -110,6 +110,7 @@ def commands(plan: "Plan") -> list[str]:
         ("--max-size", known.get("max_size")),
         ("--max-seconds", known.get("max_seconds")),
         ("--min-intensity", known.get("min_intensity")),
+        ("--rounding", None if plan.rounding == "nearest" else plan.rounding),
         ("--measure-top", known.get("measure_top") or None),
     ]
     pins = known.get("pin")

@@ -20,6 +20,7 @@ from aiq.graph.operators import argument, bounds, is_view
 from aiq.graph.simplify import attribute, name_of
 from aiq.quantize.affine import Affine, to_rows
 from aiq.quantize.fold import fold
+from aiq.quantize.moments import second_moments
 from aiq.quantize.points import Absorbs, absorbs_all
 from aiq.quantize.simulate import Simulator
 from aiq.quantize.statistics import input_node, observe
@@ -115,7 +116,13 @@ def rewrite(
             "inputs as `calibration`."
         )
     statistics = observe(folded, batches, target.absorbs) if batches else {}
-    simulator = Simulator(folded, statistics, correct_bias=bool(batches), absorbs=target.absorbs)
+    simulator = Simulator(
+        folded,
+        statistics,
+        correct_bias=bool(batches),
+        absorbs=target.absorbs,
+        moments=second_moments(folded, batches),
+    )
     writer = _Writer(folded, simulator, target)
     for layer, fmt in chosen:
         writer.rewrite(layer, fmt)
@@ -235,7 +242,7 @@ class _Writer:
         with graph.inserting_before(head):
             rows = scheme.axis == 0 and not transposed
             if (fmt.quantizes_activations and rows) or is_packed:
-                codes = affine.quantize(exact)
+                codes = affine.quantize(self._simulator.weight(*key))
                 if scheme.group is not None:
                     codes = to_rows(codes, scheme)
                 zeros = torch.zeros_like(affine.scale, dtype=torch.int64)

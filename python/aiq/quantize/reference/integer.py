@@ -232,7 +232,7 @@ def _integer_layer(simulator: Simulator, layer: Layer, chosen: Format) -> Intege
     quantizer = simulator.weight_quantizer(*key)
     read = simulator.activation(names.input, chosen.activation)
     bias = torch.zeros(1) if names.bias is None else simulator.bias(*key)
-    codes = quantizer.quantize(names.by_output(exact))
+    codes = quantizer.quantize(names.by_output(simulator.weight(*key)))
     weight = Codes(names.as_stored(codes), quantizer)
     scale = quantizer.scale.double() * read.scale.double()
     steps = (bias.double() / scale).round()

@@ -1,0 +1,167 @@
+"""Round weights by data, so that the errors of one weight make up for those of others.
+
+Rounding each weight to nearest gives the smallest error of the weights, not of the outputs. The
+mean squared error of a layer's outputs is ``sum (w' - w) H (w' - w)^T`` over its output channels,
+with the second moments H of its inputs (`aiq.quantize.moments`). `gptq` rounds one input's weights
+after the other, and changes those still to come so that they make up for the error so far (Frantar
+et al. 2023, arXiv 2210.17323, equations 2 and 3). `adaptive` starts there and minimises the same
+error further, the objective of AdaRound (Nagel et al. 2020, arXiv 2004.10568, equation 13): by
+exact steps in one input's weights at a time, instead of by gradients.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from aiq.quantize.affine import Affine, Scheme, from_rows, to_rows
+
+DAMPING = 0.01
+"""Part of the mean diagonal of H that is added to it, for inputs that are seldom or never other
+than zero."""
+
+BLOCK = 128
+"""Inputs that are rounded before the weights of all later ones are changed."""
+
+SWEEPS = 10
+"""Most passes of `adaptive` over all inputs."""
+
+
+class WeightRounding(StrEnum):
+    """The way in which weights are rounded."""
+
+    NEAREST = "nearest"
+    GPTQ = "gptq"
+    ADAPTIVE = "adaptive"
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """The numbers to which weights are rounded: scale and zero point of each, (G, O, K)."""
+
+    scale: Tensor
+    zero: Tensor
+    scheme: Scheme
+
+    def round(self, weight: Tensor, at: slice | int | Tensor) -> Tensor:
+        """Return the nearest numbers, for the inputs `at`."""
+        scale, zero = self.scale[..., at], self.zero[..., at]
+        codes = (weight / scale).round_().add_(zero).clamp_(self.scheme.low, self.scheme.high)
+        return codes.sub_(zero).mul_(scale)
+
+
+def rounded_by_data(
+    weight: Tensor, quantizer: Affine, moments: Tensor, how: WeightRounding
+) -> Tensor:
+    """Return weights rounded to the grid of `quantizer`: float32, of the shape of `weight`.
+
+    The error of the outputs is never larger than with rounding to nearest.
+
+    Parameters
+    ----------
+    weight
+        Weights as (outputs, inputs of a group, taps...).
+    quantizer
+        Scales and zero points of the weights.
+    moments
+        Second moments of the inputs of G groups, (G, K, K).
+    how
+        The way of rounding.
+    """
+    nearest = quantizer.fake_quantize(weight)
+    groups, reads, _ = moments.shape
+    shape = (groups, -1, reads)
+    grid = _grid(weight, quantizer, shape)
+    w, h = weight.reshape(shape).double(), moments.double()
+    found = gptq(w, grid, _damped(h))
+    if how is WeightRounding.ADAPTIVE:
+        found = adaptive(w, found, grid, h)
+    plain = nearest.reshape(shape).double()
+    worse = output_error(found - w, h) > output_error(plain - w, h)
+    best = torch.where(worse[..., None], plain, found)
+    return best.reshape(weight.shape).to(weight.dtype)
+
+
+def _grid(weight: Tensor, quantizer: Affine, shape: tuple[int, ...]) -> _Grid:
+    rows = to_rows(weight, quantizer.scheme)
+
+    def spread(values: Tensor) -> Tensor:
+        whole = values[:, None].expand(rows.shape).contiguous()
+        return from_rows(whole, weight.shape, quantizer.scheme).reshape(shape).double()
+
+    return _Grid(spread(quantizer.scale), spread(quantizer.zero_point), quantizer.scheme)
+
+
+def output_error(change: Tensor, moments: Tensor) -> Tensor:
+    """Return the mean squared error of each output, (G, O), for a change of weights, (G, O, K)."""
+    return ((change @ moments) * change).sum(-1)
+
+
+def _damped(moments: Tensor) -> Tensor:
+    diagonal = moments.diagonal(dim1=1, dim2=2)
+    more = DAMPING * diagonal.mean(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    return moments + torch.diag_embed(more.expand_as(diagonal))
+
+
+def gptq(weight: Tensor, grid: _Grid, moments: Tensor) -> Tensor:
+    """Return weights rounded one input after the other, those with the largest moments first.
+
+    Parameters
+    ----------
+    weight
+        Weights, (G, O, K), float64.
+    grid
+        The numbers to which they are rounded.
+    moments
+        Second moments of the inputs, positive definite, (G, K, K), float64.
+    """
+    # The order is one for all groups, so that they are rounded together.
+    order = moments.diagonal(dim1=1, dim2=2).mean(0).argsort(descending=True, stable=True)
+    h = moments[:, order][:, :, order]
+    # Row j of the upper Cholesky factor of the inverse holds, up to its diagonal element, how the
+    # later weights make up for an error of weight j once the earlier ones are fixed.
+    factor = torch.linalg.cholesky(torch.linalg.inv(h), upper=True)
+    left, found = weight[..., order].clone(), torch.empty_like(weight)
+    for start in range(0, weight.shape[-1], BLOCK):
+        end = min(start + BLOCK, weight.shape[-1])
+        errors = torch.zeros(*weight.shape[:2], end - start, dtype=weight.dtype)
+        for j in range(start, end):
+            rounded = grid.round(left[..., j], int(order[j]))
+            error = (left[..., j] - rounded) / factor[:, None, j, j]
+            left[..., j:end] -= error[..., None] * factor[:, None, j, j:end]
+            found[..., order[j]], errors[..., j - start] = rounded, error
+        left[..., end:] -= errors @ factor[:, start:end, end:]
+    return found
+
+
+def adaptive(weight: Tensor, start: Tensor, grid: _Grid, moments: Tensor) -> Tensor:
+    """Return rounded weights of a smaller output error than `start`, or of the same.
+
+    Each step moves the weights of one input to the best numbers, with all others as they are.
+
+    Parameters
+    ----------
+    weight, start
+        The exact weights, and rounded ones, (G, O, K), float64.
+    grid
+        The numbers to which weights are rounded.
+    moments
+        Second moments of the inputs, (G, K, K), float64.
+    """
+    found = start.clone()
+    slope = (found - weight) @ moments  # half the derivative of the error
+    diagonal = moments.diagonal(dim1=1, dim2=2)
+    for _ in range(SWEEPS):
+        moved = False
+        for j in range(weight.shape[-1]):
+            curve = diagonal[:, None, j].clamp(min=torch.finfo(torch.float32).tiny)
+            best = grid.round(found[..., j] - slope[..., j] / curve, j)
+            step = best - found[..., j]
+            if bool(step.any()):
+                moved = True
+                found[..., j] = best
+                slope += step[..., None] * moments[:, None, j]
+        if not moved:
+            break
+    return found
