@@ -6,6 +6,7 @@ inputs of one position. The mean squared change is ``d H d^T`` with the second m
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -47,31 +48,54 @@ def second_moments(trace: Trace, inputs: Iterable[Inputs]) -> dict[str, Tensor]:
         return {}
     program, names = Program(trace), operands(trace)
     layers = {x.nodes[0]: x for x in trace.graph.quantizable if _counts(x, names[x.name])}
-    sums: dict[str, Tensor] = {}
-    totals: dict[str, Tensor] = {}
-    count: dict[str, int] = {}
+    keys = {layer.name: _key(layer, names[layer.name]) for layer in layers.values()}
+    sums: dict[_Key, _Sum] = {}
     draw = torch.Generator().manual_seed(0)
     with torch.inference_mode():
         for batch in inputs:
-            values = program.start(batch)
+            values, seen = program.start(batch), set[_Key]()
             for step in program.steps:
                 layer = layers.get(step.name)
-                if layer is not None:
-                    name = layer.name
-                    x = _read(program, step, values, layer, names[name].groups, draw)
-                    sums[name] = sums.get(name, torch.zeros(())) + x.mT @ x
-                    totals[name] = totals.get(name, torch.zeros(())) + x.sum(1)
-                    count[name] = count.get(name, 0) + x.shape[1]
+                if layer is not None and keys[layer.name] not in seen:
+                    seen.add(key := keys[layer.name])
+                    x = _read(program, step, values, layer, names[layer.name].groups, draw)
+                    sums.setdefault(key, _Sum()).add(x)
                 values[step.name] = program.call(step, values, {})
                 for dead in step.dead:
                     del values[dead]
-    found = {}
-    for name, total in sums.items():
-        found[name] = total / count[name]
-        if names[name].bias is not None:
-            mean = totals[name] / count[name]
-            found[name] -= mean[:, :, None] * mean[:, None, :]
-    return found
+    found = {key: total.moments(centred=key[1]) for key, total in sums.items()}
+    return {name: found[key] for name, key in keys.items() if key in found}
+
+
+_Key = tuple[str, bool]
+"""Where inputs are read, and whether a bias makes up for the mean of their errors."""
+
+
+def _key(layer: Layer, names: Operands) -> _Key:
+    """Return a key that is equal for linear layers that read the same, as those of queries do."""
+    linear = len(layer.weight_shape or ()) == 2
+    return names.input if linear else f"patches of {layer.name}", names.bias is not None
+
+
+@dataclass(slots=True)
+class _Sum:
+    """Sums over the positions so far: of products (G, K, K), of values (G, K), and their number."""
+
+    products: Tensor | float = 0.0
+    values: Tensor | float = 0.0
+    count: int = 0
+
+    def add(self, x: Tensor) -> None:
+        """Add what is read at some positions: (G, positions, K)."""
+        self.products = self.products + x.mT @ x
+        self.values = self.values + x.sum(1)
+        self.count += x.shape[1]
+
+    def moments(self, *, centred: bool) -> Tensor:
+        """Return the second moments, about the mean if they are `centred`."""
+        found = torch.as_tensor(self.products) / self.count
+        mean = torch.as_tensor(self.values) / self.count
+        return found - mean[:, :, None] * mean[:, None, :] if centred else found
 
 
 def _counts(layer: Layer, names: Operands) -> bool:
