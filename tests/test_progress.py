@@ -25,7 +25,24 @@ def test_without_a_terminal_the_last_stage_is_written_again_and_again(monkeypatc
     assert len(found) >= 2
     said = {line.partition(": ")[2].partition(", about ")[0] for line in found}
     assert said == {"measure [the] plan, 3 of 66"}
-    assert all(line.endswith(" s left") for line in found)
+
+
+def test_what_is_left_follows_from_the_steps_that_are_done(monkeypatch):
+    monkeypatch.setattr(bars, "EVERY", 0.2)
+    console = Console(file=io.StringIO(), force_terminal=False)
+    with bars.shown(console) as report:
+        report("compile", 0, 100)
+        time.sleep(0.1)
+        report("compile", 1, 100)  # about ten seconds for the others
+        time.sleep(0.2)
+        report("time", 0, 2)
+        report("time", 1, 2)  # the first took no time, and the second takes longer
+        time.sleep(0.5)
+    first, *others = console.file.getvalue().splitlines()
+    assert first.startswith("0 s: compile, 1 of 100, about ")
+    assert first.endswith(" s left")
+    assert others
+    assert all(line.endswith("time, 1 of 2") for line in others)
 
 
 def test_parts_of_one_command_share_a_clock(monkeypatch):

@@ -104,21 +104,27 @@ def _lines(console: Console, clock: Clock) -> Iterator[stages.Progress]:
     """Write the stage that reported last, again and again, from a thread of its own."""
     ended = threading.Event()
     since: dict[str, float] = {}
-    now: list[tuple[str, int, int]] = []
+    now: list[tuple[str, int, int, float]] = []
 
     def report(stage: str, done: int, total: int) -> None:
         since.setdefault(stage, time.monotonic())
-        now[:] = [(stage, done, total)]
+        now[:] = [(stage, done, total, time.monotonic())]
 
     def write() -> None:
         while not ended.wait(max(0.0, clock.written + EVERY - time.monotonic())):
             clock.written = time.monotonic()
-            for stage, done, total in [*now]:
+            for stage, done, total, at in [*now]:
                 took = time.monotonic() - since[stage]
                 line = f"{time.monotonic() - clock.started:.0f} s: {stage}"
                 line += f", {done} of {total}" if total > 1 else f", for {took:.0f} s"
-                if 0 < done < total:
-                    line += f", about {took * (total - done) / done:.0f} s left"
+                # A step that takes longer than those before it says nothing of what is left.
+                left = (
+                    (at - since[stage]) * (total / done - 1) - (time.monotonic() - at)
+                    if done
+                    else 0
+                )
+                if left > 0:
+                    line += f", about {left:.0f} s left"
                 console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     writer = threading.Thread(target=write, daemon=True)
