@@ -237,32 +237,43 @@ def test_paddings_that_a_compiler_lacks(name, model):
     assert away(program(x), net(x).detach()) < 0.05
 
 
-@pytest.mark.parametrize(
-    ("size", "pool"),
-    [
-        (32, nn.MaxPool2d(3, 2, ceil_mode=True)),
-        (33, nn.MaxPool2d(3, 2, padding=1, ceil_mode=True)),
-        (33, nn.MaxPool2d(2, ceil_mode=True)),
-        (34, nn.MaxPool2d((3, 5), (2, 3), padding=(1, 2), dilation=(2, 1), ceil_mode=True)),
-        (12, nn.MaxPool2d(1, 5, ceil_mode=True)),
-        (12, nn.MaxPool2d(2, 5, ceil_mode=True)),
-        (12, nn.AvgPool2d(1, 5, ceil_mode=True)),
-        (13, nn.AvgPool2d(2, 5, padding=1, ceil_mode=True)),
-        (14, nn.AvgPool2d((3, 2), 2, ceil_mode=True, count_include_pad=False)),
-        (14, nn.AvgPool2d(3, 2, padding=1, ceil_mode=True)),
-        (14, nn.AvgPool2d((2, 3), (3, 2), padding=(1, 0), ceil_mode=True, count_include_pad=False)),
-        (13, nn.AvgPool2d(2, 2, divisor_override=3)),
-        (13, nn.AvgPool2d(3, 2, padding=1, ceil_mode=True, divisor_override=5)),
-    ],
-)
+POOLINGS = [
+    (32, nn.MaxPool2d(3, 2, ceil_mode=True)),
+    (33, nn.MaxPool2d(3, 2, padding=1, ceil_mode=True)),
+    (33, nn.MaxPool2d(2, ceil_mode=True)),
+    (34, nn.MaxPool2d((3, 5), (2, 3), padding=(1, 2), dilation=(2, 1), ceil_mode=True)),
+    (12, nn.MaxPool2d(1, 5, ceil_mode=True)),
+    (12, nn.MaxPool2d(2, 5, ceil_mode=True)),
+    (12, nn.AvgPool2d(1, 5, ceil_mode=True)),
+    (13, nn.AvgPool2d(2, 5, padding=1, ceil_mode=True)),
+    (14, nn.AvgPool2d((3, 2), 2, ceil_mode=True, count_include_pad=False)),
+    (14, nn.AvgPool2d(3, 2, padding=1, ceil_mode=True)),
+    (14, nn.AvgPool2d((2, 3), (3, 2), padding=(1, 0), ceil_mode=True, count_include_pad=False)),
+    (13, nn.AvgPool2d(2, 2, divisor_override=3)),
+    (13, nn.AvgPool2d(3, 2, padding=1, ceil_mode=True, divisor_override=5)),
+]
+"""Width of an image, and a pooling whose last window goes over its edge."""
+
+
+class Side(nn.ModuleList):
+    """Networks that have nothing in common, side by side in one program."""
+
+    def forward(self, *inputs):
+        return tuple(network(x) for network, x in zip(self, inputs, strict=True))
+
+
 @pytest.mark.parametrize("name", ["inductor", "onnxruntime", "openvino"])
-def test_poolings_whose_last_window_is_not_full(name, size, pool):
+def test_poolings_whose_last_window_is_not_full(name):
     if name not in runtimes.available():
         pytest.skip(f"{name} is not installed")
-    layers = nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), pool, nn.Conv2d(8, 8, 1)
-    net, x = nn.Sequential(*layers).eval(), torch.randn(2, 3, size, size)
+    net = Side(
+        nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), pool, nn.Conv2d(8, 8, 1))
+        for _, pool in POOLINGS
+    ).eval()
+    x = tuple(torch.randn(2, 3, size, size) for size, _ in POOLINGS)
     program = runtimes.get(name).compile(net, x, formats(net, x, "w8a8"), [x])
-    assert away(program(x), net(x).detach()) < 0.05
+    for (_, pool), found, expected in zip(POOLINGS, program(*x), net(*x), strict=True):
+        assert away(found, expected.detach()) < 0.05, pool
 
 
 class Joined(nn.Module):

@@ -155,7 +155,7 @@ def compare(
     layers
         Compare layer by layer too; only runtimes whose profiler names layers can.
     progress
-        As for `aiq.search`.
+        Called with the stage, the steps done and the steps in all.
 
     Raises
     ------

@@ -40,7 +40,7 @@ class Decoder:
         text
             The text, or the path of a file that holds it.
         length, samples, batch
-            As for `token_batches`.
+            These are the parameters of `token_batches`.
         """
         if isinstance(text, Path):
             text = files.read_text(text, _LONGEST_TEXT, "give a file of text")

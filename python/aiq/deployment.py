@@ -141,7 +141,7 @@ def deploy(
     emulate
         Allow formats that the runtime can only emulate.
     progress
-        As for `aiq.search`.
+        Called with the stage, the steps done and the steps in all.
 
     Returns
     -------

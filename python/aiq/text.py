@@ -64,7 +64,7 @@ class FittedTable:
     Attributes
     ----------
     title, columns, rows
-        As for `table`. Only the last column may be broken into lines.
+        These are the parameters of `table`. Only the last column may be broken into lines.
     spare
         Headings of the columns that may be left out, the least important first.
     """

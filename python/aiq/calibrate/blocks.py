@@ -1,4 +1,4 @@
-"""Blocks of layers in random shapes, with the operators that stand between layers in networks."""
+"""Blocks of layers in random shapes, with the operators between layers of networks."""
 
 import math
 from collections.abc import Callable, Mapping

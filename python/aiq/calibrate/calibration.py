@@ -24,7 +24,7 @@ from aiq.runtimes import Runtime, placement
 _COUNT = 20  # programs of each operator class and format
 _LIMIT = 480.0  # seconds after which no further program is timed
 _ANCHOR = "chain/fp32/5"  # takes some milliseconds, so that waking the threads does not matter
-_QUIET = 0.25  # quantile of the anchor's times that stands for the machine without other load
+_QUIET = 0.25  # this quantile of the anchor's times counts as that of an idle machine
 
 
 @dataclass(frozen=True, slots=True)

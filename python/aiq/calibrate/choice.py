@@ -15,7 +15,7 @@ from aiq.hardware import Hardware, builtin_folder, profile_files
 from aiq.progress import Progress, silent
 
 AUTO = "auto"
-"""What stands for the profile of this machine wherever a profile is named."""
+"""Name that means the profile of this machine wherever a profile is named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Choice:
     hardware
         The profile.
     reason
-        Why it stands for this machine; empty if it was named.
+        Why it was chosen for this machine; empty if it was named.
     """
 
     hardware: Hardware

@@ -113,7 +113,7 @@ class Cut:
         more than a clamp is fused is several pieces, and a profiler gives only their sum.
     rest
         The pieces that belong to no layer with weights, if `layers` has all layers with weights;
-        otherwise empty, because their time cannot be told from that of the missing layers.
+        otherwise empty, because their time cannot be separated from that of the missing layers.
     """
 
     pieces: tuple[Piece, ...]

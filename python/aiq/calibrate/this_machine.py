@@ -79,7 +79,7 @@ def compare_roofs(
     InputError
         If the profile holds for more threads than this process may use.
     BusyMachineError
-        As in `quick`.
+        If other programs keep the machine busy; see `quick`.
     """
     with machine.threads(hardware.threads):
         here = quick(progress, force=force)

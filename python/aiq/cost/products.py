@@ -33,7 +33,7 @@ def seconds(measured: Sequence[Product], fmt: Format, layer: Layer) -> float | N
     measured
         Products in this format, in the order of their rows.
     fmt, layer
-        The format, which tells how many bytes the weight has, and the layer.
+        The format, which determines the bytes of the weight, and the layer.
     """
     if layer.op is not Op.LINEAR or layer.weight_shape is None or not measured:
         return None

@@ -16,7 +16,7 @@ def several(runs: Sequence[tuple[int, CostTable]]) -> CostTable:
     Parameters
     ----------
     runs
-        How often each graph runs, and its table. All tables have the same layers and formats.
+        Number of runs of each graph, and its table. All tables have the same layers and formats.
     """
     first = runs[0][1]
     edges: defaultdict[tuple[int, int], NDArray[np.int64]] = defaultdict(

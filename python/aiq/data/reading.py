@@ -122,7 +122,7 @@ def observed(
     data
         Batches of ``(inputs, targets)`` or of inputs, read until there are `CALIBRATION_SAMPLES`.
     calibration
-        The same, in the place of `data`; all of them are read.
+        Batches that are used in the place of `data`; all of them are read.
     """
     reads = len(pytree.tree_leaves(call_arguments(example)))
     if calibration is not None:

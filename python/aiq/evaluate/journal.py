@@ -202,7 +202,7 @@ class LenientJournal:
     Parameters
     ----------
     folder, fingerprint
-        As for `Journal`.
+        These are the parameters of `Journal`.
     """
 
     def __init__(self, folder: str | Path, fingerprint: str) -> None:

@@ -26,7 +26,7 @@ _Origin = tuple[int, frozenset[int]]
 """A hash of the expression that computed a tensor, and the calls whose inputs it depends on."""
 
 _RANDOM = -1
-"""Number that stands for the random generator among the calls of an origin."""
+"""Number of the random generator among the calls of an origin."""
 
 
 def check_repeats(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -20,7 +20,7 @@ class Energy:
     Attributes
     ----------
     source
-        Where the numbers are from.
+        Source of the numbers.
     mac_pj
         Compute dtype -> picojoules of one multiplication and addition.
     byte_pj

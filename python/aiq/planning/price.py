@@ -15,7 +15,7 @@ def per_tenth(task: Task, outcome: Outcome) -> float | None:
     Parameters
     ----------
     task, outcome
-        What was searched for, with the drops of the layers, and what was found.
+        The task, with the drops of the layers, and the outcome of its search.
 
     Returns
     -------

@@ -35,9 +35,9 @@ def reasons(
     Parameters
     ----------
     layers, tables, formats
-        What was searched, and the plan.
+        The searched layers, their costs and drops, and the formats of the plan.
     runtime
-        What will run the plan: where a layer stands it may have float32 kernels only.
+        Name of the runtime, which may have only a float32 kernel for a layer in its place.
     held_back
         A cheaper plan that too few samples were evaluated for, or ``None``.
     measured

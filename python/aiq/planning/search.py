@@ -149,16 +149,16 @@ def search(
         and `max_drop`, are differences of its mean; with ``perplexity`` they are differences of its
         logarithm, and 0.05 is a ratio of 1.05.
     max_perplexity_ratio
-        Largest perplexity over that of float32: 1.05 is 5 % more. It stands for `metric` and
-        `max_drop`.
+        Largest perplexity over that of float32: 1.05 is 5 % more. It takes the place of
+        `metric` and `max_drop`.
     workload
-        What a decoder of language does, as ``aiq.Decode(prompt=512, tokens=128)``: its time is that
-        of reading the prompt and of writing the tokens one by one. The inputs are numbers of
-        tokens, (batch, length). Default: one batch of the inputs.
+        Work of a language model, for example ``aiq.Decode(prompt=512, tokens=128)``. The predicted
+        time is then that of reading the prompt and of writing the tokens one by one. The inputs are
+        numbers of tokens, (batch, length). Default: one batch of the inputs.
     frontier
         Whether every layer alone and all uniform plans are evaluated even if the answer needs
-        neither, as where the cheapest plan of all holds. Then the plan keeps a whole frontier and
-        all sensitivities; otherwise it may know the times of the other plans only.
+        neither, for example if the cheapest plan of all is within the budget. The plan then keeps a
+        whole frontier and all sensitivities; otherwise it may know only the times of other plans.
     rounding
         How weights are rounded to integers: ``nearest``; ``gptq`` (Frantar et al. 2023) and
         ``adaptive`` (the objective of Nagel et al. 2020) round them so that errors of a layer's

@@ -10,7 +10,7 @@ from aiq.text import fine_points, points
 PERPLEXITY = "perplexity"
 
 NOT_EVALUATED = "not evaluated"
-"""Stands for the drop of a plan that nothing was measured of."""
+"""Shown in place of the drop of a plan that was not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Words:
     Attributes
     ----------
     name
-        What the score is called.
+        Name of the score.
     metric
         Name of the metric.
     """

@@ -24,8 +24,8 @@ def door(runtime: str, action: str, advice: str = _ADVICE) -> Iterator[None]:
     Raises
     ------
     RuntimeUnavailableError
-        For every exception that is not one of `aiq.errors`. Interrupts and `MemoryError` are passed
-        on.
+        If the block raises an exception that is not one of `aiq.errors`. Interrupts and
+        `MemoryError` are passed on.
     """
     try:
         yield

@@ -95,13 +95,13 @@ class Document:
     returns
         Structure of the result.
     labels
-        For runtimes that read ONNX, name of a value or node -> layers to which it may belong.
+        Name of a value or node -> layers to which it may belong. Runtimes that read ONNX use it.
     kernels, threads
-        For Inductor, kernel by layer name, and the number of threads for which the program was
-        compiled.
+        Layer name -> kernel, and the number of threads for which the program was compiled. Only
+        Inductor has them.
     weights
-        For OpenVINO, fingerprint of the weights, which are in another file; ``None`` in older
-        files.
+        Fingerprint of the weights, which OpenVINO keeps in another file; ``None`` in older files
+        and in other runtimes.
     """
 
     formats: dict[str, str]
