@@ -323,6 +323,12 @@ def test_a_layer_stands_behind_all_that_it_reads():
     assert drawing.short(["only.one"]) == ["only.one"]
 
 
+def test_drops_have_the_unit_of_their_metric(plan):
+    for metric, words in [("top1", "pp"), ("perplexity", "%"), ("cosine", "cosine drop")]:
+        provenance = {**plan.provenance, "metric": metric}
+        assert words in shown(dataclasses.replace(plan, provenance=provenance))["dropUnit"]["words"]
+
+
 # In a browser
 
 

@@ -47,21 +47,21 @@ function frontier() {
   for (const t of drops.ticks) {
     svg.append(
       line(left, y(t), right, y(t), "grid"),
-      text(left - 8, y(t) + 4, digits(100 * t), { "text-anchor": "end" }),
+      text(left - 8, y(t) + 4, digits(doc.dropUnit.factor * t), { "text-anchor": "end" }),
     );
   }
   const time = doc.lowerBound ? "lower bound on time" : measured.length ? "time" : "predicted time";
   const what = doc.unit === "seconds" ? `${time} of a batch` : "bytes moved";
   svg.append(
     text(right, bottom + 36, `${what}, ${unit}`, { "text-anchor": "end" }),
-    text(4, 12, `${doc.dropUnit}${drops.note}`),
+    text(4, 12, `${doc.dropUnit.words}${drops.note}`),
   );
   if (unknown) svg.append(
     line(left, y(null), right, y(null), "unknown"), text(4, 44, "not known"),
   );
   if (doc.budget !== null && doc.budget <= high) {
     svg.append(line(left, y(doc.budget), right, y(doc.budget), "budget"));
-    svg.append(text(right - 4, y(doc.budget) - 6, `budget ${percentPoints(doc.budget)}`, {
+    svg.append(text(right - 4, y(doc.budget) - 6, `budget ${dropWords(doc.budget)}`, {
       class: "hot", "text-anchor": "end",
     }));
   }
@@ -76,7 +76,7 @@ function frontier() {
     const above = p.drop > high;
     svg.append(
       frontierLabel(
-        above ? `${p.name} (${percentPoints(p.drop)})` : p.name,
+        above ? `${p.name} (${dropWords(p.drop)})` : p.name,
         x(p.cost), y(p.drop), right, above, taken,
       ),
     );
@@ -232,7 +232,7 @@ function heat() {
       const cell = draw("rect", {
         x: columns.at(i), y: tall * k + 2, width: columns.step, height: tall, class: "cell hot",
         "fill-opacity": strength(layer.drop[k]),
-        "data-tip": `${layer.name} in ${f.name}\n${percentPoints(layer.drop[k])}${open ? "" : "\nnot allowed here"}`,
+        "data-tip": `${layer.name} in ${f.name}\n${dropWords(layer.drop[k])}${open ? "" : "\nnot allowed here"}`,
       });
       cell.addEventListener("click", () => inspect(i));
       svg.append(cell);
@@ -249,7 +249,7 @@ function heat() {
     });
   doc.layers.forEach((_, i) => svg.append(draw("rect", frame(i))));
   $("heat-scale").textContent = drops.length
-    ? `From ${percentPoints(low)} (pale) to ${percentPoints(high)} (strong), on a logarithmic scale. ` +
+    ? `From ${dropWords(low)} (pale) to ${dropWords(high)} (strong), on a logarithmic scale. ` +
       "The mark is the plan; a stroke means that the format is not allowed."
     : "No layer loses anything in any format.";
 }
@@ -284,7 +284,7 @@ function inspector() {
     return make(
       "tr", k === now ? { class: "current" } : {}, make("th", { scope: "row" }, f.name + words),
       make("td", {}, cost(value)), bound ? null : make("td", {}, change),
-      make("td", {}, percentPoints(layer.drop[k])),
+      make("td", {}, dropWords(layer.drop[k])),
     );
   });
   $("layer-table").replaceChildren(make("thead", {}, head), make("tbody", {}, ...rows));

@@ -55,7 +55,7 @@ def document(plan: "Plan", measured: MeasuredTimes | None) -> dict[str, Any]:
         "measured": view.compared(),
         "heatNote": "" if view.drops_known else missing.NO_HEAT,
         "timeNote": missing.NOT_TIMED,
-        "dropUnit": view.words.dropped + (", pp" if view.words.metric == "top1" else ""),
+        "dropUnit": view.words.unit(),
         "table": view.table(),
         "gainHeading": view.gain_heading(),
         "tableNotes": view.table_notes(),

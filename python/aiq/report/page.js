@@ -61,9 +61,11 @@ function cost(value) {
   const [size, name] = costUnit(Math.abs(value));
   return value === null ? "not known" : `${digits(value / size)} ${name}`;
 }
-function percentPoints(drop) {
+function dropWords(drop) {
   if (drop === null) return "not known";
-  return drop !== 0 && Math.abs(drop) < 1e-6 ? "<0.0001 pp" : `${digits(100 * drop)} pp`;
+  const { factor, suffix } = doc.dropUnit;
+  const small = drop !== 0 && Math.abs(drop) < 1e-6;
+  return small ? `<${digits(1e-6 * factor)}${suffix}` : `${digits(factor * drop)}${suffix}`;
 }
 const prefixed = (value, unit) => {
   const [size, prefix] = unitOf(DECIMAL, value);

@@ -39,6 +39,14 @@ class Words:
         """What a drop is called."""
         return "perplexity" if self.metric == PERPLEXITY else f"{self.name} drop"
 
+    def unit(self) -> dict[str, Any]:
+        """Return how the page writes drops: words for an axis, a factor, and the unit behind it."""
+        if self.metric == "top1":
+            return {"words": "accuracy drop, pp", "factor": 100, "suffix": " pp"}
+        if self.metric == PERPLEXITY:  # 100 times a small difference of logarithms is in percent
+            return {"words": "more perplexity, %", "factor": 100, "suffix": " %"}
+        return {"words": self.dropped, "factor": 1, "suffix": ""}
+
     def score(self, mean: float) -> str:
         """Return a mean score: of ``perplexity`` it is the mean log-likelihood."""
         if self.metric == "top1":
