@@ -504,7 +504,11 @@ def test_the_commands_to_repeat_have_only_options_that_exist(plans):
 
 
 def test_a_provenance_of_other_types_is_shown(plan):
-    odd = {key: [{"a": None}, 1] for key in plan.provenance} | {"undecided": [], "uncounted": []}
+    odd = {key: [{"a": None}, 1] for key in plan.provenance} | {
+        "undecided": [],
+        "uncounted": [],
+        "rounding": "nearest",
+    }
     assert shown(dataclasses.replace(plan, provenance=odd))["facts"]
     assert shown(dataclasses.replace(plan, provenance={}))["facts"]
 
