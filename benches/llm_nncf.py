@@ -24,7 +24,8 @@ class Logits(torch.nn.Module):
         self.model = model
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.model(tokens, use_cache=False).logits
+        mask = torch.ones_like(tokens)
+        return self.model(tokens, attention_mask=mask, use_cache=False).logits
 
 
 def main(folder: str, path: str, length: str) -> None:

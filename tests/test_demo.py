@@ -4,10 +4,12 @@ import io
 import re
 
 import pytest
+from decoders import WORDS, decoder, tokenizer
 from rich.console import Console
+from typer.testing import CliRunner
 
-from aiq import Hardware, calibrate
-from aiq.cli import demo
+from aiq import Hardware, calibrate, decoders, decoding
+from aiq.cli import app, demo, demo_llm
 from aiq.formats import parse_all
 
 FEW = {
@@ -44,3 +46,22 @@ def test_the_demo_measures_what_it_predicts_and_writes_the_report(monkeypatch, t
     assert re.search(r"\nfp32 +29\.85 ", text)  # FLOP/byte of the paper
     assert re.search(r"\nw8 +42\.47 ", text)
     assert "measured" in page.read_text()
+
+
+def test_the_demo_of_a_language_model(tmp_path, monkeypatch):
+    pytest.importorskip("xllamacpp")
+    model = decoder(vocab_size=WORDS, num_hidden_layers=1, max_position_embeddings=256)
+    found = decoders.Decoder(model, tokenizer())
+    profile = Hardware.load("xeon_2vcpu")
+    monkeypatch.setattr(decoders, "smollm2", lambda: found)
+    monkeypatch.setattr(calibrate, "quick", lambda **_: profile)
+    monkeypatch.setattr(calibrate, "calibrate", lambda *_, add_to, **__: add_to)
+    monkeypatch.setattr(demo_llm, "LENGTH", 16)
+    monkeypatch.setattr(decoding, "CONTEXTS", (4, 16))
+    monkeypatch.setattr(decoding, "ROUNDS", 1)
+    page = tmp_path / "page.html"
+    result = CliRunner().invoke(app, ["demo", "--llm", "--output", str(page)])
+    assert result.exit_code == 0, result.output
+    assert "perplexity" in result.output
+    assert "tokens/s after 16" in result.output
+    assert page.stat().st_size > 10_000

@@ -26,7 +26,8 @@ FLOORS = (
     ("gguf", "runtimes"),
     ("cost",),
     ("calibrate", "deployment", "sensitivity"),
-    ("comparison", "decoding", "planning"),
+    ("decoding",),
+    ("comparison", "planning"),
     ("cli",),
 )
 """Rooms of the package, the ground floor first: a room imports only from floors below its own."""

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from aiq import bars, calibrate, comparison_table, cost, machine, measure, runtimes
+from aiq import bars, calibrate, comparison_table, cost, decoding, machine, measure, runtimes
 from aiq.cost import CostTable
+from aiq.decoding import DecoderComparison
 from aiq.deployment import prepare, runtime_of
 from aiq.formats import REFERENCE, Format
 from aiq.graph.export import Inputs, call_arguments
@@ -17,7 +18,7 @@ from aiq.hardware import Hardware
 from aiq.measure import Comparison, Interval, Verdict
 from aiq.plan import InputSpec, Plan
 from aiq.progress import silent
-from aiq.runtimes import Compiled, Mismatch
+from aiq.runtimes import Compiled, Mismatch, placement
 from aiq.text import plain
 
 FLOAT, PLAN = "fp32", "plan"
@@ -138,8 +139,9 @@ def compare(
     runtime: str | None = None,
     min_seconds: float = 5.0,
     layers: bool = False,
+    tokenizer: Any = None,  # noqa: ANN401
     progress: bars.Shown = "bar",
-) -> PredictedMeasured:
+) -> PredictedMeasured | DecoderComparison:
     """Compile the float32 network and the plan, time them in turns, and set the prediction beside.
 
     Parameters
@@ -154,8 +156,16 @@ def compare(
         Length of the timing.
     layers
         Compare layer by layer too; only runtimes whose profiler names layers can.
+    tokenizer
+        Tokenizer of a decoder that llama.cpp runs. Its times do not depend on it.
     progress
         Called with the stage, the steps done and the steps in all.
+
+    Returns
+    -------
+    PredictedMeasured or DecoderComparison
+        The latter for a decoder that was searched for llama.cpp: the plan beside files of one
+        format each, with tokens a second at two lengths of the prompt.
 
     Raises
     ------
@@ -167,6 +177,8 @@ def compare(
         If the runtime is not installed, or cannot run the plan.
     """
     report = progress if callable(progress) else silent
+    if runtime_of(plan, runtime) == placement.GGUF:
+        return decoding.compare_files(plan, model, tokenizer, hw, progress=report)
     engine = runtimes.get(runtime_of(plan, runtime))
     profile = plan.hardware if hw is None else hw
     hardware = calibrate.choose(profile, engine.name, report).hardware

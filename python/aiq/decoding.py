@@ -1,16 +1,19 @@
 """A plan of a decoder in llama.cpp beside files of one format each, timed in turns."""
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.table import Table
 
 from aiq import cost
 from aiq.deployment import prepare
+from aiq.errors import RuntimeUnavailableError
 from aiq.formats import REFERENCE, Format, parse
 from aiq.graph import Decode
 from aiq.hardware import Hardware
@@ -21,6 +24,12 @@ from aiq.text import count, duration, plain, table
 
 UNIFORM = ("w8g32", "w5g32", "w4g32z", "w4g32")
 """Formats of the files beside the plan."""
+
+CONTEXTS = (16, 512)
+"""Lengths of the prompts."""
+
+ROUNDS = 5
+"""Turns of each file."""
 
 PLAN = "plan"
 
@@ -59,15 +68,26 @@ class DecoderComparison:
         The plan, then the uniform ones.
     threads
         Number of threads.
+    perplexity
+        Perplexity of float32 and of the plan, as the search measured them, or ``None``.
     """
 
     files: tuple[Decoded, ...]
     threads: int
+    perplexity: tuple[float, float] | None = None
 
     def __getitem__(self, name: str) -> Decoded:
         return next(found for found in self.files if found.name == name)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON takes it."""
+        return asdict(self)
+
     def __str__(self) -> str:
+        return plain(self.table())
+
+    def table(self) -> Table:
+        """Return a row for each file."""
         contexts = tuple(self.files[0].token)
         columns = ["<file", "size", "predicted"]
         columns += [f"tokens/s after {n}" for n in contexts]
@@ -82,20 +102,24 @@ class DecoderComparison:
             ]
             for f in self.files
         )
-        return plain(table(f"llama.cpp, {self.threads} threads", columns, rows))
+        title = f"llama.cpp, {self.threads} thread{'' if self.threads == 1 else 's'}"
+        if self.perplexity is not None:
+            before, after = self.perplexity
+            title += f"; perplexity {before:.2f} -> {after:.2f}, x{after / before:.3f}"
+        return table(title, columns, rows)
 
 
 def compare_files(
     plan: Plan,
     model: torch.nn.Module,
-    tokenizer: Any,  # noqa: ANN401
+    tokenizer: Any = None,  # noqa: ANN401
     hw: str | Path | Hardware | None = None,
     *,
-    uniform: Sequence[str] = UNIFORM,
-    contexts: Sequence[int] = (16, 512),
+    uniform: Sequence[str] | None = None,
+    contexts: Sequence[int] | None = None,
     tokens: int = 32,
-    rounds: int = 5,
-    threads: int = 1,
+    rounds: int | None = None,
+    threads: int | None = None,
     progress: Progress | None = None,
 ) -> DecoderComparison:
     """Write the plan and uniform plans to GGUF files, and time them in llama.cpp in turns.
@@ -105,19 +129,20 @@ def compare_files(
     plan, model
         The plan of a decoder, and the decoder.
     tokenizer
-        Its tokenizer, an object of transformers or a folder.
+        Its tokenizer, an object of transformers or a folder; by default one of single bytes, as
+        times do not depend on it.
     hw
         Profile that predicts. Default: that of the plan.
     uniform
-        Formats of the other files.
+        Formats of the other files. Default: `UNIFORM`.
     contexts
-        Lengths of the prompts.
+        Lengths of the prompts. Default: `CONTEXTS`.
     tokens
         Tokens that are written after each prompt.
     rounds
-        Turns of each file.
+        Turns of each file. Default: `ROUNDS`.
     threads
-        Number of threads.
+        Number of threads; by default those of the plan.
     progress
         Called with the name of the stage, the steps done and the steps in all.
 
@@ -128,10 +153,12 @@ def compare_files(
     InputError
         If the plan is for another model.
     """
-    from aiq.gguf.llamacpp import LlamaCpp  # noqa: PLC0415
-    from aiq.gguf.write import write_gguf  # noqa: PLC0415
-
+    stand_in, LlamaCpp, write_gguf = _packages()  # noqa: N806
+    tokenizer = stand_in.tokenizer() if tokenizer is None else tokenizer
+    if threads is None:
+        threads = 1 if plan.workload is None else plan.workload.threads
     report, ready = progress or silent, prepare(plan, model)
+    uniform, contexts, rounds = uniform or UNIFORM, contexts or CONTEXTS, rounds or ROUNDS
     names = [layer.name for layer in plan.layers]
     plans: dict[str, Mapping[str, Format]] = {PLAN: plan.formats}
     plans |= {name: dict.fromkeys(names, parse(name)) for name in uniform}
@@ -157,8 +184,30 @@ def compare_files(
         report("time files in turns", rounds, rounds)
     predicted = _predicted(plan, ready.traced.graph, ready.inputs, hw, plans)
     return DecoderComparison(
-        tuple(Decoded(n, sizes[n], first[n], token[n], predicted[n]) for n in plans), threads
+        tuple(Decoded(n, sizes[n], first[n], token[n], predicted[n]) for n in plans),
+        threads,
+        _perplexity(plan),
     )
+
+
+def _perplexity(plan: Plan) -> tuple[float, float] | None:
+    """Return the perplexities that a search measured, of float32 and of its plan."""
+    if plan.accuracy is None or plan.provenance.get("metric") != "perplexity":
+        return None
+    return math.exp(-plan.accuracy.baseline), math.exp(-plan.accuracy.plan)
+
+
+def _packages() -> tuple[Any, Any, Any]:
+    """Return what writes and runs files, if the packages for that are installed."""
+    try:
+        from aiq.gguf import stand_in  # noqa: PLC0415
+        from aiq.gguf.llamacpp import LlamaCpp  # noqa: PLC0415
+        from aiq.gguf.write import write_gguf  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise RuntimeUnavailableError(
+            f"Timing a decoder needs the package {error.name}: `pip install 'aiq[llm]' xllamacpp`."
+        ) from error
+    return stand_in, LlamaCpp, write_gguf
 
 
 def _predicted(

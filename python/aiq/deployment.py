@@ -17,8 +17,8 @@ from aiq.plan import InputSpec, Plan
 from aiq.progress import Progress, silent
 from aiq.runtimes import Compiled
 
-GGUF = ".gguf"
-"""Suffix of the files of llama.cpp, which is no runtime of `aiq.runtimes`."""
+GGUF, TYPES = ".gguf", ".txt"
+"""Suffixes of the files of llama.cpp, and of lists of types; it is no runtime of `aiq.runtimes`."""
 
 DEFAULT_RUNTIME = "inductor"
 """Runtime of a plan that names none."""
@@ -196,7 +196,8 @@ def export(
         The suffix names the runtime: ``.onnx`` for ONNX Runtime, ``.xml`` for OpenVINO (its weights
         go into a ``.bin`` beside it), ``.pt2`` for PyTorch: an AOTInductor package, a library for
         this kind of processor and the number of threads in force. A decoder of transformers can be
-        written to ``.gguf`` too, for llama.cpp and OpenVINO GenAI.
+        written to ``.gguf`` too, for llama.cpp and OpenVINO GenAI, or as a list of the types of
+        its tensors, ``.txt``, for ``llama-quantize --tensor-type-file``.
     tokenizer
         Tokenizer that a ``.gguf`` file is to hold: an object of transformers, or a folder.
 
@@ -227,9 +228,9 @@ def export(
     ready = prepare(plan, model, data, example_inputs, calibration)
     report("export the model", 1, 1)
     report("compile and write", 0, 1)
-    if file.suffix == GGUF:
+    if file.suffix in {GGUF, TYPES}:
         seen = ready.calibration or [ready.inputs]
-        _gguf_writer()(model, file, plan.formats, ready.traced, seen, tokenizer)
+        _gguf_writers()[file.suffix](model, file, plan.formats, ready.traced, seen, tokenizer)
         report("compile and write", 1, 1)
         return
     runtimes.for_file(file).export(
@@ -255,8 +256,8 @@ def check_file(path: Path) -> None:
     RuntimeUnavailableError
         If what writes such files is not installed.
     """
-    if path.suffix == GGUF:
-        _gguf_writer()
+    if path.suffix in {GGUF, TYPES}:
+        _gguf_writers()
     else:
         runtimes.for_file(path)
     check_target(path)
@@ -266,15 +267,16 @@ def _reporter(progress: bars.Shown) -> Progress:
     return progress if callable(progress) else silent
 
 
-def _gguf_writer() -> Callable[..., None]:
-    """Return what writes a GGUF file, if the packages for that are installed."""
+def _gguf_writers() -> dict[str, Callable[..., None]]:
+    """Return what writes a GGUF file or its types, if the packages for that are installed."""
     try:
+        from aiq.gguf.tensor_types import write_types  # noqa: PLC0415
         from aiq.gguf.write import write_gguf  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise RuntimeUnavailableError(
             f"A .gguf file needs the package {error.name}: `pip install 'aiq[llm]'`."
         ) from error
-    return write_gguf
+    return {GGUF: write_gguf, TYPES: write_types}
 
 
 def load(path: str | Path) -> Compiled:

@@ -7,7 +7,6 @@ from importlib import metadata
 from itertools import product
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from aiq import quiet
 from aiq.calibrate import roofs
 from aiq.cost.pieces import FUNCTIONS
 from aiq.formats import parse
+from aiq.gguf import stand_in
 from aiq.gguf.llamacpp import LlamaCpp
 from aiq.gguf.write import write_gguf
 from aiq.graph import Op, trace
@@ -115,7 +115,7 @@ def _time(folder: Path, threads: int, report: Progress) -> list[_Timed]:
         for name in FORMATS:
             path = folder / f"{step}-{name}.gguf"
             formats = {layer.name: parse(name) for layer in layers}
-            write_gguf(model, path, formats, traced, [], _tokenizer())
+            write_gguf(model, path, formats, traced, [], stand_in.tokenizer())
             programs[name] = LlamaCpp(path, 256, threads)
         times: dict[str, dict[int, list[float]]] = {n: {1: [], _PROMPT: []} for n in FORMATS}
         for turn, (name, program) in product(range(_ROUNDS), programs.items()):
@@ -126,18 +126,6 @@ def _time(folder: Path, threads: int, report: Progress) -> list[_Timed]:
         found += [_Timed(name, elements, blocks, times[name]) for name in FORMATS]
     report("time decoders in llama.cpp", 1, 1)
     return found
-
-
-def _tokenizer() -> Any:  # noqa: ANN401
-    """Return a tokenizer of bytes and one pair, since llama.cpp opens no file without both."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: PLC0415
-    from transformers import PreTrainedTokenizerFast  # noqa: PLC0415
-
-    words = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "th"]
-    inner = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, [("t", "h")]))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|end|>")
 
 
 def _products(timed: Sequence[_Timed]) -> tuple[Product, ...]:

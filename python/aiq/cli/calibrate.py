@@ -28,6 +28,12 @@ def calibrate(
     runtime: Annotated[
         list[str] | None, typer.Option(help="The runtime to measure (inductor); may be repeated.")
     ] = None,
+    add_to: Annotated[
+        str | None,
+        typer.Option(
+            help="Profile that gets the sections of the runtimes; its roofs are not measured again."
+        ),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(help="Threads to measure with; default: all processors.")
     ] = None,
@@ -78,7 +84,7 @@ def calibrate(
                 progress=progress,
             )
             first, *others = runtime or ["inductor"]
-            profile = measure(first)
+            profile = measure(first, add_to=None if add_to is None else Hardware.load(add_to))
             for other in others:
                 profile = measure(other, add_to=profile)
 

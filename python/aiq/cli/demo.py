@@ -20,6 +20,7 @@ from rich.text import Text
 from aiq import calibrate, comparison_table, cost, graph, models, runtimes, sensitivity, text
 from aiq import data as datasets
 from aiq.calibrate.blocks import THUMBNAILS
+from aiq.cli import demo_llm
 from aiq.cli.common import JsonOption, out, print_json, progress_bars, saving
 from aiq.comparison import PredictedMeasured, compare
 from aiq.cost import CostTable
@@ -50,10 +51,20 @@ def demo(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The HTML file to write at the end.")
     ] = REPORT,
+    llm: Annotated[
+        bool, typer.Option("--llm", help="A small language model in llama.cpp, in minutes.")
+    ] = False,
+    text_file: Annotated[
+        Path | None, typer.Option("--text", help="English text that --llm reads.")
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Run the main job on a trained ResNet-20: search, plan, prediction beside measurement."""
     check_target(output)
+    if llm:
+        with progress_bars() as progress:
+            demo_llm.demo(text_file, output, progress, as_json=json_)
+        return
     with progress_bars() as progress:
         result = run(progress)
     if json_:
@@ -150,6 +161,7 @@ def run(progress: Progress) -> Result:
         min_seconds=SECONDS,
         progress=progress,
     )
+    assert isinstance(throughput, PredictedMeasured), "no demo runs in llama.cpp"
     exact = search(
         model,
         profile,

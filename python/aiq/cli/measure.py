@@ -29,9 +29,10 @@ from aiq.cli.common import (
     progress_bars,
 )
 from aiq.cli.spec import load_model
-from aiq.comparison import RANDOM
+from aiq.comparison import RANDOM, PredictedMeasured
 from aiq.comparison import compare as run_comparison
 from aiq.data.reading import observed
+from aiq.decoding import DecoderComparison
 from aiq.deployment import DEFAULT_RUNTIME, runtime_of
 from aiq.errors import InputError
 from aiq.formats import parse, parse_all
@@ -39,6 +40,7 @@ from aiq.graph.export import Inputs, call_arguments
 from aiq.hardware import Hardware
 from aiq.measure import compare_timing
 from aiq.plan import InputSpec, Plan
+from aiq.runtimes import placement
 
 RuntimeOption = Annotated[
     str | None,
@@ -71,7 +73,8 @@ def compare(
 ) -> None:
     """Time a plan against float32 on this machine, and set the prediction beside."""
     found = Plan.load(plan)
-    runtimes.get(runtime_of(found, runtime))
+    if runtime_of(found, runtime) != placement.GGUF:
+        runtimes.get(runtime_of(found, runtime))
     if hw != AUTO:
         Hardware.load(hw or found.hardware)
     with progress_bars() as progress:
@@ -89,10 +92,12 @@ def compare(
             layers=layers,
             progress=progress,
         )
-    if loaded.is_random:
+    if loaded.is_random and isinstance(result, PredictedMeasured):
         result = replace(result, timed_on=RANDOM)
     if json_:
         print_json(result.to_dict())
+    elif isinstance(result, DecoderComparison):
+        out.print(result.table())
     else:
         out.print(comparison_table.throughput(result))
 

@@ -127,6 +127,8 @@ class Evaluator:
         are evaluated with this many.
     absorbs
         Whether an integer kernel absorbs an operator, see `aiq.quantize.points`.
+    gguf
+        Whether to compute as llama.cpp does, see `aiq.quantize.simulate`.
     memory
         Largest size of kept activations in bytes.
     cache
@@ -173,6 +175,7 @@ class Evaluator:
         observer: str = "mse",
         weight_bits: int = 8,
         absorbs: Absorbs = absorbs_all,
+        gguf: bool = False,
         memory: int = 2**28,
         cache: str | Path | None = None,
         lenient: bool = False,
@@ -206,7 +209,7 @@ class Evaluator:
         self.folder = None if cache is None else Path(cache)
         chunks = seen.chunks(size)
         simulator = calibrated(
-            self.trace, chunks, batch, self.folder, self._progress, observer, absorbs
+            self.trace, chunks, batch, self.folder, self._progress, observer, absorbs, gguf=gguf
         )
         self.runner = Runner(simulator, metric, batch, output_dim)
         self.layers = self.runner.layers

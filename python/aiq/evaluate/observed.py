@@ -94,6 +94,8 @@ def calibrated(
     progress: Progress,
     observer: str,
     absorbs: Absorbs,
+    *,
+    gguf: bool = False,
 ) -> Simulator:
     """Return the simulator of a network that was calibrated on samples.
 
@@ -103,11 +105,13 @@ def calibrated(
         These are the parameters of `kept_statistics`.
     observer
         Name of the observer that chooses the ranges of activations.
+    gguf
+        Whether to compute as llama.cpp does.
     """
     with torch.inference_mode():
         statistics = kept_statistics(trace, chunks, batch, folder, progress, absorbs)
         moments = second_moments(trace, (chunk.filled(batch) for chunk in chunks))
-    return Simulator(trace, statistics, observer, absorbs=absorbs, moments=moments)
+    return Simulator(trace, statistics, observer, absorbs=absorbs, moments=moments, gguf=gguf)
 
 
 def _hash(trace: Trace, inputs: Sequence[Inputs], points: Mapping[str, tuple[str, ...]]) -> str:

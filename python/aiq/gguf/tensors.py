@@ -15,8 +15,8 @@ from aiq.gguf.blocks import GROUP, TYPES, pack_blocks
 from aiq.graph import Layer, Trace
 from aiq.quantize.rounding import Rounding
 
-_EMBEDDING = "embed_tokens.weight"
-_OUTPUT = "output.weight"
+_ADDS_ONE = {"gemma", "gemma3"}
+"""Architectures whose norms multiply by one more than their weight; files hold the sum."""
 
 
 class Stored(NamedTuple):
@@ -48,8 +48,8 @@ def tensors(
     """Yield all tensors of a decoder.
 
     Weights of linear layers are stored in their formats, other matrices (the embedding) in float16,
-    and vectors in float32. If the output layer and the embedding share a matrix, the file holds
-    both, because only the output layer's format was a decision.
+    and vectors in float32. If the output layer and the embedding share a matrix, the file holds it
+    once, in the format of the output layer.
 
     Raises
     ------
@@ -57,11 +57,10 @@ def tensors(
         If a format has no type in GGUF files, or a matrix cannot be cut into blocks.
     """
     config: Any = model.config
-    kind = next(k for k, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
-    names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
-    weights = {layer.weight: layer for layer in trace.graph.quantizable}
-    biases = {f"{layer.name}.bias": layer for layer in trace.graph.quantizable}
-    for path, exact in model.named_parameters():
+    names = _names(model, architecture)
+    parameters = dict(model.named_parameters())
+    layers = {_path(layer, parameters): layer for layer in trace.graph.quantizable}
+    for path, exact in parameters.items():
         name = names.get_name(path, try_suffixes=(".weight", ".bias"))
         if name is None:
             raise InputError(
@@ -69,16 +68,59 @@ def tensors(
                 "export the model to .onnx or .xml."
             )
         heads = _heads(config, path) if architecture == "llama" else None
-        if path in weights and not path.endswith(_EMBEDDING):
-            yield _matrix(name, weights[path], heads, rounding, formats)
+        if path in layers:
+            yield _matrix(name, layers[path], heads, rounding, formats)
             continue
+        layer = layers.get(f"{path.removesuffix('.bias')}.weight")
         value = exact.detach()
-        if path in biases and _format(biases[path], formats).quantizes_weights:
-            layer, fmt = biases[path], _format(biases[path], formats)
+        if layer is not None and _format(layer, formats).quantizes_weights:
+            fmt = _format(layer, formats)
             value = rounding.bias(layer.name, fmt.weight, fmt.weight_granularity)
+        if architecture in _ADDS_ONE and path.endswith("norm.weight"):
+            value = value + 1
         yield _plain(name, "F32" if value.ndim == 1 else "F16", _turned(value, heads))
-        if path in weights:
-            yield _matrix(_OUTPUT, weights[path], None, rounding, formats)
+
+
+def kinds(
+    model: torch.nn.Module, architecture: str, trace: Trace, formats: Mapping[str, Format]
+) -> dict[str, str]:
+    """Return the name of each layer's weight in a file, and its type.
+
+    Raises
+    ------
+    InputError
+        If a format has no type in GGUF files.
+    """
+    names, parameters = _names(model, architecture), dict(model.named_parameters())
+    return {
+        names.get_name(_path(layer, parameters), try_suffixes=(".weight", ".bias")): _kind(
+            layer, _format(layer, formats)
+        )
+        for layer in trace.graph.quantizable
+    }
+
+
+def _names(model: torch.nn.Module, architecture: str) -> gguf.TensorNameMap:
+    """Return the names of tensors in a file, by those of parameters."""
+    config: Any = model.config
+    kind = next(k for k, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    return gguf.get_tensor_name_map(kind, config.num_hidden_layers)
+
+
+def _kind(layer: Layer, fmt: Format) -> str:
+    if fmt.name not in TYPES:
+        raise InputError(
+            f"A .gguf file has no type for layer {layer.name!r} in {fmt}; search again with "
+            f"formats from {','.join(TYPES)}."
+        )
+    return TYPES[fmt.name]
+
+
+def _path(layer: Layer, parameters: Mapping[str, Tensor]) -> str:
+    """Return the parameter that is the weight of a layer; the graph may have turned it around."""
+    if layer.weight in parameters:
+        return str(layer.weight)
+    return f"{layer.name.removesuffix('.linear')}.weight"
 
 
 def _format(layer: Layer, formats: Mapping[str, Format]) -> Format:
@@ -94,12 +136,7 @@ def _matrix(
 ) -> Stored:
     """Return the weight of a layer in its format."""
     fmt = _format(layer, formats)
-    if fmt.name not in TYPES:
-        raise InputError(
-            f"A .gguf file has no type for layer {layer.name!r} in {fmt}; search again with "
-            f"formats from {','.join(TYPES)}."
-        )
-    kind = gguf.GGMLQuantizationType[TYPES[fmt.name]]
+    kind = gguf.GGMLQuantizationType[_kind(layer, fmt)]
     operands = rounding.operands[layer.name]
     exact = rounding.program.constants[operands.weight]
     if not fmt.quantizes_weights:

@@ -17,6 +17,7 @@ from aiq.graph import Trace
 from aiq.graph.export import Inputs
 from aiq.quantize.fold import fold
 from aiq.quantize.moments import second_moments
+from aiq.quantize.operands import operands
 from aiq.quantize.simulate import Simulator
 from aiq.quantize.statistics import observe
 
@@ -65,7 +66,7 @@ def write_gguf(
     architecture = header.architecture(model)
     files.check_target(path)
     folded = fold(traced)
-    has_bias = any(name.endswith("_proj.bias") for name, _ in model.named_parameters())
+    has_bias = any(names.bias is not None for names in operands(folded).values())
     simulator = Simulator(
         folded,
         observe(folded, calibration) if has_bias else {},

@@ -149,9 +149,17 @@ class SearchOptions:
         return checks.runtime_name(self.runtime)
 
     @property
+    def times_plans(self) -> bool:
+        """Whether the stopwatch chooses the plan."""
+        return bool(self.measure_top) and self.runtime is not None
+
+    @property
     def engine(self) -> Runtime | None:
-        """The runtime that compiles and times plans; ``None`` where none are timed."""
-        if not self.measure_top or self.runtime is None:
+        """The runtime that compiles and times plans; ``None`` where none are timed.
+
+        It is ``None`` for llama.cpp too, which runs files and is no runtime of models.
+        """
+        if not self.times_plans or self.runtime is None or self.runtime == placement.GGUF:
             return None
         return runtimes.get(self.runtime) if isinstance(self.runtime, str) else self.runtime
 
@@ -236,6 +244,11 @@ class SearchOptions:
                 f"measure_top is {self.measure_top!r} for objective {self.goal} and runtime "
                 f"{runtime}; the stopwatch needs objective throughput, a runtime, and at least 1 "
                 "plan."
+            )
+        if self.times_plans and runtime == placement.GGUF and self.decode is None:
+            raise InputError(
+                "In llama.cpp, measure_top times prompts and the tokens after them; give a "
+                "workload, such as aiq.Decode(prompt=512, tokens=128)."
             )
         _ = self.engine
 

@@ -277,7 +277,7 @@ def _find(
         if options.frontier and meter is not None:
             outcome = loop.measure_uniform(task, meter, outcome, progress)
         found = replace(found, outcome=outcome)
-        if options.engine is not None:
+        if options.times_plans:
             outcome, timed = stopwatch.fastest(
                 task,
                 outcome,

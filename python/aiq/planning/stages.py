@@ -25,7 +25,7 @@ from aiq.formats import REFERENCE, Format, parse_all
 from aiq.graph import BatchDim, LayerGraph, Trace
 from aiq.graph.export import Inputs
 from aiq.hardware import Hardware
-from aiq.planning import stopwatch, weights
+from aiq.planning import decoder_bench, stopwatch, weights
 from aiq.planning.allowed import allowed_formats, with_kernels
 from aiq.planning.objective import Objective, default_formats
 from aiq.planning.options import SearchOptions
@@ -228,6 +228,7 @@ def evaluator(
         metric=options.metric,
         weight_bits=_kernel_bits(hardware, options),
         absorbs=absorbs(options.runtime_name),
+        gguf=options.runtime_name == placement.GGUF,
         cache=folder,
         lenient=options.cache is True,
         executor=executor,
@@ -312,7 +313,9 @@ def bench(
 ) -> stopwatch.TimingBench:
     """Return what plans are compiled and timed on."""
     engine = options.engine
-    assert engine is not None
+    if engine is None:
+        assert options.decode is not None, "options were validated"
+        return decoder_bench.bench(model, trace, source.inputs, options.decode)
     compiler = engine.compiler(
         model, source.inputs, source.observed(), batch_dim=source.batch_dim, traced=trace
     )

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from aiq.planning.accuracy import AccuracyMeter
 from aiq.planning.cost_posterior import CostPosterior
 from aiq.planning.task import Formats, Outcome, Task
 from aiq.progress import Progress
-from aiq.runtimes import Compiled
+from aiq.runtimes import Mismatch
 
 STAGE = "compile and time plans"
 SECONDS = 1.0
@@ -54,6 +55,21 @@ The same network compiled twice differs in time by about this much.
 """
 
 
+class Program(Protocol):
+    """A compiled plan, which is called with the inputs of the bench."""
+
+    @property
+    def threads(self) -> int:
+        """Number of threads for which it was compiled."""
+
+    @property
+    def mismatches(self) -> tuple[Mismatch, ...]:
+        """Layers that run in another format than planned."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Run once."""
+
+
 @dataclass(frozen=True, slots=True)
 class TimingBench:
     """The function, inputs and clock with which plans are compiled and timed.
@@ -72,14 +88,17 @@ class TimingBench:
         Kind of operator of each layer, in the order of the cost table.
     clock
         Function that returns the current time in seconds.
+    share
+        The part of the workload that one call of a program does. Reported times are of the whole.
     """
 
     runtime: str
-    compile: Callable[[Formats], Compiled]
+    compile: Callable[[Formats], Program]
     inputs: Inputs
     batch: int
     kinds: tuple[str, ...]
     clock: Clock = time.perf_counter
+    share: float = 1.0
 
 
 @dataclass(slots=True)
@@ -87,7 +106,7 @@ class _Entry:
     """A plan on the shortlist: its program, its last timing, and the plan it was compared with."""
 
     formats: Formats
-    program: Compiled
+    program: Program
     timing: Comparison | None = None
     against: str = ""
 
@@ -332,6 +351,7 @@ class _Session:
         entry = self._entries[name]
         assert entry.timing is not None
         error = max(entry.timing.noise / 2, LEAST_ERROR)
+        seconds /= self._bench.share
         self._posterior.learn(entry.formats, seconds, error * seconds)
 
     def _mixed(self) -> list[str]:
@@ -366,7 +386,7 @@ class _Session:
             name=name,
             layers={n: names.count(n) for n in dict.fromkeys(names)},
             predicted=self._task.tables.cost.total(entry.formats),
-            seconds=seconds.value,
+            seconds=seconds.value / self._bench.share,
             against=entry.against,
             speedup=ratio.value,
             low=ratio.low,

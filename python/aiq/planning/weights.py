@@ -20,9 +20,10 @@ def size_table(
     Scales and zero points of groups are counted as the files of `runtime` store them. A shared
     weight counts only for the first layer. A weight that a layer without a format reads too, such
     as an embedding, is stored as a floating-point number in any case; other formats store a second
-    copy.
+    copy. A GGUF file stores it once.
     """
-    kept = {parameter.name for parameter in layers.undecided}
+    is_gguf = runtime == placement.GGUF
+    kept = set() if is_gguf else {parameter.name for parameter in layers.undecided}
 
     def stored(layer: Layer, fmt: Format) -> int:
         elements = layer.weight_elements - layer.repeated_elements
@@ -30,7 +31,7 @@ def size_table(
             elements -= math.prod(layer.weight_shape or ())
         matrix = min(elements, math.prod(layer.weight_shape or ()))
         bias = max(0, elements - matrix)
-        width = REFERENCE.weight.bits if runtime == placement.GGUF else fmt.weight.bits
+        width = REFERENCE.weight.bits if is_gguf else fmt.weight.bits
         return math.ceil(max(0, matrix) * placement.stored_bits(runtime, fmt)) + bias * width
 
     return np.array([[stored(x, f) for f in columns] for x in layers.quantizable], dtype=np.int64)
@@ -40,8 +41,9 @@ def fixed_bytes(layers: LayerGraph, runtime: str | None = None) -> int:
     """Return the bytes of the parameters that no decision changes; see `aiq.gguf.tensors`."""
     if runtime != placement.GGUF:
         return sum(parameter.bytes for parameter in layers.undecided)
-    halved = {p.name for p in layers.undecided if p.op is Op.EMBEDDING}
-    return sum(p.bytes // 2 if p.name in halved else p.bytes for p in layers.undecided)
+    decided = {layer.weight for layer in layers.quantizable}
+    own = [p for p in layers.undecided if p.name not in decided]
+    return sum(p.bytes // 2 if p.op is Op.EMBEDDING else p.bytes for p in own)
 
 
 def shared(graph: LayerGraph) -> tuple[int, ...]:

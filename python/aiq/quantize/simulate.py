@@ -16,13 +16,18 @@ Quantisation is static: calibration gives each tensor one scale for each number 
 rounding to the same bits changes nothing. With the observer ``dynamic``, a layer computes the range
 of its input while it runs, and its output stays float32. Layers without a format stay float32.
 
+With `gguf`, the arithmetic is that of llama.cpp. A linear layer with weights in groups of 32 rounds
+what it reads to integers of 8 bits, in blocks of 32 with a float16 scale each (its type Q8_0). A
+file stores a weight once, so an embedding that shares the weight of a layer looks up rounded rows.
+
 Operators between layers are computed in float32, whatever dtype the format has there
 (`Format.between`): the relative error of bfloat16, 2^-9, is far below that of the integers.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from aiq.errors import InputError
@@ -39,6 +44,9 @@ from aiq.quantize.statistics import Statistics
 
 Formats = Mapping[str, Format]
 """Layer name -> format; layers that are not named stay float32."""
+
+BLOCK = 32
+"""Numbers of a block of a GGUF file."""
 
 _ARITHMETIC = 3
 """Version of the simulated arithmetic, part of the fingerprint of journals.
@@ -88,6 +96,8 @@ class Simulator(Rounding):
     absorbs
         Whether an integer kernel absorbs an operator; `statistics` must be those of
         `aiq.quantize.statistics.observe` with the same function.
+    gguf
+        Whether to compute as llama.cpp does.
 
     Attributes
     ----------
@@ -109,6 +119,7 @@ class Simulator(Rounding):
         power_of_two: bool = False,
         moments: Mapping[str, Tensor] | None = None,
         absorbs: Absorbs = absorbs_all,
+        gguf: bool = False,
     ) -> None:
         super().__init__(
             trace,
@@ -126,6 +137,8 @@ class Simulator(Rounding):
         self._heads = {self._start[layer.name]: layer for layer in self.layers}
         self.points = rounding_points(trace, absorbs)
         self._ends = {position[n]: layer for layer in self.layers for n in self.points[layer.name]}
+        self.gguf = gguf
+        self._lookups = _other_readers(trace, self.layers, self.operands) if gguf else {}
 
     def check(self, formats: Formats) -> None:
         """Raise `InputError` if `formats` names a layer that the model does not have."""
@@ -148,6 +161,8 @@ class Simulator(Rounding):
         for layer, moments in self._moments.items():
             hashed.add("rounding", (str(self._rounds), layer))
             hashed.add(layer, moments)
+        if self.gguf:
+            hashed.add("gguf", 1)
         for name, statistics in self._statistics.items():
             hashed.add(name, (statistics.extremes, statistics.limit))
             hashed.add(name, statistics.counts)
@@ -199,7 +214,10 @@ class Simulator(Rounding):
         for index in range(state.position, stop):
             step = steps[index]
             head, owner = self._heads.get(index), self._ends.get(index)
-            altered = {} if head is None else self._altered(head, formats, values, dtypes)
+            if head is not None:
+                altered = self._altered(head, formats, values, dtypes)
+            else:
+                altered = self._looked_up(step.name, formats)
             value = self.program.call(step, values, altered)
             if owner is not None:
                 dtype = formats.get(owner.name, REFERENCE).activation
@@ -226,13 +244,24 @@ class Simulator(Rounding):
             bias = self.bias(layer.name, chosen.weight, granularity, chosen.activation)
             altered[names.bias] = bias
         value, dtype = values[names.input], chosen.activation
-        if dtypes.get(names.input) == dtype:
+        if self.gguf and chosen.quantizes_weights and granularity.group == BLOCK:
+            altered[names.input] = round_blocks(value)
+        elif dtypes.get(names.input) == dtype:
             altered[names.input] = value
         elif dtype.kind is Kind.INT and self.observer == DYNAMIC:
             altered[names.input] = _round_rows(value, dtype, self._is_linear(names))
         else:
             altered[names.input] = self._round(names.input, value, dtype)
         return altered
+
+    def _looked_up(self, step: str, formats: Formats) -> dict[str, Tensor]:
+        """Return node name -> weight, for a step that is no layer and reads a layer's weight."""
+        layer = self._lookups.get(step)
+        chosen = formats.get(layer or "", REFERENCE)
+        if layer is None or not chosen.quantizes_weights:
+            return {}
+        weight = self.weight(layer, chosen.weight, chosen.weight_granularity, chosen.activation)
+        return {self.operands[layer].weight: weight}
 
     def _is_linear(self, names: Operands) -> bool:
         return bool(self.program.constants[names.weight].ndim == 2)
@@ -243,6 +272,30 @@ class Simulator(Rounding):
         if dtype.kind is Kind.FLOAT:
             return value.to(FLOATS[dtype]).float()
         return self.activation(node, dtype).fake_quantize(value)
+
+
+def round_blocks(value: Tensor) -> Tensor:
+    """Return `value` rounded to 8 bits in blocks of 32 along the last dimension, as Q8_0 does."""
+    if value.shape[-1] % BLOCK:
+        return value
+    blocks = value.reshape(-1, BLOCK)
+    scale = blocks.abs().amax(1, keepdim=True) / 127
+    steps = torch.where(scale > 0, blocks / scale, 0.0).round_()
+    return steps.mul_(scale.half().float()).view_as(value)
+
+
+def _other_readers(
+    trace: Trace, layers: Sequence[Layer], operands: Mapping[str, Operands]
+) -> dict[str, str]:
+    """Return node name -> layer, for nodes of no layer with a format that read a layer's weight."""
+    heads = {layer.nodes[0] for layer in layers}
+    nodes = {node.name: node for node in trace.module.graph.nodes}
+    return {
+        user.name: layer.name
+        for layer in layers
+        for user in nodes[operands[layer.name].weight].users
+        if user.name not in heads
+    }
 
 
 def _round_rows(value: Tensor, dtype: DType, is_linear: bool) -> Tensor:

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from aiq.graph import Op
 from aiq.graph.export import Inputs
+from aiq.quantize.simulate import BLOCK, round_blocks
 from aiq.sensitivity.context import EstimateContext
 from aiq.sensitivity.likelihood import Graph
 
@@ -85,9 +86,17 @@ def _harm(
     scores = torch.zeros(samples, len(context.layers), len(context.formats), dtype=torch.float64)
     for i, name in enumerate(context.layers):
         exact = simulator.program.constants[simulator.operands[name].weight]
+        x = read[name]
+        # llama.cpp rounds what a layer reads, which is as much of an error as weights of 8 bits.
+        moved = round_blocks(x) - x if simulator.gguf else None
         for k, fmt in enumerate(context.formats):
+            if not fmt.quantizes_weights:
+                context.step()
+                continue
             rounded = simulator.weight(name, fmt.weight, fmt.weight_granularity)
-            error = torch.nn.functional.linear(read[name], rounded - exact)
+            error = torch.nn.functional.linear(x, rounded - exact)
+            if moved is not None and fmt.weight_granularity.group == BLOCK:
+                error += torch.nn.functional.linear(moved, rounded)
             squares = torch.stack([(error * g).sum(-1).square() for g in gradients[name]])
             scores[:, i, k] = squares.mean(0).double().reshape(samples, -1).sum(1) / 2
             context.step()
