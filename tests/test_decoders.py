@@ -16,6 +16,7 @@ from aiq.formats import parse, parse_all
 from aiq.graph import Op, trace
 from aiq.graph.decode import Decode, at
 from aiq.hardware import Hardware
+from aiq.planning import stopwatch
 from aiq.sensitivity import estimate
 
 LENGTH = 16
@@ -190,7 +191,8 @@ def test_removing_a_grid_changes_no_logit():
         after = small(inputs).logits
     assert float((after - before).abs().max()) < 1e-4 * float(before.abs().max())
     assert small.lm_head.weight is not small.model.embed_tokens.weight
-    assert all(float(w.std()) == 0 for n, w in small.named_parameters() if "norm" in n)
+    norms = [w.detach() for name, w in small.named_parameters() if "norm" in name]
+    assert all(bool((w == 1).all()) for w in norms)
 
 
 def test_without_the_package_of_the_small_model_a_sentence_says_so(monkeypatch):
@@ -199,8 +201,10 @@ def test_without_the_package_of_the_small_model_a_sentence_says_so(monkeypatch):
         decoders.smollm2()
 
 
-def test_llama_cpp_has_the_last_word(model):
+def test_llama_cpp_has_the_last_word(model, monkeypatch):
     pytest.importorskip("xllamacpp")
+    monkeypatch.setattr(stopwatch, "SECONDS", 0.02)
+    monkeypatch.setattr(stopwatch, "FINAL_SECONDS", 0.02)
     plan = aiq.search(
         model,
         "xeon_2vcpu",

@@ -63,5 +63,6 @@ def test_the_demo_of_a_language_model(tmp_path, monkeypatch):
     result = CliRunner().invoke(app, ["demo", "--llm", "--output", str(page)])
     assert result.exit_code == 0, result.output
     assert "perplexity" in result.output
-    assert "tokens/s after 16" in result.output
+    assert "tokens/s" in result.output
+    assert "w4g32z" in result.output
     assert page.stat().st_size > 10_000

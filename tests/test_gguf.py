@@ -147,17 +147,20 @@ def test_llama_cpp_computes_what_was_simulated(kind, tied, tmp_path):
     names = {tensor.name for tensor in gguf.GGUFReader(path).tensors}
     assert ("output.weight" in names) != tied
     with LlamaCpp(path, 64) as program:
-        found = program.run(inputs[0].tolist(), 9, WORDS)  # no half characters
-    assert min(found.first, found.token) > 0
+        for last in range(15, 0, -1):  # it returns no token that is part of a character
+            found = program.run(inputs[0, : last + 1].tolist(), 1, WORDS)
+            if found.tokens:
+                break
+    assert found.first > 0
     logs = torch.empty(WORDS)
     for number, log in found.tokens[0]:
         logs[number] = log
     expected, plain = (
-        simulated(model, formats, inputs, gguf=gguf)[0, -1].log_softmax(-1)
+        simulated(model, formats, inputs, gguf=gguf)[0, last].log_softmax(-1)
         for gguf in (True, False)
     )
     with torch.no_grad():
-        exact = model(inputs).logits[0, -1].log_softmax(-1)
+        exact = model(inputs).logits[0, last].log_softmax(-1)
     assert float((logs - expected).std()) < 0.2 * float((expected - exact).std())
     # It rounds what matrices read, too. Its float16 keys and values move some of these numbers to
     # the next integer, so the errors are of the same size, and not the same.

@@ -244,3 +244,14 @@ def test_no_range_of_a_group_is_worse_than_the_whole_one():
     error = lambda q: to_rows(q.fake_quantize(weight) - weight, scheme).square().sum(1)  # noqa: E731
     assert (error(found) <= error(whole) * (1 + 1e-6)).all()
     assert error(found).sum() < 0.97 * error(whole).sum()
+
+
+def test_a_mean_by_feature_is_the_mean_over_all_positions():
+    torch.manual_seed(0)
+    batches = [torch.randn(2, 5, 3), torch.randn(1, 7, 3)]
+    statistics = Statistics(by_feature=True)
+    for x in batches:
+        statistics.update(x)
+    exact = torch.cat([x.reshape(-1, 3) for x in batches]).double().mean(0)
+    assert statistics.mean.shape == (1, 3)
+    assert torch.allclose(statistics.mean[0].double(), exact, atol=1e-6)

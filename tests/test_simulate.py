@@ -10,6 +10,7 @@ from torch.nn import functional as F  # noqa: N812
 from aiq.errors import InputError
 from aiq.formats import BF16, FP32, INTEGERS, Format, Granularity, parse
 from aiq.graph import trace
+from aiq.quantize import rounding
 from aiq.quantize.fold import fold
 from aiq.quantize.simulate import Simulator
 from aiq.quantize.statistics import observe
@@ -422,3 +423,18 @@ def test_constant_and_one_sided_activations(value):
         exact = net.double()(x.double())
         net.float()
         assert (actual - exact).norm() <= 0.03 * exact.norm()
+
+
+def test_rounded_weights_are_kept_up_to_a_size(monkeypatch):
+    net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)).eval()
+    monkeypatch.setattr(rounding, "KEPT_BYTES", 0)
+    simulator = Simulator(fold(trace(net, torch.randn(2, 8))), {})
+    first = simulator.weight("0", parse("w8").weight)
+    assert simulator.weight("0", parse("w8").weight) is first
+    for name in ("w4", "w5", "w6"):
+        simulator.weight("1", parse(name).weight)
+    assert len(simulator._weights) == 2  # as many bytes as the weights of the network
+    assert simulator._weight_bytes == 2 * first.nbytes
+    again = simulator.weight("0", parse("w8").weight)
+    assert again is not first
+    assert torch.equal(again, first)

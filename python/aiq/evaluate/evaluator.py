@@ -230,10 +230,7 @@ class Evaluator:
 
     @property
     def evaluations(self) -> int:
-        """Number of evaluations on all samples so far, to which parts add up.
-
-        Evaluations that were read from the journal count too.
-        """
+        """Number of evaluations on all samples so far, those of the journal too; parts add up."""
         return math.ceil(round(self._work, 6))
 
     @property
