@@ -25,8 +25,9 @@ from aiq.formats import REFERENCE, Format, parse_all
 from aiq.graph import BatchDim, LayerGraph, Trace
 from aiq.graph.export import Inputs
 from aiq.hardware import Hardware
-from aiq.planning import decoder_bench, stopwatch, weights
+from aiq.planning import stopwatch, weights
 from aiq.planning.allowed import allowed_formats, with_kernels
+from aiq.planning.files_bench import decoder_bench
 from aiq.planning.objective import Objective, default_formats
 from aiq.planning.options import SearchOptions
 from aiq.planning.tables import Tables, drop_matrix
@@ -315,7 +316,7 @@ def bench(
     engine = options.engine
     if engine is None:
         assert options.decode is not None, "options were validated"
-        return decoder_bench.bench(model, trace, source.inputs, options.decode)
+        return decoder_bench(model, trace, source.inputs, options.decode)
     compiler = engine.compiler(
         model, source.inputs, source.observed(), batch_dim=source.batch_dim, traced=trace
     )

@@ -55,7 +55,7 @@ The same network compiled twice differs in time by about this much.
 """
 
 
-class Program(Protocol):
+class TimedProgram(Protocol):
     """A compiled plan, which is called with the inputs of the bench."""
 
     @property
@@ -93,7 +93,7 @@ class TimingBench:
     """
 
     runtime: str
-    compile: Callable[[Formats], Program]
+    compile: Callable[[Formats], TimedProgram]
     inputs: Inputs
     batch: int
     kinds: tuple[str, ...]
@@ -106,7 +106,7 @@ class _Entry:
     """A plan on the shortlist: its program, its last timing, and the plan it was compared with."""
 
     formats: Formats
-    program: Program
+    program: TimedProgram
     timing: Comparison | None = None
     against: str = ""
 

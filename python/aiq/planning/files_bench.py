@@ -41,7 +41,9 @@ class _File:
         self.program.run([1 + i % 64 for i in range(self.prompt)], self.tokens)
 
 
-def bench(model: torch.nn.Module, traced: Trace, inputs: Inputs, decode: Decode) -> TimingBench:
+def decoder_bench(
+    model: torch.nn.Module, traced: Trace, inputs: Inputs, decode: Decode
+) -> TimingBench:
     """Return what writes plans to files and times them in llama.cpp.
 
     Raises
