@@ -1,5 +1,7 @@
 """Support, cost and the kernel that runs agree on every layer, wherever it stands."""
 
+from functools import cache
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,7 @@ from torch import nn
 import aiq
 from aiq import cost, runtimes
 from aiq.formats import REFERENCE, parse
-from aiq.graph import Op
+from aiq.graph import Op, trace
 from aiq.hardware import Hardware
 from aiq.runtimes import Support, placement
 
@@ -141,6 +143,15 @@ COMPILED = {
 """Cases that TorchInductor compiles, too, which takes it seconds."""
 
 
+@cache
+def exported(case):
+    """Return a model in evaluation mode, its inputs, and its trace, which all runtimes share."""
+    torch.manual_seed(0)
+    model, x = CASES[case]
+    model.eval()(x)  # makes lazy layers
+    return model, x, trace(model, x)
+
+
 @pytest.mark.parametrize(
     ("runtime", "case"),
     [
@@ -151,14 +162,11 @@ COMPILED = {
     ],
 )
 def test_what_runs_is_what_is_said_and_priced(runtime, case):
-    torch.manual_seed(0)
-    model, x = CASES[case]
-    model = model.eval()
-    model(x)  # makes lazy layers
-    engine, graph = runtimes.get(runtime), aiq.extract(model, x)
+    model, x, traced = exported(case)
+    engine, graph = runtimes.get(runtime), traced.graph
     table = cost.time_table(graph, (REFERENCE, W8A8), Hardware.load("xeon_2vcpu_roofs"), runtime)
     plan = dict.fromkeys(table.layers, W8A8)
-    program = engine.compile(model, x, plan, [x])
+    program = engine.compiler(model, x, [x], traced=traced)(plan)
     for i, layer in enumerate(graph.quantizable):
         is_native = engine.support(layer, W8A8) is Support.NATIVE
         assert is_native == (program.realised[layer.name] == "w8a8"), layer.name
