@@ -10,7 +10,7 @@ from llm_setup import MENU, Setup, divergence, log_probabilities
 
 from aiq.gguf.llamacpp import LlamaCpp
 from aiq.quantize.fold import fold
-from aiq.quantize.simulate import Simulator
+from aiq.quantize.simulate import Simulator, round_blocks
 
 CACHED = (1, 100, 1000)
 WRITTEN = 16
@@ -42,7 +42,7 @@ def run(setup: Setup) -> dict[str, Any]:
                 exact = model(torch.tensor([sample])).logits[0, cached:]
             found[cached] = divergence(log_probabilities(exact.numpy()), deployed)
             print(f"{cached} tokens in the cache: divergence {found[cached]:.2e}", flush=True)
-    return {"kl_by_cached_tokens": found, "text": _written(setup, path)}
+    return {"kl_by_tokens_in_the_cache": found, "text": _written(setup, path)}
 
 
 def _rounded(setup: Setup, formats: Any) -> torch.nn.Module:
@@ -51,7 +51,9 @@ def _rounded(setup: Setup, formats: Any) -> torch.nn.Module:
     model = copy.deepcopy(setup.model)
     for name, fmt in formats.items():
         weight = simulator.weight(name, fmt.weight, fmt.weight_granularity)
-        model.get_submodule(name).weight.data.copy_(weight)
+        layer = model.get_submodule(name)
+        layer.weight.data.copy_(weight)
+        layer.register_forward_pre_hook(lambda _, inputs: (round_blocks(inputs[0]),))
         simulator.forget(name)
     return model
 

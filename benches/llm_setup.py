@@ -90,7 +90,11 @@ class Setup:
         if not path.exists():
             samples = self.samples("searched")
             evaluator = Evaluator(
-                self.traced, samples, calibration=[samples[0][0]], metric="perplexity"
+                self.traced,
+                samples,
+                calibration=[samples[0][0]],
+                metric="perplexity",
+                gguf=True,
             )
             FOLDER.mkdir(parents=True, exist_ok=True)
             estimate(evaluator, MENU, "fisher").save(path)
