@@ -167,6 +167,14 @@ def test_llama_cpp_computes_what_was_simulated(kind, tied, tmp_path):
     assert 1 / 3 < float((logs - plain).std() / (expected - plain).std()) < 3
 
 
+def test_openvino_genai_opens_a_file_and_writes_text(tmp_path):
+    genai = pytest.importorskip("openvino_genai")
+    model, path = decoder(vocab_size=WORDS, num_hidden_layers=1), tmp_path / "model.gguf"
+    formats = mixed(model, ("w4g32", "w8g32", "w4g32z"))
+    write_gguf(model, path, formats, trace(model, tokens()), [tokens()], tokenizer())
+    assert str(genai.LLMPipeline(str(path), "CPU").generate("the man", max_new_tokens=4))
+
+
 class Perceptron(nn.Sequential):
     def __init__(self):
         super().__init__(nn.Linear(64, 64))

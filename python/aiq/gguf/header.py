@@ -113,6 +113,8 @@ def write_header(writer: gguf.GGUFWriter, config: Any, tokenizer: Any) -> None: 
         writer.add_sliding_window(config.sliding_window)
     writer.add_vocab_size(config.vocab_size)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    # OpenVINO GenAI opens no file without it; types are those of each tensor in any case.
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
     if tokenizer is None:
         writer.add_tokenizer_model("none")
     elif isinstance(tokenizer, str | Path):
