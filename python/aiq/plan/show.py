@@ -11,6 +11,7 @@ from aiq import quiet
 from aiq.plan.certificate import TENTH, SolveSummary
 from aiq.plan.notes import not_counted, not_decided
 from aiq.report import drawing
+from aiq.report.diagnosis import diagnose
 from aiq.report.scores import Words
 from aiq.report.sentence import described, gain
 from aiq.text import FittedTable, count, duration, table
@@ -114,7 +115,8 @@ def sentence(plan: "Plan") -> str:
         and not gained.measured
         and plan.predicted.level == "roofline"
     ):
-        parts.append(f"time not predicted: {plan.hardware} is not calibrated for {runtime}")
+        missing = f"{plan.hardware} is not calibrated for {runtime}" if runtime else "no runtime"
+        parts.append(f"time not predicted: {missing}")
     scores, words = plan.accuracy, Words.of(plan.provenance)
     if scores is None:
         estimated = words.change(plan.predicted_drop)
@@ -181,6 +183,7 @@ def summary(plan: "Plan") -> str:
     bound = ">= " if now.level == "roofline" else ""
     lines = [
         sentence(plan),
+        *(f"Warning: {line}." for line in diagnose(plan)),
         f"{plan.model} on {plan.hardware}: {plan.objective}, {plan.method}",
         *([f"  machine     {reason}"] if (reason := plan.provenance.get("profile")) else []),
         f"  intensity   {before.intensity:.2f} -> {now.intensity:.2f} FLOP/byte, {intensity:.2f}x",

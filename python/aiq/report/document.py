@@ -6,6 +6,7 @@ from aiq.errors import InputError
 from aiq.formats import REFERENCE
 from aiq.formats import parse as parse_format
 from aiq.report import drawing, facts, missing
+from aiq.report.diagnosis import diagnose
 from aiq.report.measured import MeasuredTimes
 from aiq.report.scores import Words
 from aiq.report.sentence import described, drop, gain, mix
@@ -120,8 +121,8 @@ class _View:
         }
 
     def notes(self) -> list[str]:
-        """Return what is missing and why, each in one sentence."""
-        found = []
+        """Return what went wrong, and what is missing and why, each in one sentence."""
+        found = [f"{line[0].upper()}{line[1:]}." for line in diagnose(self.plan)]
         if self.tables is None:
             found.append(missing.NO_TABLES)
         elif not self.drops_known:
