@@ -66,6 +66,35 @@ def test_no_other_number_of_one_weight_is_better_after_adaptive_rounding():
             assert (error >= best - 1e-5 * best.max()).all()
 
 
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("value", [0.0, 5.0])
+def test_inputs_that_never_vary_leave_the_nearest_numbers(how, value):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 4)).eval()
+    x = torch.full((32, 6), value)
+    trace = replace(graph.trace(model, x), rounding=str(how))
+    (moments,) = second_moments(fold(trace), [x]).values()
+    weight = model[0].weight.detach()
+    quantizer = weight_mse(weight, SCHEMES["channel"])
+    rounded = rounded_by_data(weight, quantizer, moments, how)
+    assert torch.equal(rounded, quantizer.fake_quantize(weight))
+
+
+def test_inputs_far_from_zero_that_hardly_vary_are_no_obstacle():
+    torch.manual_seed(0)
+    layer = nn.Linear(8, 4)
+    model = nn.Sequential(layer).eval()
+    x = 1000 + 0.01 * torch.randn(256, 8)
+    trace = replace(graph.trace(model, x), rounding="gptq")
+    (moments,) = second_moments(fold(trace), [x]).values()
+    weight = layer.weight.detach()
+    quantizer = weight_mse(weight, SCHEMES["channel"])
+    rounded = rounded_by_data(weight, quantizer, moments, WeightRounding.GPTQ)
+    exact = x.double().var(0)
+    assert moments[0].diagonal().double() == pytest.approx(exact, rel=0.02)
+    assert rounded.isfinite().all()
+
+
 def test_gptq_agrees_with_the_plain_rule_of_one_weight_after_the_other():
     weight, moments = random_layer(3, outputs=4, reads=140)  # more than one block
     quantizer = weight_mse(weight, SCHEMES["channel"])

@@ -11,15 +11,18 @@ exact steps in one input's weights at a time, instead of by gradients.
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from aiq.quantize.affine import Affine, Scheme, from_rows, to_rows
 
-DAMPING = 0.01
-"""Part of the mean diagonal of H that is added to it, for inputs that are seldom or never other
-than zero."""
+DAMPING = (0.01, 0.1, 1.0)
+"""Parts of the mean diagonal of H of which the first is added to it that makes it invertible.
+
+Inputs that hardly vary, or vary together, need that.
+"""
 
 BLOCK = 128
 """Inputs that are rounded before the weights of all later ones are changed."""
@@ -74,7 +77,10 @@ def rounded_by_data(
     shape = (groups, -1, reads)
     grid = _grid(weight, quantizer, shape)
     w, h = weight.reshape(shape).double(), moments.double()
-    found = gptq(w, grid, _damped(h))
+    damped = next((m for m in map(partial(_damped, h), DAMPING) if _is_positive(m)), None)
+    if damped is None:  # nothing is known of the inputs, as they never vary
+        return nearest
+    found = gptq(w, grid, damped)
     if how is WeightRounding.ADAPTIVE:
         found = adaptive(w, found, grid, h)
     plain = nearest.reshape(shape).double()
@@ -98,10 +104,20 @@ def output_error(change: Tensor, moments: Tensor) -> Tensor:
     return ((change @ moments) * change).sum(-1)
 
 
-def _damped(moments: Tensor) -> Tensor:
+def _damped(moments: Tensor, part: float) -> Tensor:
     diagonal = moments.diagonal(dim1=1, dim2=2)
-    more = DAMPING * diagonal.mean(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    more = part * diagonal.mean(1, keepdim=True)
     return moments + torch.diag_embed(more.expand_as(diagonal))
+
+
+def _is_positive(moments: Tensor) -> bool:
+    """Whether all matrices, and their inverses, have a Cholesky factor."""
+    _, failed = torch.linalg.cholesky_ex(moments)
+    if bool(failed.any()):
+        return False
+    inverse = torch.linalg.inv(moments)
+    _, failed = torch.linalg.cholesky_ex(inverse)
+    return bool(inverse.isfinite().all()) and not bool(failed.any())
 
 
 def gptq(weight: Tensor, grid: _Grid, moments: Tensor) -> Tensor:

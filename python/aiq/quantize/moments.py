@@ -87,6 +87,7 @@ class _Sum:
 
     def add(self, x: Tensor) -> None:
         """Add what is read at some positions: (G, positions, K)."""
+        x = x.double()  # a variance is a small difference of large sums
         self.products = self.products + x.mT @ x
         self.values = self.values + x.sum(1)
         self.count += x.shape[1]
@@ -95,7 +96,7 @@ class _Sum:
         """Return the second moments, about the mean if they are `centred`."""
         found = torch.as_tensor(self.products) / self.count
         mean = torch.as_tensor(self.values) / self.count
-        return found - mean[:, :, None] * mean[:, None, :] if centred else found
+        return (found - mean[:, :, None] * mean[:, None, :] if centred else found).float()
 
 
 def _counts(layer: Layer, names: Operands) -> bool:
