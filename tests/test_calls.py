@@ -15,7 +15,7 @@ from aiq.runtimes.arguments import TensorSpec
 
 RUNTIMES = ["eager", "inductor", "onnxruntime", "openvino"]
 SUFFIXES = [".onnx", ".xml", ".pt2"]
-FLOAT = type("Plan", (), {"formats": {}, "batch_dim": 0, "workload": None})
+FLOAT = type("Plan", (), {"formats": {}, "batch_dim": 0, "workload": None, "rounding": "nearest"})
 
 
 @pytest.fixture(autouse=True, scope="module")

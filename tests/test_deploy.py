@@ -22,6 +22,7 @@ class Chosen:
     def __init__(self, formats):
         self.formats = formats
         self.batch_dim = 0
+        self.rounding = "nearest"
         self.workload = None
 
 

@@ -64,6 +64,7 @@ class Chosen:
     """What `export` reads of a plan."""
 
     batch_dim = 0
+    rounding = "nearest"
     workload = None
 
     def __init__(self, formats):

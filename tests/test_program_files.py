@@ -13,7 +13,7 @@ import aiq
 from aiq.errors import AiqError, InputError
 from aiq.runtimes import package
 
-PLAN = type("Plan", (), {"formats": {}, "batch_dim": 0, "workload": None})
+PLAN = type("Plan", (), {"formats": {}, "batch_dim": 0, "workload": None, "rounding": "nearest"})
 LEAF = {"type": None, "context": None, "children_spec": []}
 
 
