@@ -46,6 +46,10 @@ SOLVER_HEADER = (
     *("class", "aiq, median", "worst seed", "proved"),
     "times faster than the best peer, median (worst)",
 )
+ROUNDING_HEADER = (
+    *("network", "weights", "drop: nearest", "GPTQ", "adaptive"),
+    *("divergence: nearest", "GPTQ", "adaptive"),
+)
 RESULTS = HERE.parent / "docs" / "results.md"
 
 
@@ -75,6 +79,7 @@ def filled(text: str, results: Path) -> str:
         "plans": table(["profile", *THROUGHPUT_HEADER], plans),
         "predictions": table(SUMMARY, predictions),
         "peers": peers_report.markdown(peers(results), peers_report.OWN_TOOLS),
+        "rounding": table(ROUNDING_HEADER, rounding(results)),
         "solver": table(SOLVER_HEADER, (solver_row(name, solver[name]) for name in SOLVER)),
     }
     for name, content in tables.items():
@@ -82,6 +87,17 @@ def filled(text: str, results: Path) -> str:
         before, _, rest = text.partition(begin)
         text = before + begin + "\n" + content + "\n" + end + rest.partition(end)[2]
     return text
+
+
+def rounding(results: Path) -> Iterator[list[str]]:
+    """Yield for each network and plan its drop and divergence by each way of rounding."""
+    networks = json.loads((results / "rounding.json").read_text())["networks"]
+    for network, rows in networks.items():
+        for plan in dict.fromkeys(row["plan"] for row in rows):
+            found = {row["rounding"]: row for row in rows if row["plan"] == plan}
+            ways = [found[way] for way in ("nearest", "gptq", "adaptive")]
+            drops = [f"{100 * w['drop']:.2f} ± {100 * w['drop_error']:.2f} pp" for w in ways]
+            yield [network, plan, *drops, *(f"{w['kl']:.4f}" for w in ways)]
 
 
 def solver_row(name: str, found: Mapping[str, Any]) -> list[str]:
