@@ -5,6 +5,7 @@ import math
 import os
 import re
 import resource
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -18,7 +19,7 @@ from aiq.graph import Op
 from aiq.hardware import Hardware, strictyaml
 
 TEXT = (hardware.builtin_folder() / "xeon_2vcpu_roofs.yaml").read_text()
-README = (hardware.builtin_folder() / "README.md").read_text()
+README = (Path(__file__).parent.parent / "docs" / "profiles.md").read_text()
 SCHEMA = json.loads((hardware.builtin_folder() / "schema.json").read_text())
 NAMES = sorted(path.stem for path in hardware.builtin_folder().glob("*.yaml"))
 

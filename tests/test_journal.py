@@ -44,10 +44,10 @@ WORK = """
     evaluator = Evaluator(model, data, cache=sys.argv[1], memory=200_000, progress=progress)
     run = evaluator.runner.run
 
-    def counted(*arguments):
+    def counted(*arguments, **options):
         global ran
         ran += 1
-        return run(*arguments)
+        return run(*arguments, **options)
 
     evaluator.runner.run = counted
     table = sensitivity.measure(evaluator, "w8a8,w4a4,w2", precision=0)
@@ -136,10 +136,10 @@ def runs(net, folder, plan=PLAN, **options):
     built = Evaluator(net, arguments.pop("data"), **arguments)
     count, run = 0, built.runner.run
 
-    def counted(*given):
+    def counted(*given, **options):
         nonlocal count
         count += 1
-        return run(*given)
+        return run(*given, **options)
 
     built.runner.run = counted
     built.evaluate(plan)
