@@ -37,6 +37,7 @@ from llm_setup import FOLDER, PROFILE, Setup, update
 
 from aiq.calibrate import calibrate
 from aiq.hardware import Hardware
+from aiq.quantize.adaptive import WeightRounding
 
 PARTS = ("calibrate", "search", "quality", "speed", "prediction", "deployed")
 
@@ -54,10 +55,12 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32, help="tokens of each timing")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each file")
     parser.add_argument("--nncf", type=Path, help="folder that holds NNCF")
+    parser.add_argument("--rounding", choices=list(WeightRounding), default="nearest")
     parser.add_argument("--force", action="store_true", help="calibrate on a busy machine, too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    setup = Setup(options.text, options.searched, options.held_out, options.threads, options.hw)
+    samples, how = (options.searched, options.held_out), options.rounding
+    setup = Setup(options.text, *samples, options.threads, options.hw, str(how))
     for part in options.part or PARTS:
         print(f"\n{part}", flush=True)
         match part:
@@ -79,7 +82,7 @@ def main() -> None:
                 result = llm_speed.prediction(setup, options.tokens, options.rounds)
             case _:
                 result = llm_deployed.run(setup)
-        update(part, result)
+        update(part if how == "nearest" else f"{part}, {how}", result)
 
 
 if __name__ == "__main__":

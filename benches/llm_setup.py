@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ class Setup:
         Number of threads of all runtimes.
     hardware
         Profile of peaks and memory, to which a calibration of llama.cpp is added.
+    rounding
+        How the weights of our own files are rounded.
     """
 
     text: Path
@@ -51,6 +53,7 @@ class Setup:
     held_out: int
     threads: int
     hardware: str
+    rounding: str = "nearest"
 
     @cached_property
     def decoder(self) -> decoders.Decoder:
@@ -65,7 +68,8 @@ class Setup:
     @cached_property
     def traced(self) -> Trace:
         """The layer graph of one sample."""
-        return trace(self.model, torch.ones(1, LENGTH, dtype=torch.int64))
+        found = trace(self.model, torch.ones(1, LENGTH, dtype=torch.int64))
+        return replace(found, rounding=self.rounding)
 
     @cached_property
     def elements(self) -> dict[str, int]:
@@ -86,13 +90,13 @@ class Setup:
     @cached_property
     def drops(self) -> DropTable:
         """Drops of all layers in all formats of the menu, estimated once and kept."""
-        path = FOLDER / "drops.json"
+        path = FOLDER / f"drops-{self.rounding}.json"
         if not path.exists():
             samples = self.samples("searched")
             evaluator = Evaluator(
                 self.traced,
                 samples,
-                calibration=[samples[0][0]],
+                calibration=[tokens for tokens, _ in samples],
                 metric="perplexity",
                 gguf=True,
             )
@@ -144,7 +148,8 @@ class Setup:
         """Write a plan to a GGUF file in the folder of raw results."""
         FOLDER.mkdir(parents=True, exist_ok=True)
         path = FOLDER / f"{name}.gguf"
-        write_gguf(self.model, path, formats, self.traced, [], self.decoder.tokenizer)
+        seen = [tokens for tokens, _ in self.samples("searched")]
+        write_gguf(self.model, path, formats, self.traced, seen, self.decoder.tokenizer)
         return path
 
     @torch.inference_mode()
