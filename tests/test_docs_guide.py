@@ -52,10 +52,10 @@ def test_the_first_lines_of_the_readme_run(monkeypatch, tmp_path, capsys):
     assert sentence.partition(", accuracy")[0] in printed
 
 
-def test_the_four_numbers_of_the_readme_are_those_of_the_results():
+def test_the_five_numbers_of_the_readme_are_those_of_the_results():
     text = (ROOT / "README.md").read_text()
     results = (ROOT / "docs" / "results.md").read_text()  # its tables are held by test_docs.py
-    numbers = text.partition("## Four numbers")[2].partition("##")[0]
+    numbers = text.partition("## Five numbers")[2].partition("##")[0]
     paper = json.loads((ROOT / "benches" / "results" / "paper.json").read_text())
     by_name = {row["name"]: row for row in paper["searches"]}
 
@@ -73,6 +73,10 @@ def test_the_four_numbers_of_the_readme_are_those_of_the_results():
     assert f"reaches {weights['intensity']:.1f} with a drop of" in numbers
     assert f"{100 * weights['drop']:.2f} pp." in numbers
     assert f"reach {by_name['paper: greedy']['intensity']:.1f}." in numbers
+    mixed = cells("resnet20 | mixed, 3 bits")[4]
+    assert f"**{float(mixed.split()[0]):.1f} pp** accuracy drop" in numbers
+    nearest = cells("resnet20 | w3a8")[2]
+    assert f"it is {float(nearest.split()[0]):.1f} pp." in numbers
     plans = cells("epyc_zen5_1thread | openvino")[9]  # after that of the roofline
     assert f"**{plans}** mean error" in numbers
     solved = cells("one budget, 1,000 layers")
