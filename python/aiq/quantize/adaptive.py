@@ -24,7 +24,7 @@ DAMPING = (0.01, 0.1, 1.0)
 Inputs that hardly vary, or vary together, need that.
 """
 
-BLOCK = 128
+BLOCK = 32
 """Inputs that are rounded before the weights of all later ones are changed."""
 
 SWEEPS = 10
@@ -47,11 +47,14 @@ class _Grid:
     zero: Tensor
     scheme: Scheme
 
-    def round(self, weight: Tensor, at: slice | int | Tensor) -> Tensor:
-        """Return the nearest numbers, for the inputs `at`."""
-        scale, zero = self.scale[..., at], self.zero[..., at]
-        codes = (weight / scale).round_().add_(zero).clamp_(self.scheme.low, self.scheme.high)
-        return codes.sub_(zero).mul_(scale)
+    def round(self, weight: Tensor, at: int) -> Tensor:
+        """Return the nearest numbers of the weights of input `at`, (G, O)."""
+        return _nearest(weight, self.scale[..., at], self.zero[..., at], self.scheme)
+
+
+def _nearest(weight: Tensor, scale: Tensor, zero: Tensor, scheme: Scheme) -> Tensor:
+    codes = (weight / scale).round_().add_(zero).clamp_(scheme.low, scheme.high)
+    return codes.sub_(zero).mul_(scale)
 
 
 def rounded_by_data(
@@ -76,17 +79,17 @@ def rounded_by_data(
     groups, reads, _ = moments.shape
     shape = (groups, -1, reads)
     grid = _grid(weight, quantizer, shape)
-    w, h = weight.reshape(shape).double(), moments.double()
+    w, h = weight.reshape(shape).float(), moments.double()
     damped = next((m for m in map(partial(_damped, h), DAMPING) if _is_positive(m)), None)
     if damped is None:  # nothing is known of the inputs, as they never vary
         return nearest
     found = gptq(w, grid, damped)
     if how is WeightRounding.ADAPTIVE:
-        found = adaptive(w, found, grid, h)
-    plain = nearest.reshape(shape).double()
-    worse = output_error(found - w, h) > output_error(plain - w, h)
+        found = adaptive(w, found, grid, moments.float())
+    plain = nearest.reshape(shape)
+    worse = output_error(found - w, moments) > output_error(plain - w, moments)
     best = torch.where(worse[..., None], plain, found)
-    return best.reshape(weight.shape).to(weight.dtype)
+    return best.reshape(weight.shape)
 
 
 def _grid(weight: Tensor, quantizer: Affine, shape: tuple[int, ...]) -> _Grid:
@@ -94,7 +97,7 @@ def _grid(weight: Tensor, quantizer: Affine, shape: tuple[int, ...]) -> _Grid:
 
     def spread(values: Tensor) -> Tensor:
         whole = values[:, None].expand(rows.shape).contiguous()
-        return from_rows(whole, weight.shape, quantizer.scheme).reshape(shape).double()
+        return from_rows(whole, weight.shape, quantizer.scheme).reshape(shape).float()
 
     return _Grid(spread(quantizer.scale), spread(quantizer.zero_point), quantizer.scheme)
 
@@ -126,7 +129,7 @@ def gptq(weight: Tensor, grid: _Grid, moments: Tensor) -> Tensor:
     Parameters
     ----------
     weight
-        Weights, (G, O, K), float64.
+        Weights, (G, O, K).
     grid
         The numbers to which they are rounded.
     moments
@@ -137,18 +140,20 @@ def gptq(weight: Tensor, grid: _Grid, moments: Tensor) -> Tensor:
     h = moments[:, order][:, :, order]
     # Row j of the upper Cholesky factor of the inverse holds, up to its diagonal element, how the
     # later weights make up for an error of weight j once the earlier ones are fixed.
-    factor = torch.linalg.cholesky(torch.linalg.inv(h), upper=True)
-    left, found = weight[..., order].clone(), torch.empty_like(weight)
-    for start in range(0, weight.shape[-1], BLOCK):
-        end = min(start + BLOCK, weight.shape[-1])
-        errors = torch.zeros(*weight.shape[:2], end - start, dtype=weight.dtype)
+    factor = torch.linalg.cholesky(torch.linalg.inv(h), upper=True).to(weight.dtype)
+    left = weight[..., order].mT.contiguous()  # an input's weights lie side by side
+    scale, zero = (x[..., order].mT.contiguous() for x in (grid.scale, grid.zero))
+    found = torch.empty_like(left)
+    for start in range(0, len(order), BLOCK):
+        end = min(start + BLOCK, len(order))
+        errors = torch.empty(len(left), end - start, left.shape[-1], dtype=left.dtype)
         for j in range(start, end):
-            rounded = grid.round(left[..., j], int(order[j]))
-            error = (left[..., j] - rounded) / factor[:, None, j, j]
-            left[..., j:end] -= error[..., None] * factor[:, None, j, j:end]
-            found[..., order[j]], errors[..., j - start] = rounded, error
-        left[..., end:] -= errors @ factor[:, start:end, end:]
-    return found
+            found[:, j] = _nearest(left[:, j], scale[:, j], zero[:, j], grid.scheme)
+            error = (left[:, j] - found[:, j]) / factor[:, j, j, None]
+            left[:, j:end] -= factor[:, j, j:end, None] * error[:, None]
+            errors[:, j - start] = error
+        left[:, end:] -= factor[:, start:end, end:].mT @ errors
+    return found.mT[..., order.argsort()]
 
 
 def adaptive(weight: Tensor, start: Tensor, grid: _Grid, moments: Tensor) -> Tensor:
@@ -159,11 +164,11 @@ def adaptive(weight: Tensor, start: Tensor, grid: _Grid, moments: Tensor) -> Ten
     Parameters
     ----------
     weight, start
-        The exact weights, and rounded ones, (G, O, K), float64.
+        The exact weights, and rounded ones, (G, O, K).
     grid
         The numbers to which weights are rounded.
     moments
-        Second moments of the inputs, (G, K, K), float64.
+        Second moments of the inputs, (G, K, K).
     """
     found = start.clone()
     slope = (found - weight) @ moments  # half the derivative of the error
