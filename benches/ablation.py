@@ -118,7 +118,7 @@ def given(name: str, folder: Path) -> Given:
     options = SearchOptions(objective="intensity", metric=metric, runtime=None, formats=FORMATS)
     hardware = Hardware.load("xeon_2vcpu")
     source = stages.read_data(batches, None, None, 0)
-    trace = stages.trace_model(model, source, _silent)
+    trace = stages.trace_model(model, source, options.rounding, _silent)
     choices = stages.choices(trace.graph, hardware, options)
     seconds = cost.time_table(trace.graph, choices.columns, hardware)
     tables = stages.tables(trace.graph, choices, seconds, options)

@@ -11,7 +11,7 @@ exact steps in one input's weights at a time, instead of by gradients.
 
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -79,11 +79,10 @@ def rounded_by_data(
     groups, reads, _ = moments.shape
     shape = (groups, -1, reads)
     grid = _grid(weight, quantizer, shape)
-    w, h = weight.reshape(shape).float(), moments.double()
-    damped = next((m for m in map(partial(_damped, h), DAMPING) if _is_positive(m)), None)
-    if damped is None:  # nothing is known of the inputs, as they never vary
+    w, prepared = weight.reshape(shape).float(), _prepared(moments)
+    if prepared is None:  # nothing is known of the inputs, as they never vary
         return nearest
-    found = gptq(w, grid, damped)
+    found = gptq(w, grid, *prepared)
     if how is WeightRounding.ADAPTIVE:
         found = adaptive(w, found, grid, moments.float())
     plain = nearest.reshape(shape)
@@ -107,24 +106,32 @@ def output_error(change: Tensor, moments: Tensor) -> Tensor:
     return ((change @ moments) * change).sum(-1)
 
 
-def _damped(moments: Tensor, part: float) -> Tensor:
-    diagonal = moments.diagonal(dim1=1, dim2=2)
-    more = part * diagonal.mean(1, keepdim=True)
-    return moments + torch.diag_embed(more.expand_as(diagonal))
+@lru_cache(maxsize=1)  # the formats of a layer follow each other
+def _prepared(moments: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return the order in which inputs are rounded, and how later weights make up for errors.
+
+    The order, (K,), is one for all groups, so that they are rounded together: those with the
+    largest moments come first. Row j of the upper Cholesky factor of the inverse, (G, K, K), holds,
+    up to its diagonal element, how the later weights make up for an error of weight j once the
+    earlier ones are fixed. ``None`` if no damping makes the moments invertible.
+    """
+    h = moments.double()
+    diagonal = h.diagonal(dim1=1, dim2=2)
+    order = diagonal.mean(0).argsort(descending=True, stable=True)
+    for part in DAMPING:
+        more = (part * diagonal.mean(1, keepdim=True)).expand_as(diagonal)
+        damped = (h + torch.diag_embed(more))[:, order][:, :, order]
+        root, failed = torch.linalg.cholesky_ex(damped)
+        if bool(failed.any()):
+            continue
+        factor, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(root), upper=True)
+        if not bool(failed.any()) and bool(factor.isfinite().all()):
+            return order, factor.float()
+    return None
 
 
-def _is_positive(moments: Tensor) -> bool:
-    """Whether all matrices, and their inverses, have a Cholesky factor."""
-    _, failed = torch.linalg.cholesky_ex(moments)
-    if bool(failed.any()):
-        return False
-    inverse = torch.linalg.inv(moments)
-    _, failed = torch.linalg.cholesky_ex(inverse)
-    return bool(inverse.isfinite().all()) and not bool(failed.any())
-
-
-def gptq(weight: Tensor, grid: _Grid, moments: Tensor) -> Tensor:
-    """Return weights rounded one input after the other, those with the largest moments first.
+def gptq(weight: Tensor, grid: _Grid, order: Tensor, factor: Tensor) -> Tensor:
+    """Return weights rounded one input after the other.
 
     Parameters
     ----------
@@ -132,15 +139,9 @@ def gptq(weight: Tensor, grid: _Grid, moments: Tensor) -> Tensor:
         Weights, (G, O, K).
     grid
         The numbers to which they are rounded.
-    moments
-        Second moments of the inputs, positive definite, (G, K, K), float64.
+    order, factor
+        The order of the inputs, (K,), and how later weights make up for errors, (G, K, K).
     """
-    # The order is one for all groups, so that they are rounded together.
-    order = moments.diagonal(dim1=1, dim2=2).mean(0).argsort(descending=True, stable=True)
-    h = moments[:, order][:, :, order]
-    # Row j of the upper Cholesky factor of the inverse holds, up to its diagonal element, how the
-    # later weights make up for an error of weight j once the earlier ones are fixed.
-    factor = torch.linalg.cholesky(torch.linalg.inv(h), upper=True).to(weight.dtype)
     left = weight[..., order].mT.contiguous()  # an input's weights lie side by side
     scale, zero = (x[..., order].mT.contiguous() for x in (grid.scale, grid.zero))
     found = torch.empty_like(left)
