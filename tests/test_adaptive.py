@@ -205,6 +205,11 @@ def test_a_plan_is_deployed_with_the_weights_that_were_judged(network, plan, sim
     assert off["adaptive"] < off["nearest"] / 10
 
 
+def test_a_plan_of_weights_rounded_by_data_asks_for_data(network, plan):
+    with pytest.raises(InputError, match=r"rounded by data .adaptive., and none was given"):
+        aiq.deploy(plan, network[0], runtime="inductor", emulate=True, progress=None)
+
+
 def test_an_unknown_rounding_is_refused(network):
     with pytest.raises(InputError, match="rounding is 'gptp'; did you mean 'gptq'"):
         aiq.search(network[0], "xeon_2vcpu", network[1], rounding="gptp")

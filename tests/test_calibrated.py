@@ -527,3 +527,22 @@ def test_a_pooling_with_an_integer_kernel_needs_no_conversion_before_it(name):
         kernels = [part.kernel for part in cut]
         assert mean in kernels
         assert ("int8_to_fp32" in kernels) == (mean == "mean.fp32")
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape_of_input", "work"),
+    [
+        (nn.ConvTranspose1d(4, 6, 3), (2, 4, 8), 2 * 10 * 4 * 6 * 3),
+        (nn.ConvTranspose2d(8, 4, 3, groups=2), (1, 8, 5, 5), 7 * 7 * 4 * 2 * 2 * 9),
+        (nn.ConvTranspose2d(4, 12, 1, groups=4), (1, 4, 5, 5), 25 * 1 * 3 * 4),
+        (nn.Conv2d(8, 12, 3, groups=4), (1, 8, 5, 5), 9 * 2 * 3 * 4 * 9),
+    ],
+)
+def test_transposed_convolutions_of_any_width_have_features(layer, shape_of_input, work):
+    model, x = nn.Sequential(layer).eval(), torch.randn(shape_of_input)
+    (found,) = graph.trace(model, x).graph.quantizable
+    assert 2 ** shape.log_work(shape.features(found)) == pytest.approx(work)
+    plan = aiq.search(
+        model, "epyc_zen4_2vcpu", [x], metric="cosine", max_drop=1.0, cache=False, progress=None
+    )
+    assert plan.predicted.seconds > 0

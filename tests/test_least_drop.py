@@ -146,6 +146,7 @@ def test_the_nearest_feasible_budget_is_feasible(network, budget):
         ({"max_seconds": math.inf}, "finite number above 0"),
         ({"min_intensity": -1}, "finite number above 0"),
         ({"max_seconds": "1"}, "give a number"),
+        ({"max_seconds": 10**400}, "more than 300 digits"),
         ({"max_size": 100, "measure_top": 2}, "the stopwatch needs objective throughput"),
     ],
 )

@@ -61,6 +61,11 @@ def prepare(
     inputs = _inputs(plan, batches) if example_inputs is None else example_inputs
     if calibration is not None:
         calibration = reiterable(calibration, "calibration")
+    if plan.rounding != "nearest" and data is None and calibration is None:
+        raise InputError(
+            f"The plan's weights are rounded by data ({plan.rounding}), and none was given; give "
+            "data like that of the search."
+        )
     seen = observed(inputs, plan.batch_dim, batches, calibration)
     try:
         traced = replace(graph.trace(model, inputs, plan.batch_dim), rounding=plan.rounding)

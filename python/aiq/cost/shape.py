@@ -50,13 +50,18 @@ def features(layer: Layer) -> tuple[float, ...]:
     """Return the features of a layer with weights, in the order of `FEATURES`."""
     assert layer.weight_shape is not None
     outputs, inputs, *filters = layer.weight_shape
-    positions = max(1, layer.output_elements // outputs)
-    channels, groups, width, read = inputs, 1, 1, positions
+    channels, groups, width = inputs, 1, 1
     if filters:
-        channels = layer.input_shapes[0][-len(layer.weight_shape) + 1]
-        groups = channels // inputs
+        place = 1 - len(layer.weight_shape)
+        channels, written = layer.input_shapes[0][place], layer.output_shape[place]
+        if outputs == written:
+            groups = channels // inputs
+        else:  # transposed: stored as (inputs, outputs of a group, taps...)
+            groups = written // inputs
+            outputs, inputs = written, channels // groups
         width = layer.output_shape[-1]
-        read = layer.input_elements // channels
+    positions = max(1, layer.output_elements // outputs)
+    read = layer.input_elements // channels if filters else positions
     each = max(1, outputs // groups)
     logs = (positions, width, inputs, each, groups, math.prod(filters), max(1.0, read / positions))
     return (

@@ -92,7 +92,10 @@ def whole_number(argument: str, value: object, what: str) -> None:
 def _real(argument: str, value: object, what: str) -> float:
     """Return `value` as a float if it is a number, not NaN."""
     if isinstance(value, Real) and not isinstance(value, bool):
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            raise InputError(f"{argument} has more than 300 digits; give {what}.") from None
         if not math.isnan(number):
             return number
     raise InputError(f"{argument} is {value!r}; give a number: {what}.")
