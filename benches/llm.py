@@ -36,8 +36,8 @@ import torch
 from llm_setup import FOLDER, PROFILE, Setup, update
 
 from aiq.calibrate import calibrate
+from aiq.formats import WeightRounding
 from aiq.hardware import Hardware
-from aiq.quantize.adaptive import WeightRounding
 
 PARTS = ("calibrate", "search", "quality", "speed", "prediction", "deployed")
 
@@ -60,7 +60,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     samples, how = (options.searched, options.held_out), options.rounding
-    setup = Setup(options.text, *samples, options.threads, options.hw, str(how))
+    setup = Setup(options.text, *samples, options.threads, options.hw, WeightRounding(how))
     for part in options.part or PARTS:
         print(f"\n{part}", flush=True)
         match part:

@@ -16,7 +16,7 @@ import torch
 from aiq import decoders
 from aiq.drops import DropTable
 from aiq.evaluate import Evaluator
-from aiq.formats import Format, parse_all
+from aiq.formats import Format, WeightRounding, parse_all
 from aiq.gguf.write import write_gguf
 from aiq.graph import Trace, trace
 from aiq.hardware import Hardware
@@ -53,7 +53,7 @@ class Setup:
     held_out: int
     threads: int
     hardware: str
-    rounding: str = "nearest"
+    rounding: WeightRounding = WeightRounding.NEAREST
 
     @cached_property
     def decoder(self) -> decoders.Decoder:

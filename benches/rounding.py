@@ -21,9 +21,8 @@ from aiq import data, graph, models, text
 from aiq.data.datasets import Batches
 from aiq.errors import DataError
 from aiq.evaluate import Evaluation, Evaluator
-from aiq.formats import parse, parse_all
+from aiq.formats import WeightRounding, parse, parse_all
 from aiq.graph import Trace
-from aiq.quantize.adaptive import WeightRounding
 
 CALIBRATION = 512
 UNIFORM = ("w8a8", "w4a8", "w3a8", "w2a8")
@@ -68,7 +67,7 @@ def measure(network: str) -> list[dict[str, Any]]:
     exported, rows = graph.trace(model, few[0][0]), []
     names = [layer.name for layer in exported.graph.quantizable]
     for how in WeightRounding:
-        trace = replace(exported, rounding=str(how))
+        trace = replace(exported, rounding=how)
         evaluator = Evaluator(trace, judged, calibration=few)
         for name in UNIFORM:
             started = time.process_time()

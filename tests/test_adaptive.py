@@ -10,8 +10,8 @@ import aiq
 from aiq import data, graph, models
 from aiq.errors import InputError
 from aiq.evaluate import Evaluator
-from aiq.formats import parse, parse_all
-from aiq.quantize.adaptive import WeightRounding, output_error, rounded_by_data
+from aiq.formats import WeightRounding, parse, parse_all
+from aiq.quantize.adaptive import output_error, rounded_by_data
 from aiq.quantize.affine import Scheme
 from aiq.quantize.fold import fold
 from aiq.quantize.moments import second_moments
@@ -72,7 +72,7 @@ def test_inputs_that_never_vary_leave_the_nearest_numbers(how, value):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 4)).eval()
     x = torch.full((32, 6), value)
-    trace = replace(graph.trace(model, x), rounding=str(how))
+    trace = replace(graph.trace(model, x), rounding=how)
     (moments,) = second_moments(fold(trace), [x]).values()
     weight = model[0].weight.detach()
     quantizer = weight_mse(weight, SCHEMES["channel"])
@@ -85,7 +85,7 @@ def test_inputs_far_from_zero_that_hardly_vary_are_no_obstacle():
     layer = nn.Linear(8, 4)
     model = nn.Sequential(layer).eval()
     x = 1000 + 0.01 * torch.randn(256, 8)
-    trace = replace(graph.trace(model, x), rounding="gptq")
+    trace = replace(graph.trace(model, x), rounding=WeightRounding.GPTQ)
     (moments,) = second_moments(fold(trace), [x]).values()
     weight = layer.weight.detach()
     quantizer = weight_mse(weight, SCHEMES["channel"])
@@ -131,7 +131,7 @@ def test_moments_predict_the_change_of_outputs(layer, shape):
     torch.manual_seed(0)
     x = torch.randn(shape) + 0.5
     model = nn.Sequential(layer, nn.ReLU()).eval()
-    trace = replace(graph.trace(model, x), rounding="gptq")
+    trace = replace(graph.trace(model, x), rounding=WeightRounding.GPTQ)
     (moments,) = second_moments(fold(trace), [x]).values()
     change = torch.randn_like(layer.weight)
     exact = layer(x)
@@ -164,7 +164,7 @@ def test_a_trained_network_diverges_a_tenth_as_much():
     trace, kl = graph.trace(model, batches[0][0]), {}
     names = [layer.name for layer in trace.graph.quantizable]
     for how in WeightRounding:
-        evaluator = Evaluator(replace(trace, rounding=str(how)), batches)
+        evaluator = Evaluator(replace(trace, rounding=how), batches)
         kl[how] = evaluator.evaluate(dict.fromkeys(names, parse("w3a8"))).kl
     assert kl["adaptive"] < kl["gptq"] < kl["nearest"] / 10
 
@@ -190,7 +190,7 @@ def simulated(network, plan):
     model, batches = network
     found, x = {}, batches[0][0]
     for how in WeightRounding:
-        trace = replace(graph.trace(model, x), rounding=str(how))
+        trace = replace(graph.trace(model, x), rounding=how)
         found[how] = Evaluator(trace, batches).runner.simulator.run(x, plan.formats)
     return found
 
@@ -217,9 +217,23 @@ def test_an_unknown_rounding_is_refused(network):
 
 def test_formats_of_groups_are_rounded_by_data_too(network):
     model, batches = network
-    trace = replace(graph.trace(model, batches[0][0]), rounding="gptq")
+    trace = replace(graph.trace(model, batches[0][0]), rounding=WeightRounding.GPTQ)
     evaluator = Evaluator(trace, batches)
     for fmt in parse_all("w4g32,w4g32z,w2"):
         divergence = evaluator.evaluate({"7": fmt}).kl
         nearest = Evaluator(graph.trace(model, batches[0][0]), batches).evaluate({"7": fmt}).kl
         assert divergence < nearest
+
+
+def test_a_plan_that_rounds_no_weight_needs_no_data(network):
+    model, batches = network
+    plan = aiq.search(
+        *(model, "xeon_2vcpu", batches),
+        formats="fp32",
+        runtime="eager",
+        rounding="gptq",
+        cache=False,
+        progress=None,
+    )
+    x = batches[0][0]
+    assert torch.allclose(aiq.deploy(plan, model, progress=None)(x), model(x), atol=1e-5)

@@ -16,6 +16,7 @@ from aiq.cost import (
     Level,
     calibrated_table,
     intensity_table,
+    rows,
     shape,
     time_table,
 )
@@ -542,6 +543,7 @@ def test_transposed_convolutions_of_any_width_have_features(layer, shape_of_inpu
     model, x = nn.Sequential(layer).eval(), torch.randn(shape_of_input)
     (found,) = graph.trace(model, x).graph.quantizable
     assert 2 ** shape.log_work(shape.features(found)) == pytest.approx(work)
+    assert rows.work(found).scales == layer.out_channels
     plan = aiq.search(
         model, "epyc_zen4_2vcpu", [x], metric="cosine", max_drop=1.0, cache=False, progress=None
     )

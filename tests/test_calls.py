@@ -11,11 +11,16 @@ from torch import nn
 import aiq
 from aiq import runtimes
 from aiq.errors import InputError, RuntimeUnavailableError
+from aiq.formats import WeightRounding
 from aiq.runtimes.arguments import TensorSpec
 
 RUNTIMES = ["eager", "inductor", "onnxruntime", "openvino"]
 SUFFIXES = [".onnx", ".xml", ".pt2"]
-FLOAT = type("Plan", (), {"formats": {}, "batch_dim": 0, "workload": None, "rounding": "nearest"})
+FLOAT = type(
+    "Plan",
+    (),
+    {"formats": {}, "batch_dim": 0, "workload": None, "rounding": WeightRounding.NEAREST},
+)
 
 
 @pytest.fixture(autouse=True, scope="module")

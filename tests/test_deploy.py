@@ -7,7 +7,7 @@ from processor import rounded
 import aiq
 from aiq import data, models
 from aiq.errors import InputError
-from aiq.formats import parse
+from aiq.formats import WeightRounding, parse
 from aiq.graph import trace
 from aiq.quantize.fold import fold
 from aiq.quantize.simulate import Simulator
@@ -22,7 +22,7 @@ class Chosen:
     def __init__(self, formats):
         self.formats = formats
         self.batch_dim = 0
-        self.rounding = "nearest"
+        self.rounding = WeightRounding.NEAREST
         self.workload = None
 
 

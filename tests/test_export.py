@@ -12,7 +12,7 @@ from processor import able
 import aiq
 from aiq import data, models, runtimes
 from aiq.errors import InputError, RuntimeUnavailableError
-from aiq.formats import parse
+from aiq.formats import WeightRounding, parse
 
 BATCH = 100
 ALONE = {
@@ -64,7 +64,7 @@ class Chosen:
     """What `export` reads of a plan."""
 
     batch_dim = 0
-    rounding = "nearest"
+    rounding = WeightRounding.NEAREST
     workload = None
 
     def __init__(self, formats):

@@ -11,9 +11,14 @@ from torch import nn
 
 import aiq
 from aiq.errors import AiqError, InputError
+from aiq.formats import WeightRounding
 from aiq.runtimes import package
 
-PLAN = type("Plan", (), {"formats": {}, "batch_dim": 0, "workload": None, "rounding": "nearest"})
+PLAN = type(
+    "Plan",
+    (),
+    {"formats": {}, "batch_dim": 0, "workload": None, "rounding": WeightRounding.NEAREST},
+)
 LEAF = {"type": None, "context": None, "children_spec": []}
 
 

@@ -11,6 +11,7 @@ from aiq import bars, graph, runtimes
 from aiq.data.reading import first_inputs, observed, reiterable, resized
 from aiq.errors import GraphError, InputError, RuntimeUnavailableError
 from aiq.files import check_target
+from aiq.formats import WeightRounding
 from aiq.graph import Trace
 from aiq.graph.export import Inputs
 from aiq.plan import InputSpec, Plan
@@ -61,7 +62,9 @@ def prepare(
     inputs = _inputs(plan, batches) if example_inputs is None else example_inputs
     if calibration is not None:
         calibration = reiterable(calibration, "calibration")
-    if plan.rounding != "nearest" and data is None and calibration is None:
+    by_data = plan.rounding is not WeightRounding.NEAREST
+    rounds = any(fmt.quantizes_weights for fmt in plan.formats.values())
+    if by_data and rounds and data is None and calibration is None:
         raise InputError(
             f"The plan's weights are rounded by data ({plan.rounding}), and none was given; give "
             "data like that of the search."

@@ -24,6 +24,14 @@ class Kind(StrEnum):
     INT = "int"
 
 
+class WeightRounding(StrEnum):
+    """The way in which weights are rounded, see `aiq.quantize.adaptive`."""
+
+    NEAREST = "nearest"
+    GPTQ = "gptq"
+    ADAPTIVE = "adaptive"
+
+
 @dataclass(frozen=True, slots=True)
 class Granularity:
     """The set of weights that share one scale, and whether they have a zero point.

@@ -70,7 +70,7 @@ def work(layer: Layer) -> Work:
     return Work(
         flops=layer.flops,
         weights=layer.weight_elements,
-        scales=layer.weight_shape[0] if layer.weight_shape else 0,
+        scales=layer.output_channels,
         inputs=layer.input_elements,
         fused=layer.fused_elements,
         outputs=layer.output_elements,

@@ -49,16 +49,13 @@ _FACTORS = ("rows", "inputs", "outputs", "groups", "taps")
 def features(layer: Layer) -> tuple[float, ...]:
     """Return the features of a layer with weights, in the order of `FEATURES`."""
     assert layer.weight_shape is not None
-    outputs, inputs, *filters = layer.weight_shape
+    outputs = layer.output_channels
+    _, inputs, *filters = layer.weight_shape
     channels, groups, width = inputs, 1, 1
     if filters:
-        place = 1 - len(layer.weight_shape)
-        channels, written = layer.input_shapes[0][place], layer.output_shape[place]
-        if outputs == written:
-            groups = channels // inputs
-        else:  # transposed: stored as (inputs, outputs of a group, taps...)
-            groups = written // inputs
-            outputs, inputs = written, channels // groups
+        channels = layer.input_shapes[0][1 - len(layer.weight_shape)]
+        groups = outputs // inputs if layer.transposed else channels // inputs
+        inputs = channels // groups
         width = layer.output_shape[-1]
     positions = max(1, layer.output_elements // outputs)
     read = layer.input_elements // channels if filters else positions

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from aiq.errors import GraphError
+from aiq.formats import WeightRounding
 from aiq.graph.batch import BatchDim
 from aiq.graph.export import Inputs, export_model
 from aiq.graph.flops import flops, is_known
@@ -73,6 +74,15 @@ class Layer:
     repeated_elements: int = 0
     is_counted: bool = True
     transposed: bool = False
+
+    @property
+    def output_channels(self) -> int:
+        """Number of output channels, or of features of a linear layer; 0 without a weight."""
+        if self.weight_shape is None:
+            return 0
+        if self.transposed:  # stored as (inputs, outputs of a group, taps...)
+            return self.output_shape[1 - len(self.weight_shape)]
+        return self.weight_shape[0]
 
     @property
     def quantizable(self) -> bool:
@@ -189,7 +199,7 @@ class Trace:
     random
         Whether the model's outputs are random in evaluation mode.
     rounding
-        How weights are rounded, see `aiq.quantize.adaptive`: ``nearest``, ``gptq``, ``adaptive``.
+        How weights are rounded to integers.
     """
 
     module: fx.GraphModule
@@ -198,7 +208,7 @@ class Trace:
     batch_dim: BatchDim = 0
     writes_inputs: bool = False
     random: bool = False
-    rounding: str = "nearest"
+    rounding: WeightRounding = WeightRounding.NEAREST
 
 
 def trace(model: nn.Module, example_inputs: Inputs, batch_dim: BatchDim = 0) -> Trace:

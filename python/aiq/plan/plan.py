@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import msgspec
 
 from aiq import files
 from aiq.errors import InputError
-from aiq.formats import Format
+from aiq.formats import Format, WeightRounding
 from aiq.formats import parse as parse_format
 from aiq.plan import show
 from aiq.plan.certificate import PlanCertificate, SolveSummary
@@ -210,10 +210,9 @@ class Plan(Saved):
         return found
 
     @property
-    def rounding(self) -> str:
+    def rounding(self) -> WeightRounding:
         """How weights are rounded to integers; plans of older versions: to nearest."""
-        found: str = self.provenance.get("rounding", "nearest")
-        return found
+        return WeightRounding(self.provenance.get("rounding", WeightRounding.NEAREST))
 
     def check(self) -> Check:
         """Verify the solver's certificate with the independent checker, which takes seconds.
@@ -321,7 +320,7 @@ _SHOWN: Mapping[str, Any] = {
     "undecided": list[_Undecided],
     "uncounted": list[Text],
     "profile": Text,
-    "rounding": Literal["nearest", "gptq", "adaptive"],
+    "rounding": WeightRounding,
 }
 """What tables show of a provenance, and its types."""
 

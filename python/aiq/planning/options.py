@@ -11,12 +11,11 @@ from aiq.drops import DropTable
 from aiq.errors import InputError
 from aiq.evaluate import journal, metrics
 from aiq.evaluate.metrics import Metric
-from aiq.formats import Format, parse, parse_all
+from aiq.formats import Format, WeightRounding, parse, parse_all
 from aiq.graph import Decode
 from aiq.hardware import Hardware
 from aiq.planning import checks
 from aiq.planning.objective import Method, Objective
-from aiq.quantize.adaptive import WeightRounding
 from aiq.runtimes import Runtime, placement
 from aiq.sensitivity import METHODS, CustomDrop
 
@@ -55,7 +54,9 @@ class SearchOptions:
         str,
         lambda: Objective,
     )
-    max_drop: float = _option(0.01, "Largest accuracy drop: 0.01 is 1 pp.", float)
+    max_drop: float = _option(
+        0.01, "Largest accuracy drop: 0.01 is 1 pp. Not used by --objective accuracy.", float
+    )
     confidence: float = _option(
         0.95, "Confidence with which the measured plan must keep to --max-drop.", float
     )

@@ -21,7 +21,7 @@ from aiq.drops import DropTable
 from aiq.errors import InputError
 from aiq.evaluate import Evaluator
 from aiq.fingerprint import Fingerprint
-from aiq.formats import REFERENCE, Format, parse_all
+from aiq.formats import REFERENCE, Format, WeightRounding, parse_all
 from aiq.graph import BatchDim, LayerGraph, Trace
 from aiq.graph.export import Inputs
 from aiq.hardware import Hardware
@@ -109,7 +109,7 @@ def trace_model(model: torch.nn.Module, source: Source, rounding: str, progress:
     """Return the exported model, whose weights are to be rounded in a way, and its layer graph."""
     progress("export the model", 0, 1)
     trace = graph.trace(model, source.inputs, source.batch_dim)
-    trace = replace(trace, rounding=str(rounding))
+    trace = replace(trace, rounding=WeightRounding(rounding))
     progress("export the model", 1, 1)
     return trace
 

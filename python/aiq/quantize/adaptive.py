@@ -10,12 +10,12 @@ exact steps in one input's weights at a time, instead of by gradients.
 """
 
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from aiq.formats import WeightRounding
 from aiq.quantize.affine import Affine, Scheme, from_rows, to_rows
 
 DAMPING = (0.01, 0.1, 1.0)
@@ -29,14 +29,6 @@ BLOCK = 32
 
 SWEEPS = 10
 """Most passes of `adaptive` over all inputs."""
-
-
-class WeightRounding(StrEnum):
-    """The way in which weights are rounded."""
-
-    NEAREST = "nearest"
-    GPTQ = "gptq"
-    ADAPTIVE = "adaptive"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, unfold
 
+from aiq.formats import WeightRounding
 from aiq.graph import Layer, Trace
 from aiq.graph.export import Inputs
-from aiq.quantize.adaptive import WeightRounding
 from aiq.quantize.operands import Operands, operands
 from aiq.quantize.program import Program, Step, Values
 
@@ -44,7 +44,7 @@ def second_moments(trace: Trace, inputs: Iterable[Inputs]) -> dict[str, Tensor]:
         K numbers. Transposed and three-dimensional convolutions have no entry, and layers that
         read more than `MOST_INPUTS` numbers.
     """
-    if trace.rounding == WeightRounding.NEAREST:
+    if trace.rounding is WeightRounding.NEAREST:
         return {}
     program, names = Program(trace), operands(trace)
     layers = {x.nodes[0]: x for x in trace.graph.quantizable if _counts(x, names[x.name])}

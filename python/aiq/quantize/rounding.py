@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from aiq.errors import InputError
-from aiq.formats import BF16, FP16, FP32, DType, Granularity, Kind
+from aiq.formats import BF16, FP16, FP32, DType, Granularity, Kind, WeightRounding
 from aiq.graph import Trace
 from aiq.graph.operators import bounds
-from aiq.quantize.adaptive import WeightRounding, rounded_by_data
+from aiq.quantize.adaptive import rounded_by_data
 from aiq.quantize.affine import (
     LARGEST_HALF,
     SMALLEST_HALF,
@@ -84,7 +84,7 @@ class Rounding:
         self._statistics = statistics
         self._correct_bias = correct_bias
         self._power_of_two = power_of_two
-        self._rounds = WeightRounding(trace.rounding)
+        self._rounds = trace.rounding
         self._moments = {} if self._rounds is WeightRounding.NEAREST else dict(moments or {})
         position = self.program.position
         self._start = {layer.name: position[layer.nodes[0]] for layer in trace.graph.quantizable}

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from aiq.formats import WeightRounding
 from aiq.text import count, duration, points
 
 if TYPE_CHECKING:  # a plan shows itself through this room
@@ -110,7 +111,7 @@ def commands(plan: "Plan") -> list[str]:
         ("--max-size", known.get("max_size")),
         ("--max-seconds", known.get("max_seconds")),
         ("--min-intensity", known.get("min_intensity")),
-        ("--rounding", None if plan.rounding == "nearest" else plan.rounding),
+        ("--rounding", None if plan.rounding is WeightRounding.NEAREST else plan.rounding),
         ("--measure-top", known.get("measure_top") or None),
     ]
     pins = known.get("pin")
