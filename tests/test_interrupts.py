@@ -215,14 +215,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 from aiq.cli import main, search
 real = search.run_search
 def slow(*args, **kwargs):
-    print("ready", flush=True)
-    if os.environ.get("STUCK"):
-        try:
-            time.sleep(60)
-        finally:
+    try:
+        print("ready", flush=True)  # within: the signal may come before the next line
+        time.sleep(60)
+    finally:
+        if os.environ.get("STUCK"):
             print("stopping", flush=True)
             time.sleep(60)
-    time.sleep(60)
 search.run_search = slow
 sys.argv = ["aiq", *sys.argv[1:]]
 main()
