@@ -24,9 +24,12 @@ if TYPE_CHECKING:
     from aiq.graph import Decode, extract
     from aiq.hardware import Hardware
     from aiq.plan import Plan
+    from aiq.plan.channel_plan import ChannelPlan
+    from aiq.planning.channels import search_channels
     from aiq.planning.search import search
 
 __all__ = [
+    "ChannelPlan",
     "Decode",
     "Format",
     "Hardware",
@@ -38,9 +41,11 @@ __all__ = [
     "extract",
     "load",
     "search",
+    "search_channels",
 ]
 
 _HOMES = {
+    "ChannelPlan": "aiq.plan.channel_plan",
     "Decode": "aiq.graph",
     "Format": "aiq.formats",
     "Hardware": "aiq.hardware",
@@ -51,6 +56,7 @@ _HOMES = {
     "extract": "aiq.graph",
     "load": "aiq.deployment",
     "search": "aiq.planning.search",
+    "search_channels": "aiq.planning.channels",
 }
 
 

@@ -15,6 +15,7 @@ from aiq.formats import WeightRounding
 from aiq.graph import Trace
 from aiq.graph.export import Inputs
 from aiq.plan import InputSpec, Plan
+from aiq.plan.channel_plan import NO_KERNELS, ChannelPlan
 from aiq.progress import Progress, silent
 from aiq.runtimes import Compiled
 
@@ -56,8 +57,10 @@ def prepare(
     Raises
     ------
     InputError
-        If the plan is for another model, or for other inputs than those in `data`.
+        If the plan is for another model, or for other inputs than those in `data`, or gives the
+        channels of a layer different formats.
     """
+    _check_kernels(plan)
     batches = None if data is None else reiterable(data)
     inputs = _inputs(plan, batches) if example_inputs is None else example_inputs
     if calibration is not None:
@@ -86,8 +89,15 @@ def prepare(
 
 def runtime_of(plan: Plan, runtime: str | None) -> str:
     """Return the name of a runtime: `runtime`, or that of the plan if it is ``None``."""
+    _check_kernels(plan)
     planned = None if plan.workload is None else plan.workload.runtime
     return runtime or planned or DEFAULT_RUNTIME
+
+
+def _check_kernels(plan: Plan | ChannelPlan) -> None:
+    """Raise `InputError` if the channels of a layer differ in their formats."""
+    if isinstance(plan, ChannelPlan):
+        raise InputError(NO_KERNELS)
 
 
 def _inputs(plan: Plan, data: Iterable[Any] | None) -> Inputs:

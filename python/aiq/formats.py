@@ -8,7 +8,7 @@ compute in bfloat16.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from enum import StrEnum
@@ -85,6 +85,19 @@ class DType:
     name: str
     kind: Kind
     bits: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowsDType(DType):
+    """The number types of a weight whose output channels differ in them.
+
+    Attributes
+    ----------
+    rows
+        Dtype of each output channel.
+    """
+
+    rows: tuple[DType, ...]
 
 
 FP32 = DType("fp32", Kind.FLOAT, 32)
@@ -247,3 +260,40 @@ INTEGER_GRID = (
     *(parse(f"w{w}a{a}") for w in range(8, 1, -1) for a in range(8, 1, -1)),
 )
 """Float32, and every integer width of weights and activations."""
+
+
+def by_channel(formats: Sequence[Format]) -> Format:
+    """Return the weight-only format of a layer whose output channels have formats of their own.
+
+    Its name has a letter for each channel: the bits of its weights, or ``f`` for float32. Channels
+    that all have one format give that format.
+
+    Parameters
+    ----------
+    formats
+        Format of each output channel: ``fp32``, or ``wN`` with a scale for each channel.
+
+    Raises
+    ------
+    FormatError
+        If there are no formats, or one of them is of another kind.
+
+    Examples
+    --------
+    >>> by_channel([parse("w8"), parse("w4"), parse("fp32")]).name
+    'channels-84f'
+    """
+    for one in formats:
+        plain = one.activation == FP32 and one.weight_granularity == Granularity.CHANNEL
+        if not plain or one.weight not in {FP32, *INTEGERS.values()}:
+            raise FormatError(
+                f"An output channel cannot have the format {one}; use fp32 or wN, for example w4."
+            )
+    if not formats:
+        raise FormatError("There are no output channels; give a format for each.")
+    if len(set(formats)) == 1:
+        return formats[0]
+    name = "channels-" + "".join("f" if f.weight == FP32 else str(f.weight.bits) for f in formats)
+    rows = tuple(f.weight for f in formats)
+    weight = RowsDType(name, Kind.INT, max(row.bits for row in rows), rows)
+    return Format(name, weight, FP32, FP32)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from aiq.errors import InputError
-from aiq.formats import BF16, FP16, FP32, DType, Granularity, Kind, WeightRounding
+from aiq.formats import BF16, FP16, FP32, DType, Granularity, Kind, RowsDType, WeightRounding
 from aiq.graph import Trace
 from aiq.graph.operators import bounds
 from aiq.quantize.adaptive import rounded_by_data
@@ -197,7 +197,9 @@ class Rounding:
 
         The parameters are those of `weight_quantizer`.
         """
-        if dtype.kind is Kind.INT:
+        if isinstance(dtype, RowsDType):
+            read = FP32  # such formats round weights only
+        elif dtype.kind is Kind.INT:
             quantizer = self.weight_quantizer(layer, dtype, granularity, read)
             if quantizer is self.weight_quantizer(layer, dtype, granularity):
                 read = FP32  # most weights do not depend on it, and are then kept only once
@@ -207,7 +209,9 @@ class Rounding:
         if key not in self._weights:
             names = self.operands[layer]
             exact: Tensor = self.program.constants[names.weight]
-            if dtype.kind is Kind.INT and layer in self._moments:
+            if isinstance(dtype, RowsDType):
+                rounded = self._by_rows(layer, dtype)
+            elif dtype.kind is Kind.INT and layer in self._moments:
                 rounded = rounded_by_data(exact, quantizer, self._moments[layer], self._rounds)
             elif dtype.kind is Kind.INT:
                 rounded = names.as_stored(quantizer.fake_quantize(names.by_output(exact)))
@@ -223,6 +227,20 @@ class Rounding:
                 self._drop(next(iter(self._weights)))
         self._weights[key] = self._weights.pop(key)  # the first one is the longest unused
         return self._weights[key]
+
+    def _by_rows(self, layer: str, dtype: RowsDType) -> Tensor:
+        """Return the weights of `layer` with each output channel rounded to its own dtype."""
+        names = self.operands[layer]
+        rounded = names.by_output(self.program.constants[names.weight]).clone()
+        if len(rounded) != len(dtype.rows):
+            raise InputError(
+                f"Layer {layer!r} has {len(rounded)} output channels and the format has "
+                f"{len(dtype.rows)}; give a format for each channel."
+            )
+        for one in dict.fromkeys(dtype.rows):
+            mine = torch.tensor([row == one for row in dtype.rows])
+            rounded[mine] = names.by_output(self.weight(layer, one))[mine]
+        return names.as_stored(rounded)
 
     def forget(self, layer: str) -> None:
         """Free the memory of the rounded weights of `layer`, which are rounded again if needed."""

@@ -6,6 +6,7 @@ derivatives (``fisher``, ``hessian``). `predict_drop` predicts the drop of a who
 samples.
 """
 
+from aiq.sensitivity.channels import ChannelDrops, estimate_by_channel
 from aiq.sensitivity.estimated import ESTIMATES, CustomDrop, estimate
 from aiq.sensitivity.measured import measure
 from aiq.sensitivity.whole_plan import predict_drop
@@ -13,4 +14,12 @@ from aiq.sensitivity.whole_plan import predict_drop
 METHODS = ("measured", *ESTIMATES)
 """Names of the methods."""
 
-__all__ = ["METHODS", "CustomDrop", "estimate", "measure", "predict_drop"]
+__all__ = [
+    "METHODS",
+    "ChannelDrops",
+    "CustomDrop",
+    "estimate",
+    "estimate_by_channel",
+    "measure",
+    "predict_drop",
+]

@@ -101,7 +101,7 @@ def estimate(
         scale = DropScale(1.0, 1.0, 0.0, ())
     else:
         name, chosen = method, _named(method)
-        context = _context(source, example_inputs, layers, columns, method, seed, progress)
+        context = make_context(source, example_inputs, layers, columns, method, seed, progress)
         harm, harm_error = _summary(chosen.harm(context), context, columns, method)
         if evaluator is None:
             scale = DropScale(1.0, chosen.slope, chosen.slope, ())
@@ -142,7 +142,7 @@ def _named(method: str) -> _Estimate:
     return ESTIMATES[method]
 
 
-def _context(
+def make_context(
     source: Evaluator | Trace,
     example_inputs: Inputs | None,
     layers: tuple[str, ...],
@@ -151,6 +151,7 @@ def _context(
     seed: int,
     progress: Progress | None,
 ) -> EstimateContext:
+    """Return the input of an estimator; the parameters are those of `estimate`."""
     if isinstance(source, Evaluator):
         simulator, batches = source.runner.simulator, source.inputs(SAMPLES)
         output_dim = source.runner.output_dim
