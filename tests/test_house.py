@@ -21,7 +21,7 @@ FLOORS = (
     ("graph", "machine", "saved"),
     ("quiet",),
     ("measure",),
-    ("data", "decoders", "drops", "hardware", "models", "quantize", "report", "solver"),
+    ("data", "decoders", "drops", "encoders", "hardware", "models", "quantize", "report", "solver"),
     ("evaluate", "plan"),
     ("gguf", "runtimes"),
     ("cost",),

@@ -20,6 +20,7 @@ from aiq.planning.drop_curve import DropCurve
 from aiq.planning.price import per_tenth
 from aiq.planning.tables import Tables
 from aiq.planning.task import Outcome, Task
+from aiq.report.scores import Words
 
 FORMATS = parse_all("fp32,bf16,w8a8")
 NAMES = ("a", "b", "c", "d")
@@ -39,10 +40,11 @@ def tables(seed=0):
     return Tables(table, table, drop, sizes, ((0, 1, 2),) * 4)
 
 
-def told(tables, plan, **options):
+def told(tables, plan, metric="top1", **options):
     graph = SimpleNamespace(quantizable=[SimpleNamespace(name=name) for name in NAMES])
     options = {"measured": True, "walked": False} | options
-    return reasons.reasons(graph, tables, tables.formats(plan), None, None, **options)
+    words = Words.of({"metric": metric})
+    return reasons.reasons(graph, tables, tables.formats(plan), None, None, words, **options)
 
 
 @pytest.mark.parametrize("seed", range(5))

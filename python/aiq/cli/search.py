@@ -27,7 +27,7 @@ from aiq.cli.common import (
     out,
     progress_bars,
 )
-from aiq.cli.spec import load_model, parse_pins
+from aiq.cli.spec import load_metric, load_model, parse_pins
 from aiq.errors import Interrupted
 from aiq.files import check_target
 from aiq.hardware import Hardware
@@ -108,7 +108,8 @@ def search(
     if output is not None:
         check_target(output)
     kept = evaluations(cache, no_cache=no_cache)
-    options |= {"pin": parse_pins(pin or []), "cache": kept}
+    metric = load_metric(options["metric"])
+    options |= {"pin": parse_pins(pin or []), "cache": kept, "metric": metric}
     SearchOptions(**options).validate(None if hw == AUTO else Hardware.load(hw))
     try:
         with progress_bars() as progress:

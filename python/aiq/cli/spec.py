@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -23,6 +23,7 @@ from aiq import data as datasets
 from aiq import models, userpath
 from aiq.data.reading import first_inputs, read_batches
 from aiq.errors import AiqError, InputError, type_of
+from aiq.evaluate.metrics import Metric
 from aiq.graph.export import Inputs
 from aiq.plan import InputSpec
 
@@ -154,6 +155,25 @@ def _until_its_end(iterator: Iterator[Any]) -> Iterator[Any]:
         if batch is end:
             return
         yield batch
+
+
+def load_metric(spec: str) -> str | Metric:
+    """Return the metric that `spec` names: a name of aiq's, or ``package.module:function``.
+
+    Raises
+    ------
+    InputError
+        If the spec names nothing that can be called.
+    """
+    if ":" not in spec:
+        return spec
+    function = _user_attribute(spec)
+    if not callable(function):
+        raise InputError(
+            f"{spec} is {type_of(function)}; name a function of outputs and targets that returns "
+            "one score per sample."
+        )
+    return cast("Metric", function)
 
 
 def parse_pins(pins: Sequence[str]) -> dict[str, str]:

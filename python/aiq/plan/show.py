@@ -40,6 +40,7 @@ def plan_table(plan: "Plan", *, every: bool = False) -> RenderableType:
 def _layers(plan: "Plan", *, every: bool) -> FittedTable:
     """Return the layers; names lack the parts that all of them begin with."""
     drops_known = plan.provenance.get("sensitivity", "") is not None
+    words = Words.of(plan.provenance)
     short = dict(zip((layer.name for layer in plan.layers), _short(plan), strict=True))
     rows = []
     for _, alike in groupby(plan.layers, key=lambda layer: (layer.format, layer.why)):
@@ -57,13 +58,13 @@ def _layers(plan: "Plan", *, every: bool) -> FittedTable:
                     first.format,
                     f"{100 * share:.1f}",
                     f"{100 * saved / share:.0f}" if share else "0",
-                    f"{100 * sum(x.drop for x in layers) + 0.0:.2f}" if drops_known else "-",
+                    words.number(sum(x.drop for x in layers)) if drops_known else "-",
                     first.why,
                 )
             )
     why = "<why not finer" if plan.objective == "accuracy" else "<why not cheaper"
-    columns = ("<layer", "<format", "cost, %", "saves, %", "drop, pp", why)
-    return FittedTable("", columns, tuple(rows), ("cost, %", "saves, %", "drop, pp"))
+    numbers = ("cost, %", "saves, %", words.column)
+    return FittedTable("", ("<layer", "<format", *numbers, why), tuple(rows), numbers)
 
 
 def _short(plan: "Plan") -> list[str]:

@@ -38,6 +38,7 @@ from aiq.planning.reasons import finer, reasons
 from aiq.planning.stages import Choices, Source
 from aiq.planning.tables import Tables
 from aiq.planning.task import Outcome, Task
+from aiq.report.scores import Words
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,6 +98,7 @@ def assemble(
             outcome.formats,
             runtime,
             held_back,
+            Words.of({"metric": options.metric_name}),
             measured=found.drops is not None,
             walked=walked,
             least_drop=found.task.least_drop,
@@ -143,7 +145,6 @@ def _provenance(
     drops: DropTable | None,
 ) -> dict[str, Any]:
     """Return what is needed to repeat the search."""
-    metric = options.metric
     return {
         "machine": describe(),
         "formats": [f.name for f in choices.formats],
@@ -161,7 +162,7 @@ def _provenance(
         "measure_top": options.measure_top,
         "frontier": options.frontier,
         "decode": None if options.decode is None else asdict(options.decode),
-        "metric": metric if isinstance(metric, str) else getattr(metric, "__name__", "own"),
+        "metric": options.metric_name,
         "rounding": str(options.rounding),
         "seed": options.seed,
         "undecided": [asdict(parameter) for parameter in trace.graph.undecided],
@@ -269,16 +270,18 @@ def planned_layers(
     layers: LayerGraph,
     tables: Tables,
     formats: Mapping[str, Format],
-    runtime: str | None = None,
-    held_back: HeldBack | None = None,
+    runtime: str | None,
+    held_back: HeldBack | None,
+    words: Words,
     *,
     measured: bool,
-    walked: bool = False,
-    least_drop: bool = False,
+    walked: bool,
+    least_drop: bool,
 ) -> tuple[PlannedLayer, ...]:
     """Return what each layer saves and loses, and why nothing cheaper or finer was chosen.
 
-    `runtime` will run the plan, and may have only float32 kernels for some layers. `measured` says
+    `runtime` will run the plan, and may have only float32 kernels for some layers. `held_back` is a
+    cheaper plan that too few samples were evaluated for. Drops are in `words`. `measured` says
     whether the drops in the tables are known, and `walked` whether every candidate was measured
     instead. With `least_drop`, the drop was minimised and not the cost.
     """
@@ -286,9 +289,11 @@ def planned_layers(
     reference = names.index(REFERENCE.name)
     total = float(cost[:, reference].sum()) + tables.cost.fixed
     if least_drop:
-        why = finer(tables, formats)
+        why = finer(tables, formats, words)
     else:
-        why = reasons(layers, tables, formats, runtime, held_back, measured=measured, walked=walked)
+        why = reasons(
+            layers, tables, formats, runtime, held_back, words, measured=measured, walked=walked
+        )
     found = []
     for i, (layer, k) in enumerate(zip(layers.quantizable, tables.columns(formats), strict=True)):
         found.append(

@@ -87,7 +87,10 @@ class SearchOptions:
         0, "Plans to time beside the uniform ones; the fastest is returned.", int
     )
     metric: str | Metric = _option(
-        "top1", f"What accuracy is: {', '.join(metrics.NAMES)}.", str, lambda: metrics.NAMES
+        "top1",
+        f"What accuracy is: {', '.join(metrics.NAMES)}, or package.module:function.",
+        str,
+        lambda: metrics.NAMES,
     )
     max_perplexity_ratio: float | None = _option(
         None, "Largest perplexity over that of float32, as 1.05; sets --metric perplexity.", float
@@ -143,6 +146,13 @@ class SearchOptions:
         """Whether the cost of a plan is its predicted time, and not the bytes that it moves."""
         accuracy = self.goal is Objective.ACCURACY and self.max_seconds is not None
         return self.goal is Objective.THROUGHPUT or accuracy
+
+    @property
+    def metric_name(self) -> str:
+        """Name of the metric, which may be given as a function."""
+        if isinstance(self.metric, str):
+            return self.metric
+        return str(getattr(self.metric, "__name__", "own"))
 
     @property
     def runtime_name(self) -> str | None:

@@ -6,8 +6,9 @@ from aiq.formats import REFERENCE, Format
 from aiq.graph import LayerGraph
 from aiq.planning.accuracy import HeldBack
 from aiq.planning.tables import Tables
+from aiq.report.scores import Words
 from aiq.runtimes import placement
-from aiq.text import count, fine_points
+from aiq.text import count
 
 CHEAPEST = "is cheapest"
 
@@ -24,6 +25,7 @@ def reasons(
     formats: Mapping[str, Format],
     runtime: str | None,
     held_back: HeldBack | None,
+    words: Words,
     *,
     measured: bool,
     walked: bool,
@@ -40,12 +42,14 @@ def reasons(
         Name of the runtime, which may have only a float32 kernel for a layer in its place.
     held_back
         A cheaper plan that too few samples were evaluated for, or ``None``.
+    words
+        How drops are written.
     measured
         Whether the drops in the tables are known.
     walked
         Whether every candidate was measured instead.
     """
-    swaps = _Swaps(tables, tables.columns(formats))
+    swaps = _Swaps(tables, tables.columns(formats), words)
     doubted = None if held_back is None else tables.columns(held_back.formats)
     found = []
     for i, layer in enumerate(layers.quantizable):
@@ -67,13 +71,13 @@ def reasons(
     return found
 
 
-def finer(tables: Tables, formats: Mapping[str, Format]) -> list[str]:
+def finer(tables: Tables, formats: Mapping[str, Format], words: Words) -> list[str]:
     """Return for each layer why no format of a smaller drop was chosen, within a budget.
 
     It is what the next smaller drop would add to the weights and to the cost of the whole plan.
     """
     columns, names = tables.columns(formats), [f.name for f in tables.cost.formats]
-    around, found = _Swaps(tables, columns), list[str]()
+    around, found = _Swaps(tables, columns, words), list[str]()
     for i, k in enumerate(columns):
         drop = tables.drop[i]
         less = [j for j in tables.allowed[i] if drop[j] < drop[k]]
@@ -83,8 +87,9 @@ def finer(tables: Tables, formats: Mapping[str, Format]) -> list[str]:
         j = max(less, key=lambda j: (drop[j], j))
         more = (int(tables.sizes[i, j]) - int(tables.sizes[i, k])) / 8
         cost = -100 * around.saved(i, j)
+        less_drop = words.fine(float(drop[k] - drop[j]))
         found.append(
-            f"{names[j]} loses {fine_points(drop[k] - drop[j])} less, weighs {count(more)}B more, "
+            f"{names[j]} loses {less_drop} less, weighs {count(more)}B more, "
             f"costs {abs(cost):.2g} % {'more' if cost > 0 else 'less'}"
         )
     return found
@@ -99,10 +104,12 @@ class _Swaps:
         Costs and drops.
     columns
         The plan: the column of each layer's format.
+    words
+        How drops are written.
     """
 
-    def __init__(self, tables: Tables, columns: Sequence[int]) -> None:
-        self._tables, self._columns = tables, columns
+    def __init__(self, tables: Tables, columns: Sequence[int], words: Words) -> None:
+        self._tables, self._columns, self._words = tables, columns, words
         self._cost, self._names = tables.cost.cost, [f.name for f in tables.cost.formats]
         reference = self._names.index(REFERENCE.name)
         self._total = float(self._cost[:, reference].sum()) + tables.cost.fixed
@@ -133,7 +140,7 @@ class _Swaps:
         extra = self._extra(i, j)
         if extra < NOTHING:
             return f"{saved} by prediction, which was not verified"
-        return f"{saved}, loses {fine_points(extra)} more"
+        return f"{saved}, loses {self._words.fine(extra)} more"
 
     def conversions(self, i: int) -> str:
         """Return which conversions outweigh a format that is cheaper alone; empty if none is."""

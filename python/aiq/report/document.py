@@ -10,7 +10,7 @@ from aiq.report.diagnosis import diagnose
 from aiq.report.measured import MeasuredTimes
 from aiq.report.scores import Words
 from aiq.report.sentence import described, drop, gain, mix
-from aiq.text import count, duration, joules, points
+from aiq.text import count, duration, joules
 
 if TYPE_CHECKING:  # a plan shows itself through this room
     from aiq.plan import Plan, Prediction
@@ -364,7 +364,7 @@ class _View:
                 f"{count(own.bytes)}B",
                 self.time(own.seconds),
                 self.ratio(own),
-                points(drop if name == "plan" else 0.0),
+                self.words.drop(drop if name == "plan" else 0.0),
             ],
         }
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from aiq.formats import WeightRounding
-from aiq.text import count, duration, points
+from aiq.report.scores import Words
+from aiq.text import count, duration
 
 if TYPE_CHECKING:  # a plan shows itself through this room
     from aiq.plan import Plan
@@ -40,7 +41,7 @@ def fact_rows(plan: "Plan") -> list[tuple[str, str]]:
         ("Seed", _words(known.get("seed"))),
     ]
     if proof.drop_budget is not None:
-        words = f"{points(proof.drop_budget)} as the sum of single layers' drops"
+        words = f"{Words.of(known).drop(proof.drop_budget)} as the sum of single layers' drops"
         found.insert(3, ("Drop allowed in the solve", words))
     return [(label, value) for label, value in found if value]
 
@@ -48,7 +49,8 @@ def fact_rows(plan: "Plan") -> list[tuple[str, str]]:
 def _budget(known: Mapping[str, Any]) -> str:
     parts = []
     if isinstance(known.get("max_drop"), int | float) and known.get("lam") is None:
-        parts.append(f"accuracy drop at most {points(known['max_drop'])}")
+        words = Words.of(known)
+        parts.append(f"{words.dropped} at most {words.drop(known['max_drop'])}")
         if isinstance(known.get("confidence"), int | float):
             parts.append(f"with {100 * known['confidence']:g} % confidence where it is measured")
     if isinstance(known.get("lam"), int | float):
@@ -104,6 +106,7 @@ def commands(plan: "Plan") -> list[str]:
         ("--max-drop", known.get("max_drop")),
         ("--confidence", known.get("confidence")),
         ("--lam", known.get("lam")),
+        ("--metric", _metric(known)),
         ("--formats", _words(known.get("formats")).replace(", ", ",")),
         ("--runtime", known.get("runtime")),
         ("--method", plan.method.split(",")[0]),
@@ -129,6 +132,14 @@ def commands(plan: "Plan") -> list[str]:
         f"{compare} --layers --json > comparison.json",
         "aiq report plan.json --comparison comparison.json -o report.html",
     ]
+
+
+def _metric(known: Mapping[str, Any]) -> str:
+    """Return the metric as the command line takes it; nothing for the default one."""
+    metric = Words.of(known).metric
+    if metric == "top1":
+        return ""
+    return metric if metric in {"perplexity", "cosine"} else f"MODULE:{metric}"
 
 
 def _batch_dim(known: Mapping[str, Any]) -> object:

@@ -32,7 +32,8 @@ class Words:
     def of(cls, provenance: Mapping[str, Any]) -> "Words":
         """Return the words for the metric of a plan; plans of older versions have ``top1``."""
         metric = str(provenance.get("metric", "top1"))
-        return cls("accuracy" if metric == "top1" else metric, metric)
+        name = "accuracy" if metric == "top1" else metric.strip("_").replace("_", " ")
+        return cls(name, metric)
 
     @property
     def dropped(self) -> str:
@@ -46,6 +47,16 @@ class Words:
         if self.metric == PERPLEXITY:  # 100 times a small difference of logarithms is in percent
             return {"words": "more perplexity, %", "factor": 100, "suffix": " %"}
         return {"words": self.dropped, "factor": 1, "suffix": ""}
+
+    @property
+    def column(self) -> str:
+        """Heading of a column of drops as `number` writes them."""
+        return {"top1": "drop, pp", PERPLEXITY: "drop, %"}.get(self.metric, "drop")
+
+    def number(self, drop: float) -> str:
+        """Return a drop in the unit that `column` names."""
+        digits = 2 if self.metric in {"top1", PERPLEXITY} else 4
+        return f"{self.unit()['factor'] * drop + 0.0:.{digits}f}"
 
     def score(self, mean: float) -> str:
         """Return a mean score: of ``perplexity`` it is the mean log-likelihood."""

@@ -55,11 +55,25 @@ class DropScale:
     measured_plans: tuple[MeasuredPlan, ...]
 
 
-def guess(evaluator: Evaluator) -> float:
-    """Return a guess of the drop per nat; for a user's metric, the spread of its scores."""
+def guess(evaluator: Evaluator, layers: Sequence[str], formats: Sequence[Format]) -> float:
+    """Return a guess of the drop per nat.
+
+    A user's metric has any unit, so one plan is measured: the uniform one of the fewest bits. The
+    standard error of its drop is added, as the drop itself may be zero by chance.
+
+    Parameters
+    ----------
+    evaluator
+        Evaluator of the network on data.
+    layers, formats
+        Names of the layers, and the formats to choose from.
+    """
     if isinstance(evaluator.metric, str):
         return SLOPES[evaluator.metric]
-    return float(evaluator.baseline.scores.std()) or 1.0
+    coarsest = min(formats, key=lambda f: (f.weight.bits, f.activation.bits))
+    found = evaluator.evaluate(dict.fromkeys(layers, coarsest))
+    most = abs(found.drop) + found.drop_error
+    return most / found.kl if most and found.kl else 1.0
 
 
 def fit_scale(
@@ -96,7 +110,7 @@ def fit_scale(
     """
     sums = harm.sum(0)
     columns = [k for k in range(len(formats)) if sums[k] > 0]
-    slope = guess(evaluator)
+    slope = guess(evaluator, layers, formats)
     if not columns:
         return DropScale(1.0, slope, slope, ())
 

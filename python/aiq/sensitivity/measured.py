@@ -56,7 +56,7 @@ def measure(
     measured = _distinct(parts)
     layers = tuple(layer.name for layer in evaluator.trace.graph.quantizable)
     plans = [{layer: part} for layer in layers for part in measured]
-    tolerance = precision / drop_scale.guess(evaluator)
+    tolerance = precision / drop_scale.guess(evaluator, layers, columns) if precision else 0.0
 
     def enough(evaluation: Evaluation) -> bool:
         wanted = max(tolerance, evaluation.kl / 10)
