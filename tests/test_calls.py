@@ -19,7 +19,13 @@ SUFFIXES = [".onnx", ".xml", ".pt2"]
 FLOAT = type(
     "Plan",
     (),
-    {"formats": {}, "batch_dim": 0, "workload": None, "rounding": WeightRounding.NEAREST},
+    {
+        "formats": {},
+        "batch_dim": 0,
+        "workload": None,
+        "rounding": WeightRounding.NEAREST,
+        "learned": None,
+    },
 )
 
 

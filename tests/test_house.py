@@ -18,6 +18,7 @@ FLOORS = (
     ("_core", "errors"),
     ("cache", "exporting", "files", "fingerprint", "names", "progress", "text", "userpath"),
     ("bars", "comparison_table", "formats", "typed"),
+    ("learned",),
     ("graph", "machine", "saved"),
     ("quiet",),
     ("measure",),
@@ -28,6 +29,7 @@ FLOORS = (
     ("calibrate", "deployment", "sensitivity"),
     ("decoding",),
     ("comparison", "planning"),
+    ("training",),
     ("cli",),
 )
 """Rooms of the package, the ground floor first: a room imports only from floors below its own."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from aiq.plan.channel_plan import ChannelPlan
     from aiq.planning.channels import search_channels
     from aiq.planning.search import search
+    from aiq.training import TrainingOptions, finetune, finetune_search
 
 __all__ = [
     "ChannelPlan",
@@ -34,11 +35,14 @@ __all__ = [
     "Format",
     "Hardware",
     "Plan",
+    "TrainingOptions",
     "__version__",
     "compare",
     "deploy",
     "export",
     "extract",
+    "finetune",
+    "finetune_search",
     "load",
     "search",
     "search_channels",
@@ -50,10 +54,13 @@ _HOMES = {
     "Format": "aiq.formats",
     "Hardware": "aiq.hardware",
     "Plan": "aiq.plan",
+    "TrainingOptions": "aiq.training",
     "compare": "aiq.comparison",
     "deploy": "aiq.deployment",
     "export": "aiq.deployment",
     "extract": "aiq.graph",
+    "finetune": "aiq.training",
+    "finetune_search": "aiq.training",
     "load": "aiq.deployment",
     "search": "aiq.planning.search",
     "search_channels": "aiq.planning.channels",

@@ -74,7 +74,8 @@ def prepare(
         )
     seen = observed(inputs, plan.batch_dim, batches, calibration)
     try:
-        traced = replace(graph.trace(model, inputs, plan.batch_dim), rounding=plan.rounding)
+        exported = graph.trace(model, inputs, plan.batch_dim)
+        traced = replace(exported, rounding=plan.rounding, learned=plan.learned)
     except GraphError as error:
         if example_inputs is not None or plan.workload is None:
             raise
@@ -143,7 +144,8 @@ def deploy(
         The plan, from `aiq.search` or `Plan.load`.
     model
         The module that was searched, in evaluation mode; it is not modified. Its weights may have
-        been trained further since; a model of another structure is refused.
+        been trained further since; a model of another structure is refused. With a plan that
+        `aiq.finetune` returned, give the model that it returned.
     data
         Batches like those the plan was searched on, of ``(inputs, targets)`` or of inputs; inputs
         are a tensor, or a tuple or dict of tensors. On the first 512 samples the ranges of

@@ -57,11 +57,20 @@ class Interrupted(KeyboardInterrupt):
     plan
         In `aiq.search`, the best `Plan` so far, whose `accuracy` is ``None`` if it was not
         measured; otherwise ``None``.
+    trained
+        In `aiq.finetune` and `aiq.finetune_search`, what they would have returned at that moment;
+        otherwise ``None``.
     """
 
-    def __init__(self, message: str, solution: object = None, plan: object = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        solution: object = None,
+        plan: object = None,
+        trained: object = None,
+    ) -> None:
         super().__init__(message)
-        self.solution, self.plan = solution, plan
+        self.solution, self.plan, self.trained = solution, plan, trained
 
 
 def type_of(value: object) -> str:

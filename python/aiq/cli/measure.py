@@ -147,7 +147,8 @@ def measure(
         programs = {}
         for step, (name, chosen) in enumerate(choices.items()):
             progress("compile", step, len(choices))
-            rounds = replace(traced, rounding=plans[name].rounding) if name in plans else traced
+            one = plans.get(name)
+            rounds = replace(traced, rounding=one.rounding, learned=one.learned) if one else traced
             compiled = engine.compiler(
                 loaded, inputs, calibration, batch_dim=batch_dim, traced=rounds
             )

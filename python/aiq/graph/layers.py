@@ -15,6 +15,7 @@ from aiq.graph.flops import flops, is_known
 from aiq.graph.fusion import Group, Grouping
 from aiq.graph.operators import WEIGHTED, Op, argument, elements, is_constant, is_transposed, shapes
 from aiq.graph.simplify import CONSTANT, TRAINED, name_of
+from aiq.learned import LearnedScales
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +201,8 @@ class Trace:
         Whether the model's outputs are random in evaluation mode.
     rounding
         How weights are rounded to integers.
+    learned
+        Scales that training has learned for these weights; ``None`` without such training.
     """
 
     module: fx.GraphModule
@@ -209,6 +212,7 @@ class Trace:
     writes_inputs: bool = False
     random: bool = False
     rounding: WeightRounding = WeightRounding.NEAREST
+    learned: LearnedScales | None = None
 
 
 def trace(model: nn.Module, example_inputs: Inputs, batch_dim: BatchDim = 0) -> Trace:

@@ -11,6 +11,7 @@ from aiq import files
 from aiq.errors import InputError
 from aiq.formats import Format, WeightRounding
 from aiq.formats import parse as parse_format
+from aiq.learned import LearnedScales
 from aiq.plan import show
 from aiq.plan.certificate import PlanCertificate, SolveSummary
 from aiq.plan.frontier import PlanFrontier
@@ -164,6 +165,9 @@ class Plan(Saved):
         The solver's certificate, which `check` verifies. It is ``None`` if every candidate was
         measured, for the weighted objective, in plans of older versions, and if it would take about
         a megabyte.
+    learned
+        Scales that `aiq.finetune` has learned, for the model that it returned; ``None`` in plans of
+        networks that were not trained with their plan.
     """
 
     model: Text
@@ -183,6 +187,7 @@ class Plan(Saved):
     tables: PlanTables | None = None
     workload: Workload | None = None
     certificate: PlanCertificate | None = None
+    learned: LearnedScales | None = None
 
     def __post_init__(self) -> None:
         names = [layer.name for layer in self.layers]
@@ -321,6 +326,7 @@ _SHOWN: Mapping[str, Any] = {
     "uncounted": list[Text],
     "profile": Text,
     "rounding": WeightRounding,
+    "training": Text,
 }
 """What tables show of a provenance, and its types."""
 

@@ -119,7 +119,9 @@ def sentence(plan: "Plan") -> str:
         missing = f"{plan.hardware} is not calibrated for {runtime}" if runtime else "no runtime"
         parts.append(f"time not predicted: {missing}")
     scores, words = plan.accuracy, Words.of(plan.provenance)
-    if scores is None:
+    if scores is None and plan.learned is not None:
+        parts.append(f"{words.name} not measured after training")
+    elif scores is None:
         estimated = words.change(plan.predicted_drop)
         parts.append(f"{words.name} {estimated} (estimated, not measured)")
     else:
@@ -187,6 +189,7 @@ def summary(plan: "Plan") -> str:
         *(f"Warning: {line}." for line in diagnose(plan)),
         f"{plan.model} on {plan.hardware}: {plan.objective}, {plan.method}",
         *([f"  machine     {reason}"] if (reason := plan.provenance.get("profile")) else []),
+        *([f"  trained     {how}"] if (how := plan.provenance.get("training")) else []),
         f"  intensity   {before.intensity:.2f} -> {now.intensity:.2f} FLOP/byte, {intensity:.2f}x",
         f"  traffic     {count(before.bytes)}B -> {count(now.bytes)}B",
         f"  weights     {count(before.weight_bytes)}B -> {count(now.weight_bytes)}B",
@@ -202,7 +205,9 @@ def summary(plan: "Plan") -> str:
         )
     ]
     words = Words.of(plan.provenance)
-    if plan.accuracy is None:
+    if plan.accuracy is None and plan.learned is not None:
+        lines.append("  accuracy    not measured after training; give validation data to it")
+    elif plan.accuracy is None:
         estimated = words.drop(plan.predicted_drop)
         lines.append(f"  accuracy    not measured (no data); estimated drop {estimated}")
     else:

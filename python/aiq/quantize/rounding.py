@@ -13,6 +13,7 @@ from aiq.errors import InputError
 from aiq.formats import BF16, FP16, FP32, DType, Granularity, Kind, RowsDType, WeightRounding
 from aiq.graph import Trace
 from aiq.graph.operators import bounds
+from aiq.learned import LearnedActivation, LearnedScales, LearnedWeight
 from aiq.quantize.adaptive import rounded_by_data
 from aiq.quantize.affine import (
     LARGEST_HALF,
@@ -21,6 +22,7 @@ from aiq.quantize.affine import (
     Affine,
     Scheme,
     from_range,
+    to_rows,
 )
 from aiq.quantize.observers import OBSERVERS, weight_mse
 from aiq.quantize.operands import operands
@@ -85,6 +87,7 @@ class Rounding:
         self._correct_bias = correct_bias
         self._power_of_two = power_of_two
         self._rounds = trace.rounding
+        self._learned = trace.learned or LearnedScales()
         self._moments = {} if self._rounds is WeightRounding.NEAREST else dict(moments or {})
         position = self.program.position
         self._start = {layer.name: position[layer.nodes[0]] for layer in trace.graph.quantizable}
@@ -107,8 +110,9 @@ class Rounding:
     ) -> Affine:
         """Return the quantiser of the weights of `layer`, in the layout of `Operands.by_output`.
 
-        Its scales have the smallest squared error. If weights and inputs are integers, the scale of
-        a channel is enlarged where its bias, in units of its products, would not fit 32 bits.
+        Its scales were learned in training, or have the smallest squared error. If weights and
+        inputs are integers, the scale of a channel is enlarged where its bias, in units of its
+        products, would not fit 32 bits.
 
         Parameters
         ----------
@@ -124,7 +128,7 @@ class Rounding:
         Raises
         ------
         InputError
-            If the scales are too small for float32.
+            If the scales are too small for float32, or were learned with other weights.
         """
         if not self._multiplies_integers(dtype, granularity, read):
             read = FP32  # the scales do not depend on the input
@@ -145,7 +149,10 @@ class Rounding:
                 power_of_two=self._power_of_two,
                 half=_has_groups(weight, granularity) and not self._power_of_two,
             )
-            found = weight_mse(weight, scheme)
+            learned = self._learned.weight(layer, dtype, granularity)
+            found = (
+                weight_mse(weight, scheme) if learned is None else _on_grid(weight, learned, scheme)
+            )
             if bool(weight.any()):
                 _check_step(float(found.scale.max()), f"the weights of layer {layer!r}", scheme)
             self._quantizers[key] = found
@@ -303,19 +310,42 @@ class Rounding:
         """Return the quantiser, with `dtype`, of the activation that `node` computes."""
         key = (node, dtype)
         if key not in self._activations:
-            observer = OBSERVERS[self.observer]
-            low, high = observer(self._statistics[node], dtype.bits)
-            # A range within the bounds of a clamp replaces it, so integer kernels need no clamp.
-            least, most = self._bounds.get(node, (low, high))
-            low, high = max(low, least), min(high, most)
-            scheme = Scheme(
-                dtype.bits, symmetric=False, signed=False, power_of_two=self._power_of_two
+            learned = self._learned.activation(node, dtype)
+            self._activations[key] = (
+                self._observed(node, dtype) if learned is None else _of(learned)
             )
-            found = from_range(torch.tensor([low]), torch.tensor([high]), scheme)
-            if low < 0 or high > 0:
-                _check_step(float(found.scale), f"the output of {node!r}", scheme)
-            self._activations[key] = found
         return self._activations[key]
+
+    def _observed(self, node: str, dtype: DType) -> Affine:
+        """Return the quantiser of an activation with the range that the observer chooses."""
+        low, high = OBSERVERS[self.observer](self._statistics[node], dtype.bits)
+        # A range within the bounds of a clamp replaces it, so integer kernels need no clamp.
+        least, most = self._bounds.get(node, (low, high))
+        low, high = max(low, least), min(high, most)
+        scheme = Scheme(dtype.bits, symmetric=False, signed=False, power_of_two=self._power_of_two)
+        found = from_range(torch.tensor([low]), torch.tensor([high]), scheme)
+        if low < 0 or high > 0:
+            _check_step(float(found.scale), f"the output of {node!r}", scheme)
+        return found
+
+
+def _on_grid(weight: Tensor, learned: LearnedWeight, scheme: Scheme) -> Affine:
+    """Return the quantiser with learned scales; the trained weights are multiples of them."""
+    scale, zero_point = torch.tensor(learned.scales), torch.tensor(learned.zero_points).int()
+    found = Affine(scheme, scale, zero_point)
+    fits = len(scale) == len(to_rows(weight, scheme))
+    if not fits or not torch.equal(found.fake_quantize(weight), weight):
+        raise InputError(
+            f"The weights of layer {learned.layer!r} are not those with which the plan's scales "
+            "were learned; give the model that aiq.finetune returned."
+        )
+    return found
+
+
+def _of(learned: LearnedActivation) -> Affine:
+    """Return the quantiser of an activation whose scale was learned."""
+    scheme = Scheme(learned.bits, symmetric=False, signed=False)
+    return Affine(scheme, torch.tensor([learned.scale]), torch.tensor([learned.zero_point]).int())
 
 
 def _has_groups(weight: Tensor, granularity: Granularity) -> bool:

@@ -35,6 +35,7 @@ from aiq.fingerprint import Fingerprint
 from aiq.formats import FP32, REFERENCE, DType, Format, Kind
 from aiq.graph import Layer, Trace
 from aiq.graph.export import Inputs
+from aiq.learned import LearnedScales
 from aiq.quantize.affine import Scheme, from_range
 from aiq.quantize.operands import Operands
 from aiq.quantize.points import Absorbs, absorbs_all, rounding_points
@@ -163,6 +164,8 @@ class Simulator(Rounding):
             hashed.add(layer, moments)
         if self.gguf:
             hashed.add("gguf", 1)
+        if self._learned != LearnedScales():
+            hashed.add("learned", self._learned)
         for name, statistics in self._statistics.items():
             hashed.add(name, (statistics.extremes, statistics.limit))
             hashed.add(name, statistics.counts)

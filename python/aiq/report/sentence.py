@@ -84,6 +84,8 @@ def _faster(ratio: float, how: str, *, measured: bool) -> Gain:
 def drop(plan: "Plan") -> str:
     """Return what a plan loses, in words."""
     scores, words = plan.accuracy, Words.of(plan.provenance)
+    if scores is None and plan.learned is not None:
+        return f"{words.dropped} not measured after training"
     if scores is None:
         return f"estimated {words.dropped} {words.drop(plan.predicted_drop)}, not measured"
     limit = f"at most {words.drop(scores.drop_limit)} with {100 * scores.confidence:g} %"

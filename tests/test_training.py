@@ -1,0 +1,438 @@
+"""Training with a plan: what is trained is what runs, and a stopped training goes on as it was."""
+
+import json
+from dataclasses import replace
+from functools import cache, partial
+
+import pytest
+import torch
+import toy
+from torch import nn
+
+import aiq
+from aiq import graph
+from aiq.errors import DataError, GraphError, InputError, Interrupted
+from aiq.evaluate import Evaluator
+from aiq.formats import parse
+from aiq.learned import LearnedActivation, LearnedScales, LearnedWeight
+from aiq.plan import Plan
+from aiq.quantize.fold import fold
+from aiq.quantize.points import absorbs_all
+from aiq.quantize.simulate import Simulator
+from aiq.quantize.statistics import observe
+from aiq.runtimes.absorbed import absorbs
+from aiq.training.network import TrainableNetwork
+from aiq.training.writing import places_in, with_trained
+
+HW = "xeon_2vcpu_roofs"
+
+
+class Residual(nn.Module):
+    """A network with batch norms and a residual."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 8, 3, padding=1)
+        self.norm2 = nn.BatchNorm2d(8)
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.norm1(self.conv1(x)).relu()
+        x = (self.norm2(self.conv2(x)) + x).relu()
+        return self.fc(x.mean((2, 3)))
+
+
+def batches(count=256, seed=0, size=64, noise=0.0):
+    x, y = toy.batch(count, seed)
+    x = x + noise * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed + 100))
+    return list(zip(x.split(size), y.split(size), strict=True))
+
+
+def searched(model, data, **options):
+    known = {"objective": "intensity", "max_drop": 1.0, "runtime": None, "cache": False}
+    return aiq.search(model, HW, data, progress=None, **known | options)
+
+
+@pytest.fixture(scope="module")
+def net():
+    return toy.train(Residual)
+
+
+@pytest.fixture(scope="module")
+def plan(net):
+    pins = {"conv1": "w4a4", "conv2": "w2a3", "fc": "w8a8"}
+    return searched(net, batches(64), pin=pins, formats="fp32", runtime="onnxruntime")
+
+
+tune = partial(aiq.finetune, progress=None, lr=5e-3)
+
+
+@pytest.fixture(scope="module")
+def trained(net, plan):
+    return tune(plan, net, batches(), epochs=4)
+
+
+@pytest.fixture
+def exported_once(monkeypatch):
+    """Export each model once in a test: a training does not change what was exported."""
+    monkeypatch.setattr(graph, "trace", cache(graph.trace))
+
+
+def simulator(plan, model, x, runtime="onnxruntime"):
+    """Return the package's own simulator of a plan and a model."""
+    trace = replace(graph.trace(model, x), rounding=plan.rounding, learned=plan.learned)
+    rule = absorbs(runtime)
+    return Simulator(fold(trace), observe(fold(trace), [x], rule), absorbs=rule)
+
+
+def test_training_sees_what_is_simulated_bit_for_bit(net, plan, trained):
+    (x, _), *_ = batches(64)
+    trace = fold(graph.trace(net, x))
+    rule = absorbs("onnxruntime")
+    network = TrainableNetwork(trace, observe(trace, [x], rule), plan.formats, rule)
+    with torch.no_grad():
+        before = network.run(x, plan.formats)
+        assert torch.equal(before, simulator(plan, net, x).run(x, plan.formats))
+        for parameter in network.parameters.values():  # as a training would
+            parameter.add_(0.05 * torch.randn(parameter.shape))
+        after = network.run(x, plan.formats)
+        weights, biases = network.rounded_weights(), network.biases
+        model = with_trained(net, places_in(net, graph.trace(net, x), trace), weights, biases)
+        changed = replace(plan, learned=network.learned())
+        assert torch.equal(after, simulator(changed, model, x).run(x, plan.formats))
+        assert not torch.allclose(before, after, atol=0.1)
+
+
+def test_a_deployed_program_runs_what_was_trained(plan, trained):
+    pytest.importorskip("onnxruntime")
+    (x, _), *_ = batches(64, seed=2)
+    program = aiq.deploy(
+        trained.plan,
+        trained.model,
+        data=batches(64),
+        example_inputs=x,
+        emulate=True,
+        progress=None,
+    )
+    with torch.no_grad():
+        expected = simulator(trained.plan, trained.model, x).run(x, plan.formats)
+        own = simulator(replace(trained.plan, learned=None), trained.model, x).run(x, plan.formats)
+        assert (program(x) - expected).norm() < 0.01 * expected.norm()
+        assert (own - expected).norm() > 0.03 * expected.norm(), "the learned scales count"
+
+
+def test_training_wins_accuracy_back(net, plan):
+    narrow = tuple(replace(layer, format="w2a2") for layer in plan.layers)
+    plan = replace(plan, layers=narrow, tables=None, certificate=None)
+    validation = batches(200, seed=1, noise=0.7)
+    evaluator = Evaluator(net, validation, calibration=batches(), absorbs=absorbs("onnxruntime"))
+    before = evaluator.evaluate(plan.formats)
+    trained = tune(plan, net, batches(noise=0.7), epochs=5, validation=validation, lr=0.01)
+    found = trained.plan.accuracy
+    assert found.baseline == evaluator.baseline.accuracy
+    assert found.samples == 200
+    assert before.drop > 0.05
+    assert found.drop < before.drop / 2
+    assert found.drop <= found.drop_limit <= 1
+    assert trained.losses[-1] < trained.losses[0]
+    assert "5 of 5 epochs of 4 batches" in str(trained.plan)
+
+
+def test_the_model_that_was_given_does_not_change(net, plan):
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    state = torch.random.get_rng_state()
+    found = tune(plan, net, batches(64), optimizer="sgd", schedule="linear", weight_decay=1e-4)
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert found.plan.accuracy is None
+    assert "accuracy not measured after training" in str(found.plan)
+    assert "not measured after training; give validation data" in str(found.plan)
+
+
+def test_plans_keep_learned_scales_on_the_disk(plan, trained, tmp_path):
+    trained.plan.save(tmp_path / "plan.json")
+    again = Plan.load(tmp_path / "plan.json")
+    assert again.learned == trained.plan.learned
+    (x, _), *_ = batches(64, seed=2)
+    with torch.no_grad():
+        expected = simulator(trained.plan, trained.model, x).run(x, plan.formats)
+        assert torch.equal(simulator(again, trained.model, x).run(x, plan.formats), expected)
+    old = json.loads(plan.to_json())
+    del old["learned"]  # as versions before training wrote it
+    assert Plan.from_json(json.dumps(old)) == plan
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("weights", 0, "scales", 0), -1.0),
+        (("weights", 0, "scales", 0), 0.0),
+        (("weights", 0, "scales", 0), 1e39),
+        (("weights", 0, "scales"), []),
+        (("weights", 0, "zero_points"), [0]),
+        (("weights", 0, "format"), "bf16"),
+        (("activations", 0, "bits"), 9),
+        (("activations", 0, "zero_point"), 300),
+    ],
+)
+def test_damaged_scales_are_refused(trained, place, value):
+    document = json.loads(trained.plan.to_json())
+    part = document["learned"]
+    for key in place[:-1]:
+        part = part[key]
+    part[place[-1]] = value
+    with pytest.raises(InputError):
+        Plan.from_json(json.dumps(document))
+
+
+def test_scales_of_other_weights_are_refused(net, trained):
+    with pytest.raises(InputError, match=r"give the model that aiq\.finetune returned"):
+        aiq.deploy(trained.plan, net, data=batches(64), emulate=True, progress=None)
+    short = replace(trained.plan.learned.weights[0], scales=(1.0,), zero_points=(0,))
+    wrong = replace(trained.plan, learned=LearnedScales((short,)))
+    with pytest.raises(InputError, match="are not those with which the plan's scales"):
+        aiq.deploy(wrong, trained.model, data=batches(64), emulate=True, progress=None)
+
+
+def test_scales_are_found_by_format():
+    weight = LearnedWeight("a", "w4g32z", (0.5,), (3,))
+    known = LearnedScales((weight,), (LearnedActivation("x", 4, 0.1, 2),))
+    fmt = parse("w4g32z")
+    assert known.weight("a", fmt.weight, fmt.weight_granularity) == weight
+    assert known.weight("a", fmt.weight, parse("w4").weight_granularity) is None
+    assert known.weight("b", fmt.weight, fmt.weight_granularity) is None
+    assert known.activation("x", parse("w8a4").activation).scale == 0.1
+    assert known.activation("x", parse("w8a8").activation) is None
+
+
+class Noisy:
+    """Random batches in each epoch; Ctrl-C comes after so many batches."""
+
+    def __init__(self, stop=None):
+        self.left = stop
+
+    def __len__(self):
+        return 2
+
+    def __iter__(self):
+        for x, y in batches(128):
+            if self.left == 0:
+                raise KeyboardInterrupt
+            self.left = None if self.left is None else self.left - 1
+            yield x + 0.1 * torch.randn(x.shape), y
+
+
+@pytest.mark.usefixtures("exported_once")
+def test_a_stopped_training_goes_on_bit_for_bit(net, plan, tmp_path):
+    file = tmp_path / "training.pt"
+    calibration = batches(64)
+    train = partial(tune, plan, net, epochs=3, calibration=calibration)
+    whole = train(Noisy())
+    with pytest.raises(Interrupted, match=r"in epoch 2.*goes on there") as stop:
+        train(Noisy(stop=3), checkpoint=file)
+    assert isinstance(stop.value, KeyboardInterrupt)
+    half = stop.value.trained
+    assert half.plan == stop.value.plan
+    assert len(half.losses) == 1
+    (x, _), *_ = batches(64)
+    assert simulator(half.plan, half.model, x).run(x, plan.formats).isfinite().all()
+
+    again = train(Noisy(), checkpoint=file)
+    assert again.losses == whole.losses
+    assert again.plan == whole.plan
+    states = (found.model.state_dict() for found in (again, whole))
+    assert all(map(torch.equal, *(state.values() for state in states)))
+    done = train(Noisy(stop=2), checkpoint=file)  # nothing is left to train
+    assert done.plan == whole.plan
+
+    with pytest.raises(InputError, match="checkpoint of another training"):
+        train(Noisy(), checkpoint=file, lr=1e-4)
+    file.write_bytes(b"no checkpoint")
+    with pytest.raises(InputError, match=r"is no checkpoint of aiq\.finetune; name another"):
+        train(Noisy(), checkpoint=file)
+
+
+class Command:
+    """A pickle that would run a command."""
+
+    def __reduce__(self):
+        return print, ("let in",)
+
+
+def test_a_checkpoint_lets_nobody_in(net, plan, tmp_path, capsys):
+    file = tmp_path / "training.pt"
+    torch.save({"schema": "aiq/training/v1", "run": Command()}, file)
+    with pytest.raises(InputError, match="is no checkpoint"):
+        tune(plan, net, batches(64), checkpoint=file)
+    assert "let in" not in capsys.readouterr().out
+
+
+class Shared(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.one(self.one(x.flatten(1)[:, :8]).relu())
+
+
+def nothing(output, targets):
+    return torch.zeros(())
+
+
+@pytest.mark.usefixtures("exported_once")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"epochs": 0}, "epochs is 0; give an integer of at least 1"),
+        ({"epochs": 1.5}, "epochs is 1.5; give an integer"),
+        ({"lr": 0}, "lr is 0; give a finite number above 0"),
+        ({"lr": float("nan")}, "lr is nan; give a finite number"),
+        ({"weight_decay": -1}, "weight_decay is -1; give a finite number of 0 or more"),
+        ({"seed": -1}, "seed is -1; give an integer of at least 0"),
+        ({"optimizer": "adm"}, "optimizer is 'adm'; did you mean 'adam'"),
+        ({"optimizer": lambda groups: None}, "return a torch.optim.Optimizer"),
+        ({"schedule": "cosin"}, "schedule is 'cosin'; did you mean 'cosine'"),
+        ({"loss": "mse"}, "loss is 'mse'; give a function"),
+        ({"loss": nothing}, "The loss is no single number with a gradient"),
+        ({"loss": lambda output, targets: output.nothing}, "The loss raised AttributeError"),
+        ({"loss": lambda output, targets: output.sum() * torch.nan}, "The loss is nan in batch 0"),
+        ({"checkpoint": 3}, "checkpoint is 3; give the path of a file"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(net, plan, options, said):
+    with pytest.raises(InputError, match=said.replace("(", r"\(")):
+        tune(plan, net, batches(64), **options)
+
+
+@pytest.mark.usefixtures("exported_once")
+def test_data_and_models_that_do_not_fit_are_refused(net, plan, tmp_path):
+    x, y = toy.batch(64)
+    with pytest.raises(DataError, match="Batch 0 is a Tensor without targets; let the data yield"):
+        tune(plan, net, [x])
+    with pytest.raises(DataError, match="without targets"):
+        tune(plan, net, [(x, None)])
+    with pytest.raises(DataError, match="has no batches"):
+        tune(plan, net, [])
+    with pytest.raises(InputError, match=r"The loss raised .*give targets that fit"):
+        tune(plan, net, [(x, y[:5])])
+    other = nn.Sequential(nn.Flatten(), nn.Linear(108, 4)).eval()
+    with pytest.raises(InputError, match="The plan is for another model"):
+        tune(plan, other, batches(64))
+    llama = replace(plan, workload=replace(plan.workload, runtime="llamacpp"))
+    with pytest.raises(InputError, match=r"The plan is for llama\.cpp"):
+        tune(llama, net, batches(64))
+    own = replace(plan, provenance={**plan.provenance, "metric": "mine"})
+    with pytest.raises(InputError, match="searched with a metric of your own"):
+        tune(own, net, batches(64), validation=batches(64))
+    with pytest.raises(InputError, match="cannot be written"):
+        tune(plan, net, batches(64), checkpoint=tmp_path)
+
+
+def test_layers_that_share_weights_are_refused():
+    shared = Shared().eval()
+    plan = searched(shared, [(x, y) for x, y in batches(64)], formats="w4")
+    with pytest.raises(GraphError, match=r"shares one\.weight with another layer or call"):
+        tune(plan, shared, batches(64))
+
+
+class Places(nn.Module):
+    """Batch norms after every kind of layer, with and without parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 6, 3),
+            nn.BatchNorm2d(6, affine=False, eps=1e-3),
+            nn.ReLU(),
+            nn.ConvTranspose2d(6, 4, 2, groups=2, bias=False),
+            nn.BatchNorm2d(4),
+            nn.Flatten(),
+            nn.Linear(100, 40, bias=False),
+            nn.BatchNorm1d(40),
+            nn.Linear(40, 4, bias=False),
+        )
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def test_trained_weights_are_written_so_that_folding_gives_them_back():
+    torch.manual_seed(0)
+    model, (x, _) = Places(), batches(64)[0]
+    model(x)
+    model.eval()
+    before = graph.trace(model, x)
+    folded = fold(before)
+    formats = dict.fromkeys((layer.name for layer in folded.graph.quantizable), parse("w3a6"))
+    formats |= {"layers.6": parse("w4g32z"), "layers.8": parse("bf16")}
+    statistics = observe(folded, [x])
+    network = TrainableNetwork(folded, statistics, formats, absorbs_all)
+    with torch.no_grad():
+        for parameter in network.parameters.values():
+            parameter.add_(0.02 * torch.randn(parameter.shape))
+    written = places_in(model, before, folded)
+    found = with_trained(model, written, network.rounded_weights(), network.biases)
+    trace = replace(graph.trace(found, x), learned=network.learned())
+    again = Simulator(fold(trace), observe(fold(trace), [x]))
+    with torch.no_grad():
+        for name, weight in network.rounded_weights().items():
+            names = again.operands[name]
+            assert torch.equal(again.program.constants[names.weight], weight)
+            if names.bias is not None:
+                assert torch.equal(again.program.constants[names.bias], network.biases[name])
+        assert torch.equal(again.run(x, formats), network.run(x, formats))
+
+
+def test_search_and_training_take_turns(net):
+    seen = {"training": 0, "validation": 0}
+
+    class Counted(list):
+        def __init__(self, name, data):
+            super().__init__(data)
+            self.name = name
+
+        def __iter__(self):
+            seen[self.name] += 1
+            return super().__iter__()
+
+    formats, validation = "fp32,w8a8,w4a4,w3a3,w2a2", batches(200, seed=1, noise=0.7)
+    options = {"confidence": 0.5, "cache": False, "runtime": None, "sensitivity": "kl"}
+    found = aiq.finetune_search(
+        net,
+        HW,
+        Counted("training", batches(noise=0.7)),
+        Counted("validation", validation),
+        formats=formats,
+        max_drop=0.02,
+        stride=0.3,
+        rounds=2,
+        training=aiq.TrainingOptions(epochs=5, lr=0.01),
+        search_options=options,
+        progress=None,
+    )
+    kept = [one for one in found.rounds if one.kept]
+    assert kept
+    assert found.best is kept[-1].trained
+    reached = [one.trained.plan.predicted.intensity for one in kept]
+    assert reached == sorted(set(reached))
+    for one in found.rounds:
+        accuracy = one.trained.plan.accuracy
+        assert one.kept == (accuracy.drop_limit <= 0.02)
+        assert accuracy.baseline == found.rounds[0].trained.plan.accuracy.baseline
+        assert accuracy.samples == 200
+    untrained = searched(net, validation, formats=formats, max_drop=0.02, **options)
+    assert reached[-1] > untrained.predicted.intensity
+    assert seen["training"] >= 5 * len(found.rounds)
+    assert found.stopped
+
+
+def test_a_search_of_training_refuses_what_it_sets_itself(net):
+    with pytest.raises(InputError, match="search_options names max_drop, which"):
+        aiq.finetune_search(
+            net, HW, batches(64), batches(64), search_options={"max_drop": 0.1}, progress=None
+        )
+    with pytest.raises(InputError, match="max_drop is 1, and 1 means 100"):
+        aiq.finetune_search(net, HW, batches(64), batches(64), max_drop=1, progress=None)
