@@ -27,7 +27,7 @@ from aiq import bars, cost, data, graph, models
 from aiq.deployment import prepare
 from aiq.evaluate import Evaluator
 from aiq.formats import Format, parse_all
-from aiq.training import Round, TrainedSearch
+from aiq.training.alternate import Round, TrainedSearch
 
 MAX_DROP = 0.01
 BATCH = 128

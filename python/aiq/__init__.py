@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from aiq.plan.channel_plan import ChannelPlan
     from aiq.planning.channels import search_channels
     from aiq.planning.search import search
-    from aiq.training import TrainingOptions, finetune, finetune_search
+    from aiq.training.alternate import finetune_search
+    from aiq.training.finetune import finetune
+    from aiq.training.options import TrainingOptions
 
 __all__ = [
     "ChannelPlan",
@@ -54,13 +56,13 @@ _HOMES = {
     "Format": "aiq.formats",
     "Hardware": "aiq.hardware",
     "Plan": "aiq.plan",
-    "TrainingOptions": "aiq.training",
+    "TrainingOptions": "aiq.training.options",
     "compare": "aiq.comparison",
     "deploy": "aiq.deployment",
     "export": "aiq.deployment",
     "extract": "aiq.graph",
-    "finetune": "aiq.training",
-    "finetune_search": "aiq.training",
+    "finetune": "aiq.training.finetune",
+    "finetune_search": "aiq.training.alternate",
     "load": "aiq.deployment",
     "search": "aiq.planning.search",
     "search_channels": "aiq.planning.channels",

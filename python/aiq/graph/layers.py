@@ -199,10 +199,8 @@ class Trace:
         Whether the model changes its inputs in place; `module` does not.
     random
         Whether the model's outputs are random in evaluation mode.
-    rounding
-        How weights are rounded to integers.
-    learned
-        Scales that training has learned for these weights; ``None`` without such training.
+    rounding, learned
+        How weights are rounded to integers, and scales that were learned in training, or ``None``.
     """
 
     module: fx.GraphModule

@@ -18,8 +18,9 @@ from aiq.plan import Plan
 from aiq.planning import checks
 from aiq.planning.search import search
 from aiq.progress import Progress, silent
-from aiq.training.finetune import Finetuned, Subject, train
+from aiq.training.finetune import Finetuned, train
 from aiq.training.options import TrainingOptions
+from aiq.training.subject import Subject
 
 FEWEST = 0.25
 """Smallest share of the first stride with which another plan is searched."""

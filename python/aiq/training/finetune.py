@@ -10,23 +10,22 @@ from torch import Tensor, nn
 
 from aiq import bars, files
 from aiq.data.reading import arranged, read_batches, reiterable
-from aiq.deployment import Deployment, prepare
+from aiq.deployment import Deployment
 from aiq.errors import DataError, InputError, Interrupted, type_of
-from aiq.evaluate import Evaluation, Evaluator, metrics
-from aiq.evaluate.confidence import drop_limit
+from aiq.evaluate import Evaluation
 from aiq.fingerprint import Fingerprint
 from aiq.formats import REFERENCE, WeightRounding
 from aiq.graph.export import Inputs
-from aiq.plan import Accuracy, Plan
+from aiq.plan import Plan
 from aiq.progress import Progress, silent
 from aiq.quantize.fold import fold
 from aiq.quantize.statistics import observe
-from aiq.runtimes import placement
 from aiq.runtimes.absorbed import absorbs
 from aiq.runtimes.calibration import calibration_batches
 from aiq.training.checkpoint import TrainingState, load_state
 from aiq.training.network import TrainableNetwork
 from aiq.training.options import Groups, Loss, TrainingOptions, checkpoint_path
+from aiq.training.subject import Subject, judge
 from aiq.training.writing import Place, places_in, with_trained
 
 
@@ -48,60 +47,6 @@ class Finetuned:
     model: nn.Module
     plan: Plan
     losses: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Subject:
-    """What is trained, on what, and how it is judged.
-
-    Attributes
-    ----------
-    plan, model
-        The plan and the model.
-    data
-        Batches of inputs and targets, which can be read again.
-    validation, calibration
-        Batches on which accuracy is measured, and activations are observed; ``None`` for none, and
-        for the first batches of `data`.
-    example_inputs
-        Arguments of one call, or ``None`` for those of the plan.
-    """
-
-    plan: Plan
-    model: nn.Module
-    data: Iterable[Any]
-    validation: Iterable[Any] | None = None
-    calibration: Iterable[Any] | None = None
-    example_inputs: Inputs | None = None
-
-    def ready(self) -> Deployment:
-        """Return the exported model and the inputs on which activations are observed.
-
-        Raises
-        ------
-        InputError
-            If the plan is for another model.
-        """
-        return prepare(self.plan, self.model, self.data, self.example_inputs, self.calibration)
-
-    @property
-    def runtime(self) -> str | None:
-        """Name of the plan's runtime."""
-        return None if self.plan.workload is None else self.plan.workload.runtime
-
-    def check(self) -> None:
-        """Raise `InputError` if the plan cannot be trained, before any work is done."""
-        if self.runtime == placement.GGUF:
-            raise InputError(
-                "The plan is for llama.cpp, whose kernels choose the scales of activations while "
-                "they run; training takes plans for the other runtimes."
-            )
-        metric = self.plan.provenance.get("metric", "top1")
-        if self.validation is not None and metric not in metrics.NAMES:
-            raise InputError(
-                f"The plan was searched with a metric of your own ({metric}), which it does not "
-                "keep; leave validation out, and evaluate the trained model yourself."
-            )
 
 
 @bars.shows_progress
@@ -362,39 +307,6 @@ class _Training:
         for name, value in self._network.parameters.items():
             hashed.add(name, value)
         return hashed.hexdigest()
-
-
-def judge(subject: Subject, start: Deployment, baseline: Evaluation | None) -> Accuracy:
-    """Return the accuracy of a trained plan on the validation data, beside that of float32.
-
-    Parameters
-    ----------
-    subject
-        The trained plan and model.
-    start
-        The model before training.
-    baseline
-        Evaluation of the float32 network; ``None`` for that of the model before training.
-    """
-    assert subject.validation is not None, "the caller has checked that there is data"
-    options: dict[str, Any] = {
-        "calibration": start.calibration,
-        "metric": subject.plan.provenance.get("metric", "top1"),
-        "absorbs": absorbs(subject.runtime),
-    }
-    if baseline is None:
-        baseline = Evaluator(start.traced, subject.validation, **options).baseline
-    evaluator = Evaluator(subject.ready().traced, subject.validation, **options)
-    found = evaluator.evaluate(subject.plan.formats)
-    found = replace(found, baseline=baseline.scores)
-    confidence = float(subject.plan.provenance.get("confidence", 0.95))
-    return Accuracy(
-        plan=found.accuracy,
-        baseline=float(found.baseline.mean()),
-        samples=found.samples,
-        drop_limit=drop_limit(found, confidence),
-        confidence=confidence,
-    )
 
 
 def _count(data: Iterable[Any]) -> int:

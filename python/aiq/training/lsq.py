@@ -38,7 +38,7 @@ def fake_quantize(x: Tensor, scale: Tensor, quantizer: Affine) -> Tensor:
     quantizer
         The integers, the rows and their zero points; its scales are not used.
     """
-    found: Tensor = _FakeQuantize.apply(x, scale, quantizer)  # type: ignore[no-untyped-call]
+    found: Tensor = _FakeQuantize.apply(x, scale, quantizer)
     return found
 
 

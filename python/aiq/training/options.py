@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +98,7 @@ class TrainingOptions:
     def loss_of(self, output: Any, targets: Any) -> Tensor:  # noqa: ANN401
         """Return the loss of a batch."""
         try:
-            found = (self.loss or softmax_loss)(output, targets)
+            found: object = (self.loss if callable(self.loss) else softmax_loss)(output, targets)
         except Exception as error:  # the user's code, or targets that do not fit the output
             said = str(error).strip().split("\n", 1)[0].rstrip(".")
             raise InputError(
@@ -144,9 +143,9 @@ def _whole(argument: str, value: object, least: int) -> None:
         raise InputError(f"{argument} is {value!r}; give an integer of at least {least}.")
 
 
-def _number(argument: str, value: object, *, above: bool) -> None:
-    fits = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not fits or value < 0 or (above and value == 0):  # type: ignore[operator]
+def _number(argument: str, value: Any, *, above: bool) -> None:  # noqa: ANN401
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value < 0 or (above and value == 0):
         least = "above 0" if above else "of 0 or more"
         raise InputError(f"{argument} is {value!r}; give a finite number {least}.")
 

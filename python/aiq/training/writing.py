@@ -91,8 +91,15 @@ def _place(layer: Layer, folded: Layer, nodes: Mapping[str, fx.Node]) -> Place:
     norm = nodes[layer.nodes[1]] if len(layer.nodes) > 1 else head
     if name_of(norm) != "batch_norm" or norm.name in folded.nodes:
         return Place(weight, bias)
-    parts = (_target(norm, key) for key in ("running_mean", "running_var", "weight", "bias"))
-    return Place(weight, bias, *parts, eps=float(argument(norm, "eps")))
+    return Place(
+        weight,
+        bias,
+        mean=_target(norm, "running_mean"),
+        var=_target(norm, "running_var"),
+        gain=_target(norm, "weight"),
+        shift=_target(norm, "bias"),
+        eps=float(argument(norm, "eps")),
+    )
 
 
 def _target(node: fx.Node, name: str) -> str | None:
