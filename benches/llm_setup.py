@@ -144,13 +144,20 @@ class Setup:
         """Return the plan of one format."""
         return dict.fromkeys(self.drops.layers, fmt)
 
-    def write(self, name: str, formats: Mapping[str, Format]) -> Path:
-        """Write a plan to a GGUF file in the folder of raw results."""
+    def write(self, name: str, formats: Mapping[str, Format], named: bool = True) -> Path:
+        """Write a plan to a GGUF file in the folder of raw results, by default with tokens' names.
+
+        Without the names, which are many, writing takes half the time.
+        """
         FOLDER.mkdir(parents=True, exist_ok=True)
-        path = FOLDER / f"{name}.gguf"
-        seen = [tokens for tokens, _ in self.samples("searched")]
-        write_gguf(self.model, path, formats, self.traced, seen, self.decoder.tokenizer)
+        path = FOLDER / f"{name}-{self.rounding}.gguf"
+        tokenizer = self.decoder.tokenizer if named else None
+        write_gguf(self.model, path, formats, self.traced, self._seen, tokenizer)
         return path
+
+    @cached_property
+    def _seen(self) -> list[torch.Tensor]:
+        return [tokens for tokens, _ in self.samples("searched")]
 
     @torch.inference_mode()
     def exact(self, tokens: torch.Tensor) -> np.ndarray:
@@ -227,4 +234,4 @@ def update(part: str, result: Mapping[str, Any]) -> None:
     path = common.RESULTS / "llm.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     parts = {k: v for k, v in known.items() if k not in {"command", "machine", "seeds"}}
-    common.save("llm", {**parts, part: dict(result)}, seeds=[0])
+    common.save("llm", {**parts, part: {"command": common.command(), **result}}, seeds=[0])

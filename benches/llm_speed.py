@@ -1,5 +1,6 @@
 """Decode speed at equal divergence, and predicted against measured times of a decoder."""
 
+import json
 import random
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -32,8 +33,12 @@ def costs(setup: Setup, decode: Decode) -> CostTable:
     return cost.time_table(graph, (REFERENCE, *MENU), setup.calibrated(), placement.GGUF)
 
 
-def equal_divergence(setup: Setup, tokens: int, rounds: int) -> dict[str, Any]:
-    """Return speed and quality of the plan of least time that diverges like the rule's file."""
+def equal_divergence(setup: Setup) -> Path:
+    """Write the plan of least time that diverges like the rule's file, and files beside it.
+
+    The files' divergence and predicted times are kept in a file of their own, which is returned:
+    all this takes minutes of work on any machine, and the timings then take minutes on a quiet one.
+    """
     table = costs(setup, Decode())
     seconds = table.cost[:, 1:] / table.per_unit
     rule = FOLDER / "Q4_K_M.gguf"
@@ -58,17 +63,28 @@ def equal_divergence(setup: Setup, tokens: int, rounds: int) -> dict[str, Any]:
         files[fmt.name] = setup.write(fmt.name, setup.uniform(fmt))
         predicted[fmt.name] = table.total(setup.uniform(fmt))
     quality = setup.quality(files, setup.samples("held out"))
-    times = timed(files, setup.threads, (16, 512), tokens, rounds)
     rows = {
-        name: {
-            **quality[name],
-            "token_seconds": times[name],
-            "predicted_seconds": predicted.get(name),
-        }
-        for name in files
+        name: quality[name] | {"file": str(path), "predicted_seconds": predicted.get(name)}
+        for name, path in files.items()
     }
+    kept = _kept(setup)
+    kept.write_text(json.dumps(rows, indent=1))
+    return kept
+
+
+def _kept(setup: Setup) -> Path:
+    return FOLDER / f"equal-{setup.rounding}.json"
+
+
+def speed(setup: Setup, tokens: int, rounds: int) -> dict[str, Any]:
+    """Return speed and quality of the plan of least time that diverges like the rule's file."""
+    kept = _kept(setup)
+    rows = json.loads((kept if kept.exists() else equal_divergence(setup)).read_text())
+    files = {name: Path(row.pop("file")) for name, row in rows.items()}
+    times = timed(files, setup.threads, (16, 512), tokens, rounds)
     show = Table("file", "KL", "perplexity ratio", "predicted ms", "ms after 16", "ms after 512")
     for name, row in rows.items():
+        row["token_seconds"] = times[name]
         guess = "" if row["predicted_seconds"] is None else f"{1e3 * row['predicted_seconds']:.3g}"
         measured = (f"{1e3 * s:.4g}" for s in row["token_seconds"].values())
         show.add_row(name, f"{row['kl']:.4f}", f"{row['perplexity_ratio']:.3f}", guess, *measured)
@@ -80,7 +96,7 @@ def equal_divergence(setup: Setup, tokens: int, rounds: int) -> dict[str, Any]:
     }
     return {
         "files": rows,
-        "kl_over_Q4_K_M": quality["plan"]["kl"] / quality["Q4_K_M"]["kl"],
+        "kl_over_Q4_K_M": rows["plan"]["kl"] / rows["Q4_K_M"]["kl"],
         "speedup_of_the_plan_over": faster,
     }
 
@@ -116,7 +132,7 @@ def prediction(setup: Setup, tokens: int, rounds: int) -> dict[str, Any]:
     for number in range(MIXES):
         some = draw.sample(MENU, draw.randint(2, len(MENU)))
         plans[f"mix {number + 1}"] = {name: draw.choice(some) for name in setup.drops.layers}
-    files = {name: setup.write(name, formats) for name, formats in plans.items()}
+    files = {name: setup.write(name, formats, named=False) for name, formats in plans.items()}
     times = timed(files, setup.threads, (CONTEXT,), tokens, rounds)
     measured = np.array([times[name][CONTEXT] for name in plans])
     predicted = np.array([table.total(formats) for formats in plans.values()])
