@@ -13,6 +13,7 @@ import torch
 
 from aiq import quiet
 from aiq.calibrate import roofs
+from aiq.cost import products
 from aiq.cost.pieces import FUNCTIONS
 from aiq.formats import parse
 from aiq.gguf import stand_in
@@ -29,6 +30,8 @@ FORMATS = ("fp32", "w4g32", "w4g32z", "w5g32", "w5g32z", "w8g32")
 _SIZES = ((576, 1536, 6), (1024, 2816, 4))  # hidden size, intermediate size, blocks
 _VOCABULARY = 4096
 _PROMPT, _TOKENS, _ROUNDS = 64, 24, 5
+_LONG, _ATTENTION_FORMAT = 512, "w8g32"  # attention takes as long whatever the format
+_CONTEXT = 640
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +42,20 @@ class _Timed:
     ----------
     format
         Format of all matrices.
-    elements, blocks
-        Elements of all matrices of the decoder, and its blocks.
+    elements, blocks, hidden
+        Elements of all matrices of the decoder, its blocks, and the width of its attention.
     rounds
         Rows that are computed together -> seconds in each round.
+    long
+        The same after a prompt of 512 tokens; empty in all formats but one.
     """
 
     format: str
     elements: int
     blocks: int
+    hidden: int
     rounds: Mapping[int, Sequence[float]]
+    long: Mapping[int, Sequence[float]]
 
     @property
     def seconds(self) -> dict[int, float]:
@@ -62,7 +69,8 @@ def measure_llamacpp(
     """Return the section of llama.cpp in a profile, measured on this machine.
 
     Two decoders are written in each format. All files take turns; the least of the rounds counts. A
-    token takes ``blocks x start + bytes / rate``, and 64 tokens of a prompt likewise.
+    token takes ``blocks x start + bytes / rate`` and the time of attention, and 64 tokens of a
+    prompt likewise. Attention is what a longer context adds.
 
     Parameters
     ----------
@@ -85,16 +93,19 @@ def measure_llamacpp(
         timed, _ = quiet.during(
             lambda: _time(Path(folder), threads, report), force=force, progress=report
         )
-    measured = {name: _products([t for t in timed if t.format == name]) for name in FORMATS}
+    attention = _attention([t for t in timed if t.long])
+    measured = {
+        name: _products([t for t in timed if t.format == name], attention) for name in FORMATS
+    }
     start = min(found[0].start_us for found in measured.values())
-    return _section(measured, start, _errors(timed))
+    return _section(measured, attention, start, _errors(timed, attention))
 
 
 def _time(folder: Path, threads: int, report: Progress) -> list[_Timed]:
     from transformers import LlamaConfig, LlamaForCausalLM  # noqa: PLC0415
 
     found: list[_Timed] = []
-    prompt = [1 + i % 32 for i in range(_PROMPT)]
+    prompt, long = ([1 + i % 32 for i in range(n)] for n in (_PROMPT, _LONG))
     for step, (hidden, wide, blocks) in enumerate(_SIZES):
         config = LlamaConfig(
             hidden_size=hidden,
@@ -103,7 +114,7 @@ def _time(folder: Path, threads: int, report: Progress) -> list[_Timed]:
             num_attention_heads=hidden // 64,
             num_key_value_heads=hidden // 64,
             vocab_size=_VOCABULARY,
-            max_position_embeddings=256,
+            max_position_embeddings=_CONTEXT,
             use_cache=False,
             tie_word_embeddings=False,
         )
@@ -116,19 +127,48 @@ def _time(folder: Path, threads: int, report: Progress) -> list[_Timed]:
             path = folder / f"{step}-{name}.gguf"
             formats = {layer.name: parse(name) for layer in layers}
             write_gguf(model, path, formats, traced, [], stand_in.tokenizer())
-            programs[name] = LlamaCpp(path, 256, threads)
+            programs[name] = LlamaCpp(path, _CONTEXT, threads)
         times: dict[str, dict[int, list[float]]] = {n: {1: [], _PROMPT: []} for n in FORMATS}
+        after: dict[int, list[float]] = {1: [], _LONG: []}
         for turn, (name, program) in product(range(_ROUNDS), programs.items()):
             report("time decoders in llama.cpp", step * _ROUNDS + turn, len(_SIZES) * _ROUNDS)
             run = program.run(prompt, _TOKENS)
             times[name][1].append(run.token)
             times[name][_PROMPT].append(run.first)
-        found += [_Timed(name, elements, blocks, times[name]) for name in FORMATS]
+            if name == _ATTENTION_FORMAT:
+                run = program.run(long, _TOKENS)
+                after[1].append(run.token)
+                after[_LONG].append(run.first)
+        found += [
+            _Timed(n, elements, blocks, hidden, times[n], after if n == _ATTENTION_FORMAT else {})
+            for n in FORMATS
+        ]
     report("time decoders in llama.cpp", 1, 1)
     return found
 
 
-def _products(timed: Sequence[_Timed]) -> tuple[Product, ...]:
+def _attention(timed: Sequence[_Timed]) -> tuple[Product, ...]:
+    """Return the rate at which one query, and a prompt of them, read keys and values.
+
+    A prompt of 512 tokens takes eight times as long as one of 64, and attention from 64 to 512
+    tokens comes on top. More rows make matrices faster, so that the difference may be too small;
+    attention is taken to multiply no faster than matrices do.
+    """
+    found = []
+    for rows, short, times in ((1, 1, 1.0), (_LONG, _PROMPT, _LONG / _PROMPT)):
+        rates = []
+        for t in timed:
+            before = times * t.seconds[short]
+            elements = 2 * t.hidden * (_LONG - _PROMPT) * t.blocks
+            least = before * elements / t.elements
+            seconds = max(min(t.long[rows]) - before, least)
+            rate = 1e-9 * elements * products.CACHE_BYTES / seconds
+            rates.append((2 * t.hidden * _LONG, roofs.four_digits(rate)))
+        found.append(Product(rows, 0.0, tuple(sorted(rates))))
+    return tuple(found)
+
+
+def _products(timed: Sequence[_Timed], attention: Sequence[Product]) -> tuple[Product, ...]:
     """Return start and rate of the seven matrices of a block, for one token and for a prompt."""
     found = []
     for rows in (1, _PROMPT):
@@ -136,7 +176,9 @@ def _products(timed: Sequence[_Timed]) -> tuple[Product, ...]:
             t.elements * placement.stored_bits(placement.GGUF, parse(t.format)) / 8 for t in timed
         ]
         system = np.array([[7.0 * t.blocks + 1, s] for t, s in zip(timed, size, strict=True)])
-        seconds = np.array([t.seconds[rows] for t in timed])
+        whole = np.array([t.seconds[rows] for t in timed])
+        attend = np.array([_attending(t, rows, attention) for t in timed])
+        seconds = np.maximum(whole - attend, whole / 10)  # noise: matrices are never free
         start, slope = np.linalg.solve(system, seconds)
         start = float(np.clip(start, 0.0, 0.3 * seconds.min() / (7 * timed[0].blocks)))
         slope = float(((seconds - start * system[:, 0]) / system[:, 1]).mean())
@@ -145,19 +187,23 @@ def _products(timed: Sequence[_Timed]) -> tuple[Product, ...]:
     return tuple(found)
 
 
-def _errors(timed: Sequence[_Timed]) -> Fit:
+def _attending(timed: _Timed, rows: int, attention: Sequence[Product]) -> float:
+    """Return the seconds of attention in the time of one token or of a prompt."""
+    context = _PROMPT + _TOKENS // 2 if rows == 1 else _PROMPT
+    elements = 2 * timed.hidden * context
+    each = products.product_seconds(attention, rows, elements, products.CACHE_BYTES)
+    return timed.blocks * each
+
+
+def _errors(timed: Sequence[_Timed], attention: Sequence[Product]) -> Fit:
     """Return the errors of predicting each decoder by the bytes and the time of the other one.
+
+    Attention is known, and the time of matrices is in proportion to their bytes.
 
     The section is fitted to both decoders, with a start, so its own errors should be smaller.
     """
     pairs = [(a, b) for a, b in product(timed, repeat=2) if a.format == b.format and a is not b]
-    ratios = np.array(
-        [
-            b.seconds[rows] / (a.seconds[rows] * b.elements / a.elements)
-            for a, b in pairs
-            for rows in a.rounds
-        ]
-    )
+    ratios = np.array([_ratio(a, b, rows, attention) for a, b in pairs for rows in a.rounds])
     halves = [(min(x[::2]), min(x[1::2])) for t in timed for x in t.rounds.values()]
     low, high = np.quantile(ratios, (0.05, 0.95))
     return Fit(
@@ -169,10 +215,20 @@ def _errors(timed: Sequence[_Timed]) -> Fit:
     )
 
 
+def _ratio(a: _Timed, b: _Timed, rows: int, attention: Sequence[Product]) -> float:
+    """Return the time of a decoder over what another one predicts of it."""
+    matrices = a.seconds[rows] - _attending(a, rows, attention)
+    predicted = matrices * b.elements / a.elements + _attending(b, rows, attention)
+    return b.seconds[rows] / predicted
+
+
 def _section(
-    measured: Mapping[str, tuple[Product, ...]], start: float, errors: Fit
+    measured: Mapping[str, tuple[Product, ...]],
+    attention: tuple[Product, ...],
+    start: float,
+    errors: Fit,
 ) -> RuntimeProfile:
-    """Return a section in which all time is that of the matrices, as llama.cpp fuses the rest."""
+    """Return a section in which all time is that of matrices and attention."""
     kinds = [*map(str, Op), *FUNCTIONS.values(), "residual", "mean", "average", "reorder"]
     free = KernelProfile(start_us=0.0, memory=100.0, output_ns=0.0)
     return RuntimeProfile(
@@ -185,4 +241,5 @@ def _section(
         fuses=(),
         fit=errors,
         products=MappingProxyType(dict(measured)),
+        attention=attention,
     )

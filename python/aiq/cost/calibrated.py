@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from aiq.cost.pieces import Piece, dtypes, pieces
 from aiq.cost.table import CostTable, EdgeCost, Level
 from aiq.errors import HardwareError
 from aiq.formats import Format
-from aiq.graph import Layer, LayerGraph
+from aiq.graph import Layer, LayerGraph, is_attention
 from aiq.hardware import Hardware
 from aiq.hardware.runtime_profile import RuntimeProfile
 
@@ -38,6 +39,7 @@ def calibrated_table(
     weights and multiplied at its speed, which leaves out the time to unpack them. `packed` are
     formats whose weights are known to be packed if no activations are rounded, whatever the profile
     says: old ones say of all that they are emulated, since convolutions were asked about.
+    Attention takes the time that the profile has for it, if it has any.
 
     Raises
     ------
@@ -60,6 +62,7 @@ def calibrated_table(
         for f in formats
     ]
     distinct = list(dict.fromkeys(executed))
+    flops, attention, graph = _apart(graph, profile)
     parts = pieces(graph, distinct, profile.kernels, profile.fuses)
     times = _core.calibrated_times(
         [_task(profile, part) for part in parts], rows.machine(hardware, dtypes(distinct))
@@ -70,7 +73,7 @@ def calibrated_table(
     edges: defaultdict[tuple[int, ...], NDArray[np.int64]] = defaultdict(
         lambda: np.zeros((shape[1], shape[1]), dtype=np.int64)
     )
-    fixed = round(profile.run_overhead_us * _PICOSECONDS_PER_US)
+    fixed = round(profile.run_overhead_us * _PICOSECONDS_PER_US) + attention
     for part, picoseconds in zip(parts, times, strict=True):
         measured = _measured(profile, part, distinct, layers)
         price = round(part.share * picoseconds) if measured is None else measured
@@ -94,12 +97,27 @@ def calibrated_table(
         formats=tuple(formats),
         cost=cost[:, columns],
         fixed=fixed,
-        flops=sum(layer.flops for layer in graph.layers),
+        flops=flops,
         edges=tuple(
             EdgeCost(i, j, matrix[grid]) for (i, j), matrix in sorted(edges.items()) if matrix.any()
         ),
         spread=(profile.fit.low, profile.fit.high),
     )
+
+
+def _apart(graph: LayerGraph, profile: RuntimeProfile) -> tuple[int, int, LayerGraph]:
+    """Return all FLOPs, the picoseconds of attention that was measured, and the graph of the rest.
+
+    A kernel has one rate for all numbers of rows, but attention of one query is far slower than
+    that of a prompt, so that a profile may have times of its own for it.
+    """
+    flops = sum(layer.flops for layer in graph.layers)
+    if not profile.attention:
+        return flops, 0, graph
+    found = [x for x in graph.layers if is_attention(x)]
+    seconds = sum(products.attention_seconds(profile.attention, x) for x in found)
+    rest = tuple(replace(x, flops=0) if is_attention(x) else x for x in graph.layers)
+    return flops, round(seconds * 10**12), replace(graph, layers=rest)
 
 
 def _measured(

@@ -1,4 +1,4 @@
-"""The time of a matrix product with few rows, from the measured ones of a profile."""
+"""The time of a matrix product with few rows, and of attention, from those of a profile."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,9 @@ import numpy as np
 from aiq.formats import Format, parse
 from aiq.graph import Layer, Op
 from aiq.hardware.products import Product
+
+CACHE_BYTES = 2.0
+"""Bytes of an element of keys and values."""
 
 
 def nearest(measured: Mapping[str, tuple[Product, ...]], fmt: Format) -> tuple[Product, ...]:
@@ -25,9 +28,6 @@ def nearest(measured: Mapping[str, tuple[Product, ...]], fmt: Format) -> tuple[P
 def seconds(measured: Sequence[Product], fmt: Format, layer: Layer) -> float | None:
     """Return the time of a linear layer in `fmt`, or ``None`` if it is no linear layer.
 
-    Between two measured numbers of rows the time is interpolated linearly. Beyond the largest one
-    it grows in proportion to the rows, because kernels compute blocks of rows one after the other.
-
     Parameters
     ----------
     measured
@@ -39,15 +39,43 @@ def seconds(measured: Sequence[Product], fmt: Format, layer: Layer) -> float | N
         return None
     elements = math.prod(layer.weight_shape)
     rows = max(1, layer.output_elements // layer.weight_shape[0])
-    times = [_seconds(product, fmt, elements) for product in measured]
+    return product_seconds(measured, rows, elements, fmt.stored_bits / 8)
+
+
+def attention_seconds(measured: Sequence[Product], layer: Layer) -> float:
+    """Return the time of an attention layer, which `aiq.graph.is_attention` recognises.
+
+    Its FLOPs are two for each product of a query with the elements of its keys and values, which
+    each head reads for itself, as llama.cpp does.
+
+    Parameters
+    ----------
+    measured
+        Attention in the order of its rows, which are queries.
+    layer
+        The layer; it reads queries of shape (..., heads, length, width), keys, and values.
+    """
+    query, _, value = layer.input_shapes[:3]
+    heads = query[-3] if len(query) > 3 else 1
+    rows = max(1, layer.output_elements // (heads * value[-1]))
+    return product_seconds(measured, rows, max(1, layer.flops // (2 * rows)), CACHE_BYTES)
+
+
+def product_seconds(measured: Sequence[Product], rows: int, elements: int, width: float) -> float:
+    """Return the time of a product with `rows` rows and `elements` elements of `width` bytes.
+
+    Between two measured numbers of rows the time is interpolated linearly. Beyond the largest one
+    it grows in proportion to the rows, because kernels compute blocks of rows one after the other.
+    """
+    times = [_seconds(product, elements, width) for product in measured]
     known = [product.rows for product in measured]
     if rows > known[-1]:
         return times[-1] * rows / known[-1]
     return float(np.interp(rows, known, times))
 
 
-def _seconds(product: Product, fmt: Format, elements: int) -> float:
+def _seconds(product: Product, elements: int, width: float) -> float:
     """Return the time of a weight of `elements`; its rate is interpolated over their logarithm."""
     sizes, rates = zip(*product.rates, strict=True)
     rate = float(np.interp(math.log(elements), np.log(sizes), rates))
-    return product.start_us * 1e-6 + elements * fmt.stored_bits / 8 / (rate * 1e9)
+    return product.start_us * 1e-6 + elements * width / (rate * 1e9)

@@ -1,7 +1,7 @@
 """The layer graph of a model."""
 
 from aiq.graph.batch import BatchDim
-from aiq.graph.decode import Decode
+from aiq.graph.decode import Decode, is_attention
 from aiq.graph.layers import Edge, Layer, LayerGraph, Trace, extract, trace
 from aiq.graph.operators import WEIGHTED, Op
 
@@ -15,5 +15,6 @@ __all__ = [
     "Op",
     "Trace",
     "extract",
+    "is_attention",
     "trace",
 ]

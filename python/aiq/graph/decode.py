@@ -59,6 +59,11 @@ class Decode:
         return at(graph, length, 1, self.prompt + math.ceil(self.tokens / 2))
 
 
+def is_attention(layer: Layer) -> bool:
+    """Return whether a layer is attention as one operator, with keys and values of a cache."""
+    return any(name.startswith(_ATTENTION) for name in layer.nodes)
+
+
 def at(graph: LayerGraph, length: int, rows: int, context: int) -> LayerGraph:
     """Return a decoder's layer graph for `rows` tokens, which attend to `context` tokens.
 
@@ -81,7 +86,7 @@ def at(graph: LayerGraph, length: int, rows: int, context: int) -> LayerGraph:
     pairs = each * context / length
 
     def scaled(layer: Layer) -> Layer:
-        attends = layer.nodes[0].startswith(_ATTENTION)
+        attends = is_attention(layer)
         in_pairs = layer.op in {Op.MATMUL, Op.SOFTMAX}
         square = in_pairs and not attends and layer.output_shape[-2:] == (length, length)
         factor = pairs if square else each

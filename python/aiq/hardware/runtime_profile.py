@@ -130,6 +130,9 @@ class RuntimeProfile:
     products
         Name of a format -> measured matrix products with few rows; empty in profiles of
         calibrations that did not time them.
+    attention
+        Measured attention to a cache: the keys and values of a query are the elements, of two bytes
+        each, and the rows are queries. Empty like `products`.
     """
 
     name: str
@@ -141,6 +144,7 @@ class RuntimeProfile:
     fuses: tuple[str, ...]
     fit: Fit
     products: Mapping[str, tuple[Product, ...]] = field(default_factory=dict)
+    attention: tuple[Product, ...] = ()
 
     def executed(self, fmt: Format) -> Format:
         """Return the format in which the runtime executes a layer of format `fmt`.
@@ -222,6 +226,7 @@ def from_document(name: str, document: Mapping[str, Any]) -> RuntimeProfile:
         fuses=tuple(document["fuses"]),
         fit=Fit(**document["fit"]),
         products=_map(document.get("products", {}), products.from_document),
+        attention=products.from_document(document.get("attention", ())),
     )
 
 
@@ -242,6 +247,8 @@ def to_document(profile: RuntimeProfile) -> dict[str, Any]:
     if profile.products:
         measured = profile.products.items()
         document["products"] = {name: products.to_document(found) for name, found in measured}
+    if profile.attention:
+        document["attention"] = products.to_document(profile.attention)
     return document
 
 
