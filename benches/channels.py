@@ -1,23 +1,26 @@
 """One format for each layer against one for each group of output channels (the paper's question 3).
 
-For each network: the plan of most intensity within an accuracy drop of one percentage point whose
-layers have one format each, and plans by 2, 4 and 8 groups of channels of the same divergence. The
-divergence from the float32 network stands for the drop, because it tells plans apart that differ
-in a few answers of a thousand. It is measured on 250 or 500 validation images; the drop of each
-plan is measured on the 2,000 test images that aiq ships.
+For each network, plans of most intensity by 1, 2, 4 and 8 groups of output channels, around a
+divergence of 0.05 nats from the float32 network. The divergence stands for the accuracy drop,
+because it tells plans apart that differ in a few answers of a thousand. A straight line through the
+plans of a number of groups, bits of a weight against the logarithm of the divergence, gives the
+bits at equal divergence. Divergences are measured on 250 or 500 validation images; the drop of the
+plan next to that divergence is measured on the 2,000 test images that aiq ships.
 
     python benches/channels.py [--network resnet20]
     python benches/channels.py --stopwatch       # whole against split convolutions, in OpenVINO
 
-Plans have weights of 2 to 8 bits or float32; activations are float32, as in the paper. Bytes of the
-index count.
+Plans have weights of 2 to 8 bits or float32; activations are float32, and one image is a batch, as
+in the paper. Bytes of the index count.
 """
 
 import argparse
+import math
 import time
 from typing import Any
 
 import channels_split
+import numpy as np
 import small_networks
 import torch
 from common import RESULTS, console, earlier, save
@@ -25,20 +28,22 @@ from common import RESULTS, console, earlier, save
 from aiq import data, graph, models, text
 from aiq.evaluate import Evaluator
 from aiq.formats import parse_all
-from aiq.planning import loop
-from aiq.planning.accuracy import AccuracyMeter
 from aiq.planning.channel_choices import ChannelTables, channel_tables
 from aiq.planning.channels import FORMATS
-from aiq.planning.task import Formats, Task
-from aiq.progress import silent
+from aiq.planning.task import Formats
 from aiq.sensitivity import estimate_by_channel
 
-MAX_DROP = 0.01
-GROUPS = (1, 2, 4, 8)
-ROUNDS = 8
-CLOSE = 0.02
-"""Relative difference of divergences that counts as equal."""
+DIVERGENCE = 0.05
+"""Divergence in nats at which numbers of groups are compared."""
 
+GROUPS = (1, 2, 4, 8)
+AROUND = (0.5, 0.7, 1.0, 1.4, 2.0)
+"""Budgets of the tables, relative to the one at which whole layers have the divergence."""
+
+FIRST_BUDGET = 0.01
+STEPS = 5
+CLOSE = 1.2
+"""Ratio of divergences that is close enough for the middle budget."""
 
 NETWORKS = {"resnet20": 50, "mobilenet_v2": 25, "vit": 50}
 """Network -> validation images of each class on which its plans are chosen."""
@@ -48,83 +53,82 @@ def load(name: str) -> torch.nn.Module:
     return small_networks.load(name) if name in small_networks.RECIPES else models.load(name)
 
 
-def same_divergence(
-    choices: ChannelTables, evaluator: Evaluator, wanted: float, most: float
-) -> Formats:
-    """Return the plan of most intensity found whose measured divergence is at most `wanted`.
-
-    The budget of the tables moves in proportion to the divergence, or to the middle of what is
-    known to hold and to fail. `most` is the first budget that is taken to fail.
-    """
-    low, high, budget, best = 0.0, most, most / 4, None
-    for _ in range(ROUNDS):
-        formats = choices.tables.formats(choices.tables.within(budget).choices)
-        kl = evaluator.evaluate(formats).kl
-        if kl <= wanted:
-            best, low = formats, budget
-            if kl >= (1 - CLOSE) * wanted:
-                break
-        else:
-            high = budget
-        aimed = budget * wanted / kl
-        budget = aimed if low < aimed < high else (low + high) / 2
-    assert best is not None, "no plan has so little divergence"
-    return best
-
-
-def describe(choices: ChannelTables, formats: Formats) -> dict[str, Any]:
-    """Return intensity, bits and bytes of a plan."""
+def describe(choices: ChannelTables, formats: Formats, weights: int) -> dict[str, Any]:
+    """Return intensity, mean bits of a weight with its share of the index, and the index."""
     table = choices.tables.intensity
     layers = [choices.layer_of[name, formats[name].name] for name in table.layers]
-    column = {f: k for k, f in enumerate(table.formats)}
-    reference = column[parse_all("fp32")[0]]
-    saved = sum(
-        int(row[reference] - row[column[formats[name]]])
-        for name, row in zip(table.layers, table.cost, strict=True)
-    )
+    moved = table.total(formats) - (table.total({}) - 4 * weights)
     return {
         "intensity": table.intensity(formats),
-        "bytes_saved": saved / 8,
+        "weight_bits": 8 * moved / weights,
         "index_bytes": sum(layer.index_bytes for layer in layers),
         "split_layers": sum(layer.is_split for layer in layers),
-        "layers": len(layers),
     }
+
+
+def around(choices: ChannelTables, evaluator: Evaluator, budget: float, weights: int) -> list[Any]:
+    """Return the best plans at budgets around one, with their divergences."""
+    plans = [
+        choices.tables.formats(choices.tables.within(share * budget).choices) for share in AROUND
+    ]
+    found = evaluator.evaluate_many(plans)
+    return [
+        (plan, {**describe(choices, plan, weights), "kl": evaluation.kl})
+        for plan, evaluation in zip(plans, found, strict=True)
+    ]
+
+
+def middle_budget(choices: ChannelTables, evaluator: Evaluator) -> float:
+    """Return a budget of the tables at which the best plan has about the wanted divergence."""
+    budget = FIRST_BUDGET
+    for _ in range(STEPS):
+        plan = choices.tables.formats(choices.tables.within(budget).choices)
+        ratio = evaluator.evaluate(plan).kl / DIVERGENCE
+        if 1 / CLOSE < ratio < CLOSE:
+            break
+        budget /= ratio
+    return budget
+
+
+def at_equal_divergence(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the bits of a weight by a line, and the deviation of the plans from it."""
+    x = np.log2([row["kl"] / DIVERGENCE for row in rows])
+    y = np.array([row["weight_bits"] for row in rows])
+    slope, bits = np.polyfit(x, y, 1)
+    return {"weight_bits": float(bits), "deviation": float(np.std(y - slope * x - bits, ddof=2))}
 
 
 def measure(name: str) -> dict[str, Any]:
     started, model = time.process_time(), load(name)
     chosen_on = data.batches(data.sample("val").take(NETWORKS[name]))
     calibration = data.batches(data.sample("train"))
-    trace = graph.trace(model, next(iter(chosen_on))[0])
+    trace = graph.trace(model, next(iter(chosen_on))[0][:1])
     weights = sum(x.weight_elements - x.repeated_elements for x in trace.graph.quantizable)
     evaluator = Evaluator(trace, chosen_on, calibration=calibration)
     drops = estimate_by_channel(evaluator, parse_all(FORMATS))
     sensitivities = time.process_time() - started
     choices = {groups: channel_tables(trace.graph, drops, groups) for groups in GROUPS}
-    task = Task(choices[1].tables, None, MAX_DROP, 0.5, None, "exact", None)
-    outcome = loop.search_verified(task, AccuracyMeter(evaluator, 0.5), silent)
-    wanted = evaluator.evaluate(outcome.formats).kl
-    plans = {1: outcome.formats}
-    most = 4 * choices[1].tables.predicted_drop(outcome.formats)
-    for groups in GROUPS[1:]:
-        plans[groups] = same_divergence(choices[groups], evaluator, wanted, most)
+    budget = middle_budget(choices[1], evaluator)
     judge = Evaluator(trace, data.batches(data.sample("test")), calibration=calibration)
-    rows = {}
-    for groups, formats in plans.items():
-        found = judge.evaluate(formats)
-        row = describe(choices[groups], formats)
-        row |= {
-            "weight_bits": 32 - 8 * row["bytes_saved"] / weights,
-            "kl_val": evaluator.evaluate(formats).kl,
-            "kl_test": found.kl,
-            "drop_test": found.drop,
-            "drop_test_error": found.drop_error,
+    table, rows = choices[1].tables.intensity, {}
+    rest = table.total({}) - 4 * weights
+    for groups in GROUPS:
+        plans = around(choices[groups], evaluator, budget, weights)
+        fitted = at_equal_divergence([row for _, row in plans])
+        plan, near = min(plans, key=lambda p: abs(math.log(p[1]["kl"] / DIVERGENCE)))
+        judged = judge.evaluate(plan)
+        rows[str(groups)] = {
+            "at_equal_divergence": {
+                **fitted,
+                "intensity": table.flops / (rest + weights * fitted["weight_bits"] / 8),
+            },
+            "nearest": {**near, "drop_test": judged.drop, "drop_test_error": judged.drop_error},
+            "plans": [row for _, row in plans],
         }
-        rows[str(groups)] = row
-    table = choices[1].tables.intensity
     return {
         "fp32_intensity": table.intensity({}),
-        "intensity_without_weights": table.flops / (table.total({}) - 4 * weights),
+        "intensity_without_weights": table.flops / rest,
+        "layers": len(table.layers),
         "val_images": evaluator.baseline.samples,
         "test_images": judge.baseline.samples,
         "test_accuracy": judge.baseline.accuracy,
@@ -135,25 +139,28 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def show(name: str, found: dict[str, Any]) -> None:
-    columns = ["groups", "FLOP/byte", "bits of a weight", "index bytes", "layers split"]
-    columns += ["divergence", "drop on test images", "+-"]
+    columns = ["groups", "bits of a weight", "+-", "FLOP/byte", "| plan: divergence", "bits"]
+    columns += ["index bytes", "layers split", "drop on test images", "+-"]
     console.print(
         text.table(
-            f"{name}: float32 {found['fp32_intensity']:.2f} FLOP/byte, without any weights "
+            f"{name}: at a divergence of {DIVERGENCE} nats; float32 has "
+            f"{found['fp32_intensity']:.2f} FLOP/byte, and without any weights it were "
             f"{found['intensity_without_weights']:.2f}",
             columns,
             (
                 (
                     groups,
-                    f"{r['intensity']:.2f}",
-                    f"{r['weight_bits']:.2f}",
-                    f"{r['index_bytes']:,}",
-                    f"{r['split_layers']} of {r['layers']}",
-                    f"{r['kl_val']:.4f}",
-                    text.points(r["drop_test"]),
-                    text.points(r["drop_test_error"]),
+                    f"{row['at_equal_divergence']['weight_bits']:.2f}",
+                    f"{row['at_equal_divergence']['deviation']:.2f}",
+                    f"{row['at_equal_divergence']['intensity']:.2f}",
+                    f"{row['nearest']['kl']:.4f}",
+                    f"{row['nearest']['weight_bits']:.2f}",
+                    f"{row['nearest']['index_bytes']:,}",
+                    f"{row['nearest']['split_layers']} of {found['layers']}",
+                    text.points(row["nearest"]["drop_test"]),
+                    text.points(row["nearest"]["drop_test_error"]),
                 )
-                for groups, r in found["groups"].items()
+                for groups, row in found["groups"].items()
             ),
         )
     )
@@ -178,7 +185,7 @@ def main() -> None:
 
 def summary(found: dict[str, Any]) -> None:
     networks = {name: found[name] for name in NETWORKS if name in found}
-    document = {"max_drop": MAX_DROP, "networks": networks, "stopwatch": found.get("stopwatch")}
+    document = {"divergence": DIVERGENCE, "networks": networks, "stopwatch": found.get("stopwatch")}
     save("channels", document, [0], found)
 
 
