@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import deployments_report
+import equal_size_report
 import peers_report
 from prediction_report import LEVELS, number, over_all
 from report_text import (
@@ -80,6 +81,8 @@ def filled(text: str, results: Path) -> str:
         "predictions": table(SUMMARY, predictions),
         "peers": peers_report.markdown(peers(results), peers_report.OWN_TOOLS),
         "rounding": table(ROUNDING_HEADER, rounding(results)),
+        "equal size": table(equal_size_report.HEADER, equal_size_report.equal_size(results)),
+        "search cost": table(equal_size_report.COST_HEADER, equal_size_report.search_cost(results)),
         "solver": table(SOLVER_HEADER, (solver_row(name, solver[name]) for name in SOLVER)),
     }
     for name, content in tables.items():

@@ -282,10 +282,11 @@ def main() -> None:
         "images": (evaluator.evaluations - spent) * len(setting.sample) / len(plans),
         "seconds": (time.perf_counter() - started) / len(plans),
     }
-    estimates = {"measured": drops} | {
+    auto = sensitivity.estimate_and_measure(evaluator, table.formats, MAX_DROP)
+    estimates = {"measured": drops, "auto": auto} | {
         method: sensitivity.estimate(evaluator, table.formats, method)
         for method in sensitivity.METHODS
-        if method != "measured"
+        if method not in {"auto", "measured"}
     }
     methods = {
         name: judge(estimate, exact, table, plans, found, divergences)

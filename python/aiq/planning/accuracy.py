@@ -41,13 +41,13 @@ class AccuracyMeter:
 
     Attributes
     ----------
-    evaluator
-        The evaluator that was given.
+    evaluator, seed
+        The evaluator and the seed that were given.
     """
 
     def __init__(self, evaluator: Evaluator, confidence: float, seed: int = 0) -> None:
         self.evaluator = evaluator
-        self._confidence, self._seed = confidence, seed
+        self._confidence, self.seed = confidence, seed
         self._known: dict[tuple[str, ...], Evaluation] = {}
         self._formats: dict[tuple[str, ...], Formats] = {}
 
@@ -117,7 +117,7 @@ class AccuracyMeter:
             plan=evaluation.accuracy,
             baseline=float(evaluation.baseline.mean()),
             samples=evaluation.samples,
-            drop_limit=0.0 if same else drop_limit(evaluation, self._confidence, self._seed),
+            drop_limit=0.0 if same else drop_limit(evaluation, self._confidence, self.seed),
             confidence=self._confidence,
         )
 

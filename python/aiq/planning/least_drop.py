@@ -1,8 +1,10 @@
 """Search for the least accuracy drop within budgets on the size and the cost of a plan.
 
-The drops of single layers are measured with all other layers in float32. Where formats have few
-bits, they do not add up. The solver's plan is therefore improved in rounds: each measures every
-single change of the plan, and solves again for the best combination of such changes.
+The drops of single layers are those with all other layers in float32. Where formats have few bits,
+they do not add up. The solver's plan is therefore improved in rounds: each estimates every single
+change of the plan from derivatives at the plan, and solves again for the best combination of such
+changes. The combination is measured. If it is worse, the next round solves with the terms of second
+order enlarged, so that fewer layers change (Levenberg and Marquardt's damping).
 """
 
 from collections.abc import Iterator
@@ -10,25 +12,33 @@ from dataclasses import replace
 
 import numpy as np
 
+from aiq.drops import Array
 from aiq.planning.accuracy import AccuracyMeter
 from aiq.planning.drop_curve import fit_curve
 from aiq.planning.tables import Tables
 from aiq.planning.task import Formats, Outcome, SearchStoppedError, Task
 from aiq.progress import Progress
+from aiq.sensitivity import estimate_changes
 
 HOPELESS = 2.0
 """A uniform plan is not measured if its predicted drop is that of the solver's plan times this."""
 
-ROUNDS = 3
-"""Largest number of rounds in which single changes of the plan are measured."""
+ROUNDS = 8
+"""Largest number of rounds; each measures one plan on all data."""
+
+REACH = 2
+"""Formats that a layer may move in one round, in the order of its drops, up or down."""
+
+SAMPLES = 128
+"""Number of samples on which changes of a plan are estimated."""
+
+DAMPING, MORE, LESS = 2.0, 4.0, 0.5
+"""Factor of the terms of second order: at first, and its growth after a worse and a better plan."""
 
 GAIN = 0.01
 """Relative gain in divergence below which no further round follows."""
 
-WORTH = 0.01
-"""Divergence in nats below which a plan is not improved: it changes few answers in a thousand."""
-
-_STAGE = "measure single changes of the plan"
+_STAGE = "estimate single changes of the plan"
 
 
 def search_least_drop(task: Task, meter: AccuracyMeter | None, progress: Progress) -> Outcome:
@@ -84,40 +94,50 @@ def _candidates(
     first = [solved, *_uniform(task, solved)]
     yield from first
     plan = min(first, key=lambda formats: meter.evaluation(formats).kl)
+    damping, estimates = DAMPING, None
     for _ in range(ROUNDS):
-        before = meter.evaluation(plan).kl
-        if before < WORTH:
+        try:
+            estimates = estimates or _estimates(task.tables, plan, meter, progress)
+        except RuntimeError:  # of PyTorch: an operator has no derivative
             return
-        changed = _improved(task, plan, meter, progress)
+        changed = _improved(task, plan, estimates, damping)
         if changed == plan:
             return
         yield changed
-        if meter.evaluation(changed).kl > (1 - GAIN) * before:
+        gain = meter.evaluation(plan).kl - meter.evaluation(changed).kl
+        if 0 < gain < GAIN * meter.evaluation(plan).kl:
             return
-        plan = changed
+        if gain > 0:
+            plan, damping, estimates = changed, max(1.0, LESS * damping), None
+        else:
+            damping *= MORE
 
 
-def _improved(task: Task, plan: Formats, meter: AccuracyMeter, progress: Progress) -> Formats:
-    """Return the plan that is best if single changes of `plan` add up.
+def _estimates(
+    tables: Tables, plan: Formats, meter: AccuracyMeter, progress: Progress
+) -> tuple[Array, Array]:
+    """Return the terms of first and second order of each change of a plan to a near format."""
+    near, formats = _neighbours(tables, plan), tables.cost.formats
+    columns = tables.columns(plan)
+    candidates = {
+        name: [formats[k] for k in near[i] if k != columns[i]]
+        for i, name in enumerate(tables.cost.layers)
+    }
+    found = estimate_changes(
+        meter.evaluator, plan, candidates, SAMPLES, seed=meter.seed, progress=_named(progress)
+    )
+    used = list(dict.fromkeys(f for given in candidates.values() for f in given))
+    whole = np.zeros((2, *tables.drop.shape))
+    whole[:, :, [formats.index(f) for f in used]] = found
+    return whole[0], whole[1]
 
-    Each decision may move to the next format with a larger or a smaller drop by the tables.
-    """
-    tables = task.tables
-    near = _neighbours(tables, plan)
-    owned: dict[int, list[str]] = {}
-    for name, owner in zip(tables.cost.layers, tables.owners, strict=True):
-        owned.setdefault(owner, []).append(name)
-    columns, formats = tables.columns(plan), tables.cost.formats
-    changes = [(i, k) for i in sorted(owned) for k in near[i] if k != columns[i]]
-    plans = [{**plan, **dict.fromkeys(owned[i], formats[k])} for i, k in changes]
-    report = _named(progress)
-    found = meter.evaluator.evaluate_many(plans, progress=report) if plans else []
-    drop = np.zeros_like(tables.drop)
-    base = meter.evaluation(plan).kl
-    for (i, k), evaluation in zip(changes, found, strict=True):
-        drop[i, k] = evaluation.kl - base
+
+def _improved(task: Task, plan: Formats, estimates: tuple[Array, Array], damping: float) -> Formats:
+    """Return the plan that is best if the estimated changes of `plan` add up."""
+    first, second = estimates
+    drop = first + damping * second
     drop -= drop.min(axis=1, keepdims=True)  # the solver minimises drops of zero or more
-    around = replace(tables, drop=drop, allowed=tuple(near))
+    around = replace(task.tables, drop=drop, allowed=tuple(_neighbours(task.tables, plan)))
     solution = around.finest(
         max_cost=task.max_cost, max_size=task.max_size, time_limit=task.time_limit
     )
@@ -125,12 +145,12 @@ def _improved(task: Task, plan: Formats, meter: AccuracyMeter, progress: Progres
 
 
 def _neighbours(tables: Tables, plan: Formats) -> list[tuple[int, ...]]:
-    """Return for each layer the column of its format, and those of the next drops by the tables."""
+    """Return for each layer the columns of formats whose drops by the tables are near its own."""
     columns, found = tables.columns(plan), []
     for i, allowed in enumerate(tables.allowed):
         order = sorted(allowed, key=lambda k: (tables.drop[tables.owners[i], k], -k))
         at = order.index(columns[i])
-        found.append(tuple(order[max(0, at - 1) : at + 2]))
+        found.append(tuple(order[max(0, at - REACH) : at + REACH + 1]))
     return found
 
 

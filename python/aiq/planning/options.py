@@ -72,7 +72,7 @@ class SearchOptions:
     )
     method: str = _option("exact", "exact, greedy, coordinate, or exhaustive.", str, lambda: Method)
     sensitivity: str | CustomDrop | DropTable = _option(
-        "measured", f"Source of the layers' drops: {', '.join(METHODS)}.", str, lambda: METHODS
+        "auto", f"Source of the layers' drops: {', '.join(METHODS)}.", str, lambda: METHODS
     )
     pin: Mapping[str, str] | None = None
     max_size: int | None = _option(None, "Largest size of all weights in bytes.", int)
@@ -182,7 +182,7 @@ class SearchOptions:
     def measures_candidates(self, *, has_data: bool) -> bool:
         """Whether the search measures the accuracy of every candidate, as the paper's do."""
         walks = self.method in {Method.GREEDY, Method.COORDINATE}
-        return has_data and walks and self.sensitivity == "measured"
+        return has_data and walks and self.sensitivity in {"auto", "measured"}
 
     def validate(self, hardware: Hardware | None) -> None:
         """Raise an error of `aiq.errors` unless every option is what it should be.

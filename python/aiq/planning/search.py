@@ -49,7 +49,7 @@ def search(
     formats: str | Iterable[str | Format] | None = None,
     runtime: str | Runtime | None = "inductor",
     method: str = "exact",
-    sensitivity: str | CustomDrop | DropTable = "measured",
+    sensitivity: str | CustomDrop | DropTable = "auto",
     calibration: Iterable[Any] | None = None,
     pin: Mapping[str, str] | None = None,
     max_size: int | None = None,
@@ -118,13 +118,15 @@ def search(
         was measured on this machine, or `measure_top` asks for it, accuracy is that of the bits
         which integer kernels have here.
     method
-        ``exact``, ``greedy``, ``coordinate`` or ``exhaustive``. With data and
-        ``sensitivity="measured"``, ``greedy`` and ``coordinate`` run the paper's way: they
-        measure the accuracy of every candidate. Otherwise they run on the tables.
+        ``exact``, ``greedy``, ``coordinate`` or ``exhaustive``. With data and the sensitivities
+        ``auto`` or ``measured``, ``greedy`` and ``coordinate`` run the paper's way: they measure
+        the accuracy of every candidate. Otherwise they run on the tables.
     sensitivity
-        ``measured`` (each layer alone, on `data`); ``sqnr``, ``mse``, ``kl``, ``fisher`` or
-        ``hessian`` (estimates, see `aiq.sensitivity.estimate`); a function of a layer's name and a
-        format that returns a drop; or a `DropTable` from earlier.
+        ``auto``: estimates from derivatives, and measurements of the layers that decide (see
+        `aiq.sensitivity.estimate_and_measure`); ``measured`` (each layer alone, on `data`);
+        ``sqnr``, ``mse``, ``kl``, ``fisher``, ``curvature`` or ``hessian`` (estimates, see
+        `aiq.sensitivity.estimate`); a function of a layer's name and a format that returns a drop;
+        or a `DropTable` from earlier.
     calibration
         Batches of inputs, or of ``(inputs, targets)``, on which the ranges of quantised activations
         are observed. Default: `data`.

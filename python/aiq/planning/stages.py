@@ -259,15 +259,18 @@ def drop_table(
         return method
     if method == "measured" and evaluator is not None:
         return sensitivity_stage.measure(evaluator, columns, seed=options.seed, progress=progress)
-    estimate = partial(
-        sensitivity_stage.estimate,
-        trace if evaluator is None else evaluator,
-        columns,
-        "sqnr" if method == "measured" else method,  # without data: the weakest, but honest
-        source.inputs,
-        seed=options.seed,
-        progress=progress,
-    )
+    if method == "auto" and evaluator is not None:
+        most = math.inf if options.goal is Objective.ACCURACY else options.max_drop
+        estimate = partial(sensitivity_stage.estimate_and_measure, evaluator, columns, most)
+    else:
+        estimate = partial(
+            sensitivity_stage.estimate,
+            trace if evaluator is None else evaluator,
+            columns,
+            "sqnr" if method in {"auto", "measured"} else method,  # the weakest, but honest
+            source.inputs,
+        )
+    estimate = partial(estimate, seed=options.seed, progress=progress)
     if evaluator is None or evaluator.folder is None or callable(method):
         return estimate()
     return _kept(evaluator, columns, options, estimate)
@@ -286,6 +289,7 @@ def _kept(
         ("evaluations", evaluator.fingerprint),
         ("formats", [fmt.name for fmt in columns]),
         ("method", options.sensitivity),
+        ("max_drop", options.max_drop if options.sensitivity == "auto" else None),
         ("seed", options.seed),
     ):
         hashed.add(name, value)

@@ -193,6 +193,8 @@ class Rounding:
             scale = (quantizer.scale * factor).float()
             quantizer = Affine(quantizer.scheme, scale, quantizer.zero_point)
 
+    @torch.inference_mode(False)  # a derivative may need them later
+    @torch.no_grad()
     def weight(
         self,
         layer: str,
@@ -257,6 +259,8 @@ class Rounding:
     def _drop(self, key: tuple[str, DType, Granularity, DType]) -> None:
         self._weight_bytes -= self._weights.pop(key).nbytes
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def bias(
         self,
         layer: str,

@@ -26,6 +26,7 @@ Operators between layers are computed in float32, whatever dtype the format has 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -216,24 +217,51 @@ class Simulator(Rounding):
         stop = len(steps) if stop is None else stop
         for index in range(state.position, stop):
             step = steps[index]
-            head, owner = self._heads.get(index), self._ends.get(index)
-            if head is not None:
-                altered = self._altered(head, formats, values, dtypes)
-            else:
-                altered = self._looked_up(step.name, formats)
-            value = self.program.call(step, values, altered)
-            if owner is not None:
-                dtype = formats.get(owner.name, REFERENCE).activation
-                is_last = step.name == owner.nodes[-1]
-                if is_last if dtype.kind is Kind.FLOAT else self.observer != DYNAMIC:
-                    value = self._round(step.name, value, dtype)
-                    dtypes[step.name] = dtype
-            values[step.name] = value
+            value = values[step.name] = self.step(index, formats, values, dtypes)
             if watch is not None:
                 watch(step.name, value)
             for name in step.dead:
                 del values[name]
         return State(stop, values, dtypes)
+
+    def step(
+        self,
+        index: int,
+        formats: Formats,
+        values: Values,
+        dtypes: dict[str, DType],
+        given: Mapping[str, Tensor] | None = None,
+    ) -> Any:  # noqa: ANN401 - most operators return a tensor
+        """Return the value of one step, rounded as the format of its layer says.
+
+        A derivative passes through rounding as if nothing had been rounded (Bengio et al. 2013,
+        arXiv 1308.3432).
+
+        Parameters
+        ----------
+        index
+            Index of the step.
+        formats
+            Layer name -> format.
+        values, dtypes
+            Those of the `State` before the step; the dtype of a rounded value is added to `dtypes`.
+        given
+            Node name -> value, for operands that are not those of the network.
+        """
+        step = self.program.steps[index]
+        head, owner = self._heads.get(index), self._ends.get(index)
+        if head is not None:
+            altered = self._altered(head, formats, values, dtypes)
+        else:
+            altered = self._looked_up(step.name, formats)
+        value = self.program.call(step, values, altered | dict(given or {}))
+        if owner is not None:
+            dtype = formats.get(owner.name, REFERENCE).activation
+            is_last = step.name == owner.nodes[-1]
+            if is_last if dtype.kind is Kind.FLOAT else self.observer != DYNAMIC:
+                value = _through(value, self._round(step.name, value.detach(), dtype))
+                dtypes[step.name] = dtype
+        return value
 
     def _altered(
         self, layer: Layer, formats: Formats, values: Values, dtypes: Mapping[str, DType]
@@ -247,14 +275,16 @@ class Simulator(Rounding):
             bias = self.bias(layer.name, chosen.weight, granularity, chosen.activation)
             altered[names.bias] = bias
         value, dtype = values[names.input], chosen.activation
+        exact = value.detach()
         if self.gguf and chosen.quantizes_weights and granularity.group == BLOCK:
-            altered[names.input] = round_blocks(value)
+            rounded = round_blocks(exact)
         elif dtypes.get(names.input) == dtype:
-            altered[names.input] = value
+            rounded = exact
         elif dtype.kind is Kind.INT and self.observer == DYNAMIC:
-            altered[names.input] = _round_rows(value, dtype, self._is_linear(names))
+            rounded = _round_rows(exact, dtype, self._is_linear(names))
         else:
-            altered[names.input] = self._round(names.input, value, dtype)
+            rounded = self._round(names.input, exact, dtype)
+        altered[names.input] = _through(value, rounded)
         return altered
 
     def _looked_up(self, step: str, formats: Formats) -> dict[str, Tensor]:
@@ -275,6 +305,11 @@ class Simulator(Rounding):
         if dtype.kind is Kind.FLOAT:
             return value.to(FLOATS[dtype]).float()
         return self.activation(node, dtype).fake_quantize(value)
+
+
+def _through(value: Tensor, rounded: Tensor) -> Tensor:
+    """Return the rounded value, with the derivatives of the value that was rounded."""
+    return value + (rounded - value.detach()) if value.requires_grad else rounded
 
 
 def round_blocks(value: Tensor) -> Tensor:

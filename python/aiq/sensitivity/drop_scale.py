@@ -83,6 +83,7 @@ def fit_scale(
     harm: Array,
     *,
     in_nats: bool,
+    plans: bool = True,
     seed: int = 0,
     progress: Progress | None,
 ) -> DropScale:
@@ -103,6 +104,8 @@ def fit_scale(
         Harm of each layer alone in each format, (L, K); 0 in a format that rounds nothing.
     in_nats
         Whether harm is a divergence in nats already.
+    plans
+        Whether the slope is fitted to plans; otherwise it is the first guess.
     seed
         Seed of the random mixed plans.
     progress
@@ -118,22 +121,25 @@ def fit_scale(
         return {name: formats[k] for name, k in zip(layers, chosen, strict=True)}
 
     nats = 1.0
+    if in_nats and not plans:
+        return DropScale(nats, slope, SLOPE_ERROR * slope, ())
     if not in_nats:
         anchor = sorted(columns, key=lambda k: sums[k])[len(columns) // 2]
         found = evaluator.evaluate(plan([anchor] * len(layers)), _precise)
         nats = found.kl / sums[anchor] or 1.0
-        if evaluator.metric == "perplexity":
+        if evaluator.metric == "perplexity" or not plans:
             known = {name: formats[anchor].name for name in layers}
             whole = MeasuredPlan(known, found.drop, math.hypot(found.drop_error, 1 / found.samples))
-            return DropScale(nats, slope, 0.0, (whole,))
+            doubt = 0.0 if evaluator.metric == "perplexity" else SLOPE_ERROR
+            return DropScale(nats, slope, doubt * slope, (whole,))
     rng = np.random.default_rng(seed)
     chosen: dict[tuple[int, ...], None] = {}  # a set that keeps its order
     for drop in FIT_DROPS:
         total = drop / (slope * nats)
         uniform = min(columns, key=lambda k: abs(math.log(sums[k] / total)))
         chosen |= {(uniform,) * len(layers): None, _mixed(harm, total, rng): None}
-    plans = [plan(c) for c in chosen]
-    evaluations = evaluator.evaluate_many(plans, progress=progress)
+    mixed = [plan(c) for c in chosen]
+    evaluations = evaluator.evaluate_many(mixed, progress=progress)
     divergence = nats * np.array([harm[range(len(layers)), c].sum() for c in chosen])
     drops = np.array([e.drop for e in evaluations])
     error = np.array([math.hypot(e.drop_error, 1 / e.samples) for e in evaluations])
@@ -144,7 +150,7 @@ def fit_scale(
     moment = prior * slope + float(weighted @ drops)
     measured_plans = tuple(
         MeasuredPlan({name: f.name for name, f in formats_of.items()}, evaluation.drop, float(e))
-        for formats_of, e, evaluation in zip(plans, error, evaluations, strict=True)
+        for formats_of, e, evaluation in zip(mixed, error, evaluations, strict=True)
     )
     return DropScale(nats, max(moment / weight, slope / 10), weight**-0.5, measured_plans)
 

@@ -1,8 +1,8 @@
 """Drops from estimates: an estimator of harm, and the scale that converts harm to drops."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,11 +14,12 @@ from aiq.graph import Trace
 from aiq.graph.export import Inputs
 from aiq.progress import Progress
 from aiq.quantize.fold import fold
-from aiq.quantize.simulate import Simulator
+from aiq.quantize.simulate import Formats, Simulator
 from aiq.quantize.statistics import observe
-from aiq.sensitivity import drop_scale, fisher, hessian, kl, mse, sqnr
+from aiq.sensitivity import curvature, drop_scale, fisher, hessian, kl, mse, sqnr
 from aiq.sensitivity.context import EstimateContext, Estimator
 from aiq.sensitivity.drop_scale import DropScale
+from aiq.sensitivity.parts import Parts, distinct, parts_of
 
 SAMPLES = 256
 """Number of samples of the data that an estimate uses."""
@@ -41,6 +42,7 @@ ESTIMATES: Mapping[str, _Estimate] = {
     "mse": _Estimate(mse.harm, False, NOISE_SLOPE),
     "kl": _Estimate(kl.harm, True, drop_scale.SLOPES["top1"]),
     "fisher": _Estimate(fisher.harm, False, drop_scale.SLOPES["top1"]),
+    "curvature": _Estimate(curvature.harm, False, drop_scale.SLOPES["top1"]),
     "hessian": _Estimate(hessian.harm, False, drop_scale.SLOPES["top1"]),
 }
 
@@ -54,6 +56,8 @@ def estimate(
     method: str | CustomDrop,
     example_inputs: Inputs | None = None,
     *,
+    fit: bool = True,
+    samples: int = SAMPLES,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> DropTable:
@@ -62,8 +66,8 @@ def estimate(
     Parameters
     ----------
     source
-        An evaluator, or a trace that is not folded. With an evaluator, estimates are made on 256 of
-        its samples and scaled by the measured drops of whole plans (see
+        An evaluator, or a trace that is not folded. With an evaluator, estimates are made on some
+        of its samples and scaled by the measured drops of whole plans (see
         `aiq.sensitivity.drop_scale`). With a trace, they are made on `example_inputs`; such drops
         are a rule of thumb, and only their order should be relied on.
     formats
@@ -71,11 +75,17 @@ def estimate(
     method
         ``sqnr`` (noise-to-signal ratio of the network's output), ``mse`` (the same of the layer's
         output), ``kl`` (divergence of the network's softmax), ``fisher`` (squared error of the
-        layer's output, weighted by squared gradients), ``hessian`` (trace of the Hessian times
+        layer's output, weighted by squared gradients), ``curvature`` (divergence to second order,
+        in which errors of a sample add up or cancel), ``hessian`` (trace of the Hessian times
         squared error), or a function of a layer's name and a format. The function returns the drop
         as a fraction, or the drop and its standard error; its answers are not scaled.
     example_inputs
         Arguments of one call for a trace; real inputs give better estimates than random ones.
+    fit
+        Whether the drop per nat is fitted to the drops of whole plans. Otherwise it is a rule of
+        thumb, and one plan is evaluated on part of the data.
+    samples
+        Number of samples of the data that are used.
     seed
         Seed of the random draws of ``fisher`` and ``hessian``, and of the measured mixed plans.
     progress
@@ -101,8 +111,11 @@ def estimate(
         scale = DropScale(1.0, 1.0, 0.0, ())
     else:
         name, chosen = method, _named(method)
-        context = make_context(source, example_inputs, layers, columns, method, seed, progress)
-        harm, harm_error = _summary(chosen.harm(context), context, columns, method)
+        parts, _ = parts_of(columns)
+        context = make_context(
+            source, example_inputs, layers, distinct(parts), method, seed, progress, samples
+        )
+        harm, harm_error = _summary(chosen.harm(context), context, columns, parts, method)
         if evaluator is None:
             scale = DropScale(1.0, chosen.slope, chosen.slope, ())
         else:
@@ -112,6 +125,7 @@ def estimate(
                 columns,
                 harm,
                 in_nats=chosen.in_nats,
+                plans=fit,
                 seed=seed,
                 progress=progress,
             )
@@ -133,6 +147,47 @@ def estimate(
     )
 
 
+def estimate_changes(
+    evaluator: Evaluator,
+    plan: Formats,
+    candidates: Mapping[str, Sequence[Format]],
+    samples: int,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> tuple[Array, Array]:
+    """Estimate how each change of one layer's format changes the divergence of a plan.
+
+    Parameters
+    ----------
+    evaluator
+        Evaluator of the network on data.
+    plan
+        Format of each layer.
+    candidates
+        Layer name -> the formats that it may change to.
+    samples
+        Number of samples of the data on which to estimate.
+    seed
+        Seed of the random draws.
+    progress
+        Called with the name of the stage, the steps done, and the number of steps.
+
+    Returns
+    -------
+    first, second
+        The terms of first and second order in nats, see `aiq.sensitivity.curvature.changes`: (L, K)
+        for the L layers of `plan` and the K formats that appear in `candidates`, in this order.
+    """
+    formats = list(dict.fromkeys(f for given in candidates.values() for f in given))
+    context = make_context(
+        evaluator, None, tuple(plan), formats, "changes", seed, progress, samples
+    )
+    context = replace(context, formats=tuple(formats))  # float32 may be among them
+    first, second = curvature.changes(context, plan, candidates)
+    return first.mean(0).numpy(), second.mean(0).numpy()
+
+
 def _named(method: str) -> _Estimate:
     if method not in ESTIMATES:
         raise InputError(
@@ -146,14 +201,15 @@ def make_context(
     source: Evaluator | Trace,
     example_inputs: Inputs | None,
     layers: tuple[str, ...],
-    columns: tuple[Format, ...],
+    formats: Sequence[Format],
     method: str,
     seed: int,
     progress: Progress | None,
+    samples: int = SAMPLES,
 ) -> EstimateContext:
     """Return the input of an estimator; the parameters are those of `estimate`."""
     if isinstance(source, Evaluator):
-        simulator, batches = source.runner.simulator, source.inputs(SAMPLES)
+        simulator, batches = source.runner.simulator, source.inputs(samples)
         output_dim = source.runner.output_dim
         classes = bool(np.isfinite(source.baseline.cross_entropy))
     else:
@@ -163,7 +219,7 @@ def make_context(
         simulator, classes = Simulator(folded, observe(folded, [example_inputs])), True
         batches = [example_inputs]
         output_dim = _output_dim(source)
-    rounding = tuple(f for f in columns if f != REFERENCE)
+    rounding = tuple(f for f in formats if f != REFERENCE)
     done, total = 0, len(batches) * len(layers) * len(rounding)
 
     def step() -> None:
@@ -195,9 +251,16 @@ def _output_dim(trace: Trace) -> int | None:
 
 
 def _summary(
-    harm: object, context: EstimateContext, columns: tuple[Format, ...], method: str
+    harm: object,
+    context: EstimateContext,
+    columns: tuple[Format, ...],
+    parts: Parts,
+    method: str,
 ) -> tuple[Array, Array]:
-    """Return the mean over samples and its standard error, (L, K), with a column for float32."""
+    """Return the mean over samples and its standard error, (L, K), with a column for float32.
+
+    The harm of a format is the sum of that of its parts.
+    """
     values = np.asarray(harm)
     if not np.isfinite(values).all():
         i, k = np.argwhere(~np.isfinite(values).all(0))[0]
@@ -205,14 +268,14 @@ def _summary(
             f"The {method} sensitivity of layer {context.layers[i]!r} as {context.formats[k]} is "
             "NaN or infinite; check the weights and the inputs, or use another sensitivity."
         )
-    mean = np.maximum(values.mean(0), 0.0)  # an estimated curvature may be negative
-    # The error of a single draw is unknown; it may be as large as the draw.
-    error = mean if len(values) < 2 else values.std(0, ddof=1) / len(values) ** 0.5
-    filled = [np.zeros((len(context.layers), len(columns))) for _ in range(2)]
+    filled = np.zeros((2, len(context.layers), len(columns)))
     for k, chosen in enumerate(columns):
-        if chosen in context.formats:
-            for table, values in zip(filled, (mean, error), strict=True):
-                table[:, k] = values[:, context.formats.index(chosen)]
+        if chosen in parts:
+            own = values[:, :, [context.formats.index(part) for part in parts[chosen]]].sum(2)
+            mean = np.maximum(own.mean(0), 0.0)  # an estimated curvature may be negative
+            # The error of a single draw is unknown; it may be as large as the draw.
+            error = mean if len(own) < 2 else own.std(0, ddof=1) / len(own) ** 0.5
+            filled[:, :, k] = mean, error
     return filled[0], filled[1]
 
 

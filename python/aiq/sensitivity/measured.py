@@ -8,16 +8,16 @@ networks.
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable
 
 import numpy as np
 
 from aiq.drops import Array, DropTable
 from aiq.evaluate import Evaluation, Evaluator
-from aiq.formats import FP32, REFERENCE, Format, parse_all
+from aiq.formats import Format, parse_all
 from aiq.progress import Progress
 from aiq.sensitivity import drop_scale
+from aiq.sensitivity.parts import distinct, parts_of
 
 
 def measure(
@@ -38,10 +38,8 @@ def measure(
     formats
         Columns of the table.
     joint
-        Whether every ``wNaM`` is measured as it is. Otherwise its divergence is the sum of that of
-        its weights alone and that of its activations alone, which are independent errors; all
-        widths from 2 to 8 then take 14 measurements a layer instead of 49. By default, whichever
-        takes fewer measurements.
+        Whether every ``wNaM`` is measured as it is, or as the sum of its weights and its
+        activations (see `aiq.sensitivity.parts`). By default, whichever takes fewer measurements.
     precision
         Standard error of a drop, as a fraction, at which a measurement may stop before it has seen
         all samples. It may also stop at a tenth of the drop. With 0 it sees all samples.
@@ -52,8 +50,8 @@ def measure(
     """
     started, evaluations = time.perf_counter(), evaluator.evaluations
     columns = parse_all(formats)
-    parts, joint = _parts(columns, joint)
-    measured = _distinct(parts)
+    parts, joint = parts_of(columns, joint)
+    measured = distinct(parts)
     layers = tuple(layer.name for layer in evaluator.trace.graph.quantizable)
     plans = [{layer: part} for layer in layers for part in measured]
     tolerance = precision / drop_scale.guess(evaluator, layers, columns) if precision else 0.0
@@ -99,30 +97,6 @@ def measure(
         seconds=time.perf_counter() - started,
         measured_plans=scale.measured_plans,
     )
-
-
-_Parts = Mapping[Format, tuple[Format, ...]]
-
-
-def _parts(columns: Sequence[Format], joint: bool | None) -> tuple[_Parts, bool]:
-    """Return the formats whose measurements add up to each column, and whether that is one each."""
-    whole = {f: (f.kernel,) for f in columns if f != REFERENCE}
-    apart = {f: _apart(f.kernel) for f in whole}
-    joint = len(_distinct(apart)) >= len(_distinct(whole)) if joint is None else joint
-    return whole if joint else apart, joint
-
-
-def _distinct(parts: _Parts) -> list[Format]:
-    return list(dict.fromkeys(part for found in parts.values() for part in found))
-
-
-def _apart(chosen: Format) -> tuple[Format, ...]:
-    """Return the formats that round only the weights and only the activations of `chosen`."""
-    if not (chosen.quantizes_weights and chosen.quantizes_activations):
-        return (chosen,)
-    weights = replace(chosen, name=f"w{chosen.weight.bits}", activation=FP32, compute=FP32)
-    activations = replace(chosen, name=f"a{chosen.activation.bits}", weight=FP32, compute=FP32)
-    return weights, activations
 
 
 def _named(progress: Progress | None, part: str) -> Progress | None:
