@@ -3,8 +3,8 @@
     python benches/search_cost.py resnet50 --images 512
     python benches/search_cost.py resnet20 --sensitivity measured    # one row a call
 
-One call runs one search, whose peak memory is that of the process, and adds a row to
-``benches/results/search_cost.json``. ResNet-50 has random weights and random images of 224 x 224;
+One call runs one search, whose peak memory is that of the process, and adds a row to its results.
+ResNet-50 has random weights and random images of 224 x 224;
 the right answers are those of its own float32 network, and the formats the default ones. In the
 trained networks the search maximises the intensity within 1 pp over weights and activations of 2 to
 8 bits, on images that were held out of training, and the plan is judged on the 10,000 test images.
