@@ -247,6 +247,9 @@ def test_a_stopped_training_goes_on_bit_for_bit(net, plan, tmp_path):
     done = train(Noisy(stop=2), checkpoint=file)  # nothing is left to train
     assert done.plan == whole.plan
 
+    with pytest.raises(Interrupted, match="stopped after its last epoch") as stop:
+        train(Noisy(), checkpoint=file, validation=Noisy(stop=0))
+    assert stop.value.plan == whole.plan
     with pytest.raises(InputError, match="checkpoint of another training"):
         train(Noisy(), checkpoint=file, lr=1e-4)
     file.write_bytes(b"no checkpoint")
@@ -434,5 +437,10 @@ def test_a_search_of_training_refuses_what_it_sets_itself(net):
         aiq.finetune_search(
             net, HW, batches(64), batches(64), search_options={"max_drop": 0.1}, progress=None
         )
+    search = partial(aiq.finetune_search, net, HW, batches(64), batches(64), progress=None)
     with pytest.raises(InputError, match="max_drop is 1, and 1 means 100"):
-        aiq.finetune_search(net, HW, batches(64), batches(64), max_drop=1, progress=None)
+        search(max_drop=1)
+    with pytest.raises(InputError, match="rounds is 0; give at least one"):
+        search(rounds=0)
+    with pytest.raises(InputError, match="stride is 0; give a finite number above 0"):
+        search(stride=0)

@@ -141,6 +141,8 @@ def finetune_search(
     checks.max_drop(stride)
     checks.positive("stride", stride)
     checks.whole_number("rounds", rounds, "a number of rounds")
+    if not rounds:
+        raise InputError("rounds is 0; give at least one round of search and training.")
     checks.fraction("gain", gain)
     options = dict(search_options or {})
     own = {"objective", "max_drop", "formats", "calibration", "example_inputs", "data", "progress"}

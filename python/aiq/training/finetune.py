@@ -192,9 +192,9 @@ def train(
         try:
             with torch.enable_grad():
                 training.run(checkpoint)
+            return training.result(baseline, judged=True)
         except KeyboardInterrupt:
-            raise _interrupted(training, checkpoint) from None
-        return training.result(baseline, judged=True)
+            raise _interrupted(training, options.epochs, checkpoint) from None
 
 
 class _Training:
@@ -340,7 +340,7 @@ def _pair(batch: Any, number: int) -> tuple[Inputs, Any]:  # noqa: ANN401
     return inputs, targets
 
 
-def _interrupted(training: _Training, file: Path | None) -> Interrupted:
+def _interrupted(training: _Training, epochs: int, file: Path | None) -> Interrupted:
     """Return the exception that carries what was reached."""
     done = len(training.losses)
     kept = (
@@ -349,5 +349,6 @@ def _interrupted(training: _Training, file: Path | None) -> Interrupted:
         else f"The state after epoch {done} is kept in {file}, and the same training goes on there."
     )
     result = training.result(None, judged=False)
-    message = f"Training was stopped in epoch {done + 1}. {kept}"
+    place = f"in epoch {done + 1}" if done < epochs else "after its last epoch"
+    message = f"Training was stopped {place}. {kept}"
     return Interrupted(message, plan=result.plan, trained=result)
