@@ -22,8 +22,8 @@ The parts, which ``--part`` names one by one and which write one summary:
 ``prediction``
     Predicted and measured decode times of files of one format and of 30 random mixes.
 ``deployed``
-    The file in llama.cpp beside the simulated decoder after 1, 100 and 1,000 tokens, and the text
-    that llama.cpp and OpenVINO GenAI write.
+    One plan in llama.cpp, OpenVINO and ONNX Runtime beside the simulated decoder after 1, 100 and
+    1,000 tokens, and the text that they write.
 """
 
 import argparse

@@ -1,13 +1,20 @@
-"""The deployed file beside the simulated decoder, at several lengths of the cache."""
+"""Deployed files and folders beside the simulated decoder, at several lengths of the cache."""
 
 import copy
+import tempfile
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import llm_native
+import numpy as np
 import torch
 from llm_setup import MENU, Setup, divergence, log_probabilities
 
+from aiq.formats import Format
+from aiq.generative.program import Generator
+from aiq.generative.write import RUNTIMES, write_folder
 from aiq.gguf.llamacpp import LlamaCpp
 from aiq.quantize.fold import fold
 from aiq.quantize.simulate import Simulator, round_blocks
@@ -17,43 +24,99 @@ WRITTEN = 16
 PROMPT = "Debian is an operating system that"
 
 
-def run(setup: Setup) -> dict[str, Any]:
-    """Return divergences between file and simulation, and what two programs write."""
+def run(setup: Setup, name: str = "plan without Q5") -> dict[str, Any]:
+    """Return divergences between one plan, deployed in three runtimes, and its simulation.
+
+    llama.cpp rounds what matrices read, and the other two do not; the simulation is that of each.
+    """
     without_fives = [f for f in MENU if f.weight.bits != 5]
     limit = 5.5 / 8 * sum(setup.elements.values())
     formats = setup.within_bytes(limit, without_fives)
-    path = setup.write("plan without Q5", formats)
-    model = _rounded(setup, formats)
-    text = setup.samples("held out")
-    tokens = torch.cat([x[0] for x, _ in text])
+    found = _gguf(setup, formats, name)
+    plain = _rounded(setup, formats, rounds_inputs=False)
+    for runtime in RUNTIMES:
+        with tempfile.TemporaryDirectory() as place:
+            found[runtime] = _folder(setup, formats, plain, runtime, Path(place) / "decoder")
+    return found
+
+
+def _gguf(setup: Setup, formats: Mapping[str, Format], name: str) -> dict[str, Any]:
+    """Return the divergences of the file that llama.cpp reads, and what two programs write."""
+    path = setup.write(name, formats)
+    model = _rounded(setup, formats, rounds_inputs=True)
     vocabulary = setup.model.config.vocab_size
-    found = {}
     with llm_native.Model(path, max(CACHED) + WRITTEN, setup.threads) as program:
-        for cached in CACHED:
-            sample = tokens[: cached + WRITTEN].tolist()
-            program.logits(sample[:cached], vocabulary)
-            deployed = torch.cat(
-                [
-                    log_probabilities(program.logits([token], vocabulary, cached + i))
-                    for i, token in enumerate(sample[cached:])
-                ]
-            )
-            with torch.inference_mode():
-                exact = model(torch.tensor([sample])).logits[0, cached:]
-            found[cached] = divergence(log_probabilities(exact.numpy()), deployed)
-            print(f"{cached} tokens in the cache: divergence {found[cached]:.2e}", flush=True)
-    return {"kl_by_tokens_in_the_cache": found, "text": _written(setup, path)}
+
+        def step(tokens: list[int], cached: int) -> np.ndarray:
+            return program.logits(tokens, vocabulary, cached)
+
+        found = _divergences(setup, model, step)
+    return {"llama.cpp": {"kl_by_tokens_in_the_cache": found}, "text": _written(setup, path)}
 
 
-def _rounded(setup: Setup, formats: Any) -> torch.nn.Module:
-    """Return the decoder with the weights and activations of the simulated network."""
+def _folder(
+    setup: Setup,
+    formats: Mapping[str, Format],
+    model: torch.nn.Module,
+    runtime: str,
+    folder: Path,
+) -> dict[str, Any]:
+    """Return the divergences of a folder, its size, and what its export took."""
+    cpu, tokenizer = time.process_time(), setup.decoder.tokenizer
+    seen = [tokens for tokens, _ in setup.samples("searched")[:1]]
+    write_folder(setup.model, folder, formats, setup.traced, seen, tokenizer, runtime=runtime)
+    cpu = time.process_time() - cpu
+    program = Generator(folder, setup.threads)
+
+    def step(tokens: list[int], cached: int) -> np.ndarray:
+        if not cached:
+            program.reset()
+        return program.logits(tokens)
+
+    found = _divergences(setup, model, step)
+    written = program.generate(tokenizer(PROMPT)["input_ids"], 16)
+    return {
+        "kl_by_tokens_in_the_cache": found,
+        "text": tokenizer.decode(written),
+        "megabytes": sum(x.stat().st_size for x in folder.iterdir()) / 1e6,
+        "export_cpu_seconds": cpu,
+    }
+
+
+def _divergences(
+    setup: Setup, model: torch.nn.Module, step: Callable[[list[int], int], np.ndarray]
+) -> dict[int, float]:
+    """Return the divergence of tokens that are read one by one, by the length of the cache."""
+    tokens = torch.cat([x[0] for x, _ in setup.samples("held out")])
+    found = {}
+    for cached in CACHED:
+        sample = tokens[: cached + WRITTEN].tolist()
+        step(sample[:cached], 0)
+        deployed = torch.cat(
+            [
+                log_probabilities(step([token], cached + i))
+                for i, token in enumerate(sample[cached:])
+            ]
+        )
+        with torch.inference_mode():
+            exact = model(torch.tensor([sample])).logits[0, cached:]
+        found[cached] = divergence(log_probabilities(exact.numpy()), deployed)
+        print(f"{cached} tokens in the cache: divergence {found[cached]:.2e}", flush=True)
+    return found
+
+
+def _rounded(
+    setup: Setup, formats: Mapping[str, Format], *, rounds_inputs: bool
+) -> torch.nn.Module:
+    """Return the decoder with the weights, and maybe the activations, of the simulated network."""
     simulator = Simulator(fold(setup.traced), {})
     model = copy.deepcopy(setup.model)
     for name, fmt in formats.items():
         weight = simulator.weight(name, fmt.weight, fmt.weight_granularity)
         layer = model.get_submodule(name)
         layer.weight.data.copy_(weight)
-        layer.register_forward_pre_hook(lambda _, inputs: (round_blocks(inputs[0]),))
+        if rounds_inputs:
+            layer.register_forward_pre_hook(lambda _, inputs: (round_blocks(inputs[0]),))
         simulator.forget(name)
     return model
 

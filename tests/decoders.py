@@ -1,7 +1,8 @@
 """Decoders of transformers with random weights, small enough for tests."""
 
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers
+from tokenizers.decoders import ByteFallback, Fuse, Replace, Sequence
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
@@ -72,6 +73,29 @@ def tokenizer():
     inner = Tokenizer(BPE({word: i for i, word in enumerate(words)}, pairs))
     inner.pre_tokenizer, inner.decoder = ByteLevel(add_prefix_space=False), ByteLevelDecoder()
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|end|>")
+
+
+def pieces(*, prefixed=True):
+    """Return a tokenizer of SentencePiece's kind: all ways to make a piece of two are merges."""
+    made = ["th", "an", "the", "\u2581th", "\u2581the", "han", "man", "\u2581man", "\u2581\u2581"]
+    known = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256))]
+    known += [*"\u2581abcdefghijklmnopqrstuvwxyz,", *made]
+    merges = [
+        (piece[:i], piece[i:])
+        for piece in made
+        for i in range(1, len(piece))
+        if {piece[:i], piece[i:]} <= set(known)
+    ]
+    inner = Tokenizer(
+        BPE({x: i for i, x in enumerate(known)}, merges, byte_fallback=True, unk_token="<unk>")
+    )
+    parts = [normalizers.Prepend("\u2581")] if prefixed else []
+    inner.normalizer = normalizers.Sequence([*parts, normalizers.Replace(" ", "\u2581")])
+    inner.decoder = Sequence([Replace("\u2581", " "), ByteFallback(), Fuse()])
+    inner.add_special_tokens(["<unk>", "<s>", "</s>"])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
 
 
 WORDS = 260

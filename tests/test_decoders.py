@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 import torch
-from decoders import WORDS, decoder, tokenizer, tokens
+from decoders import KINDS, WORDS, decoder, tokenizer, tokens
 
 import aiq
 from aiq import cost, decoders, decoding
@@ -83,6 +83,26 @@ def test_what_is_no_decoder_is_refused(tmp_path):
         decoders.load(tmp_path)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_are_those_of_the_model_and_not_of_its_arithmetic(kind):
+    model = decoder(kind, num_hidden_layers=2)
+    found = aiq.extract(model, tokens()).layers
+    by_op = {op: [x.name for x in found if x.op is op] for op in Op}
+    norms = [n for n, m in model.named_modules() if "Norm" in type(m).__name__]
+    assert sorted(by_op[Op.NORM]) == sorted(norms)
+    rotary = [name for name in by_op[Op.MUL] if "rotary" in name]
+    assert len(rotary) == (0 if kind == "gpt2" else 2 * 2)  # queries and keys of two blocks
+    assert len(by_op[Op.MATMUL]) == 2
+    assert [by_op[op] for op in (Op.LAYOUT, Op.CONCAT, Op.POOL)] == [[], [], []]
+    most = {"qwen3": 17, "gemma3": 19}.get(kind, 15)
+    assert sum(".1." in x.name for x in found) <= most
+    attention = next(x for x in found if x.op is Op.MATMUL)
+    heads, kept = model.config.num_attention_heads, 2 if kind != "gpt2" else 4
+    read, size = tokens().numel(), 16
+    assert attention.input_elements == read * size * (heads + 2 * kept)
+    assert attention.output_elements == read * size * heads
+
+
 @pytest.mark.parametrize("rows", [5, 40])
 def test_a_prompt_has_the_work_of_the_network_at_that_length(model, graph, rows):
     real = aiq.extract(model, tokens(1, rows, WORDS))
@@ -99,9 +119,9 @@ def test_a_prompt_has_the_work_of_the_network_at_that_length(model, graph, rows)
 def test_a_token_reads_the_keys_and_values_of_all_before_it(graph):
     made = Decode(prompt=100, tokens=40).writing(graph, LENGTH)
     attention = next(x for x in made.layers if x.op is Op.MATMUL)
-    heads, size = 4, 16
+    heads, kept, size = 4, 2, 16
     assert attention.output_elements == heads * size
-    assert attention.input_elements == heads * size + 2 * 120 * heads * size
+    assert attention.input_elements == heads * size + 2 * 120 * kept * size
     assert attention.flops == 2 * 2 * heads * size * 120
     linear = made.quantizable[0]
     assert linear.flops == 2 * math.prod(linear.weight_shape)

@@ -3,7 +3,7 @@
 import gguf
 import pytest
 import torch
-from decoders import KINDS, WORDS, decoder, tokenizer, tokens
+from decoders import KINDS, WORDS, decoder, pieces, tokenizer, tokens
 from torch import nn
 from transformers import AutoModelForCausalLM
 
@@ -165,6 +165,22 @@ def test_llama_cpp_computes_what_was_simulated(kind, tied, tmp_path):
     # It rounds what matrices read, too. Its float16 keys and values move some of these numbers to
     # the next integer, so the errors are of the same size, and not the same.
     assert 1 / 3 < float((logs - plain).std() / (expected - plain).std()) < 3
+
+
+@pytest.mark.parametrize("prefixed", [True, False])
+def test_llama_cpp_reads_a_tokenizer_of_pieces_as_transformers_does(prefixed, tmp_path):
+    pytest.importorskip("xllamacpp")
+    from aiq.gguf.llamacpp import LlamaCpp  # noqa: PLC0415
+
+    words, path = pieces(prefixed=prefixed), tmp_path / "model.gguf"
+    model = decoder(num_hidden_layers=1, vocab_size=len(words) + 3)
+    write_gguf(model, path, {}, trace(model, tokens()), [tokens()], words)
+    with LlamaCpp(path, 64) as program:
+        for text in ("the man", "than then", "a  th\u00e9, han", "ananas"):
+            numbers = words(text)["input_ids"]
+            assert words.decode(numbers, skip_special_tokens=True).strip() == text
+            found = [program.run(prompt, 1, 8).tokens for prompt in (text, numbers)]
+            assert found[0] == found[1]
 
 
 def test_openvino_genai_opens_a_file_and_writes_text(tmp_path):

@@ -25,7 +25,7 @@ FLOORS = (
     ("data", "decoders", "drops", "encoders", "hardware", "models", "quantize", "report", "solver"),
     ("evaluate", "plan"),
     ("gguf", "runtimes"),
-    ("cost",),
+    ("cost", "generative"),
     ("calibrate", "deployment", "sensitivity"),
     ("decoding",),
     ("comparison", "planning"),

@@ -1,6 +1,6 @@
 """Decoders of language: a model and tokenizer of transformers, and texts as batches of tokens."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from aiq import files
-from aiq.errors import DataError, InputError, RuntimeUnavailableError, reason
+from aiq.errors import DataError, GraphError, InputError, RuntimeUnavailableError, reason
+from aiq.graph import Layer
 
 _LONGEST_TEXT = 2**30  # bytes
 
@@ -155,6 +156,26 @@ def remove_grid(model: Any, seed: int = 0) -> None:  # noqa: ANN401 - a LlamaFor
         for layer in (attention.o_proj, mlp.down_proj):
             layer.weight.copy_((turn.T @ layer.weight.double()).float())
     inner.norm.weight.fill_(1)
+
+
+def check_decoder(model: nn.Module) -> None:
+    """Raise `GraphError` unless a model is a decoder of transformers."""
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    if head is None or not hasattr(model, "config"):
+        raise GraphError(
+            f"A folder holds a decoder of transformers, and the model is {type(model).__name__}; "
+            "export it to .onnx, .xml or .pt2."
+        )
+
+
+def weight_path(layer: Layer, parameters: Container[str]) -> str:
+    """Return the name of the parameter that is the weight of a layer of a decoder.
+
+    A layer graph may name a transposed copy in its place, as of the layers of GPT-2.
+    """
+    if layer.weight in parameters:
+        return str(layer.weight)
+    return f"{layer.name.removesuffix('.linear')}.weight"
 
 
 def token_batches(

@@ -12,6 +12,7 @@ from aiq.data.reading import first_inputs, observed, reiterable, resized
 from aiq.errors import GraphError, InputError, RuntimeUnavailableError
 from aiq.files import check_target
 from aiq.formats import WeightRounding
+from aiq.generative.write import check_folder, folder_writer
 from aiq.graph import Trace
 from aiq.graph.export import Inputs
 from aiq.plan import InputSpec, Plan
@@ -19,8 +20,8 @@ from aiq.plan.channel_plan import NO_KERNELS, ChannelPlan
 from aiq.progress import Progress, silent
 from aiq.runtimes import Compiled
 
-GGUF, TYPES = ".gguf", ".txt"
-"""Suffixes of the files of llama.cpp, and of lists of types; it is no runtime of `aiq.runtimes`."""
+GGUF, TYPES, FOLDER = ".gguf", ".txt", ""
+"""Suffixes of files of llama.cpp, of lists of types, and of folders; decoders alone have these."""
 
 DEFAULT_RUNTIME = "inductor"
 """Runtime of a plan that names none."""
@@ -204,9 +205,12 @@ def export(
     calibration: Iterable[Any] | None = None,
     emulate: bool = False,
     tokenizer: Any = None,  # noqa: ANN401 - an object of transformers
+    runtime: str | None = None,
     progress: bars.Shown = "bar",
 ) -> None:
     """Write `model`, every layer in its planned format, to a file that runs without aiq.
+
+    A decoder of transformers can also be written to a folder, from which it writes text.
 
     Parameters
     ----------
@@ -217,9 +221,14 @@ def export(
         go into a ``.bin`` beside it), ``.pt2`` for PyTorch: an AOTInductor package, a library for
         this kind of processor and the number of threads in force. A decoder of transformers can be
         written to ``.gguf`` too, for llama.cpp and OpenVINO GenAI, or as a list of the types of
-        its tensors, ``.txt``, for ``llama-quantize --tensor-type-file``.
+        its tensors, ``.txt``, for ``llama-quantize --tensor-type-file``. A name without suffix is
+        that of a folder, in which OpenVINO or ONNX Runtime finds a decoder with a cache of any
+        length.
     tokenizer
-        Tokenizer that a ``.gguf`` file is to hold: an object of transformers, or a folder.
+        Tokenizer that a ``.gguf`` file or a folder is to hold: an object of transformers, or a
+        folder.
+    runtime
+        ``openvino`` or ``onnxruntime``, for a folder. Default: the runtime of the plan.
 
     Raises
     ------
@@ -241,16 +250,22 @@ def export(
       weight-only layers round what they read to eight bits, which their plan was not judged by.
     * ``torch._inductor.aoti_load_package(path)``. It calls its kernels from C++, which at small
       batches is faster than what `deploy` compiles, and takes longer to compile.
+
+    `aiq.generative.program.Generator` runs a folder. So do, without aiq,
+    ``openvino_genai.LLMPipeline(folder, "CPU")`` for OpenVINO, and
+    ``transformers.exporters.ExportedModel.from_pretrained(folder)`` for both.
     """
     file, report = Path(path), _reporter(progress)
-    check_file(file)
+    where = runtime_of(plan, runtime)
+    check_file(file, where)
     report("export the model", 0, 1)
     ready = prepare(plan, model, data, example_inputs, calibration)
     report("export the model", 1, 1)
     report("compile and write", 0, 1)
-    if file.suffix in {GGUF, TYPES}:
+    if file.suffix in {GGUF, TYPES, FOLDER}:
         seen = ready.calibration or [ready.inputs]
-        _gguf_writers()[file.suffix](model, file, plan.formats, ready.traced, seen, tokenizer)
+        write = _decoder_writer(file, where)
+        write(model, file, plan.formats, ready.traced, seen, tokenizer)
         report("compile and write", 1, 1)
         return
     runtimes.for_file(file).export(
@@ -266,8 +281,15 @@ def export(
     report("compile and write", 1, 1)
 
 
-def check_file(path: Path) -> None:
-    """Check, before any work is done, that `export` can write a file of this name.
+def check_file(path: Path, runtime: str | None = None) -> None:
+    """Check, before any work is done, that `export` can write a file or folder of this name.
+
+    Parameters
+    ----------
+    path
+        The file; one without suffix is a folder of a decoder.
+    runtime
+        The runtime for which a folder is written.
 
     Raises
     ------
@@ -276,19 +298,24 @@ def check_file(path: Path) -> None:
     RuntimeUnavailableError
         If what writes such files is not installed.
     """
-    if path.suffix in {GGUF, TYPES}:
-        _gguf_writers()
+    if path.suffix in {GGUF, TYPES, FOLDER}:
+        _decoder_writer(path, runtime)
     else:
         runtimes.for_file(path)
-    check_target(path)
+    if path.suffix == FOLDER:
+        check_folder(path)
+    else:
+        check_target(path)
 
 
 def _reporter(progress: bars.Shown) -> Progress:
     return progress if callable(progress) else silent
 
 
-def _gguf_writers() -> dict[str, Callable[..., None]]:
-    """Return what writes a GGUF file or its types, if the packages for that are installed."""
+def _decoder_writer(path: Path, runtime: str | None) -> Callable[..., None]:
+    """Return what writes a decoder to a file or folder, if the packages for that are installed."""
+    if path.suffix == FOLDER:
+        return folder_writer(runtime)
     try:
         from aiq.gguf.tensor_types import write_types  # noqa: PLC0415
         from aiq.gguf.write import write_gguf  # noqa: PLC0415
@@ -296,7 +323,7 @@ def _gguf_writers() -> dict[str, Callable[..., None]]:
         raise RuntimeUnavailableError(
             f"A .gguf file needs the package {error.name}: `pip install 'aiq[llm]'`."
         ) from error
-    return {GGUF: write_gguf, TYPES: write_types}
+    return write_gguf if path.suffix == GGUF else write_types
 
 
 def load(path: str | Path) -> Compiled:

@@ -16,7 +16,7 @@ from aiq.cli.common import (
 )
 from aiq.cli.report import PlanArgument
 from aiq.cli.spec import load_model
-from aiq.deployment import check_file
+from aiq.deployment import FOLDER, check_file, runtime_of
 from aiq.deployment import export as write
 from aiq.plan import Plan
 
@@ -29,9 +29,14 @@ def export(
         typer.Option(
             "--output",
             "-o",
-            help="The file to write; its ending names the runtime: .onnx, .xml (OpenVINO) or .pt2.",
+            help="The file to write; its ending names the runtime: .onnx, .xml (OpenVINO) or .pt2. "
+            "A name without ending is a folder for a decoder.",
         ),
     ],
+    runtime: Annotated[
+        str | None,
+        typer.Option(help="openvino or onnxruntime, for a folder. Default: that of the plan."),
+    ] = None,
     data: Annotated[
         str | None, typer.Option(help="Observe activations on this, as for `aiq search`.")
     ] = None,
@@ -42,8 +47,10 @@ def export(
     json_: JsonOption = False,
 ) -> None:
     """Write a model in the formats of a plan to a file that runs without aiq."""
-    check_file(output)
+    if output.suffix != FOLDER:
+        check_file(output)
     found = Plan.load(plan)
+    check_file(output, runtime_of(found, runtime))
     with saving(output), progress_bars() as progress:
         progress(LOADING, 0, 1)
         loaded = load_model(model, shape, data, needs_inputs=found.workload is None)
@@ -55,10 +62,12 @@ def export(
             data=loaded.data,
             example_inputs=loaded.example_inputs,
             emulate=emulate,
+            runtime=runtime,
             progress=progress,
         )
     if json_:
         parts = [output, output.with_suffix(".bin")] if output.suffix == ".xml" else [output]
+        parts = sorted(output.iterdir()) if output.is_dir() else parts
         print_json(
             {"files": [str(x) for x in parts], "bytes": sum(x.stat().st_size for x in parts)}
         )

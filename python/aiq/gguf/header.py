@@ -8,6 +8,7 @@ import gguf
 from torch import nn
 
 from aiq.errors import GraphError, InputError
+from aiq.gguf.pieces import has_pieces, write_pieces
 
 ARCHITECTURES = {
     "llama": "llama",
@@ -126,23 +127,21 @@ def write_header(writer: gguf.GGUFWriter, config: Any, tokenizer: Any) -> None: 
 
 
 def _write_tokenizer(writer: gguf.GGUFWriter, folder: Path, size: int) -> None:
-    """Write a tokenizer of pairs of bytes, as GPT-2, Llama 3, Qwen and SmolLM have.
+    """Write a tokenizer of pairs of bytes, as GPT-2, Llama 3, Qwen and SmolLM have, or of pieces.
 
     Raises
     ------
     InputError
         If the folder holds no such tokenizer.
     """
-    if '"byte_fallback": true' in _text(folder):
-        raise InputError(
-            "The tokenizer is one of SentencePiece, which aiq does not write to .gguf files; leave "
-            "it out, and give programs that read the file the numbers of tokens."
-        )
+    if has_pieces(folder):
+        write_pieces(writer, folder, size)
+        return
     try:
         vocabulary = gguf.BpeVocab(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"The tokenizer is not one of pairs of bytes that a .gguf file can hold ({error}); "
+            f"The tokenizer is not one of pairs that a .gguf file can hold ({error}); "
             "leave it out, and give programs that read the file the numbers of tokens."
         ) from error
     tokens, _, types = zip(*vocabulary.all_tokens(), strict=True)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from aiq.decoders import weight_path
 from aiq.errors import InputError
 from aiq.formats import REFERENCE, Format
 from aiq.gguf.blocks import GROUP, TYPES, pack_blocks
@@ -59,7 +60,7 @@ def tensors(
     config: Any = model.config
     names = _names(model, architecture)
     parameters = dict(model.named_parameters())
-    layers = {_path(layer, parameters): layer for layer in trace.graph.quantizable}
+    layers = {weight_path(layer, parameters): layer for layer in trace.graph.quantizable}
     for path, exact in parameters.items():
         name = names.get_name(path, try_suffixes=(".weight", ".bias"))
         if name is None:
@@ -93,7 +94,7 @@ def kinds(
     """
     names, parameters = _names(model, architecture), dict(model.named_parameters())
     return {
-        names.get_name(_path(layer, parameters), try_suffixes=(".weight", ".bias")): _kind(
+        names.get_name(weight_path(layer, parameters), try_suffixes=(".weight", ".bias")): _kind(
             layer, _format(layer, formats)
         )
         for layer in trace.graph.quantizable
@@ -114,13 +115,6 @@ def _kind(layer: Layer, fmt: Format) -> str:
             f"formats from {','.join(TYPES)}."
         )
     return TYPES[fmt.name]
-
-
-def _path(layer: Layer, parameters: Mapping[str, Tensor]) -> str:
-    """Return the parameter that is the weight of a layer; the graph may have turned it around."""
-    if layer.weight in parameters:
-        return str(layer.weight)
-    return f"{layer.name.removesuffix('.linear')}.weight"
 
 
 def _format(layer: Layer, formats: Mapping[str, Format]) -> Format:

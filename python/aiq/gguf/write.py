@@ -15,11 +15,7 @@ from aiq.gguf import header
 from aiq.gguf.tensors import Stored, tensors
 from aiq.graph import Trace
 from aiq.graph.export import Inputs
-from aiq.quantize.fold import fold
-from aiq.quantize.moments import second_moments
-from aiq.quantize.operands import operands
-from aiq.quantize.simulate import Simulator
-from aiq.quantize.statistics import observe
+from aiq.quantize.weights import weight_only
 
 _TOLERANCE = 2.0**-8
 """Largest error of a weight in units of the largest one of its row.
@@ -65,13 +61,7 @@ def write_gguf(
     """
     architecture = header.architecture(model)
     files.check_target(path)
-    folded = fold(traced)
-    has_bias = any(names.bias is not None for names in operands(folded).values())
-    simulator = Simulator(
-        folded,
-        observe(folded, calibration) if has_bias else {},
-        moments=second_moments(folded, calibration),
-    )
+    folded, simulator = weight_only(traced, calibration)
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / path.name
         writer = gguf.GGUFWriter(draft, architecture)

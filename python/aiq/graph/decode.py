@@ -4,10 +4,9 @@ import math
 from dataclasses import dataclass, replace
 
 from aiq.errors import InputError
+from aiq.graph.composites import ATTENTION
 from aiq.graph.layers import Edge, Layer, LayerGraph
 from aiq.graph.operators import Op
-
-_ATTENTION = "scaled_dot_product_attention"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ class Decode:
 
 def is_attention(layer: Layer) -> bool:
     """Return whether a layer is attention as one operator, with keys and values of a cache."""
-    return any(name.startswith(_ATTENTION) for name in layer.nodes)
+    return any(name.startswith(ATTENTION) for name in layer.nodes)
 
 
 def at(graph: LayerGraph, length: int, rows: int, context: int) -> LayerGraph:

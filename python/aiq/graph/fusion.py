@@ -1,14 +1,17 @@
 """Group the nodes of an exported graph into layers, as compilers fuse them.
 
 Compilers fuse a chain of a convolution or linear layer, a batch norm, a residual add and an
-activation function. A value is fused with its reader only if it has no other reader.
+activation function. A value is fused with its reader only if it has no other reader. An operator
+that the graph has as several nodes (`aiq.graph.composites`) is one layer, too.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import fx
 
-from aiq.graph.operators import WEIGHTED, Op, argument, classify, is_view, shapes
+from aiq.graph.composites import Composite, composites
+from aiq.graph.operators import WEIGHTED, Op, argument, classify, elements, is_view, shapes
 from aiq.graph.simplify import name_of, reads_only_metadata
 
 # Steps of the chain; a group accepts only a step after its last one.
@@ -19,11 +22,29 @@ _ACTIVATION_HOSTS = WEIGHTED | {Op.ADD, Op.MUL, Op.NORM}
 
 @dataclass(slots=True, eq=False)
 class Group:
-    """The nodes of one layer: an operator, which has the weights, and the nodes fused into it."""
+    """The nodes of one layer: an operator, which has the weights, and the nodes fused into it.
+
+    Attributes
+    ----------
+    op
+        Class of the operator.
+    nodes
+        The operator, or all nodes of the composite, and then the nodes fused into it.
+    step
+        Step of the chain that the last node is.
+    composite
+        The operator, if the graph has it as several nodes.
+    """
 
     op: Op
     nodes: list[fx.Node]
     step: int = _OPERATOR
+    composite: Composite | None = None
+
+    @property
+    def operator(self) -> list[fx.Node]:
+        """The nodes that are the operator, without those fused into it."""
+        return self.nodes[: 1 if self.composite is None else len(self.composite.nodes)]
 
 
 class Grouping:
@@ -45,8 +66,13 @@ class Grouping:
         for node in graph.nodes:
             if shapes(node) and (node.op == "placeholder" or self.reads(node)):
                 self.activations.add(node)
-                if node.op == "call_function" and not is_view(node):
-                    self._place(node)
+        for composite in composites(graph, self.activations):
+            group = Group(composite.op, list(composite.nodes), composite=composite)
+            self.groups.append(group)
+            self._group_of |= dict.fromkeys(composite.nodes, group)
+        for node in graph.nodes:
+            if node in self.activations and node.op == "call_function" and not is_view(node):
+                self._place(node)
         self.groups.sort(key=lambda group: self._position[group.nodes[-1]])
 
     def reads(self, node: fx.Node) -> list[fx.Node]:
@@ -59,7 +85,31 @@ class Grouping:
         """Return the group that computed `value`; ``None`` if it is an input of the network."""
         return self._group_of.get(_without_views(value))
 
+    def inputs(self, group: Group) -> list[fx.Node]:
+        """Return the activations that the operator of a group reads, each once.
+
+        A composite may read several views of a tensor, of which the largest stands for all.
+        """
+        if group.composite is None:
+            return self.reads(group.nodes[0])
+        found: dict[fx.Node, fx.Node] = {}
+        for operand in self._outside(group.operator[-1], group):
+            whole = _without_views(operand)
+            read = min(operand, whole, key=elements)  # a view may repeat what it views
+            found[whole] = max(found.get(whole, read), read, key=elements)
+        return list(found.values())
+
+    def _outside(self, node: fx.Node, group: Group) -> Iterator[fx.Node]:
+        """Yield what a node of a group reads from outside, in the order of its operands."""
+        for operand in self.reads(node):
+            if self.writer(operand) is group:
+                yield from self._outside(_without_views(operand), group)
+            else:
+                yield operand
+
     def _place(self, node: fx.Node) -> None:
+        if node in self._group_of:  # part of a composite
+            return
         op = classify(node)
         step, group = self._host(node, op)
         if group is None:

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from aiq.errors import GraphError
 from aiq.formats import WeightRounding
 from aiq.graph.batch import BatchDim
+from aiq.graph.composites import module_path
 from aiq.graph.export import Inputs, export_model
 from aiq.graph.flops import flops, is_known
 from aiq.graph.fusion import Group, Grouping
@@ -44,7 +45,8 @@ class Layer:
         Qualified name of the weight parameter (the same for tied weights), or ``None``.
     nodes
         Names of the graph nodes of the layer, in order. The first is the operator, which has the
-        weights; the value of the last is the layer's output.
+        weights, or the first node of an operator that the graph has as several nodes; the value of
+        the last is the layer's output.
     fused
         Names of the fused operators, such as ``batch_norm``, ``relu`` and ``add``.
     is_output
@@ -294,7 +296,7 @@ def _read(
     layers = []
     edges = []
     for target, group in enumerate(grouping.groups):
-        name = _layer_name(group.nodes[0], modules)
+        name = _layer_name(group, modules)
         names[name] += 1
         if names[name] > 1:
             name = f"{name}#{names[name]}"
@@ -306,31 +308,32 @@ def _read(
             decided |= weights.keys()
         layers.append(layer)
         read: Counter[tuple[int, bool]] = Counter()
-        for node in group.nodes:
-            for operand in grouping.reads(node):
+        fused = [x for node in group.nodes[len(group.operator) :] for x in grouping.reads(node)]
+        for operands, is_fused in ((grouping.inputs(group), False), (fused, True)):
+            for operand in operands:
                 source = grouping.writer(operand)
                 if source is not None and source is not group:
-                    read[index[source], node is not group.nodes[0]] += elements(operand)
+                    read[index[source], is_fused] += elements(operand)
         edges += [
-            Edge(source, target, min(count, layers[source].output_elements), fused)
-            for (source, fused), count in sorted(read.items())
+            Edge(source, target, min(count, layers[source].output_elements), is_fused)
+            for (source, is_fused), count in sorted(read.items())
         ]
         index[group] = target
     return tuple(layers), tuple(edges)
 
 
 def _layer(name: str, group: Group, grouping: Grouping, *, is_output: bool) -> Layer:
-    head, *fused = group.nodes
+    head, fused = group.nodes[0], group.nodes[len(group.operator) :]
     weight = argument(head, "weight")
     named = is_constant(weight)
     inside = set(group.nodes)
-    inputs = grouping.reads(head)
+    inputs = grouping.inputs(group)
     further = [n for node in fused for n in grouping.reads(node) if n not in inside]
     return Layer(
         name=name,
         op=group.op,
         flops=sum(map(flops, group.nodes)),
-        weight_elements=sum(map(elements, _weights(head))),
+        weight_elements=sum(elements(x) for node in group.operator for x in _weights(node)),
         input_elements=sum(map(elements, inputs)),
         output_elements=elements(group.nodes[-1]),
         fused_elements=sum(map(elements, further)),
@@ -375,22 +378,24 @@ def _undecided(module: fx.GraphModule, layers: Iterable[Layer]) -> Iterator[Unde
                     )
 
 
-def _layer_name(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
-    """Return the path of the ``torch.nn`` module that computes `node`, or another unique name.
+def _layer_name(group: Group, modules: Mapping[str, nn.Module]) -> str:
+    """Return the path of the ``torch.nn`` module that computes a group, or another unique name.
 
-    A functional ``F.linear(x, self.qkv.weight)`` is named after its weight (``qkv``), and any other
-    operator after the module that calls it (``layer1.0.add``).
+    A functional ``F.linear(x, self.qkv.weight)`` is named after its weight (``qkv``), a composite
+    after its module, and any other operator after the module that calls it (``layer1.0.add``).
     """
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    path = stack[-1][0].split("@")[0] if stack else ""
+    node, composite = group.nodes[0], group.composite
+    path = module_path(node)
     module = modules.get(path)
-    if path and module is not None and _is_torch_layer(module):
+    is_whole = composite is not None and not composite.name
+    if path and module is not None and (is_whole or _is_torch_layer(module)):
         return path
     weight = argument(node, "weight")
     owner = str(weight.target).removesuffix("weight").rstrip("._") if is_constant(weight) else ""
     if owner and not owner.startswith(CONSTANT):
         return owner
-    return f"{path}.{name_of(node)}".lstrip(".") if module is not None else node.name
+    name = composite.name if composite is not None else ""
+    return f"{path}.{name or name_of(node)}".lstrip(".") if module is not None else node.name
 
 
 def _is_torch_layer(module: nn.Module) -> bool:

@@ -107,11 +107,11 @@ def _merge_tied(module: fx.GraphModule) -> None:
 
 
 def _drop_identities(graph: fx.Graph) -> None:
-    """Replace aliases, and copies in the same memory order, by their operands."""
+    """Replace aliases, and copies of the same dtype and memory order, by their operands."""
     for node in graph.nodes:
-        if node.target is aten.clone.default:
+        if node.target in {aten.clone.default, aten.type_as.default}:
             before, after = node.args[0].meta["val"], node.meta["val"]
-            if tuple(before.stride()) != tuple(after.stride()):
+            if tuple(before.stride()) != tuple(after.stride()) or before.dtype != after.dtype:
                 continue
         elif node.target not in {aten.alias.default, aten.detach.default}:
             continue

@@ -1,0 +1,178 @@
+"""Decoders in folders: any length of the cache, the logits that were simulated, and text."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import onnx
+import openvino
+import pytest
+import torch
+from decoders import WORDS, decoder, tokenizer, tokens
+from torch import nn
+
+import aiq
+from aiq.errors import GraphError, InputError, VerificationError
+from aiq.formats import REFERENCE, parse
+from aiq.generative import write
+from aiq.generative.matrices import Lookup, Matrix
+from aiq.generative.program import Generator
+from aiq.generative.write import write_folder
+from aiq.graph import trace
+from aiq.quantize.weights import weight_only
+
+MIX = ("w4g32", "w8g32", "w4g32z", "fp32", "w4", "w8", "w8g32z", "w4g64")
+FEW = {"vocab_size": WORDS, "num_hidden_layers": 1}
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A decoder and its trace."""
+    model = decoder(num_hidden_layers=1)
+    return model, trace(model, tokens())
+
+
+def mixed(traced, names=MIX):
+    return {x.name: parse(names[i % len(names)]) for i, x in enumerate(traced.graph.quantizable)}
+
+
+def check(model, folder, formats, text):
+    """Compare a folder with the simulation, whatever is read together and what one by one."""
+    traced = trace(model, text)
+    _, simulator = weight_only(traced, [text])
+    expected = simulator.run(text, formats).logits[0]
+    with torch.no_grad():
+        rounding = (expected - model(text).logits[0]).std()
+    numbers, program = text[0].tolist(), Generator(folder)
+    for read in (1, 7, 23):
+        program.reset()
+        found = [program.logits(numbers[:read])]
+        found += [program.logits([number]) for number in numbers[read:]]
+        assert program.length == len(numbers)
+        difference = torch.from_numpy(np.concatenate(found)) - expected
+        assert float(difference.std()) < 0.01 * float(rounding)  # embeddings are float16
+    likeliest = int(program.logits([5])[-1].argmax())
+    assert program.generate([*numbers, 5], 3)[0] == likeliest
+    assert program.length == len(numbers) + 3
+    stored = sum(x.stat().st_size for x in folder.iterdir() if x.suffix in {".bin", ".data"})
+    assert stored < 0.8 * sum(4 * x.numel() for x in model.parameters())
+
+
+@pytest.mark.parametrize(("runtime", "kind"), [("openvino", "gemma3"), ("onnxruntime", "gpt2")])
+def test_a_folder_computes_what_was_simulated_at_any_length(runtime, kind, tmp_path):
+    model, text = decoder(kind, tied=True, **FEW), tokens(1, 24, WORDS)
+    traced = trace(model, text)
+    formats, folder = mixed(traced), tmp_path / "decoder"
+    write_folder(model, folder, formats, traced, [text], runtime=runtime)
+    check(model, folder, formats, text)
+
+
+def test_a_plan_becomes_a_folder_and_replaces_an_older_one(tmp_path):
+    model, folder, text = decoder("qwen2", **FEW), tmp_path / "deep" / "new", tokens(1, 24, WORDS)
+    model.generation_config.eos_token_id = None
+    plan = aiq.search(
+        model,
+        "xeon_2vcpu",
+        example_inputs=text,
+        formats="w8g32,w4g32",
+        runtime="openvino",
+        max_drop=1.0,
+        pin={"*[qvo]_proj": "w4g32", "*[kp]_proj": "w8g32", "*[en]_proj": "w4g32"},
+    )
+    aiq.export(plan, model, folder, data=[text], tokenizer=tokenizer())
+    check(model, folder, plan.formats, text)
+    check_openvino(model, folder)
+    aiq.export(plan, model, folder, data=[text], runtime="onnxruntime")
+    check(model, folder, plan.formats, text)
+    check_onnxruntime(folder)
+    assert not (folder / "openvino_model.xml").exists()
+    assert [x.name for x in folder.parent.iterdir()] == ["new"]
+    with pytest.raises(VerificationError, match="other logits"):
+        write._check(decoder("qwen2", seed=1, **FEW), folder, [text])
+
+
+def check_openvino(model, folder):
+    """Check the types of constants, and what OpenVINO GenAI writes."""
+    assert json.loads((folder / "config.json").read_text())["vocab_size"] == WORDS
+    nodes = openvino.Core().read_model(folder / "openvino_model.xml").get_ordered_ops()
+    stored = Counter(
+        str(x.get_element_type().to_string())
+        for x in nodes
+        if x.get_type_name() == "Constant" and len(x.shape) > 1 and np.prod(x.shape) > 999
+    )
+    assert stored == {"i4": 6, "i8": 2, "f16": 1}
+    genai = pytest.importorskip("openvino_genai")
+    pipeline = genai.LLMPipeline(str(folder), "CPU")
+    numbers = pipeline.get_tokenizer().encode("the man").input_ids
+    expected = Generator(folder).generate(tokenizer()("the man")["input_ids"], 4)
+    for _ in range(2):  # the second text starts with an empty cache
+        found = pipeline.generate(openvino.Tensor(numbers.data), max_new_tokens=4)
+        assert list(found.tokens[0]) == expected
+
+
+def check_onnxruntime(folder):
+    """Check the kernels: neighbours that read the same tensor in the same format are joined."""
+    graph = onnx.load(folder / "model.onnx", load_external_data=False).graph
+    kinds = Counter(node.op_type for node in graph.node)
+    packed = [node for node in graph.node if node.op_type == "MatMulNBits"]
+    assert kinds["GroupQueryAttention"] == 1
+    assert (len(packed), kinds["MatMul"]) == (6, 2)  # keys and the upper matrix have eight bits
+    levels = {a.i for node in packed for a in node.attribute if a.name == "accuracy_level"}
+    assert levels == {1}  # float32: what matrices read is not rounded
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"model": nn.Sequential(nn.Linear(64, 64))}, GraphError, "decoder of transformers"),
+        ({"formats": "w5g32"}, InputError, "no kernel for layer .* in w5g32"),
+        ({"formats": "w8a8"}, InputError, "no kernel for layer"),
+        ({"formats": "w4g64"}, InputError, "reads 96 numbers, which groups of 64 do not divide"),
+        ({"tokenizer": "nowhere"}, InputError, "no tokenizer in nowhere"),
+        ({"file": "notes.txt"}, InputError, "holds other files"),
+    ],
+)
+def test_what_a_folder_cannot_hold_is_refused(small, change, error, words, tmp_path):
+    (model, traced), folder = small, tmp_path / "folder"
+    if "file" in change:
+        folder.mkdir()
+        (folder / change["file"]).write_text("mine")
+    formats = mixed(traced, (change.get("formats", "w4g32"),))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(error, match=words):
+        write_folder(
+            change.get("model", model),
+            folder,
+            formats,
+            traced,
+            [tokens()],
+            change.get("tokenizer"),
+            runtime="openvino",
+        )
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("runtime", [None, "inductor"])
+def test_a_folder_needs_a_runtime_that_has_one(runtime):
+    with pytest.raises(InputError, match="give one of these as runtime, or a file such as"):
+        write.folder_writer(runtime)
+
+
+def test_joined_matrices_are_found_by_their_values():
+    draw = np.random.default_rng(0)
+    none = np.empty(0, np.float32)
+    values = [draw.normal(size=(n, 6)).astype(np.float32) for n in (3, 2, 4)]
+    values.append(values[1].copy())  # two layers with the same weight
+    known = [Matrix(str(i), REFERENCE, v, none, none, None) for i, v in enumerate(values)]
+    lookup = Lookup(known)
+    assert lookup.parts(draw.normal(size=(5, 6)).astype(np.float32)) == []
+    assert lookup.parts(np.concatenate([values[2], values[1]])) == [known[2], known[1]]
+    assert lookup.parts(np.concatenate([values[0], values[3]])) == [known[0], known[3]]
+    lookup.check_all_found()
+    with pytest.raises(VerificationError, match="weight of '0'"):
+        Lookup(known).check_all_found()
+
+
+def test_a_folder_without_a_decoder_is_refused(tmp_path):
+    with pytest.raises(InputError, match="holds no decoder"):
+        Generator(tmp_path)
