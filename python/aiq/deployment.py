@@ -12,7 +12,7 @@ from aiq.data.reading import first_inputs, observed, reiterable, resized
 from aiq.errors import GraphError, InputError, RuntimeUnavailableError
 from aiq.files import check_target
 from aiq.formats import WeightRounding
-from aiq.generative.write import check_folder, folder_writer
+from aiq.generative.write import check_target_folder, folder_writer
 from aiq.graph import Trace
 from aiq.graph.export import Inputs
 from aiq.plan import InputSpec, Plan
@@ -303,7 +303,7 @@ def check_file(path: Path, runtime: str | None = None) -> None:
     else:
         runtimes.for_file(path)
     if path.suffix == FOLDER:
-        check_folder(path)
+        check_target_folder(path)
     else:
         check_target(path)
 

@@ -45,7 +45,7 @@ def pack(model: ir.Model, matrices: Iterable[Matrix]) -> None:
             _halve(graph, node, constants[0])
         elif node.op_type in {"MatMul", "Gemm"} and constants[1] is not None:
             transposed = node.attributes.get_int("transB", 0)
-            weight = constants[1].const_value.numpy()
+            weight = _values(constants[1])
             if weight.ndim == 2:
                 parts = lookup.parts(weight if transposed else weight.T)
                 _multiply(graph, node, parts)
@@ -56,7 +56,7 @@ def pack(model: ir.Model, matrices: Iterable[Matrix]) -> None:
 
 def _halve(graph: ir.Graph, node: ir.Node, table: ir.Value) -> None:
     """Store a table of embeddings in float16, and make the rows that are looked up float32."""
-    values = table.const_value.numpy()
+    values = _values(table)
     if values.ndim != 2 or not is_half(values):
         return
     found = _Nodes(graph, node, f"{table.name}.half")
@@ -68,15 +68,16 @@ def _multiply(graph: ir.Graph, node: ir.Node, parts: list[Matrix]) -> None:
     """Replace a product by one for each run of matrices in the same format."""
     if not any(matrix.fmt.quantizes_weights for matrix in parts):
         return
-    outputs, start = [], 0
+    outputs, start, x = [], 0, node.inputs[0]
+    assert x is not None, "a product has two operands"
     for _, same in groupby(parts, lambda matrix: matrix.fmt):
         run = list(same)
         found = _Nodes(graph, node, "+".join(matrix.layer for matrix in run))
         stop = start + sum(len(matrix.value) for matrix in run)
         bias = None
         if len(node.inputs) > 2 and node.inputs[2] is not None:
-            bias = found.constant("bias", node.inputs[2].const_value.numpy()[start:stop])
-        outputs.append(_product(found, node.inputs[0], run, bias))
+            bias = found.constant("bias", _values(node.inputs[2])[start:stop])
+        outputs.append(_product(found, x, run, bias))
         start = stop
     joined = _Nodes(graph, node, f"{parts[0].layer}.joined")
     value = outputs[0] if len(outputs) == 1 else joined.add("Concat", outputs, axis=-1)
@@ -106,7 +107,7 @@ def _packed(found: "_Nodes", x: ir.Value, run: list[Matrix], bias: ir.Value | No
     middle = 0 if zeros is not None else 8
     padded = np.full((rows, blocks * size), middle, np.uint8)
     padded[:, :columns] = codes.astype(np.int16) + middle
-    inputs = [
+    inputs: list[ir.Value | None] = [
         x,
         found.constant("codes", _nibbles(padded).reshape(rows, blocks, -1)),
         found.constant("scales", np.broadcast_to(scales, (rows, blocks))),
@@ -147,7 +148,14 @@ def _joined(run: list[Matrix]) -> tuple[Array, Array, Array | None]:
 
 def _nibbles(codes: Array) -> Array:
     """Return numbers of four bits, two in a byte, the first in the low half."""
-    return codes[:, 0::2] | (codes[:, 1::2] << 4)
+    packed: Array = codes[:, 0::2] | (codes[:, 1::2] << 4)
+    return packed
+
+
+def _values(value: ir.Value) -> Array:
+    """Return the numbers of a constant."""
+    assert value.const_value is not None, "the caller has checked that it is a constant"
+    return value.const_value.numpy()
 
 
 def _replace(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:

@@ -60,15 +60,15 @@ class Generator:
         if not len(tokens):
             raise InputError("There is no token to read; give at least one.")
         start, stop = self.length, self.length + len(tokens)
-        feed = {
+        feed: Feed = {
             "input_ids": np.array([tokens], np.int64),
             "attention_mask": np.ones((1, stop), np.int64),
             "position_ids": np.arange(start, stop, dtype=np.int64)[None],
             "beam_idx": np.zeros(1, np.int32),
         }
-        found = self._program.run(feed)
+        (found,) = self._program.run(feed)
         self.length = stop
-        return found[0]
+        return found
 
     def generate(self, prompt: Sequence[int], tokens: int) -> list[int]:
         """Read a prompt after a reset, and return the likeliest tokens that follow, one by one."""
@@ -104,10 +104,9 @@ class _OpenVino:
     def reset(self) -> None:
         self._request.reset_state()
 
-    def run(self, feed: Feed) -> Logits:
+    def run(self, feed: Feed) -> list[Logits]:
         given = {name: value for name, value in feed.items() if name in self._names}
-        found: Logits = self._request.infer(given)["logits"].copy()
-        return found
+        return list(self._request.infer(given)["logits"].copy())
 
 
 class _OnnxRuntime:
@@ -135,13 +134,12 @@ class _OnnxRuntime:
             if name.startswith("input.")
         }
 
-    def run(self, feed: Feed) -> Logits:
+    def run(self, feed: Feed) -> list[Logits]:
         given = {name: value for name, value in feed.items() if name in self._inputs}
         values = self._session.run(self._outputs, {**given, **self._cache})
         found = dict(zip(self._outputs, values, strict=True))
         self._cache = {n: found[n.replace("input.", "output.", 1)] for n in self._cache}
-        logits: Logits = found["logits"]
-        return logits
+        return list(found["logits"])
 
 
 _OPENERS: Mapping[str, type[_OpenVino] | type[_OnnxRuntime]] = {

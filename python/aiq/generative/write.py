@@ -88,7 +88,7 @@ def write_folder(
         If the program computes other logits than the network with rounded weights.
     """
     check_decoder(model)
-    check_folder(folder)
+    check_target_folder(folder)
     words = _tokenizer(tokenizer)
     folded, simulator = weight_only(traced, calibration)
     own, matrices = rounded(model, folded, simulator, formats)
@@ -132,7 +132,7 @@ def folder_writer(runtime: str | None) -> Callable[..., None]:
     return partial(write_folder, runtime=runtime)
 
 
-def check_folder(folder: Path) -> None:
+def check_target_folder(folder: Path) -> None:
     """Check that `write_folder` may write a folder of this name.
 
     Raises

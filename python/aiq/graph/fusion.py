@@ -94,8 +94,7 @@ class Grouping:
             return self.reads(group.nodes[0])
         found: dict[fx.Node, fx.Node] = {}
         for operand in self._outside(group.operator[-1], group):
-            whole = _without_views(operand)
-            read = min(operand, whole, key=elements)  # a view may repeat what it views
+            whole, read = _without_views(operand), _without_repetition(operand)
             found[whole] = max(found.get(whole, read), read, key=elements)
         return list(found.values())
 
@@ -145,3 +144,12 @@ def _without_views(value: fx.Node) -> fx.Node:
     while is_view(value):
         value = value.all_input_nodes[0]
     return value
+
+
+def _without_repetition(value: fx.Node) -> fx.Node:
+    """Return what a view shows, before views that repeat it, as those of heads do."""
+    found = value
+    while is_view(value):
+        value = value.all_input_nodes[0]
+        found = min(found, value, key=elements)
+    return found

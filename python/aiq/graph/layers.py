@@ -10,12 +10,12 @@ from torch import Tensor, fx, nn
 from aiq.errors import GraphError
 from aiq.formats import WeightRounding
 from aiq.graph.batch import BatchDim
-from aiq.graph.composites import module_path
 from aiq.graph.export import Inputs, export_model
 from aiq.graph.flops import flops, is_known
 from aiq.graph.fusion import Group, Grouping
+from aiq.graph.layer_names import layer_name
 from aiq.graph.operators import WEIGHTED, Op, argument, elements, is_constant, is_transposed, shapes
-from aiq.graph.simplify import CONSTANT, TRAINED, name_of
+from aiq.graph.simplify import TRAINED, name_of
 from aiq.learned import LearnedScales
 
 
@@ -296,7 +296,7 @@ def _read(
     layers = []
     edges = []
     for target, group in enumerate(grouping.groups):
-        name = _layer_name(group, modules)
+        name = layer_name(group, modules)
         names[name] += 1
         if names[name] > 1:
             name = f"{name}#{names[name]}"
@@ -376,30 +376,3 @@ def _undecided(module: fx.GraphModule, layers: Iterable[Layer]) -> Iterator[Unde
                         bytes=value.numel() * value.element_size(),
                         dtype=str(value.dtype).removeprefix("torch."),
                     )
-
-
-def _layer_name(group: Group, modules: Mapping[str, nn.Module]) -> str:
-    """Return the path of the ``torch.nn`` module that computes a group, or another unique name.
-
-    A functional ``F.linear(x, self.qkv.weight)`` is named after its weight (``qkv``), a composite
-    after its module, and any other operator after the module that calls it (``layer1.0.add``).
-    """
-    node, composite = group.nodes[0], group.composite
-    path = module_path(node)
-    module = modules.get(path)
-    is_whole = composite is not None and not composite.name
-    if path and module is not None and (is_whole or _is_torch_layer(module)):
-        return path
-    weight = argument(node, "weight")
-    owner = str(weight.target).removesuffix("weight").rstrip("._") if is_constant(weight) else ""
-    if owner and not owner.startswith(CONSTANT):
-        return owner
-    name = composite.name if composite is not None else ""
-    return f"{path}.{name or name_of(node)}".lstrip(".") if module is not None else node.name
-
-
-def _is_torch_layer(module: nn.Module) -> bool:
-    return set(dict(module.named_children())) <= {"parametrizations"} and any(
-        base.__module__.startswith("torch.nn.modules.") and base is not nn.Module
-        for base in type(module).__mro__
-    )
