@@ -34,7 +34,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import console, earlier, save
-from equal_size_tools import BATCH, IMAGES, PACKAGES, TOOLS, images, mean_bits
+from equal_size_tools import BATCH, IMAGES, MEANS, PACKAGES, TOOLS, images, mean_bits
 
 from aiq import data, graph, models, text
 from aiq.evaluate import Evaluation, Evaluator
@@ -79,13 +79,13 @@ def main() -> None:
             if missing or (key in found and not options.again):
                 continue
             console.rule(key)
-            found[key] = run(tool, network, folder)
+            found[key] = run(tool, network, folder, options.bits)
             judge(network, found[key])
             save("equal_size", summary(found), [0], found)
         show(network, found)
 
 
-def run(tool: str, network: str, folder: Path | None) -> dict[str, Any]:
+def run(tool: str, network: str, folder: Path | None, bits: Sequence[float]) -> dict[str, Any]:
     """Return what a tool finds, in a process of its own."""
     here = Path(__file__).parent
     paths = [str(folder)] if folder else []
@@ -93,6 +93,7 @@ def run(tool: str, network: str, folder: Path | None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         file = Path(temporary) / "found.json"
         command = [sys.executable, str(here / "equal_size_tools.py"), tool, network, str(file)]
+        command += ["--bits", *map(str, bits)]
         done = subprocess.run(
             command,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
@@ -224,6 +225,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--packages", type=Path, required=True, help="folder of the tools' folders")
     parser.add_argument("--network", nargs="+", choices=NETWORKS, default=NETWORKS)
     parser.add_argument("--only", nargs="+", choices=TOOLS, help="rows to run")
+    parser.add_argument("--bits", nargs="+", type=float, default=MEANS, help="mean bits")
     parser.add_argument("--again", action="store_true", help="run rows that were run")
     return parser.parse_args()
 

@@ -33,7 +33,7 @@ from aiq.evaluate import Evaluator
 from aiq.formats import WeightRounding, parse, parse_all
 
 IMAGES, BATCH = 512, 64
-WIDTHS = range(2, 9)
+WIDTHS, MEANS = range(2, 9), (2.5, 3.0, 3.5, 4.0)
 GREEDY_IMAGES = 64
 """Images on which the paper's greedy search evaluates: all 512 would take hours."""
 
@@ -325,7 +325,7 @@ def main() -> None:
     parser.add_argument("tool", choices=TOOLS)
     parser.add_argument("network")
     parser.add_argument("file", type=Path)
-    parser.add_argument("--bits", type=float, nargs="+", default=[2.5, 3.0, 3.5, 4.0])
+    parser.add_argument("--bits", type=float, nargs="+", default=MEANS)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
