@@ -176,7 +176,7 @@ def sentences(text: Path) -> list[Work]:
 
 def decoding(text: Path) -> list[Work]:
     """Return SmolLM2 on a prompt and on one token, in plans of the most intensity for a token."""
-    setup = Setup(text, searched=4, held_out=4, threads=1, hardware="xeon_2vcpu_roofs")
+    setup = Setup(text, searched=4, held_out=2, threads=1, hardware="xeon_2vcpu_roofs")
     graph = setup.traced.graph
     writing, reading = DECODE.writing(graph, TEXT_LENGTH), DECODE.reading(graph, TEXT_LENGTH)
     samples = setup.samples("held out")
@@ -203,10 +203,10 @@ def within(
     costs: np.ndarray,
     evaluator: Evaluator,
 ) -> Plan:
-    """Return the plan whose measured perplexity keeps to the limit, after at most three looks."""
+    """Return the plan whose measured perplexity keeps to the limit, after at most two looks."""
     budget = limit = float(np.log(MAX_RATIO))
     best = Plan({}, 0.0)
-    for _ in range(3):
+    for _ in range(2):
         formats = solved(costs, budget)
         drop = evaluator.evaluate(formats).drop
         if drop <= limit:

@@ -46,7 +46,7 @@ BOTH = parse_all("w8a8,w6a6,w5a5,w4a4,w3a3")
 """Formats of networks with convolutions."""
 WEIGHTS = parse_all("w8g32,w6g32,w5g32,w4g32,w3g32")
 """Formats of transformers."""
-SHUFFLES = 20
+SHUFFLES = 5
 RESAMPLES = 4999
 
 

@@ -13,8 +13,9 @@ from transformers import ViTForImageClassification as Vit
 
 import aiq
 from aiq import encoders, sensitivity
+from aiq.cost import rows
 from aiq.errors import DataError, InputError
-from aiq.evaluate import Evaluator
+from aiq.evaluate import Evaluator, metrics
 from aiq.formats import parse_all
 from aiq.planning import stopwatch
 
@@ -154,6 +155,17 @@ def test_the_metric_is_spearmans(found):
     assert encoders.rank_correlation(targets[:, 0], targets).tolist() == [1.0] * 8
 
 
+def test_a_metric_with_a_comprehension_is_the_same_in_every_run():
+    text = "def score(output, targets):\n    return sum([x for x in output if x != {}])\n"
+    found = []
+    for number in (1, 1, 2):
+        names = {"__name__": "mine"}
+        exec(text.format(number), names)  # noqa: S102
+        found.append(metrics.identity(names["score"]))
+    assert repr(found[0]) == repr(found[1])
+    assert repr(found[0]) != repr(found[2])
+
+
 def shift(output, targets):
     """Return a metric that is zero in float32, but for rounding errors."""
     return -(output - targets[:, 0]).square().sum(1)
@@ -285,3 +297,21 @@ def test_reasons_have_the_unit_of_the_metric():
     assert reasons
     assert not any(" pp" in why for why in reasons)
     assert " drop  " in str(plan)
+
+
+def test_an_embedding_reads_only_the_rows_that_it_looks_up():
+    class Rows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.head = nn.Embedding(10_000, 64), nn.Linear(64, 4)
+
+        def forward(self, x):
+            return self.head(self.table(x))
+
+    graph = aiq.extract(Rows().eval(), torch.arange(6)[None])
+    (table,) = (layer for layer in graph.layers if layer.name == "table")
+    assert table.weight_elements == 640_000
+    assert rows.work(table).weights == 6 * 64
+    few = aiq.extract(Rows().eval(), torch.zeros(50, 1000, dtype=torch.int64))
+    (table,) = (layer for layer in few.layers if layer.name == "table")
+    assert rows.work(table).weights == 640_000  # each row is read from memory once

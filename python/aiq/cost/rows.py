@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from aiq.formats import DType, Format
-from aiq.graph import Layer
+from aiq.graph import Layer, Op
 from aiq.hardware import Hardware
 from aiq.hardware import runtime_profile as profile
 from aiq.typed import Count
@@ -69,13 +69,23 @@ def work(layer: Layer) -> Work:
     """Return the work of a layer."""
     return Work(
         flops=layer.flops,
-        weights=layer.weight_elements,
+        weights=_read_weights(layer),
         scales=layer.output_channels,
         inputs=layer.input_elements,
         fused=layer.fused_elements,
         outputs=layer.output_elements,
         is_output=layer.is_output,
     )
+
+
+def _read_weights(layer: Layer) -> int:
+    """Return the number of weights that a layer reads: of an embedding, only the rows it looks up.
+
+    It looks up one row for each number that it reads.
+    """
+    if layer.op is not Op.EMBEDDING or layer.weight_shape is None:
+        return layer.weight_elements
+    return min(layer.weight_elements, layer.input_elements * math.prod(layer.weight_shape[1:]))
 
 
 def stored_work(layer: Layer, format_: Format) -> Work:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import CodeType
 from typing import Any
 
 import torch
@@ -240,4 +241,13 @@ def identity(metric: Metric) -> tuple[object, ...]:
             f"The metric {metric!r} cannot be told from others, so its evaluations cannot be kept; "
             "give a plain function, or no cache."
         )
-    return (metric.__module__, metric.__qualname__, code.co_code, code.co_consts, code.co_names)
+    return (metric.__module__, metric.__qualname__, *_parts(code))
+
+
+def _parts(code: CodeType) -> tuple[object, ...]:
+    """Return what a function does, with that of functions and comprehensions inside it.
+
+    A code object itself differs from run to run, because it has an address.
+    """
+    constants = tuple(_parts(c) if isinstance(c, CodeType) else c for c in code.co_consts)
+    return (code.co_code, constants, code.co_names)
