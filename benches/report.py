@@ -51,13 +51,16 @@ ROUNDING_HEADER = (
     *("network", "weights", "drop: nearest", "GPTQ", "adaptive"),
     *("divergence: nearest", "GPTQ", "adaptive"),
 )
+EXECUTOR_HEADER = ("runs on", "small tasks a second", "overhead of one", "ResNet-20", "speed-up")
 RESULTS = HERE.parent / "docs" / "results.md"
+MACHINES = HERE.parent / "docs" / "howto" / "several_machines.md"
 
 
 def main() -> None:
     files.write_atomic(HERE / "README.md", page(HERE / "results"))
     files.write_atomic(RESULTS, filled(RESULTS.read_text(), HERE / "results"))
-    print("wrote benches/README.md, and the tables in docs/results.md")
+    files.write_atomic(MACHINES, machines(MACHINES.read_text(), HERE / "results"))
+    print("wrote benches/README.md, and the tables in docs/results.md and in docs/howto")
 
 
 def filled(text: str, results: Path) -> str:
@@ -86,10 +89,34 @@ def filled(text: str, results: Path) -> str:
         "solver": table(SOLVER_HEADER, (solver_row(name, solver[name]) for name in SOLVER)),
     }
     for name, content in tables.items():
-        begin, end = f"<!-- {name}: benches/report.py -->\n", f"<!-- end of {name} -->"
-        before, _, rest = text.partition(begin)
-        text = before + begin + "\n" + content + "\n" + end + rest.partition(end)[2]
+        text = placed(text, name, content)
     return text
+
+
+def placed(text: str, name: str, content: str) -> str:
+    """Return a page with its table `name` replaced."""
+    begin, end = f"<!-- {name}: benches/report.py -->\n", f"<!-- end of {name} -->"
+    before, _, rest = text.partition(begin)
+    return before + begin + "\n" + content + "\n" + end + rest.partition(end)[2]
+
+
+def machines(text: str, results: Path) -> str:
+    """Return the page about several machines with its table made anew."""
+    document = json.loads((results / "executor.json").read_text())
+    return placed(text, "executor", table(EXECUTOR_HEADER, executors(document)))
+
+
+def executors(document: Document) -> Iterator[list[str]]:
+    """Yield for each executor the speed and the overhead of its tasks, and the time of a job."""
+    for name, row in document["rows"].items():
+        alone = "overhead_us" not in row
+        yield [
+            name,
+            f"{row['tasks'] / row['seconds']:,.0f}",
+            "" if alone else f"{row['overhead_us'] / 1e3:.1f} ms",
+            f"{row['job_seconds']:.1f} s",
+            "" if alone else f"{row['job_speedup']:.2f}x",
+        ]
 
 
 def rounding(results: Path) -> Iterator[list[str]]:

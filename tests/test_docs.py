@@ -7,7 +7,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from report import filled, page
+from report import MACHINES, filled, machines, page
 from typer.main import get_command
 
 from aiq.cli import app
@@ -125,3 +125,4 @@ def test_the_page_of_measurements_is_that_of_the_results():
     text = (ROOT / "docs" / "results.md").read_text()
     assert text.count("benches/report.py -->") == 7
     assert text == filled(text, benches / "results")
+    assert MACHINES.read_text() == machines(MACHINES.read_text(), benches / "results")

@@ -33,9 +33,9 @@ def test_the_scripts(name, monkeypatch, tmp_path, capsys):
     assert SAID[name] in capsys.readouterr().out
 
 
-def test_the_notebook(monkeypatch, tmp_path, capsys):
-    monkeypatch.chdir(tmp_path)
-    notebook = json.loads((EXAMPLES / "first_plan.ipynb").read_text())
+def run(notebook):
+    """Run the cells of a notebook, and return what it shows."""
+    notebook = json.loads((EXAMPLES / notebook).read_text())
     shown, names = [], {}
     for cell in notebook["cells"]:
         if cell["cell_type"] != "code":
@@ -46,6 +46,25 @@ def test_the_notebook(monkeypatch, tmp_path, capsys):
         exec(compile(tree, "notebook", "exec"), names)  # noqa: S102
         if last is not None:
             shown.append(eval(compile(ast.Expression(last.value), "notebook", "eval"), names))
+    return shown
+
+
+def test_there_is_no_other_notebook():
+    names = {path.name for path in EXAMPLES.glob("*.ipynb")}
+    assert names == {"first_plan.ipynb", "quantization_lecture.ipynb"}
+
+
+def test_the_notebook(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    shown = run("first_plan.ipynb")
     assert "<iframe" in shown[0]._repr_html_()
     assert len(capsys.readouterr().out.splitlines()) >= 2  # float32 and the plan
     assert (tmp_path / "plan.html").exists()
+
+
+def test_the_lecture(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    run("quantization_lecture.ipynb")  # its assertions are the test
+    said = capsys.readouterr().out
+    assert "1234 x 0.01: 12.3399999933 as in the lecture" in said
+    assert "estimated" in said

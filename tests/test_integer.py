@@ -5,6 +5,7 @@ from fractions import Fraction
 from math import floor
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -105,6 +106,47 @@ def test_expanded_zero_points_equal_real_numbers(weight, options, symmetric):
     assert bool(zeros.any()) != symmetric
     assert actual.dtype == torch.int32
     assert torch.equal(actual.double(), expected)
+
+
+def by_hand(layer, codes, relu):
+    """Return what a linear layer writes: sums in int64, then exact ratios of scales, half up."""
+    q_w, q_x = layer.weight.codes.numpy().astype(np.int64), codes.numpy().astype(np.int64)
+    z_w = layer.weight.affine.zero_point.numpy().astype(np.int64)[:, None]
+    z_x = int(layer.input.zero_point)
+    sums = (q_x - z_x) @ (q_w - z_w).T + layer.bias.numpy().astype(np.int64)
+    sums = np.maximum(sums, 0) if relu else sums
+    scales = [Fraction(float(s)) for s in layer.scale.flatten()]
+    if layer.output is None:
+        return [[float(n * s) for n, s in zip(row, scales, strict=True)] for row in sums.tolist()]
+    z_y, s_y = int(layer.output.zero_point), Fraction(float(layer.output.scale))
+    return [
+        [
+            min(max(floor(n * s / s_y + Fraction(1, 2)) + z_y, 0), 255)
+            for n, s in zip(row, scales, strict=True)
+        ]
+        for row in sums.tolist()
+    ]
+
+
+def test_a_model_in_integers_by_hand():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 4)).eval()
+    x = torch.randn(50, 12)
+    network = IntegerNetwork.from_model(model, x)
+    first, last = network.layers.values()
+    hidden = by_hand(first, first.input.quantize(x), relu=True)
+    expected = by_hand(last, torch.tensor(hidden), relu=False)
+    with torch.inference_mode():
+        actual = network.run(x)
+        exact = copy.deepcopy(model).double()(x.double())
+    assert torch.equal(actual, torch.tensor(expected))
+    assert (actual - exact).norm() < 0.02 * exact.norm()
+    names = list(network.layers)
+    mixed = {names[0]: parse("w4a8"), names[1]: parse("w8a8")}
+    coarse = IntegerNetwork.from_model(model, x, mixed, power_of_two)
+    assert coarse.layers[names[0]].weight.affine.scheme.bits == 4
+    with pytest.raises(InputError, match="has the format w8, which is not computed in integers"):
+        IntegerNetwork.from_model(model, x, "w8")
 
 
 class Run:

@@ -15,7 +15,6 @@ from unittest.mock import patch
 
 import torch
 import torch._export.utils
-import torch.export._trace
 
 _LOCK = threading.RLock()
 _SILENT = threading.local()
@@ -73,6 +72,8 @@ def _name_new_operators() -> None:
 @contextmanager
 def _silence() -> Iterator[None]:
     """Drop the warnings, logs and partial graphs that PyTorch writes in this thread."""
+    from torch.export import _trace  # noqa: PLC0415 - takes a second, which workers need not spend
+
     if getattr(_SILENT, "here", False):
         yield
         return
@@ -82,7 +83,7 @@ def _silence() -> Iterator[None]:
     filters = cast(list[Any], warnings.filters)
     _SILENT.here = True
     try:
-        with patch.object(torch.export._trace, "print", _print, create=True):
+        with patch.object(_trace, "print", _print, create=True):
             for handler in handlers:  # with new lists, as other threads may be reading the old
                 handler.filters = [*handler.filters, _speaks]
             filters.insert(0, ignore)

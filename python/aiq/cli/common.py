@@ -94,6 +94,16 @@ NoCacheOption = Annotated[
     bool, typer.Option("--no-cache", help="Keep no evaluations, and use none that are kept.")
 ]
 
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=1,
+        help="Processes that evaluate plans, each with as many threads as this one "
+        "(OMP_NUM_THREADS); the results are equal. Default: this process.",
+    ),
+]
+
 
 def evaluations(folder: Path | None, *, no_cache: bool) -> bool | Path:
     """Return what `aiq.search` takes as its ``cache``."""

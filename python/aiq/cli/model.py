@@ -18,6 +18,7 @@ from aiq.cli.common import (
     JsonOption,
     ModelArgument,
     NoCacheOption,
+    WorkersOption,
     deliver,
     evaluations,
     out,
@@ -27,6 +28,7 @@ from aiq.cli.common import (
 from aiq.cli.spec import load_data, load_model
 from aiq.errors import Interrupted
 from aiq.evaluate import Evaluator
+from aiq.evaluate.executor import opened
 from aiq.files import check_target
 from aiq.formats import parse_all
 from aiq.planning.options import SearchOptions
@@ -62,6 +64,7 @@ def sensitivity(
     ] = None,
     cache: CacheOption = None,
     no_cache: NoCacheOption = False,
+    workers: WorkersOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Measure how much accuracy each layer loses, alone, in each format."""
@@ -71,7 +74,7 @@ def sensitivity(
     named = evaluations(cache, no_cache=no_cache)
     folder = SearchOptions(cache=named).folder
     try:
-        with progress_bars() as progress:
+        with progress_bars() as progress, opened(workers) as executor:
             progress(LOADING, 0, 1)
             loaded, batches = load_model(model, needs_inputs=False), load_data(data)
             progress(LOADING, 1, 1)
@@ -81,6 +84,7 @@ def sensitivity(
                 batch_dim=batch_dim,
                 cache=folder,
                 lenient=named is True,
+                executor=executor,
                 progress=progress,
             )
             drops = sensitivities.measure(evaluator, formats, progress=progress)

@@ -21,6 +21,7 @@ from aiq.cli.common import (
     JsonOption,
     ModelArgument,
     NoCacheOption,
+    WorkersOption,
     completions,
     deliver,
     evaluations,
@@ -101,6 +102,7 @@ def search(
     ] = None,
     cache: CacheOption = None,
     no_cache: NoCacheOption = False,
+    workers: WorkersOption = None,
     json_: JsonOption = False,
     **options: Any,  # noqa: ANN401 - those of SearchOptions
 ) -> None:
@@ -122,6 +124,7 @@ def search(
                 loaded.data,
                 example_inputs=loaded.example_inputs,
                 batch_dim=batch_dim,
+                executor=workers,
                 progress=progress,
                 **options,
             )

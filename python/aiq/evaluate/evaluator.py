@@ -5,28 +5,27 @@ first layer whose format differs. That part is computed once, and kept as far as
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from aiq.data.reading import CALIBRATION_SAMPLES
 from aiq.evaluate import independence, journal, metrics
+from aiq.evaluate.evaluation import Enough, Evaluation
+from aiq.evaluate.executor import Executor, ExecutorWorkers
 from aiq.evaluate.gather import gather
 from aiq.evaluate.journal import Journal, LenientJournal
 from aiq.evaluate.metrics import Metric
 from aiq.evaluate.observed import calibrated
+from aiq.evaluate.remote import Arithmetic, WorkerModel
 from aiq.evaluate.runner import LayerFormats, Runner
 from aiq.evaluate.samples import Samples
-from aiq.evaluate.workers import ChunkJob, ExecutorWorkers, LocalWorkers, Scores, Workers
+from aiq.evaluate.workers import ChunkJob, LocalWorkers, Scores, Workers
 from aiq.fingerprint import Fingerprint
 from aiq.formats import REFERENCE
 from aiq.graph import BatchDim, Trace, trace
@@ -39,64 +38,6 @@ from aiq.quantize.simulate import Formats
 
 CHUNK_BYTES = 4 * 2**20
 """Largest size of an activation of a chunk, so that a few of them fit the last-level cache."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Evaluation:
-    """The scores of one plan on N samples.
-
-    Attributes
-    ----------
-    scores
-        Score of each sample: float64, (N,). With the metric ``top1`` it is 1 for a right answer and
-        0 for a wrong one.
-    baseline
-        Score of each sample in the float32 network: float64, (N,).
-    divergence
-        Kullback-Leibler divergence in nats from the float32 network's softmax to the plan's:
-        float64, (N,). Without classes, relative squared error of the output.
-    cross_entropy
-        Mean cross-entropy in nats; NaN without classes.
-    """
-
-    scores: NDArray[np.float64]
-    baseline: NDArray[np.float64]
-    divergence: NDArray[np.float64]
-    cross_entropy: float
-
-    @property
-    def samples(self) -> int:
-        """Number of samples."""
-        return len(self.scores)
-
-    @property
-    def accuracy(self) -> float:
-        """Mean score; for ``top1``, the fraction of samples with the right answer."""
-        return float(self.scores.mean())
-
-    @property
-    def drop(self) -> float:
-        """Accuracy drop: mean score of the float32 network minus that of the plan."""
-        return float((self.baseline - self.scores).mean())
-
-    @property
-    def drop_error(self) -> float:
-        """Standard error of the drop, from paired samples."""
-        return float((self.baseline - self.scores).std()) / math.sqrt(self.samples)
-
-    @property
-    def kl(self) -> float:
-        """Mean divergence."""
-        return float(self.divergence.mean())
-
-    @property
-    def kl_error(self) -> float:
-        """Standard error of the mean divergence."""
-        return float(self.divergence.std()) / math.sqrt(self.samples)
-
-
-Enough = Callable[[Evaluation], bool]
-"""Returns whether an evaluation of a random part of the samples is sufficient."""
 
 
 class Evaluator:
@@ -136,7 +77,8 @@ class Evaluator:
     lenient
         Whether a journal that fails ends with a warning, and not with an error.
     executor
-        A ``concurrent.futures`` executor that runs the chunks; ``None`` for this process.
+        An executor of ``concurrent.futures`` or a client of Dask that runs the chunks, see
+        `aiq.evaluate.executor`; ``None`` for this process.
     seed
         Seed of the random order in which samples are evaluated.
     progress
@@ -200,7 +142,8 @@ class Evaluator:
         # In random order every chunk is a random sample, even of data sorted by class.
         self._seed = seed
         self._order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
-        self._chunks = samples.at(self._order).chunks(size)
+        shuffled = samples.at(self._order)
+        self._chunks = shuffled.chunks(size)
         seen = samples.part(0, CALIBRATION_SAMPLES)
         if calibration is not None:
             seen = gather(calibration, labelled=False, batch_dim=dims, reads=program.reads)
@@ -215,9 +158,13 @@ class Evaluator:
         self.layers = self.runner.layers
         self._weight_bits = weight_bits
         self._workers: Workers = (
-            LocalWorkers(self.runner, self._chunks, memory)
+            LocalWorkers(self.runner, self._chunks, memory, self._keep)
             if executor is None
-            else ExecutorWorkers(self.runner, self._chunks, executor)
+            else ExecutorWorkers(
+                WorkerModel(self.runner, shuffled, size, memory, Arithmetic.here()),
+                executor,
+                self._keep,
+            )
         )
         self.fingerprint = ""
         self._journal: Journal | LenientJournal | None = None
@@ -282,7 +229,7 @@ class Evaluator:
         """Return the evaluation of each of `plans`.
 
         This is faster than one plan at a time: plans with equal first layers share their results,
-        and all plans run on a chunk before the next one.
+        and all plans run on a chunk before the next one, unless an executor runs them.
 
         Parameters
         ----------
@@ -298,15 +245,19 @@ class Evaluator:
         active = sorted(dict.fromkeys(whole), key=_by_first_change)
         scores: dict[LayerFormats, list[Tensor]] = {plan: [] for plan in active}
         done, total = 0, len(active) * len(self._chunks)
-        for index in range(len(self._chunks)):
-            (results,) = self._start([(index, tuple(active))])
-            for plan, score in results:
-                scores[plan].append(score)
-                done += 1
-                if enough is not None and enough(self._evaluation(scores[plan])):
-                    active.remove(plan)
-                    done += len(self._chunks) - index - 1
-                report("evaluate", done, total)
+        # What is enough decides after each chunk which plans run on the next one.
+        together = len(self._chunks) if enough is None else 1
+        for first in range(0, len(self._chunks), together):
+            indices = range(first, first + together)
+            started = self._start([(index, tuple(active)) for index in indices])
+            for index, results in zip(indices, started, strict=True):
+                for plan, score in results:
+                    scores[plan].append(score)
+                    done += 1
+                    if enough is not None and enough(self._evaluation(scores[plan])):
+                        active.remove(plan)
+                        done += len(self._chunks) - index - 1
+                    report("evaluate", done, total)
         return [self._evaluation(scores[plan]) for plan in whole]
 
     def _plan(self, formats: Formats) -> LayerFormats:
@@ -338,12 +289,14 @@ class Evaluator:
             score = known[plan]
             if score is None:
                 _, score = next(results)
-                if self._journal is not None:
-                    self._journal.put(self._key(plan), index, score.numpy())
             self._work += score.shape[1] / len(self._order)
             yield plan, score
         for _ in results:  # at their end, the workers keep their activations
             pass
+
+    def _keep(self, index: int, plan: LayerFormats, score: Tensor) -> None:
+        if self._journal is not None:
+            self._journal.put(self._key(plan), index, score.numpy())
 
     def _known(self, index: int, plan: LayerFormats) -> Tensor | None:
         if self._journal is None:

@@ -6,7 +6,6 @@ price them, measure what they lose, search on these tables, and measure the plan
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 
 from aiq import bars, calibrate
 from aiq.drops import DropTable
+from aiq.evaluate.executor import Executor, opened
 from aiq.evaluate.metrics import Metric
 from aiq.formats import Format
 from aiq.graph import BatchDim, Decode
@@ -64,7 +64,7 @@ def search(
     frontier: bool = False,
     cache: bool | str | Path = True,
     seed: int = 0,
-    executor: Executor | None = None,
+    executor: Executor | int | None = None,
     progress: bars.Shown = "bar",
 ) -> Plan:
     """Choose a number format for every convolution and linear layer of `model`.
@@ -173,7 +173,9 @@ def search(
     seed
         Seed of all random draws.
     executor
-        A ``concurrent.futures`` executor that runs the evaluations; ``None``: this process does.
+        What runs the evaluations, with equal results: a number of processes that are started here,
+        an executor of ``concurrent.futures``, or a ``distributed.Client`` of Dask for several
+        machines; ``None``: this process. Each worker computes with as many threads as this process.
     progress
         Called with the name of the stage, the steps done, and the number of steps. ``"bar"`` shows
         them on stderr: as bars, or without a terminal as a line every ten seconds. ``None`` shows
@@ -222,6 +224,7 @@ def search(
     )
     report = progress if callable(progress) else silent
     options.validate(None if hw == calibrate.AUTO else Hardware.load(hw))
+    workers = opened(executor)
     check_pins(model, options.pins)
     source = stages.read_data(data, calibration, example_inputs, batch_dim)
     trace = stages.trace_model(model, source, options.rounding, report)
@@ -230,16 +233,13 @@ def search(
     hardware = machine.hardware
     choices = stages.choices(trace.graph, hardware, options)
     seconds = stages.workload_seconds(trace.graph, source, choices.columns, hardware, options)
-    tables = stages.tables(trace.graph, choices, seconds, options)
-    evaluator = stages.evaluator(trace, source, hardware, options, executor, report)
-    found = _find(
-        stages.task(tables, options),
-        None if evaluator is None else AccuracyMeter(evaluator, options.confidence, options.seed),
-        options,
-        drops=partial(stages.drop_table, trace, evaluator, source, choices.columns, options),
-        bench=partial(stages.bench, model, trace, source, options),
-        progress=report,
-    )
+    task = stages.task(stages.tables(trace.graph, choices, seconds, options), options)
+    with workers as running:
+        evaluator = stages.evaluator(trace, source, hardware, options, running, report)
+        meter = evaluator and AccuracyMeter(evaluator, options.confidence, options.seed)
+        drops = partial(stages.drop_table, trace, evaluator, source, choices.columns, options)
+        bench = partial(stages.bench, model, trace, source, options)
+        found = _find(task, meter, options, drops=drops, bench=bench, progress=report)
     plan = build_plan.assemble(trace, machine, source, choices, seconds, options, found, started)
     if found.stopped:
         raise interrupt.with_plan(plan, evaluator)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,6 +19,7 @@ from aiq.data.reading import first_inputs, observed, reiterable
 from aiq.drops import DropTable
 from aiq.errors import InputError
 from aiq.evaluate import Evaluator
+from aiq.evaluate.executor import Executor
 from aiq.fingerprint import Fingerprint
 from aiq.formats import REFERENCE, Format, WeightRounding, parse_all
 from aiq.graph import BatchDim, LayerGraph, Trace

@@ -20,19 +20,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from aiq.errors import InputError
-from aiq.formats import REFERENCE, Format
-from aiq.graph import Layer
+from aiq.formats import REFERENCE, Format, parse
+from aiq.graph import Layer, trace
 from aiq.graph.export import Inputs
 from aiq.quantize.affine import Affine
+from aiq.quantize.fold import fold
 from aiq.quantize.operands import Operands
 from aiq.quantize.program import Step, Values
 from aiq.quantize.reference.fixed_point import INT32, Multiplier, fixed_point
 from aiq.quantize.reference.operators import Codes, Sums, operate, sums_of
 from aiq.quantize.rounding import DYNAMIC
 from aiq.quantize.simulate import Formats, Simulator
+from aiq.quantize.statistics import observe
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,6 +80,13 @@ class IntegerNetwork:
     multiplier
         Function that represents ratios of scales by integers: `fixed_point` or `power_of_two`.
 
+    Attributes
+    ----------
+    simulator
+        The simulator that was given.
+    layers
+        Layer name -> the layer in integers.
+
     Raises
     ------
     InputError
@@ -96,6 +105,7 @@ class IntegerNetwork:
                 "Dynamic ranges are not known before the network runs, so its integers cannot be "
                 "rescaled by constants; use another observer."
             )
+        self.simulator = simulator
         self._program = simulator.program
         self._multiplier = multiplier
         self.layers = {
@@ -104,6 +114,41 @@ class IntegerNetwork:
         }
         self._heads = {layer.nodes[0]: layer for layer in self.layers.values()}
         self._tails = {layer.nodes[-1]: layer for layer in self.layers.values()}
+
+    @classmethod
+    def from_model(
+        cls,
+        model: nn.Module,
+        inputs: Inputs,
+        formats: str | Formats = "w8a8",
+        multiplier: Callable[[Tensor], Multiplier] = fixed_point,
+    ) -> "IntegerNetwork":
+        """Return a model in integers.
+
+        Parameters
+        ----------
+        model
+            Any module that ``torch.export`` accepts.
+        inputs
+            Arguments of one call, on which the ranges of activations are observed.
+        formats
+            One format for all layers, or layer name -> format, such as the formats of a plan.
+        multiplier
+            See `IntegerNetwork`.
+
+        Raises
+        ------
+        GraphError
+            If the model cannot be exported.
+        InputError
+            If a layer does not compute in integers, or its sums could leave 32 bits.
+        """
+        folded = fold(trace(model, inputs))
+        with torch.inference_mode():
+            simulator = Simulator(folded, observe(folded, [inputs]))
+        if isinstance(formats, str):
+            formats = dict.fromkeys((layer.name for layer in simulator.layers), parse(formats))
+        return cls(simulator, formats, multiplier)
 
     def run(self, inputs: Inputs) -> object:
         """Return the model's outputs on `inputs`, as float32; the layers compute in integers."""
