@@ -20,6 +20,7 @@ import torch
 from aiq.errors import InputError, reason
 from aiq.evaluate.processes import Processes
 from aiq.evaluate.remote import Answer, WorkerModel, WorkerTask, run_task, run_with_kept_model
+from aiq.evaluate.runner import LayerFormats
 from aiq.evaluate.workers import Arrived, ChunkJob, LocalWorkers, Scores
 
 TRIES = 3
@@ -230,8 +231,8 @@ class ExecutorWorkers:
         self._running.clear()
         self._found.clear()
 
-    def _read(self, plans: Sequence[Any], tasks: Sequence[WorkerTask]) -> Scores:
-        results = {}
+    def _read(self, plans: Sequence[LayerFormats], tasks: Sequence[WorkerTask]) -> Scores:
+        results: dict[LayerFormats, torch.Tensor] = {}
         for task in tasks:
             while task not in self._found:
                 self._wait(task)

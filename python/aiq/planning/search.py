@@ -236,7 +236,7 @@ def search(
     task = stages.task(stages.tables(trace.graph, choices, seconds, options), options)
     with workers as running:
         evaluator = stages.evaluator(trace, source, hardware, options, running, report)
-        meter = evaluator and AccuracyMeter(evaluator, options.confidence, options.seed)
+        meter = AccuracyMeter(evaluator, options.confidence, options.seed) if evaluator else None
         drops = partial(stages.drop_table, trace, evaluator, source, choices.columns, options)
         bench = partial(stages.bench, model, trace, source, options)
         found = _find(task, meter, options, drops=drops, bench=bench, progress=report)
