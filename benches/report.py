@@ -51,7 +51,7 @@ ROUNDING_HEADER = (
     *("network", "weights", "drop: nearest", "GPTQ", "adaptive"),
     *("divergence: nearest", "GPTQ", "adaptive"),
 )
-EXECUTOR_HEADER = ("runs on", "small tasks a second", "overhead of one", "ResNet-20", "speed-up")
+EXECUTOR_HEADER = ("runs on", "CPU time of the driver a task", "most tasks a second")
 RESULTS = HERE.parent / "docs" / "results.md"
 MACHINES = HERE.parent / "docs" / "howto" / "several_machines.md"
 
@@ -103,20 +103,23 @@ def placed(text: str, name: str, content: str) -> str:
 def machines(text: str, results: Path) -> str:
     """Return the page about several machines with its table made anew."""
     document = json.loads((results / "executor.json").read_text())
-    return placed(text, "executor", table(EXECUTOR_HEADER, executors(document)))
+    moved, small = document["bytes_job"], document["bytes_tiny"]
+    said = (
+        f"\nResNet-20 with its {document['images']} images is {moved['model_and_data'] / 1e6:.1f} MB, "
+        f"which travel to each worker once. A task and its answer are "
+        f"{(moved['arguments_per_task'] + moved['answer_per_task']) / 1e3:.0f} kB in that job, and "
+        f"{(small['arguments_per_task'] + small['answer_per_task']) / 1e3:.1f} kB in the small network "
+        f"({versions(document['machine'])}).\n"
+    )
+    return placed(text, "executor", table(EXECUTOR_HEADER, executors(document)) + said)
 
 
 def executors(document: Document) -> Iterator[list[str]]:
-    """Yield for each executor the speed and the overhead of its tasks, and the time of a job."""
+    """Yield for each executor what a task costs the driver, and the tasks that it can hand out."""
     for name, row in document["rows"].items():
-        alone = "overhead_us" not in row
-        yield [
-            name,
-            f"{row['tasks'] / row['seconds']:,.0f}",
-            "" if alone else f"{row['overhead_us'] / 1e3:.1f} ms",
-            f"{row['job_seconds']:.1f} s",
-            "" if alone else f"{row['job_speedup']:.2f}x",
-        ]
+        if "overhead_us" in row:
+            spent = row["overhead_us"]
+            yield [name, f"{spent / 1e3:.2f} ms", f"{1e6 / spent:,.0f}"]
 
 
 def rounding(results: Path) -> Iterator[list[str]]:

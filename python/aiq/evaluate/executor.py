@@ -26,8 +26,11 @@ from aiq.evaluate.workers import Arrived, ChunkJob, LocalWorkers, Scores
 TRIES = 3
 """Number of times that the executor may fail to run a task before this process runs it."""
 
-_AHEAD = 2
+_AHEAD = 4
 """Number of tasks for each worker that run or wait at the executor, so that no worker is idle."""
+
+_PARTS = 2
+"""Least number of tasks for each worker into which jobs are divided."""
 
 
 class Executor(Protocol):
@@ -211,9 +214,9 @@ class ExecutorWorkers:
     def start(self, jobs: Sequence[ChunkJob]) -> list[Scores]:
         """Return the results of each job, to be read in this order."""
         self.drop()
-        self._most = _AHEAD * self._route.workers
-        chunks = sum(bool(plans) for _, plans in jobs)
-        parts = -(-self._most // max(1, chunks))
+        workers, chunks = self._route.workers, sum(bool(plans) for _, plans in jobs)
+        self._most = _AHEAD * workers
+        parts = -(-_PARTS * workers // max(1, chunks))
         # Neighbours cost about the same, so that every task gets an equal part of the work.
         tasks = [
             [WorkerTask(index, tuple(plans[k::parts])) for k in range(min(parts, len(plans)))]
