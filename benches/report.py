@@ -103,12 +103,12 @@ def placed(text: str, name: str, content: str) -> str:
 def machines(text: str, results: Path) -> str:
     """Return the page about several machines with its table made anew."""
     document = json.loads((results / "executor.json").read_text())
-    moved, small = document["bytes_job"], document["bytes_tiny"]
+    job, small = document["bytes_job"], document["bytes_tiny"]
+    task, least = (x["arguments_per_task"] + x["answer_per_task"] for x in (job, small))
     said = (
-        f"\nResNet-20 with its {document['images']} images is {moved['model_and_data'] / 1e6:.1f} MB, "
-        f"which travel to each worker once. A task and its answer are "
-        f"{(moved['arguments_per_task'] + moved['answer_per_task']) / 1e3:.0f} kB in that job, and "
-        f"{(small['arguments_per_task'] + small['answer_per_task']) / 1e3:.1f} kB in the small network "
+        f"\nResNet-20 with its {document['images']} images is {job['model_and_data'] / 1e6:.1f} "
+        "MB, and travels to each worker once. A task and its answer are "
+        f"{task / 1e3:.0f} kB in that job, and {least / 1e3:.1f} kB in the small network "
         f"({versions(document['machine'])}).\n"
     )
     return placed(text, "executor", table(EXECUTOR_HEADER, executors(document)) + said)

@@ -206,6 +206,7 @@ def test_other_processes(kind, net, data, expected, tmp_path, request):
 def test_a_search_on_a_cluster(model, data, dask):
     options = {"max_drop": 0.05, "confidence": 0.5, "formats": "fp32,w2a2,w8a8", "runtime": None}
     options |= {"objective": "intensity", "frontier": True, "cache": False, "progress": None}
+    options |= {"sensitivity": "measured"}
     plan = aiq.search(model, "xeon_2vcpu_roofs", data, executor=dask, **options)
     alone = aiq.search(model, "xeon_2vcpu_roofs", data, **options)
     assert plan.accuracy == alone.accuracy
