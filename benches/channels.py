@@ -58,7 +58,7 @@ CLOSE = 1.2
 NETWORKS = {
     "resnet20": Network(50, 0.05),
     "mobilenet_v2": Network(25, 0.05),
-    "vit": Network(50, 0.005),
+    "vit": Network(50, 0.015),
 }
 
 
