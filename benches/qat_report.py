@@ -6,6 +6,7 @@ python benches/qat_report.py
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from aiq import files
@@ -46,7 +47,7 @@ def bits(formats: Mapping[str, str], part: int) -> str:
     """Return how many layers have which bits of weights (part 0) or of activations (part 1)."""
     found = [f"{name[1:]}a".split("a")[part] if name[0] == "w" else "" for name in formats.values()]
     counts = {b: found.count(b) for b in sorted(set(found), reverse=True)}
-    return ", ".join(f"{count} x {b or 32}" for b, count in counts.items())
+    return ", ".join(f"{count} of {b or 32}" for b, count in counts.items())
 
 
 def best(summary: Summary, kind: str) -> Summary | None:
@@ -73,14 +74,14 @@ def outcome(summary: Summary) -> str:
         )
         lines.append(
             f"* Formats of {kind}: {reached}. It ended because {found['stopped']}, after "
-            f"{found['cpu_seconds'] / 60:.0f} CPU minutes.\n"
+            f"{found['cpu_seconds'] / 60:.0f} CPU minutes."
         )
     narrowest = summary["intensities"]["w2"]
     lines.append(
         f"* Two bits in every layer have {narrowest:.2f} FLOP/byte, the most that formats of "
-        "weights alone can reach: the other bytes are activations.\n"
+        "weights alone can reach: the other bytes are activations."
     )
-    return "".join(lines)
+    return "\n".join(fill(line, 118, subsequent_indent="  ") for line in lines)
 
 
 def section(summary: Summary) -> str:
@@ -92,20 +93,18 @@ def section(summary: Summary) -> str:
         rows[f"aiq: most AI, {name} 2-8 bits"]["intensity"]
         for name in ("weights", "weights and activations")
     )
-    return f"""
-## What came out
-
-ResNet-20 on Fashion-MNIST (`benches/qat.py`). Each training sees {steps} training images; its targets are the mean of
-the label and of the softmax of the float32 network. Plans are chosen, and trained plans kept, on {images["val"]:,}
-validation images; drops below are those on {images["test"]:,} test images, which nothing else has seen. Without
-training, the most intensity within 1 pp is {weights:.2f} FLOP/byte with formats of weights and {both:.2f} with those of
-weights and activations ([results](results.md#accuracy-and-intensity)).
-
-{outcome(summary)}
-{PICTURE}
-
-{table(summary)}
-"""
+    setting = (
+        f"ResNet-20 on Fashion-MNIST (`benches/qat.py`). Each training sees {steps} training "
+        "images; its targets are the mean of the label and of the softmax of the float32 network. "
+        f"Plans are chosen, and trained plans kept, on {images['val']:,} validation images; drops "
+        f"below are those on {images['test']:,} test images, which nothing else has seen. Without "
+        f"training, the most intensity within 1 pp is {weights:.2f} FLOP/byte with formats of "
+        "weights and "
+        f"{both:.2f} with those of weights and activations "
+        "([results](results.md#accuracy-and-intensity))."
+    )
+    parts = ("## What came out", fill(setting, 118), outcome(summary), PICTURE, table(summary))
+    return "".join(f"\n{part.rstrip()}\n" for part in parts) + "\n"
 
 
 def filled(text: str, summary: Summary) -> str:
