@@ -13,7 +13,7 @@ trained networks the search maximises the intensity within 1 pp over weights and
 import argparse
 import resource
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Any
 
 import networks
@@ -94,7 +94,7 @@ def main() -> None:
         "intensity": plan.predicted.intensity,
         "drop_on_the_images": plan.accuracy.drop if plan.accuracy else None,
         "tried_first_is_optimal": plan.proof.cheapest,
-        "formats": plan.format_counts if hasattr(plan, "format_counts") else None,
+        "formats": Counter(fmt.name for fmt in plan.formats.values()),
     }
     if asked.network in TRAINED:
         test = data.batches(data.load("fashion_mnist", "test"), BATCH)
