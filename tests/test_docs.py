@@ -1,12 +1,14 @@
 """The documentation names only what exists: modules, functions, files, commands, options."""
 
 import importlib
+import json
 import re
 import shlex
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import qat_report
 from report import MACHINES, filled, machines, page
 from typer.main import get_command
 
@@ -126,3 +128,13 @@ def test_the_page_of_measurements_is_that_of_the_results():
     assert text.count("benches/report.py -->") == 7
     assert text == filled(text, benches / "results")
     assert MACHINES.read_text() == machines(MACHINES.read_text(), benches / "results")
+
+
+TRAINING = ROOT / "benches" / "results" / "qat.json"
+
+
+@pytest.mark.skipif(not TRAINING.exists(), reason="`benches/qat.py` has not run to its end yet")
+def test_the_numbers_of_training_are_those_of_the_results():
+    text = (ROOT / "docs" / "training.md").read_text()
+    assert qat_report.BEGIN in text
+    assert text == qat_report.filled(text, json.loads(TRAINING.read_text()))
