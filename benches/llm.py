@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="turns of each file")
     parser.add_argument("--nncf", type=Path, help="folder that holds NNCF")
     parser.add_argument("--rounding", choices=list(WeightRounding), default="nearest")
+    parser.add_argument("--blocks", type=int, help="of the decoder that is kept, for folders")
     parser.add_argument("--force", action="store_true", help="calibrate on a busy machine, too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -88,7 +89,10 @@ def main() -> None:
             case "prediction":
                 result = llm_speed.prediction(setup, options.tokens, options.rounds)
             case "folders":
-                result = llm_deployed.folders(setup)
+                result = llm_deployed.folders(setup, options.blocks)
+                if options.blocks:
+                    update(f"folders of the first {options.blocks} blocks", result)
+                    continue
             case _:
                 result = llm_deployed.run(setup)
         update(part if how == "nearest" else f"{part}, {how}", result)

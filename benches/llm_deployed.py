@@ -32,8 +32,13 @@ def run(setup: Setup) -> dict[str, Any]:
     return _gguf(setup, setup.within_bytes(limit, without_fives), "plan without Q5")
 
 
-def folders(setup: Setup) -> dict[str, Any]:
-    """Return divergences between a random mix of formats in two runtimes and its simulation."""
+def folders(setup: Setup, blocks: int | None) -> dict[str, Any]:
+    """Return divergences between a random mix of formats in two runtimes and its simulation.
+
+    Only the first `blocks` blocks of the decoder are kept, if that is given.
+    """
+    if blocks:
+        setup.shorten(blocks)
     draw, without_fives = random.Random(0), [f for f in MENU if f.weight.bits != 5]
     formats = {name: draw.choice(without_fives) for name in setup.elements}
     model, found = _rounded(setup, formats, rounds_inputs=False), {}

@@ -79,6 +79,11 @@ class Setup:
             for layer in self.traced.graph.quantizable
         }
 
+    def shorten(self, blocks: int) -> None:
+        """Keep only the first blocks of the decoder."""
+        self.model.model.layers = self.model.model.layers[:blocks]
+        self.model.config.num_hidden_layers = blocks
+
     def samples(self, part: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Return inputs and targets: ``searched``, or ``held out``."""
         text = self.text.read_text(encoding="utf-8")

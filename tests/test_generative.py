@@ -58,12 +58,12 @@ def check(model, folder, formats, text):
     assert stored < 0.8 * sum(4 * x.numel() for x in model.parameters())
 
 
-@pytest.mark.parametrize(("runtime", "kind"), [("openvino", "gemma3"), ("onnxruntime", "gpt2")])
-def test_a_folder_computes_what_was_simulated_at_any_length(runtime, kind, tmp_path):
-    model, text = decoder(kind, tied=True, **FEW), tokens(1, 24, WORDS)
+def test_a_folder_computes_what_was_simulated_at_any_length(tmp_path, capfd):
+    model, text = decoder("gpt2", tied=True, **FEW), tokens(1, 24, WORDS)
     traced = trace(model, text)
     formats, folder = mixed(traced), tmp_path / "decoder"
-    write_folder(model, folder, formats, traced, [text], runtime=runtime)
+    write_folder(model, folder, formats, traced, [text], runtime="onnxruntime")
+    assert capfd.readouterr() == ("", "")
     check(model, folder, formats, text)
 
 

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -175,7 +176,9 @@ def _exported(model: Any, runtime: str) -> Any:  # noqa: ANN401 - objects of tra
         config = OpenVINOConfig(dynamic=True, dynamic_shapes=shapes)
         return OpenVINOExporter().export(model, inputs, config)
     config = OnnxConfig(dynamic=True, dynamic_shapes=shapes, ort_fusions="cpu")
-    return OnnxExporter().export(model, inputs, config)
+    silent = partial(torch.onnx.export, verbose=False)  # it prints its steps otherwise
+    with patch.object(torch.onnx, "export", silent):
+        return OnnxExporter().export(model, inputs, config)
 
 
 def _example(model: Any, batch: int) -> dict[str, Any]:  # noqa: ANN401
