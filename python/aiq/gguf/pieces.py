@@ -52,7 +52,10 @@ def write_pieces(writer: gguf.GGUFWriter, folder: Path, size: int) -> None:
     writer.add_token_scores(scores)
     writer.add_token_types(types)
     writer.add_add_space_prefix(_adds_space(document))
-    gguf.SpecialVocab(folder, n_vocab=size).add_to_gguf(writer, quiet=True)
+    special = gguf.SpecialVocab(folder, n_vocab=size)
+    special.add_to_gguf(writer, quiet=True)
+    if "bos" not in special.add_special_token:  # llama.cpp would put it before a text
+        writer.add_add_bos_token(False)
 
 
 def _type(text: str, added: dict[str, Any] | None, unknown: str | None) -> gguf.TokenType:
