@@ -39,8 +39,8 @@ def draw(summary: Mapping[str, Any]) -> None:
     for axes in grid[:, 0]:
         axes.set_ylabel("gain over float32")
     handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncol=4, frameon=False)
-    figure.tight_layout(rect=(0, 0.11, 1, 1))
+    figure.legend(handles, labels, loc="lower center", ncol=3, frameon=False)
+    figure.tight_layout(rect=(0, 0.13, 1, 1))
     figure.savefig(DOCS / "architectures.svg", metadata={"Date": None, "Creator": None})
     plt.close(figure)
     print(table(summary))
