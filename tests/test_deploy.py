@@ -24,6 +24,7 @@ class Chosen:
         self.batch_dim = 0
         self.rounding = WeightRounding.NEAREST
         self.workload = None
+        self.learned = None
 
 
 @pytest.fixture(scope="module", params=["resnet20"])

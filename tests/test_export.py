@@ -66,6 +66,7 @@ class Chosen:
     batch_dim = 0
     rounding = WeightRounding.NEAREST
     workload = None
+    learned = None
 
     def __init__(self, formats):
         self.formats = {layer: parse(name) for layer, name in formats.items()}

@@ -17,7 +17,13 @@ from aiq.runtimes import package
 PLAN = type(
     "Plan",
     (),
-    {"formats": {}, "batch_dim": 0, "workload": None, "rounding": WeightRounding.NEAREST},
+    {
+        "formats": {},
+        "batch_dim": 0,
+        "workload": None,
+        "rounding": WeightRounding.NEAREST,
+        "learned": None,
+    },
 )
 LEAF = {"type": None, "context": None, "children_spec": []}
 
