@@ -133,7 +133,6 @@ def test_the_page_of_measurements_is_that_of_the_results():
 TRAINING = ROOT / "benches" / "results" / "qat.json"
 
 
-@pytest.mark.skipif(not TRAINING.exists(), reason="`benches/qat.py` has not run to its end yet")
 def test_the_numbers_of_training_are_those_of_the_results():
     text = (ROOT / "docs" / "training.md").read_text()
     assert qat_report.BEGIN in text

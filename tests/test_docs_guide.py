@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import qat_report
 
 import aiq
 from aiq import data
@@ -72,6 +73,10 @@ def test_the_five_numbers_of_the_readme_are_those_of_the_results():
     assert f"drop of {100 * both['drop']:.2f} pp; float32" in numbers
     assert f"reaches {weights['intensity']:.1f} with a drop of" in numbers
     assert f"{100 * weights['drop']:.2f} pp." in numbers
+    training = json.loads((ROOT / "benches" / "results" / "qat.json").read_text())
+    trained = qat_report.best(training, "weights")
+    assert f"reaches {trained['intensity']:.1f} with a drop of" in numbers
+    assert f"{100 * trained['trained']['drop']:.2f} pp." in numbers
     assert f"reach {by_name['paper: greedy']['intensity']:.1f}." in numbers
     mixed = cells("resnet20 | mixed, 3 bits")[4]
     assert f"**{float(mixed.split()[0]):.1f} pp** accuracy drop" in numbers
