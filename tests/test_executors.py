@@ -1,6 +1,8 @@
 """Executors: whoever runs the chunks, the results are equal."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -13,6 +15,7 @@ from concurrent.futures import (
 )
 from dataclasses import replace
 from multiprocessing import get_context
+from pathlib import Path
 
 import dying
 import numpy as np
@@ -237,6 +240,38 @@ def test_a_worker_that_is_killed_loses_nothing(kind, net, data, deadly, request)
     found = evaluator.evaluate_many(PLANS)
     assert not deadly.exists(), "a worker died"
     assert all(map(same, found, expected[len(PLANS) :]))
+
+
+PARENT = """
+import os, time
+from aiq.evaluate.processes import Processes
+
+if __name__ == "__main__":
+    print(Processes(1).submit(os.getpid).result(), flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc")
+def test_processes_end_with_one_that_is_killed(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    worker = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 30
+    while runs(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not runs(worker)
+
+
+def runs(process):
+    """Return whether a process runs; one that ended may still be listed as a zombie."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_errors_of_workers_arrive(net, data):

@@ -1,9 +1,11 @@
 """Processes of this machine that run functions, and that are replaced when one of them dies."""
 
+import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import Any
 
 RESTARTS = 3
@@ -40,7 +42,7 @@ class Processes:
         self._starts += 1
         # A fork would copy locks that PyTorch's threads hold.
         self._pool = ProcessPoolExecutor(
-            self._max_workers, get_context("spawn"), initializer=_ignore_interrupts
+            self._max_workers, get_context("spawn"), initializer=_begin
         )
         return self._pool.submit(function, *arguments)
 
@@ -55,6 +57,15 @@ class Processes:
         self._pool = None
 
 
-def _ignore_interrupts() -> None:
-    """Leave Ctrl-C to the process that started this one."""
+def _begin() -> None:
+    """Leave Ctrl-C to the process that started this one, and end with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # A parent that was killed closes no queue, so that its processes would wait for ever.
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
