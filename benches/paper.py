@@ -142,6 +142,7 @@ def searches(given: Setting, layers: Sequence[str]) -> list[dict[str, Any]]:
             arguments.pop("data", data.batches(given.val)),
             example_inputs=given.image,
             calibration=given.calibration,
+            sensitivity="measured",
             **arguments,
         )
         score(name, plan.formats, plan.evaluations, plan.seconds)

@@ -111,7 +111,7 @@ def test_a_calibrated_llama_cpp_prices_decoders(monkeypatch):
     assert plan.predicted.token_seconds > 0
 
 
-def test_a_longer_context_costs_the_keys_and_values_that_all_heads_read(monkeypatch):
+def test_a_longer_context_costs_the_keys_and_values_that_are_read(monkeypatch):
     monkeypatch.setattr(llamacpp, "_time", timed)
     found = calibrate("llamacpp", add_to=Hardware.load("xeon_2vcpu"), threads=1, force=True)
     model = decoder(vocab_size=WORDS, num_hidden_layers=3)
@@ -122,7 +122,9 @@ def test_a_longer_context_costs_the_keys_and_values_that_all_heads_read(monkeypa
         for prompt in (99, 199)
     ]
     short, long = (table.fixed / table.per_unit for table in tables)
-    added = attention(1, 100, 3, model.config.hidden_size)
+    heads = model.config.num_attention_heads // model.config.num_key_value_heads
+    assert heads == 2, "heads share keys and values"
+    added = attention(1, 100, 3, model.config.hidden_size // heads)
     assert long - short == pytest.approx(added, rel=1e-3)
     assert tables[0].cost == pytest.approx(tables[1].cost, rel=1e-3)
 

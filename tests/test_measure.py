@@ -191,7 +191,8 @@ def test_latency_quantiles_and_json():
 def test_the_same_samples_give_the_same_numbers():
     def once():
         document = timed({"a": noisy(0.01, 0.1, 1), "b": noisy(0.02, 0.1, 2)})[0].to_dict()
-        return {k: v for k, v in document.items() if k not in {"machine", "load"}}
+        of_the_machine = {"machine", "load", "steal"}  # no seed fixes what others do meanwhile
+        return {k: v for k, v in document.items() if k not in of_the_machine}
 
     assert once() == once()
 

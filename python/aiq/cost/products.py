@@ -45,29 +45,36 @@ def seconds(measured: Sequence[Product], fmt: Format, layer: Layer) -> float | N
 def attention_seconds(measured: Sequence[Product], layer: Layer) -> float:
     """Return the time of an attention layer, which `aiq.graph.is_attention` recognises.
 
-    Its FLOPs are two for each product of a query with the elements of its keys and values, which
-    each head reads for itself, as llama.cpp does.
+    One query reads the keys and values of the cache, which several heads may share. Many queries
+    multiply with those of every head; that is half of the layer's FLOPs.
 
     Parameters
     ----------
     measured
-        Attention in the order of its rows, which are queries.
+        Attention in the order of its rows, which are queries. It was measured without shared keys.
     layer
         The layer; it reads queries of shape (..., heads, length, width), keys, and values.
     """
     query, _, value = layer.input_shapes[:3]
     heads = query[-3] if len(query) > 3 else 1
     rows = max(1, layer.output_elements // (heads * value[-1]))
-    return product_seconds(measured, rows, max(1, layer.flops // (2 * rows)), CACHE_BYTES)
+    read = max(1, layer.input_elements - rows * heads * query[-1])
+    multiplied = max(1, layer.flops // (2 * rows))
+    times = [_seconds(p, read if p.rows == 1 else multiplied, CACHE_BYTES) for p in measured]
+    return _at_rows(measured, times, rows)
 
 
 def product_seconds(measured: Sequence[Product], rows: int, elements: int, width: float) -> float:
-    """Return the time of a product with `rows` rows and `elements` elements of `width` bytes.
+    """Return the time of a product with `rows` rows and `elements` elements of `width` bytes."""
+    return _at_rows(measured, [_seconds(p, elements, width) for p in measured], rows)
 
-    Between two measured numbers of rows the time is interpolated linearly. Beyond the largest one
-    it grows in proportion to the rows, because kernels compute blocks of rows one after the other.
+
+def _at_rows(measured: Sequence[Product], times: Sequence[float], rows: int) -> float:
+    """Return the time at a number of rows, from the times at those that were measured.
+
+    Between two of them the time is interpolated linearly. Beyond the largest one it grows in
+    proportion to the rows, because kernels compute blocks of rows one after the other.
     """
-    times = [_seconds(product, elements, width) for product in measured]
     known = [product.rows for product in measured]
     if rows > known[-1]:
         return times[-1] * rows / known[-1]

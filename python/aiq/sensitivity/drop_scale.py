@@ -29,7 +29,10 @@ MODEL_ERROR = 0.3
 """Relative error of a drop that is predicted as slope times divergence."""
 
 FIT_DROPS = (0.003, 0.006, 0.012, 0.025, 0.05)
-"""Predicted drops of the plans to which the slope is fitted: around the usual budgets."""
+"""Predicted drops of the plans to which the slope is fitted: around the usual budgets.
+
+Drops of a user's metric may have any unit. The largest is then that of the coarsest plan.
+"""
 
 FEWEST_SAMPLES = 256
 """Smallest number of samples of a measurement that stops early."""
@@ -55,11 +58,13 @@ class DropScale:
     measured_plans: tuple[MeasuredPlan, ...]
 
 
-def guess(evaluator: Evaluator, layers: Sequence[str], formats: Sequence[Format]) -> float:
-    """Return a guess of the drop per nat.
+def guess(
+    evaluator: Evaluator, layers: Sequence[str], formats: Sequence[Format]
+) -> tuple[float, float]:
+    """Return a guess of the drop per nat, and the largest drop of the plans to fit it to.
 
-    A user's metric has any unit, so one plan is measured: the uniform one of the fewest bits. The
-    standard error of its drop is added, as the drop itself may be zero by chance.
+    A user's metric has any unit, so one plan is measured: the uniform one of the fewest bits. Its
+    drop may be zero by chance, so the guess is the root mean square of what it may be.
 
     Parameters
     ----------
@@ -69,11 +74,11 @@ def guess(evaluator: Evaluator, layers: Sequence[str], formats: Sequence[Format]
         Names of the layers, and the formats to choose from.
     """
     if isinstance(evaluator.metric, str):
-        return SLOPES[evaluator.metric]
+        return SLOPES[evaluator.metric], FIT_DROPS[-1]
     coarsest = min(formats, key=lambda f: (f.weight.bits, f.activation.bits))
     found = evaluator.evaluate(dict.fromkeys(layers, coarsest))
-    most = abs(found.drop) + found.drop_error
-    return most / found.kl if most and found.kl else 1.0
+    size = math.hypot(found.drop, found.drop_error)
+    return (size / found.kl, size) if size and found.kl else (1.0, FIT_DROPS[-1])
 
 
 def fit_scale(
@@ -113,7 +118,7 @@ def fit_scale(
     """
     sums = harm.sum(0)
     columns = [k for k in range(len(formats)) if sums[k] > 0]
-    slope = guess(evaluator, layers, formats)
+    slope, largest = guess(evaluator, layers, formats)
     if not columns:
         return DropScale(1.0, slope, slope, ())
 
@@ -135,7 +140,7 @@ def fit_scale(
     rng = np.random.default_rng(seed)
     chosen: dict[tuple[int, ...], None] = {}  # a set that keeps its order
     for drop in FIT_DROPS:
-        total = drop / (slope * nats)
+        total = drop / FIT_DROPS[-1] * largest / (slope * nats)
         uniform = min(columns, key=lambda k: abs(math.log(sums[k] / total)))
         chosen |= {(uniform,) * len(layers): None, _mixed(harm, total, rng): None}
     mixed = [plan(c) for c in chosen]

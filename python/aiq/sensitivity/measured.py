@@ -54,7 +54,8 @@ def measure(
     measured = distinct(parts)
     layers = tuple(layer.name for layer in evaluator.trace.graph.quantizable)
     plans = [{layer: part} for layer in layers for part in measured]
-    tolerance = precision / drop_scale.guess(evaluator, layers, columns) if precision else 0.0
+    slope, _ = drop_scale.guess(evaluator, layers, columns)
+    tolerance = precision / slope if precision else 0.0
 
     def enough(evaluation: Evaluation) -> bool:
         wanted = max(tolerance, evaluation.kl / 10)
