@@ -17,6 +17,7 @@ from aiq import decoders
 from aiq.drops import DropTable
 from aiq.evaluate import Evaluator
 from aiq.formats import Format, WeightRounding, parse_all
+from aiq.gguf import stand_in
 from aiq.gguf.write import write_gguf
 from aiq.graph import Trace, trace
 from aiq.hardware import Hardware
@@ -150,13 +151,13 @@ class Setup:
         return dict.fromkeys(self.drops.layers, fmt)
 
     def write(self, name: str, formats: Mapping[str, Format], named: bool = True) -> Path:
-        """Write a plan to a GGUF file in the folder of raw results, by default with tokens' names.
+        """Write a plan to a GGUF file in the folder of raw results, by default with its tokenizer.
 
-        Without the names, which are many, writing takes half the time.
+        A file that is only timed gets a small one, as the names of tokens take long to write.
         """
         FOLDER.mkdir(parents=True, exist_ok=True)
         path = FOLDER / f"{name}-{self.rounding}.gguf"
-        tokenizer = self.decoder.tokenizer if named else None
+        tokenizer = self.decoder.tokenizer if named else stand_in.tokenizer()
         write_gguf(self.model, path, formats, self.traced, self._seen, tokenizer)
         return path
 

@@ -148,7 +148,10 @@ class Evaluator:
         if calibration is not None:
             seen = gather(calibration, labelled=False, batch_dim=dims, reads=program.reads)
         with torch.inference_mode():
-            output_dim = independence.output_dim(program, samples, batch)
+            graph = self.trace.graph
+            largest = max((x.output_elements for x in graph.layers if x.is_output), default=0)
+            each = largest // graph.batch
+            output_dim = independence.output_dim(program, samples, batch, each)
         self.folder = None if cache is None else Path(cache)
         chunks = seen.chunks(size)
         simulator = calibrated(

@@ -17,6 +17,9 @@ from aiq.quantize.program import Program
 PROBED = 8
 """Number of samples that are run, first together, then in another order and in two parts."""
 
+FEWEST, ELEMENTS = 4, 2**24
+"""So few samples are run if the outputs of more have this many elements: logits of a vocabulary."""
+
 TOLERANCE = 1e-4
 """Difference of a sample's output, relative to its norm, that rounding may cause."""
 
@@ -27,7 +30,9 @@ SHARE = 0.25
 """Fraction of samples that must differ, as rounding may change a router's choice for a few."""
 
 
-def output_dim(program: Program, samples: Samples, batch: int | None) -> int | None:
+def output_dim(
+    program: Program, samples: Samples, batch: int | None, elements: int = 0
+) -> int | None:
     """Return the dimension of the main output that counts samples.
 
     It is ``None`` if one call is one sample.
@@ -40,6 +45,8 @@ def output_dim(program: Program, samples: Samples, batch: int | None) -> int | N
         The data, with the batch dimensions that the caller gave.
     batch
         Number of samples that the network takes at a time; ``None`` for any number.
+    elements
+        Elements of the output of a sample.
 
     Raises
     ------
@@ -49,6 +56,8 @@ def output_dim(program: Program, samples: Samples, batch: int | None) -> int | N
     if samples.whole:
         return None
     count = min(len(samples), PROBED, batch or PROBED)
+    if count > FEWEST and count * elements > ELEMENTS:
+        count = FEWEST
     probed = samples.part(0, count)
 
     def run(part: Samples) -> Tensor:
@@ -115,13 +124,18 @@ def _of_size(batch: int, output: Tensor, samples: Samples) -> int | None:
 
 def _differ(one: Tensor, other: Tensor) -> bool:
     """Whether the outputs of some samples differ by more than rounding can cause."""
-    a, b = (x.double().reshape(len(x), -1) for x in (one, other))
-    if not (a.isfinite().all() and b.isfinite().all()):
-        return False  # the evaluation will name the layer
-    error = (a - b).norm(dim=1)
-    size = torch.maximum(a.norm(dim=1), b.norm(dim=1))
-    spread = (b - b.mean(0)).norm(dim=1).mean()
-    far = (error > TOLERANCE * size) & (error > SPREAD * spread)
+    count = len(one)
+    middle = other.reshape(count, -1).sum(0, dtype=torch.float64) / count
+    errors, sizes, distances = [], [], []
+    for x, y in zip(one, other, strict=True):  # one at a time: outputs may be large
+        a, b = x.double().reshape(-1), y.double().reshape(-1)
+        if not (a.isfinite().all() and b.isfinite().all()):
+            return False  # the evaluation will name the layer
+        errors.append((a - b).norm())
+        sizes.append(torch.maximum(a.norm(), b.norm()))
+        distances.append((b - middle).norm())
+    error, size, spread = (torch.stack(found) for found in (errors, sizes, distances))
+    far = (error > TOLERANCE * size) & (error > SPREAD * spread.mean())
     return bool(far.double().mean() > SHARE)
 
 
