@@ -14,6 +14,7 @@ from typing import Any
 
 import deployments_report
 import equal_size_report
+import llm_report
 import peers_report
 from prediction_report import LEVELS, number, over_all
 from report_text import (
@@ -86,6 +87,8 @@ def filled(text: str, results: Path) -> str:
         "rounding": table(ROUNDING_HEADER, rounding(results)),
         "equal size": table(equal_size_report.HEADER, equal_size_report.equal_size(results)),
         "search cost": table(equal_size_report.COST_HEADER, equal_size_report.search_cost(results)),
+        "decoding": table(llm_report.FILES, llm_report.decoded(results)),
+        "decode times": table(llm_report.PREDICTIONS, llm_report.predicted(results)),
         "solver": table(SOLVER_HEADER, (solver_row(name, solver[name]) for name in SOLVER)),
     }
     for name, content in tables.items():

@@ -1,0 +1,45 @@
+"""The tables of `benches/llm.py`."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+FILES = (
+    *("weights of linear layers", "MB", "divergence", "perplexity, x float32"),
+    *("ms a token after 16", "after 512"),
+)
+PREDICTIONS = ("prediction", "mean error, all", "mixes only", "Spearman")
+PEERS = {"Q4_K_M": "llama.cpp's rule Q4_K_M", "NNCF": "NNCF's default"}
+
+
+def decoded(results: Path) -> Iterator[list[str]]:
+    """Yield for each file its bytes, its quality, and the times of a token."""
+    document = json.loads((results / "llm.json").read_text())
+    quality, speed = document["quality"]["files"], document["speed"]["files"]
+    named = {"plan of least time at the divergence of Q4_K_M": speed["plan"]}
+    for name, row in {**quality, **named, **speed}.items():
+        if name in {"float32", "plan"}:
+            continue
+        times = speed.get(name, row).get("token_seconds", {})
+        size = quality.get(name, row).get("megabytes")
+        yield [
+            PEERS.get(name, name),
+            "" if size is None else f"{size:.1f}",
+            f"{row['kl']:.4f}",
+            f"{row['perplexity_ratio']:.3f}",
+            *(f"{1e3 * times[n]:.2f}" if times else "" for n in ("16", "512")),
+        ]
+
+
+def predicted(results: Path) -> Iterator[list[str]]:
+    """Yield for each prediction of decode times its errors over uniform files and random mixes."""
+    document = json.loads((results / "llm.json").read_text())["prediction"]
+    names = {
+        "calibrated": "calibrated model",
+        "roofline": "bytes over bandwidth",
+        "scaled bytes": "bytes, at the rate that fits best",
+    }
+    for key, name in names.items():
+        row = document[key]
+        errors = (f"{100 * row[k]:.1f} %" for k in ("mape", "mape_of_mixes"))
+        yield [name, *errors, f"{row['spearman']:.2f}"]
