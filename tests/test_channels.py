@@ -309,6 +309,11 @@ def test_formats_for_whole_layers_are_refused(net, name):
         aiq.search_channels(net, [batch()], formats=f"w8,{name}", progress=None)
 
 
+def test_one_format_is_no_choice(net):
+    with pytest.raises(InputError, match="formats has only fp32"):
+        aiq.search_channels(net, [batch()], formats="fp32", progress=None)
+
+
 def test_other_arguments_are_checked_as_in_a_search(net):
     with pytest.raises(InputError, match="max_drop is 1"):
         aiq.search_channels(net, [batch()], max_drop=1, progress=None)

@@ -114,6 +114,16 @@ def test_what_is_no_encoder_is_refused(tmp_path):
         encoders.load(tmp_path / "nothing")
     with pytest.raises(InputError, match="holds no encoder that transformers can load"):
         encoders.load(tmp_path)
+    module = {
+        "idx": 2,
+        "name": "2",
+        "path": "2_Dense",
+        "type": "sentence_transformers.models.Dense",
+    }
+    for content, said in ((json.dumps([module]), "names Dense"), ("{", "cannot be read")):
+        (tmp_path / "modules.json").write_text(content)
+        with pytest.raises(InputError, match=said):
+            encoders.load(tmp_path)
 
 
 def test_a_text_becomes_queries_and_passages(found, tmp_path):
@@ -139,6 +149,15 @@ def test_sizes_that_do_not_fit_are_refused(found):
     for wrong in ({"samples": 0}, {"passages": 2}, {"batch": 1.5}, {"length": 2}):
         with pytest.raises(InputError, match=f"{next(iter(wrong))} is "):
             found.batches(text(), **{"samples": 4, "passages": 4, **wrong})
+    most = found.model.transformer.config.max_position_embeddings
+    for sentences, length, said in (
+        (["a b"], most + 1, f"reads at most {most} tokens"),
+        ("a b", LENGTH, "no list of texts"),
+        ([3], LENGTH, "no list of texts"),
+        ([], LENGTH, "There is no sentence"),
+    ):
+        with pytest.raises(InputError, match=said):
+            found.inputs(sentences, length)
 
 
 def test_the_metric_is_spearmans(found):

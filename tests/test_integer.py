@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from aiq import data, models
-from aiq.errors import InputError
+from aiq.errors import DataError, InputError
 from aiq.formats import parse
 from aiq.graph import trace
 from aiq.quantize.affine import Affine, Scheme, from_range, to_rows
@@ -239,6 +239,31 @@ def test_other_widths_and_mixtures(images, bits):
 
 
 @torch.inference_mode()
+def test_results_are_float32_whatever_computed_them():
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3)
+
+        def forward(self, x):
+            return self.conv(x).mean((2, 3))
+
+    torch.manual_seed(0)
+    model, x = Pooled().eval(), torch.randn(2, 3, 8, 8)
+    found = IntegerNetwork.from_model(model, x).run(x)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, model(x).detach(), rtol=0.05, atol=0.02)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_there_is_no_integer_for_nan(value):
+    x = torch.randn(2, 4)
+    network = IntegerNetwork.from_model(nn.Sequential(nn.Linear(4, 2)).eval(), x)
+    x[0, 0] = value
+    with pytest.raises(DataError, match="NaN or infinite"):
+        network.run(x)
+
+
 def test_shifts_alone(images):
     """With powers of two for scales every multiplier is a shift, and nothing is lost by that."""
     run = Run(

@@ -224,6 +224,24 @@ def test_own_function_is_taken_at_its_word(evaluator):
             sensitivity.estimate(evaluator, "w8", lambda layer, f, answer=answer: answer)
 
 
+def test_rounding_errors_alone_are_no_divergence():
+    """In eight bits the divergence of a network that ignores its inputs may be -1e-17."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4)
+    )
+    with torch.no_grad():
+        model[2].weight.zero_()
+    generator = torch.Generator().manual_seed(2)
+    given = [
+        (torch.randn(8, 8, generator=generator), torch.randint(0, 4, (8,), generator=generator))
+        for _ in range(4)
+    ]
+    for method in ESTIMATES:
+        table = sensitivity.estimate(Evaluator(model.eval(), given), "w8", method)
+        assert np.isfinite(table.drop).all()
+
+
 def test_without_data_there_are_estimates_too(net):
     x, _ = batch(16)
     for method in ESTIMATES:

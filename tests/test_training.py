@@ -432,6 +432,28 @@ def test_search_and_training_take_turns(net):
     assert found.stopped
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"training": {"epochs": 2}}, "training is a dict; give aiq.TrainingOptions"),
+        ({"search_options": {"foo": 1}}, "search_options names foo, which aiq.search does not"),
+        ({"search_options": [1]}, "search_options is a list"),
+        ({"stride": -1}, "stride is -1"),
+        ({"rounds": 1.5}, "rounds is 1.5"),
+        ({"rounds": 0}, "rounds is 0"),
+    ],
+)
+def test_options_of_a_search_of_training_are_checked_first(net, options, said):
+    with pytest.raises(InputError, match=said):
+        aiq.finetune_search(net, HW, batches(64), batches(64), progress=None, **options)
+
+
+@pytest.mark.parametrize("given", ["plan.json", None, nn.ReLU()])
+def test_what_is_no_plan_is_refused(net, given):
+    with pytest.raises(InputError, match=r"give one from aiq.search, or aiq.Plan.load\(path\)"):
+        tune(given, net, batches(64))
+
+
 def test_a_search_of_training_refuses_what_it_sets_itself(net):
     with pytest.raises(InputError, match="search_options names max_drop, which"):
         aiq.finetune_search(

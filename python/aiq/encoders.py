@@ -17,6 +17,7 @@ from aiq.errors import DataError, InputError, RuntimeUnavailableError, reason
 _LONGEST_TEXT = 2**30  # bytes
 _LONGEST_CONFIG = 2**20
 _POOLING = Path("1_Pooling") / "config.json"
+_KNOWN_MODULES = {"Transformer", "Pooling", "Normalize"}
 _CLS = "pooling_mode_cls_token"
 _MEAN = "pooling_mode_mean_tokens"
 
@@ -78,6 +79,13 @@ class Encoder:
             Number of tokens.
         """
         _check_size("length", length, 3)
+        most = getattr(self.model.transformer.config, "max_position_embeddings", length)
+        if length > most:
+            raise InputError(f"length is {length}, and the encoder reads at most {most} tokens.")
+        if isinstance(sentences, str) or not all(isinstance(s, str) for s in sentences):
+            raise InputError("sentences is no list of texts; give one text for each sentence.")
+        if not sentences:
+            raise InputError("There is no sentence; give at least one.")
         found = self.tokenizer(
             list(sentences),
             padding="max_length",
@@ -128,6 +136,8 @@ class Encoder:
         for name, size in {"samples": samples, "batch": batch}.items():
             _check_size(name, size, 1)
         _check_size("passages", passages, 3)
+        if not isinstance(text, str | Path):
+            raise InputError(f"text is {text!r:.50}; give a text, or the Path of a file.")
         if isinstance(text, Path):
             text = files.read_text(text, _LONGEST_TEXT, "give a file of text")
         found, wanted = split_sentences(text), samples + passages
@@ -185,16 +195,33 @@ def load(path: str | Path) -> Encoder:
         raise RuntimeUnavailableError(
             "Encoders are loaded by transformers: `pip install 'aiq[llm]'`."
         ) from error
+    _check_modules(folder)
     first = _takes_first(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except Exception as error:  # transformers and safetensors raise many kinds
         raise InputError(
             f"{folder} holds no encoder that transformers can load ({reason(error)}); give a "
             "folder that save_pretrained wrote."
         ) from error
     return Encoder(SentenceEncoder(model, first=first).eval(), tokenizer)
+
+
+def _check_modules(folder: Path) -> None:
+    """Raise `InputError` if sentence-transformers runs more modules than aiq does."""
+    if not (folder / "modules.json").is_file():
+        return
+    text = files.read_text(folder / "modules.json", _LONGEST_CONFIG, "give a folder of an encoder")
+    try:
+        found = {str(entry["type"]).rpartition(".")[2] for entry in json.loads(text)}
+    except (ValueError, TypeError, KeyError):
+        found = {"a list that cannot be read"}
+    if found - _KNOWN_MODULES:
+        raise InputError(
+            f"{folder / 'modules.json'} names {', '.join(sorted(found - _KNOWN_MODULES))}, and an "
+            "encoder of aiq is a transformer and a pooling; give another encoder."
+        )
 
 
 def _takes_first(folder: Path) -> bool:

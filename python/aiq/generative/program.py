@@ -1,6 +1,7 @@
 """Run a decoder from a folder: it reads tokens after others, and writes new ones."""
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,8 @@ class Generator:
         """Read tokens after those in the cache, and return their logits, (tokens, vocabulary)."""
         if not len(tokens):
             raise InputError("There is no token to read; give at least one.")
+        if not all(isinstance(token, Integral) and token >= 0 for token in tokens):
+            raise InputError("A token is no number of 0 or more; give the numbers of a tokenizer.")
         start, stop = self.length, self.length + len(tokens)
         feed: Feed = {
             "input_ids": np.array([tokens], np.int64),
@@ -67,11 +70,19 @@ class Generator:
             "beam_idx": np.zeros(1, np.int32),
         }
         (found,) = self._program.run(feed)
+        if max(tokens) >= found.shape[-1]:
+            self.reset()
+            raise InputError(
+                f"Token {max(tokens)} is none of the decoder's {found.shape[-1]}; give the numbers "
+                "of its own tokenizer."
+            )
         self.length = stop
         return found
 
     def generate(self, prompt: Sequence[int], tokens: int) -> list[int]:
         """Read a prompt after a reset, and return the likeliest tokens that follow, one by one."""
+        if type(tokens) is not int or tokens < 0:
+            raise InputError(f"tokens is {tokens!r:.50}; give a number of 0 or more.")
         self.reset()
         written: list[int] = []
         unread = list(prompt)

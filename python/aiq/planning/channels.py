@@ -83,6 +83,8 @@ def search_channels(
     report = progress if callable(progress) else silent
     columns = parse_all([REFERENCE, *parse_all(formats)])
     check_formats(columns)
+    if len(columns) == 1:
+        raise InputError("formats has only fp32; name at least one format with fewer bits.")
     if type(groups) is not int or not 1 <= groups <= MOST_GROUPS:
         raise InputError(f"groups is {groups!r:.50}; give a number from 1 to {MOST_GROUPS}.")
     SearchOptions(

@@ -78,7 +78,7 @@ def guess(
     coarsest = min(formats, key=lambda f: (f.weight.bits, f.activation.bits))
     found = evaluator.evaluate(dict.fromkeys(layers, coarsest))
     size = math.hypot(found.drop, found.drop_error)
-    return (size / found.kl, size) if size and found.kl else (1.0, FIT_DROPS[-1])
+    return (size / found.kl, size) if size and found.kl > 0 else (1.0, FIT_DROPS[-1])
 
 
 def fit_scale(
@@ -131,7 +131,7 @@ def fit_scale(
     if not in_nats:
         anchor = sorted(columns, key=lambda k: sums[k])[len(columns) // 2]
         found = evaluator.evaluate(plan([anchor] * len(layers)), _precise)
-        nats = found.kl / sums[anchor] or 1.0
+        nats = found.kl / sums[anchor] if found.kl > 0 else 1.0  # rounding: no divergence at all
         if evaluator.metric == "perplexity" or not plans:
             known = {name: formats[anchor].name for name in layers}
             whole = MeasuredPlan(known, found.drop, math.hypot(found.drop_error, 1 / found.samples))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import nn
 
 from aiq import bars
 from aiq.data.reading import reiterable
-from aiq.errors import InfeasibleError, InputError, Interrupted
+from aiq.errors import InfeasibleError, InputError, Interrupted, type_of
 from aiq.evaluate import Evaluation, Evaluator
 from aiq.formats import Format
 from aiq.graph.export import Inputs
@@ -138,13 +139,26 @@ def finetune_search(
         On Ctrl-C, a KeyboardInterrupt: its `trained` holds the rounds until then.
     """
     checks.max_drop(max_drop)
-    checks.max_drop(stride)
     checks.positive("stride", stride)
-    checks.whole_number("rounds", rounds, "a number of rounds")
+    checks.max_drop(stride)
+    if type(rounds) is not int or rounds < 1:
+        raise InputError(f"rounds is {rounds!r:.50}; give a number of rounds, at least 1.")
     if not rounds:
         raise InputError("rounds is 0; give at least one round of search and training.")
     checks.fraction("gain", gain)
+    if not isinstance(training, TrainingOptions | None):
+        raise InputError(f"training is {type_of(training)}; give aiq.TrainingOptions(...).")
+    if not isinstance(search_options, Mapping | None):
+        raise InputError(
+            f"search_options is {type_of(search_options)}; give a mapping of arguments of "
+            "aiq.search to their values."
+        )
     options = dict(search_options or {})
+    if unknown := options.keys() - signature(search).parameters.keys():
+        raise InputError(
+            f"search_options names {', '.join(sorted(map(str, unknown)))}, which aiq.search does "
+            "not have; see its documentation."
+        )
     own = {"objective", "max_drop", "formats", "calibration", "example_inputs", "data", "progress"}
     if own & options.keys():
         raise InputError(

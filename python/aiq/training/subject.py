@@ -7,11 +7,12 @@ from typing import Any
 from torch import nn
 
 from aiq.deployment import Deployment, prepare
-from aiq.errors import InputError
+from aiq.errors import InputError, type_of
 from aiq.evaluate import Evaluation, Evaluator, metrics
 from aiq.evaluate.confidence import drop_limit
 from aiq.graph.export import Inputs
 from aiq.plan import Accuracy, Plan
+from aiq.plan.channel_plan import NO_KERNELS, ChannelPlan
 from aiq.runtimes import placement
 from aiq.runtimes.absorbed import absorbs
 
@@ -57,6 +58,12 @@ class Subject:
 
     def check(self) -> None:
         """Raise `InputError` if the plan cannot be trained, before any work is done."""
+        if isinstance(self.plan, ChannelPlan):
+            raise InputError(NO_KERNELS)
+        if not isinstance(self.plan, Plan):
+            raise InputError(
+                f"plan is {type_of(self.plan)}; give one from aiq.search, or aiq.Plan.load(path)."
+            )
         if self.runtime == placement.GGUF:
             raise InputError(
                 "The plan is for llama.cpp, whose kernels choose the scales of activations while "

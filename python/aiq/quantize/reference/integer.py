@@ -21,8 +21,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from aiq.errors import InputError
+from aiq.errors import DataError, InputError
 from aiq.formats import REFERENCE, Format, parse
 from aiq.graph import Layer, trace
 from aiq.graph.export import Inputs
@@ -151,13 +152,23 @@ class IntegerNetwork:
         return cls(simulator, formats, multiplier)
 
     def run(self, inputs: Inputs) -> object:
-        """Return the model's outputs on `inputs`, as float32; the layers compute in integers."""
+        """Return the model's outputs on `inputs`, as float32; the layers compute in integers.
+
+        Raises
+        ------
+        DataError
+            If an input is NaN or infinite, for which there is no integer.
+        """
+        if not all(
+            bool(x.isfinite().all()) for x in pytree.tree_leaves(inputs) if isinstance(x, Tensor)
+        ):
+            raise DataError("The inputs hold NaN or infinite values; give finite numbers.")
         values = self._program.start(inputs)
         for step in self._program.steps:
             values[step.name] = self._call(step, values)
             for name in step.dead:
                 del values[name]
-        return self._program.finish(values)
+        return pytree.tree_map_only(Sums, _real, self._program.finish(values))
 
     def run_layer(self, layer: str, operands: Values) -> Any:  # noqa: ANN401  (Codes, or Tensor)
         """Return the output of one layer: `Codes`, or float32 if it is a result of the network.
@@ -184,7 +195,7 @@ class IntegerNetwork:
         if tail is None:
             return value
         if tail.output is None:
-            return (value.values * value.scale).float()
+            return _real(value)
         return self._store(value, tail.output)
 
     def _multiply(self, step: Step, layer: IntegerLayer, values: Values) -> Sums:
@@ -232,6 +243,10 @@ class IntegerNetwork:
 
 _DILATION = 5
 """Position of the dilation among the arguments of a convolution."""
+
+
+def _real(value: Sums) -> Tensor:
+    return (value.values * value.scale).float()
 
 
 def _dilated(weight: Tensor, dilation: Sequence[int]) -> Tensor:
