@@ -142,9 +142,9 @@ def finetune_search(
     checks.positive("stride", stride)
     checks.max_drop(stride)
     if type(rounds) is not int or rounds < 1:
-        raise InputError(f"rounds is {rounds!r:.50}; give a number of rounds, at least 1.")
-    if not rounds:
-        raise InputError("rounds is 0; give at least one round of search and training.")
+        raise InputError(
+            f"rounds is {rounds!r:.50}; give at least one round of search and training."
+        )
     checks.fraction("gain", gain)
     if not isinstance(training, TrainingOptions | None):
         raise InputError(f"training is {type_of(training)}; give aiq.TrainingOptions(...).")
