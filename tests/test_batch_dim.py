@@ -7,7 +7,7 @@ from torch import nn
 
 import aiq
 from aiq.errors import DataError, InputError
-from aiq.evaluate import Evaluator
+from aiq.evaluate import Evaluator, independence
 from aiq.formats import parse
 from aiq.graph import trace
 
@@ -173,6 +173,25 @@ def test_a_wrong_batch_dim_is_refused_too():
     assert Evaluator(model, [(x, y)]).baseline.samples == BATCH
     with pytest.raises(DataError, match="Dimension 1 of the inputs does not count samples"):
         Evaluator(model, [(x, y)], batch_dim=1)
+
+
+@pytest.mark.parametrize("network", [Centred, Pairs, lambda: nn.Linear(FEATURES, CLASSES)])
+def test_large_outputs_are_probed_with_fewer_samples(network, monkeypatch):
+    sizes, run = [], independence._run
+
+    def counted(program, inputs):
+        sizes.append(len(inputs))
+        return run(program, inputs)
+
+    monkeypatch.setattr(independence, "_run", counted)
+    monkeypatch.setattr(independence, "ELEMENTS", 8)
+    x, y = torch.randn(8, FEATURES), torch.zeros(8, dtype=torch.long)
+    if network in (Centred, Pairs):
+        with pytest.raises(DataError, match="the dimension that counts samples"):
+            Evaluator(made(network()), [(x, y)])
+    else:
+        Evaluator(made(network()), [(x, y)])
+    assert max(sizes) == independence.FEWEST
 
 
 def test_random_outputs_are_said_to_be_random():

@@ -1,13 +1,15 @@
 """Derivatives at a plan, against divergences that are computed in full."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from toy import batch, train
+from toy import Residual, batch, train
 
+import aiq
 from aiq import sensitivity
 from aiq.evaluate import Evaluator
 from aiq.formats import parse, parse_all
@@ -19,24 +21,9 @@ from aiq.sensitivity.likelihood import Graph
 FORMATS = parse_all("fp32,w8a8,w5a8,w4a8,w3a8,w2a8")
 
 
-class Net(nn.Module):
-    """Two convolutions with a shortcut between them, and a linear layer."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 6, 3, padding=1)
-        self.conv2 = nn.Conv2d(6, 6, 3, padding=1)
-        self.fc = nn.Linear(6, 4)
-
-    def forward(self, x):
-        y = self.conv1(x).relu()
-        y = (self.conv2(y) + y).relu()
-        return self.fc(y.mean((2, 3)))
-
-
 @pytest.fixture(scope="module")
 def net():
-    found = train(Net)
+    found = train(Residual)
     with torch.no_grad():  # so that more than a few samples are uncertain
         found.fc.weight *= 0.1
         found.fc.bias *= 0.1
@@ -130,6 +117,19 @@ def test_drops_that_decide_are_measured(evaluator):
     large = quick.drop > budget
     assert large.any()
     assert np.array_equal(table.divergence[large], quick.divergence[large])
+
+
+def test_another_budget_does_not_estimate_again(net, tmp_path, monkeypatch):
+    options = {"objective": "intensity", "formats": FORMATS, "cache": tmp_path, "progress": None}
+    given = [batch(100)]
+    search = partial(aiq.search, net, "xeon_2vcpu_roofs", given, confidence=0.5, **options)
+    search(max_drop=0.02)
+    with monkeypatch.context() as patch:
+        patch.setattr(curvature, "changes", None)
+        second = search(max_drop=0.04)
+    again = search(max_drop=0.04, cache=False)
+    assert second.formats == again.formats
+    assert second.tables == again.tables
 
 
 class Steps(nn.Sequential):

@@ -255,6 +255,15 @@ def test_results_are_float32_whatever_computed_them():
     torch.testing.assert_close(found, model(x).detach(), rtol=0.05, atol=0.02)
 
 
+def test_formats_may_be_names():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 2)).eval(), torch.randn(3, 4)
+    named = IntegerNetwork.from_model(model, x, {"0": "w8a8"}).run(x)
+    assert torch.equal(named, IntegerNetwork.from_model(model, x, "w8a8").run(x))
+    with pytest.raises(InputError, match="formats is a NoneType; give one format"):
+        IntegerNetwork.from_model(model, x, None)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_there_is_no_integer_for_nan(value):
     x = torch.randn(2, 4)

@@ -6,8 +6,11 @@ import time
 import pytest
 from rich.console import Console
 from rich.errors import LiveError
+from torch import nn
 
+import aiq
 from aiq import bars
+from aiq.errors import InputError
 
 
 def lines(monkeypatch, seconds, *reports):
@@ -111,3 +114,9 @@ def test_bars_within_bars_are_no_error(monkeypatch):
     monkeypatch.setattr(bars.Progress, "start", busy)
     with bars.shown(Console(file=io.StringIO(), force_terminal=True)) as report:
         report("work", 0, 1)
+
+
+@pytest.mark.parametrize("wanted", [3, "bars", True])
+def test_progress_that_cannot_be_shown_is_refused(wanted):
+    with pytest.raises(InputError, match="give a function, 'bar', or None"):
+        aiq.search(nn.Linear(2, 2), "xeon_2vcpu_roofs", progress=wanted)

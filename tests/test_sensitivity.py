@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, kl_div
-from toy import batch, train
+from toy import Residual, batch, train
 
 from aiq import sensitivity
 from aiq.drops import DropTable
@@ -23,24 +23,9 @@ FORMATS = parse_all("fp32,w8a8,w4a4,w3,w2a2")
 ESTIMATES = sensitivity.METHODS[2:]
 
 
-class Net(nn.Module):
-    """Two convolutions with a shortcut between them, and a linear layer."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 6, 3, padding=1)
-        self.conv2 = nn.Conv2d(6, 6, 3, padding=1)
-        self.fc = nn.Linear(6, 4)
-
-    def forward(self, x):
-        y = self.conv1(x).relu()
-        y = (self.conv2(y) + y).relu()
-        return self.fc(y.mean((2, 3)))
-
-
 @pytest.fixture(scope="module")
 def net():
-    return train(Net)
+    return train(Residual)
 
 
 @pytest.fixture(scope="module")
@@ -266,7 +251,7 @@ def test_perplexity_and_cosine_and_own_metric(net):
 
 def test_degenerate_layers(net):
     """A constant channel and weights of zero: no harm, and no NaN."""
-    model = Net()
+    model = Residual()
     model.load_state_dict(net.state_dict())
     with torch.no_grad():
         model.conv2.weight.zero_()

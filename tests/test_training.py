@@ -289,12 +289,15 @@ def nothing(output, targets):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"epochs": 0}, "epochs is 0; give an integer of at least 1"),
-        ({"epochs": 1.5}, "epochs is 1.5; give an integer"),
+        ({"epochs": 0}, "epochs is 0; give at least one"),
+        ({"epochs": 1.5}, "epochs is 1.5; give a number of epochs, an integer"),
         ({"lr": 0}, "lr is 0; give a finite number above 0"),
-        ({"lr": float("nan")}, "lr is nan; give a finite number"),
+        ({"lr": float("nan")}, "lr is nan; give a number"),
         ({"weight_decay": -1}, "weight_decay is -1; give a finite number of 0 or more"),
-        ({"seed": -1}, "seed is -1; give an integer of at least 0"),
+        ({"seed": -1}, "seed is -1; give a seed, an integer of 0 or more"),
+        ({"seed": 2**70}, "seed has more than 63 bits"),
+        ({"schedule": lambda done: "x"}, "schedule returned 'x'; return a finite factor"),
+        ({"schedule": lambda done: torch.nan}, "schedule returned nan; return a finite factor"),
         ({"optimizer": "adm"}, "optimizer is 'adm'; did you mean 'adam'"),
         ({"optimizer": lambda groups: None}, "return a torch.optim.Optimizer"),
         ({"schedule": "cosin"}, "schedule is 'cosin'; did you mean 'cosine'"),
@@ -446,6 +449,18 @@ def test_search_and_training_take_turns(net):
 def test_options_of_a_search_of_training_are_checked_first(net, options, said):
     with pytest.raises(InputError, match=said):
         aiq.finetune_search(net, HW, batches(64), batches(64), progress=None, **options)
+
+
+def test_a_layer_of_zeros_is_refused_before_training():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
+    with torch.no_grad():
+        model[2].weight.zero_()
+    data = [(torch.randn(8, 4), torch.randint(4, (8,)))]
+    options = {"objective": "intensity", "formats": "w4", "max_drop": 1.0, "progress": None}
+    plan = aiq.search(model, HW, data, runtime=None, cache=False, **options)
+    with pytest.raises(InputError, match="All weights of layer '2' are zero"):
+        tune(plan, model, data)
 
 
 @pytest.mark.parametrize("given", ["plan.json", None, nn.ReLU()])

@@ -22,6 +22,7 @@ from rich.progress import (
 )
 
 from aiq import progress as stages
+from aiq.errors import InputError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,6 +41,8 @@ def shows_progress(call: Callable[P, R]) -> Callable[P, R]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         wanted = kwargs.get("progress", "bar")
         if wanted != "bar":
+            if wanted is not None and not callable(wanted):
+                raise InputError(f"progress is {wanted!r:.50}; give a function, 'bar', or None.")
             return call(*args, **kwargs)
         with shown(Console(stderr=True)) as report:
             kwargs["progress"] = report

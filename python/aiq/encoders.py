@@ -79,7 +79,9 @@ class Encoder:
             Number of tokens.
         """
         _check_size("length", length, 3)
-        most = getattr(self.model.transformer.config, "max_position_embeddings", length)
+        positions = getattr(self.model.transformer.config, "max_position_embeddings", length)
+        # Some models, such as RoBERTa, do not use all positions; their tokenizers know.
+        most = min(positions, getattr(self.tokenizer, "model_max_length", length))
         if length > most:
             raise InputError(f"length is {length}, and the encoder reads at most {most} tokens.")
         if isinstance(sentences, str) or not all(isinstance(s, str) for s in sentences):

@@ -30,9 +30,7 @@ SHARE = 0.25
 """Fraction of samples that must differ, as rounding may change a router's choice for a few."""
 
 
-def output_dim(
-    program: Program, samples: Samples, batch: int | None, elements: int = 0
-) -> int | None:
+def output_dim(program: Program, samples: Samples, batch: int | None, elements: int) -> int | None:
     """Return the dimension of the main output that counts samples.
 
     It is ``None`` if one call is one sample.

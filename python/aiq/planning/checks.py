@@ -83,10 +83,23 @@ def positive(argument: str, value: object) -> None:
         raise InputError(f"{argument} is {value!r}; give a finite number above 0.")
 
 
+def not_negative(argument: str, value: object) -> None:
+    """Raise `InputError` unless `value` is a finite number of 0 or more."""
+    if not 0 <= _real(argument, value, "0 or more") < math.inf:
+        raise InputError(f"{argument} is {value!r}; give a finite number of 0 or more.")
+
+
 def whole_number(argument: str, value: object, what: str) -> None:
     """Raise `InputError` unless `value` is an integer of 0 or more, which counts `what`."""
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 0:
         raise InputError(f"{argument} is {value!r}; give {what}, an integer of 0 or more.")
+
+
+def seed(value: object) -> None:
+    """Raise `InputError` unless `value` is a seed that PyTorch and NumPy take."""
+    whole_number("seed", value, "a seed")
+    if value >= 2**63:  # type: ignore[operator]
+        raise InputError("seed has more than 63 bits; give a smaller one.")
 
 
 def _real(argument: str, value: object, what: str) -> float:

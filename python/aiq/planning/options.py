@@ -209,7 +209,7 @@ class SearchOptions:
         checks.fraction("lam", self.lam)
         checks.confidence(self.confidence)
         checks.time_limit(self.time_limit)
-        checks.whole_number("seed", self.seed, "a seed")
+        checks.seed(self.seed)
         checks.whole_number("measure_top", self.measure_top, "how many plans to time")
         if self.max_size is not None:
             checks.whole_number("max_size", self.max_size, "bytes")

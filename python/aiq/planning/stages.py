@@ -260,20 +260,22 @@ def drop_table(
     if method == "measured" and evaluator is not None:
         return sensitivity_stage.measure(evaluator, columns, seed=options.seed, progress=progress)
     if method == "auto" and evaluator is not None:
-        most = math.inf if options.goal is Objective.ACCURACY else options.max_drop
-        estimate = partial(sensitivity_stage.estimate_and_measure, evaluator, columns, most)
-    else:
-        estimate = partial(
-            sensitivity_stage.estimate,
-            trace if evaluator is None else evaluator,
-            columns,
-            "sqnr" if method in {"auto", "measured"} else method,  # the weakest, but honest
-            source.inputs,
+        quick = partial(sensitivity_stage.estimate_quickly, evaluator, columns)
+        table = _kept(
+            evaluator, columns, options, partial(quick, seed=options.seed, progress=progress)
         )
-    estimate = partial(estimate, seed=options.seed, progress=progress)
-    if evaluator is None or evaluator.folder is None or callable(method):
-        return estimate()
-    return _kept(evaluator, columns, options, estimate)
+        most = math.inf if options.goal is Objective.ACCURACY else options.max_drop
+        return sensitivity_stage.measure_what_decides(evaluator, table, most, progress=progress)
+    estimate = partial(
+        sensitivity_stage.estimate,
+        trace if evaluator is None else evaluator,
+        columns,
+        "sqnr" if method in {"auto", "measured"} else method,  # the weakest, but honest
+        source.inputs,
+        seed=options.seed,
+        progress=progress,
+    )
+    return estimate() if evaluator is None else _kept(evaluator, columns, options, estimate)
 
 
 def _kept(
@@ -283,13 +285,13 @@ def _kept(
     estimate: Callable[[], DropTable],
 ) -> DropTable:
     """Return the drops that an earlier search has estimated, or estimate and keep them."""
-    assert evaluator.folder is not None
+    if evaluator.folder is None or callable(options.sensitivity):
+        return estimate()
     hashed = Fingerprint()
     for name, value in (
         ("evaluations", evaluator.fingerprint),
         ("formats", [fmt.name for fmt in columns]),
         ("method", options.sensitivity),
-        ("max_drop", options.max_drop if options.sensitivity == "auto" else None),
         ("seed", options.seed),
     ):
         hashed.add(name, value)

@@ -7,7 +7,11 @@ only the drops that decide. `estimate_changes` estimates changes of a plan. `pre
 the drop of a whole plan from a few samples.
 """
 
-from aiq.sensitivity.auto import estimate_and_measure
+from aiq.sensitivity.auto import (
+    estimate_and_measure,
+    estimate_quickly,
+    measure_what_decides,
+)
 from aiq.sensitivity.channels import ChannelDrops, estimate_by_channel
 from aiq.sensitivity.estimated import ESTIMATES, CustomDrop, estimate, estimate_changes
 from aiq.sensitivity.measured import measure
@@ -24,6 +28,8 @@ __all__ = [
     "estimate_and_measure",
     "estimate_by_channel",
     "estimate_changes",
+    "estimate_quickly",
     "measure",
+    "measure_what_decides",
     "predict_drop",
 ]

@@ -7,7 +7,7 @@ not, so only the largest drops within the budget are measured: the divergence of
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 
@@ -56,11 +56,37 @@ def estimate_and_measure(
     progress
         Called with the name of the stage, the steps done, and the number of steps.
     """
-    started, before = time.perf_counter(), evaluator.evaluations
+    quick = estimate_quickly(evaluator, formats, seed=seed, progress=progress)
+    return measure_what_decides(evaluator, quick, max_drop, progress=progress)
+
+
+def estimate_quickly(
+    evaluator: Evaluator,
+    formats: str | Iterable[str | Format],
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> DropTable:
+    """Return estimates from derivatives, or of ``kl`` if derivatives do not reach some layer.
+
+    They do not depend on a budget. The parameters are those of `estimate_and_measure`.
+    """
     quick = partial(
         estimate, evaluator, formats, fit=False, samples=ESTIMATED, seed=seed, progress=progress
     )
-    table = _differentiated(quick)
+    try:
+        table = quick("curvature")
+    except RuntimeError:  # of PyTorch: an operator has no derivative
+        return quick("kl")
+    reached = bool((table.divergence.max(1) > 0).all())
+    return table if reached else quick("kl")
+
+
+def measure_what_decides(
+    evaluator: Evaluator, table: DropTable, max_drop: float, *, progress: Progress | None = None
+) -> DropTable:
+    """Measure the drops that decide, in a table of estimates by `estimate_quickly`."""
+    started, before = time.perf_counter(), evaluator.evaluations
     least = SHARE * max_drop / len(table.layers)
     pairs = [
         (i, k)
@@ -82,19 +108,9 @@ def estimate_and_measure(
         error=error,
         divergence=divergence,
         method="auto",
-        evaluations=evaluator.evaluations - before,
-        seconds=time.perf_counter() - started,
+        evaluations=table.evaluations + evaluator.evaluations - before,
+        seconds=table.seconds + time.perf_counter() - started,
     )
-
-
-def _differentiated(quick: Callable[[str], DropTable]) -> DropTable:
-    """Return estimates from derivatives, or of ``kl`` if derivatives do not reach some layer."""
-    try:
-        table = quick("curvature")
-    except RuntimeError:  # of PyTorch: an operator has no derivative
-        return quick("kl")
-    reached = bool((table.divergence.max(1) > 0).all())
-    return table if reached else quick("kl")
 
 
 def _precise(evaluation: Evaluation) -> bool:

@@ -233,7 +233,7 @@ class _Training:
             optimizer.load_state_dict(dict(known.optimizer))
         for epoch in range(len(self.losses), options.epochs):
             # Each epoch has a seed of its own, so that a continued run equals an uninterrupted one.
-            torch.manual_seed(options.seed * 1_000_003 + epoch)
+            torch.manual_seed((options.seed * 1_000_003 + epoch) % 2**63)
             self.losses = (*self.losses, self._epoch(epoch, optimizer, rates))
             if file is not None:
                 TrainingState(run, self.losses, parameters, optimizer.state_dict()).save(file)

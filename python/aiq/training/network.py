@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from aiq.errors import InputError
 from aiq.formats import FP32, INTEGERS, DType, Format, Granularity, Kind
 from aiq.graph import Trace
 from aiq.learned import LearnedActivation, LearnedScales, LearnedWeight
@@ -64,6 +65,11 @@ class TrainableNetwork(Simulator):
             names = self.operands[name]
             self.weights[name] = _parameter(constants[names.weight])
             if chosen.quantizes_weights:
+                if not bool(constants[names.weight].any()):
+                    raise InputError(
+                        f"All weights of layer {name!r} are zero, so there is no scale to begin "
+                        "with; pin it to fp32 in the search, or give it other weights."
+                    )
                 self.weight_scales[name] = _zeros(self._start_of(name).scale)
             if names.bias is not None:
                 bias = constants[names.bias]

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from aiq import names
 from aiq.errors import InputError
 from aiq.evaluate.metrics import main_output
+from aiq.planning import checks
 
 Groups = list[dict[str, Any]]
 
@@ -65,10 +66,12 @@ class TrainingOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _whole("epochs", self.epochs, 1)
-        _whole("seed", self.seed, 0)
-        _number("lr", self.lr, above=True)
-        _number("weight_decay", self.weight_decay, above=False)
+        checks.whole_number("epochs", self.epochs, "a number of epochs")
+        if not self.epochs:
+            raise InputError("epochs is 0; give at least one.")
+        checks.seed(self.seed)
+        checks.positive("lr", self.lr)
+        checks.not_negative("weight_decay", self.weight_decay)
         for argument, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
             value = getattr(self, argument)
             if not callable(value) and value not in known:
@@ -83,7 +86,10 @@ class TrainingOptions:
     def factor(self, done: float) -> float:
         """Return the factor of the learning rate after a share of training, 0 to 1."""
         chosen = self.schedule
-        return float((chosen if callable(chosen) else SCHEDULES[chosen])(done))
+        found: object = (chosen if callable(chosen) else SCHEDULES[chosen])(done)
+        if not isinstance(found, int | float) or not math.isfinite(found):
+            raise InputError(f"schedule returned {found!r:.50}; return a finite factor of lr.")
+        return float(found)
 
     def make_optimizer(self, groups: Groups) -> torch.optim.Optimizer:
         """Return the optimiser of groups of parameters."""
@@ -136,18 +142,6 @@ def softmax_loss(output: Any, targets: Tensor) -> Tensor:  # noqa: ANN401
     if targets.is_floating_point():
         return cross_entropy(rows, targets.reshape(rows.shape))
     return cross_entropy(rows, targets.reshape(-1).long())
-
-
-def _whole(argument: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{argument} is {value!r}; give an integer of at least {least}.")
-
-
-def _number(argument: str, value: Any, *, above: bool) -> None:  # noqa: ANN401
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value < 0 or (above and value == 0):
-        least = "above 0" if above else "of 0 or more"
-        raise InputError(f"{argument} is {value!r}; give a finite number {least}.")
 
 
 def checkpoint_path(value: object) -> Path | None:

@@ -15,7 +15,7 @@ are constants, so no real number depends on the input.
 Source: Jacob et al. 2018 (arXiv 1712.05877), sections 2.2 to 2.4.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from aiq.errors import DataError, InputError
+from aiq.errors import DataError, InputError, type_of
 from aiq.formats import REFERENCE, Format, parse
 from aiq.graph import Layer, trace
 from aiq.graph.export import Inputs
@@ -121,7 +121,7 @@ class IntegerNetwork:
         cls,
         model: nn.Module,
         inputs: Inputs,
-        formats: str | Formats = "w8a8",
+        formats: str | Mapping[str, str | Format] = "w8a8",
         multiplier: Callable[[Tensor], Multiplier] = fixed_point,
     ) -> "IntegerNetwork":
         """Return a model in integers.
@@ -148,8 +148,13 @@ class IntegerNetwork:
         with torch.inference_mode():
             simulator = Simulator(folded, observe(folded, [inputs]))
         if isinstance(formats, str):
-            formats = dict.fromkeys((layer.name for layer in simulator.layers), parse(formats))
-        return cls(simulator, formats, multiplier)
+            formats = dict.fromkeys((layer.name for layer in simulator.layers), formats)
+        if not isinstance(formats, Mapping):
+            raise InputError(
+                f"formats is {type_of(formats)}; give one format, or layer name -> format."
+            )
+        chosen = {k: parse(f) if isinstance(f, str) else f for k, f in formats.items()}
+        return cls(simulator, chosen, multiplier)
 
     def run(self, inputs: Inputs) -> object:
         """Return the model's outputs on `inputs`, as float32; the layers compute in integers.
