@@ -179,15 +179,7 @@ def decoding(text: Path) -> list[Work]:
     setup = Setup(text, searched=4, held_out=2, threads=1, hardware="xeon_2vcpu_roofs")
     graph = setup.traced.graph
     writing, reading = DECODE.writing(graph, TEXT_LENGTH), DECODE.reading(graph, TEXT_LENGTH)
-    samples = setup.samples("held out")
-    evaluator = Evaluator(
-        setup.traced,
-        samples,
-        calibration=[x for x, _ in samples[:1]],
-        metric="perplexity",
-        cache=CACHE,
-        progress=said,
-    )
+    evaluator = setup.evaluator(cache=CACHE, progress=said)
     table = cost.intensity_table(writing, MENU)
     chosen = within(setup.within_drop, table.cost, evaluator)
     uniform = setup.uniform(W8A8)

@@ -1,29 +1,15 @@
 """The picture and the tables of ``benches/architectures.py``, from its committed summary."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
+from pictures import write
 
-DOCS = Path(__file__).parent.parent / "docs"
 COLOURS = {"weights": "#0072b2", "w8a8": "#d55e00"}
 RUNTIMES = {"openvino": "o", "onnxruntime": "s", "inductor": "^"}
 SHOWN = ("raspberry_pi_5", "epyc_zen4_1thread", "xeon_2vcpu", "t4", "h100")
 """Profiles in the table, by ridge point."""
-
-mpl.use("svg")
-mpl.rcParams.update(
-    {
-        "svg.hashsalt": "aiq",  # the same names of elements in every run
-        "svg.fonttype": "none",  # text stays text: small files
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "figure.facecolor": "white",
-    }
-)
 
 
 def draw(summary: Mapping[str, Any]) -> None:
@@ -40,9 +26,7 @@ def draw(summary: Mapping[str, Any]) -> None:
         axes.set_ylabel("gain over float32")
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncol=3, frameon=False)
-    figure.tight_layout(rect=(0, 0.13, 1, 1))
-    figure.savefig(DOCS / "architectures.svg", metadata={"Date": None, "Creator": None})
-    plt.close(figure)
+    write(figure, "architectures", below=0.13)
     print(table(summary))
     print(calibrated_table(summary))
 

@@ -110,6 +110,12 @@ class Setup:
             estimate(evaluator, MENU, "fisher").save(path)
         return DropTable.load(path)
 
+    def evaluator(self, **options: Any) -> Evaluator:
+        """Return an evaluator of perplexity on the held-out samples."""
+        samples = self.samples("held out")
+        seen = [tokens for tokens, _ in samples[:1]]
+        return Evaluator(self.traced, samples, calibration=seen, metric="perplexity", **options)
+
     def calibrated(self) -> Hardware:
         """Return the profile that the part ``calibrate`` wrote.
 

@@ -118,14 +118,7 @@ def encoder(text: Path) -> Network:
 def decoder(text: Path) -> Network:
     """Return SmolLM2, decoding one token; its drops are those of ``benches/llm_setup.py``."""
     setup = Setup(text, searched=4, held_out=2, threads=1, hardware="xeon_2vcpu_roofs")
-    samples = setup.samples("held out")
-    evaluator = Evaluator(
-        setup.traced,
-        samples,
-        calibration=[x for x, _ in samples[:1]],
-        metric="perplexity",
-        cache=CACHE,
-    )
+    evaluator = setup.evaluator(cache=CACHE)
     graph = Decode(512, 128).writing(setup.traced.graph, TEXT_LENGTH)
     menu = tuple(f for f in MENU if not f.weight_granularity.zero_point)
     harm = setup.drops.divergence[:, [setup.drops.formats.index(f) for f in menu]]

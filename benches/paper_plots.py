@@ -9,38 +9,18 @@ against accuracy drop of all plans; (d) the bits of each layer in the searched p
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from common import RESULTS
+from pictures import write
 
 from aiq import cost, data, graph, models, solver
 from aiq.formats import PAPER, parse
 
-DOCS = Path(__file__).parent.parent / "docs"
 LAMBDA = 0.9
 COLOURS = {"w8": "#0072b2", "w4": "#d55e00"}
-
-mpl.use("svg")
-mpl.rcParams.update(
-    {
-        "svg.hashsalt": "aiq",  # the same names of elements in every run
-        "svg.fonttype": "none",  # text stays text: small files
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "figure.facecolor": "white",
-    }
-)
-
-
-def write(figure: Any, name: str) -> None:
-    figure.tight_layout()
-    figure.savefig(DOCS / f"paper_{name}.svg", metadata={"Date": None, "Creator": None})
-    plt.close(figure)
 
 
 def layers_alone(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -60,7 +40,7 @@ def layers_alone(rows: Sequence[Mapping[str, Any]]) -> None:
         )
     axes.set(xlabel="gain of intensity in %", ylabel="predicted accuracy drop in pp")
     axes.legend(frameon=False)
-    write(figure, "layers_alone")
+    write(figure, "paper_layers_alone")
 
 
 def trajectories(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -91,7 +71,7 @@ def trajectories(rows: Sequence[Mapping[str, Any]]) -> None:
         axes.step(range(1, len(curve) + 1), curve, where="post", label=label)
     axes.set(xscale="log", xlabel="evaluations", ylabel="objective (less is better)")
     axes.legend(frameon=False)
-    write(figure, "trajectories")
+    write(figure, "paper_trajectories")
 
 
 def frontier(rows: Sequence[Mapping[str, Any]], paper: Mapping[str, float]) -> None:
@@ -116,7 +96,7 @@ def frontier(rows: Sequence[Mapping[str, Any]], paper: Mapping[str, float]) -> N
     axes.set_xticks([30, 45, 60, 120, 240], ["30", "45", "60", "120", "240"])
     axes.minorticks_off()
     axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    write(figure, "frontier")
+    write(figure, "paper_frontier")
 
 
 def bars(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -136,7 +116,7 @@ def bars(rows: Sequence[Mapping[str, Any]]) -> None:
         axes.set_title(row["name"], fontsize=8, loc="left")
         axes.set_ylabel("bits", fontsize=8)
     grid[-1].set_xticks(range(len(layers)), layers, rotation=90, fontsize=6)
-    write(figure, "bits")
+    write(figure, "paper_bits")
 
 
 def draw(summary: Mapping[str, Any]) -> None:

@@ -117,9 +117,8 @@ def filled(text: str, summary: Summary) -> str:
 def draw(summary: Summary) -> None:
     """Draw accuracy drop against intensity, before and after training."""
     import matplotlib.pyplot as plt  # noqa: PLC0415 - tests read tables without it
-    from paper_plots import plt as styled  # noqa: PLC0415 - sets the style of all pictures
+    import pictures  # noqa: PLC0415 - the same
 
-    assert styled is plt
     kinds = summary["searches"]
     figure, grid = plt.subplots(1, len(kinds), figsize=(8.4, 3.6), squeeze=False)
     for (kind, found), axes in zip(kinds.items(), grid[0], strict=True):
@@ -137,9 +136,7 @@ def draw(summary: Summary) -> None:
         axes.set(title=f"formats of {kind}", xlabel="FLOP/byte")
         axes.legend(frameon=False)
     grid[0][0].set_ylabel("accuracy drop in pp (10,000 test images)")
-    figure.tight_layout()
-    figure.savefig(DOCS / "training_frontier.svg", metadata={"Date": None, "Creator": None})
-    plt.close(figure)
+    pictures.write(figure, "training_frontier")
 
 
 def write(path: Path) -> None:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import paper_plots
+import pictures
 import small_networks
 import torch
 from common import RAW, RESULTS, console, save
@@ -344,7 +344,7 @@ def draw(found: dict[str, Any]) -> None:
     right.set_xticks(at, [f"{x:g}" for x in at], fontsize=7)
     right.minorticks_off()
     right.legend(frameon=False, fontsize=7)
-    paper_plots.write(figure, "robustness")
+    pictures.write(figure, "paper_robustness")
 
 
 def show(found: dict[str, Any]) -> None:
