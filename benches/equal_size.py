@@ -2,6 +2,7 @@
 
     export AIQ_DATA=FOLDER                    # Fashion-MNIST
     python benches/equal_size.py --packages PEERS [--network resnet20] [--only MCT] [--again]
+    python benches/equal_size.py --packages PEERS --rounding nearest    # judge in one way only
 
 PEERS holds the folders `modelopt`, `mct`, `aimet` and `neural_compressor`; tools without a folder
 are left out. Their dependencies must not change the versions of torch and torchao, so each goes
@@ -36,6 +37,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +78,12 @@ def main() -> None:
             key = f"{network}/{tool}"
             folder = options.packages / FOLDERS[tool] if tool in FOLDERS else None
             missing = folder is not None and not folder.is_dir()
-            if missing or (key in found and not options.again):
-                continue
-            console.rule(key)
-            found[key] = run(tool, network, folder, options.bits)
-            judge(network, found[key])
-            save("equal_size", summary(found), [0], found)
+            if not missing and (options.again or key not in found):
+                console.rule(key)
+                found[key] = run(tool, network, folder, options.bits)
+                save("equal_size", summary(found), [0], found)
+            if judge(network, found.get(key, {}), options.rounding):
+                save("equal_size", summary(found), [0], found)
         show(network, found)
 
 
@@ -108,23 +110,31 @@ def run(tool: str, network: str, folder: Path | None, bits: Sequence[float]) -> 
     return found
 
 
-def judge(network: str, found: dict[str, Any]) -> None:
-    """Add to each plan its mean bits, and what it loses on the test images in both roundings."""
-    if not found.get("plans"):
-        return
-    model = models.load(network)
+def judge(network: str, found: dict[str, Any], roundings: Sequence[str]) -> bool:
+    """Add what each plan loses on the test images, and return whether anything was added."""
+    missing = [
+        (plan, how)
+        for how in roundings
+        for plan in found.get("plans", {}).values()
+        if how not in plan
+    ]
+    for plan, how in missing:
+        formats = {name: parse(f"w{bits}a8") for name, bits in plan["bits"].items()}
+        plan["mean_bits"] = mean_bits(models.load(network), plan["bits"])
+        plan[how] = scores(evaluator(network, how).evaluate(formats))
+    return bool(missing)
+
+
+@cache
+def evaluator(network: str, how: str) -> Evaluator:
+    """Return what judges plans, with weights rounded in a way."""
     calibration = images()
-    traced = graph.trace(model, calibration[0][0])
-    for how in WeightRounding.NEAREST, WeightRounding.ADAPTIVE:
-        evaluator = Evaluator(
-            replace(traced, rounding=how),
-            data.batches(data.load("fashion_mnist", "test"), BATCH),
-            calibration=calibration,
-        )
-        for plan in found["plans"].values():
-            formats = {name: parse(f"w{bits}a8") for name, bits in plan["bits"].items()}
-            plan["mean_bits"] = mean_bits(model, plan["bits"])
-            plan[str(how)] = scores(evaluator.evaluate(formats))
+    traced = graph.trace(models.load(network), calibration[0][0])
+    return Evaluator(
+        replace(traced, rounding=WeightRounding(how)),
+        data.batches(data.load("fashion_mnist", "test"), BATCH),
+        calibration=calibration,
+    )
 
 
 def scores(found: Evaluation) -> dict[str, Any]:
@@ -152,13 +162,13 @@ def rows(network: str, found: Mapping[str, Any], how: str) -> list[dict[str, Any
     """Return a row for each size and tool, all judged in one way of rounding."""
     result = []
     ours = found.get(f"{network}/{OURS[how]}", {}).get("plans", {})
-    for mean in sorted(ours, key=float):
+    for mean in sorted((mean for mean, plan in ours.items() if how in plan), key=float):
         mine = changed(ours[mean][how])
         for tool in TOOLS:
             if tool in OURS.values() and tool != OURS[how]:
                 continue
-            plan = found.get(f"{network}/{tool}", {}).get("plans", {}).get(mean)
-            if plan is None:
+            plan = found.get(f"{network}/{tool}", {}).get("plans", {}).get(mean, {})
+            if how not in plan:
                 continue
             score = plan[how]
             worse = changed(score) - mine
@@ -226,6 +236,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--network", nargs="+", choices=NETWORKS, default=NETWORKS)
     parser.add_argument("--only", nargs="+", choices=TOOLS, help="rows to run")
     parser.add_argument("--bits", nargs="+", type=float, default=MEANS, help="mean bits")
+    parser.add_argument("--rounding", nargs="+", choices=[*OURS], default=[*OURS], help="judge by")
     parser.add_argument("--again", action="store_true", help="run rows that were run")
     return parser.parse_args()
 

@@ -1,5 +1,6 @@
 """Derivatives at a plan, against divergences that are computed in full."""
 
+import itertools
 import math
 from functools import partial
 
@@ -13,7 +14,7 @@ import aiq
 from aiq import sensitivity
 from aiq.evaluate import Evaluator
 from aiq.formats import parse, parse_all
-from aiq.sensitivity import curvature
+from aiq.sensitivity import curvature, likelihood
 from aiq.sensitivity.auto import ESTIMATED
 from aiq.sensitivity.context import EstimateContext, writes
 from aiq.sensitivity.likelihood import Graph
@@ -81,6 +82,28 @@ def test_changes_of_the_last_layer_have_a_closed_form(net, evaluator, plan):
     error = float(found.std()) / len(found) ** 0.5
     assert float(found.mean()) == pytest.approx(float(form.mean()) / 2, abs=3 * error)
     assert error < float(form.mean()) / 10
+
+
+def test_projections_have_the_covariance_of_the_softmax(monkeypatch):
+    """The mean over all signs, of classes with equal, tiny and no probability."""
+    q = torch.tensor([[0.1, 0.6, 0.3], [0.5, 0.0, 0.5], [1e-300, 1.0, 1e-20]], dtype=torch.float64)
+    moments = torch.zeros(3, 3, 3, dtype=torch.float64)
+    for signs in itertools.product((-1.0, 1.0), repeat=3):
+        monkeypatch.setattr(
+            likelihood, "_signs", lambda like, _, r=signs: torch.tensor(r).expand_as(like).double()
+        )
+        draw = likelihood._fisher_draw(q, torch.Generator())
+        moments += draw[:, :, None] * draw[:, None, :] / 8
+    assert torch.allclose(moments, torch.diag_embed(q) - q[:, :, None] * q[:, None, :], atol=1e-12)
+
+
+def test_projections_on_two_classes_do_not_depend_on_the_signs():
+    q = torch.tensor([0.0, 0.7, 0.0, 0.3], dtype=torch.float64)
+    error = torch.tensor([5.0, 1.0, -3.0, -0.5], dtype=torch.float64)
+    exact = q @ error.square() - (q @ error).square()
+    for seed in range(5):
+        draw = likelihood._fisher_draw(q, torch.Generator().manual_seed(seed))
+        assert float((draw @ error).square()) == pytest.approx(float(exact), rel=1e-12)
 
 
 def test_estimated_changes_are_about_the_measured_ones(evaluator, plan):

@@ -71,13 +71,6 @@ def _of_batch(
         2, count, len(context.layers), len(context.formats), dtype=torch.float64
     )
 
-    def by_sample(change: Tensor, derivative: Tensor) -> Tensor:
-        """Return the products' sum for each sample; a tensor of all samples is divided equally."""
-        products = (change * derivative).double()
-        if products.numel() % count:
-            return products.sum().expand(count) / count
-        return products.reshape(count, -1).sum(1)
-
     with torch.no_grad():
         state = simulator.start(batch)
         for layer in simulator.layers:
@@ -87,11 +80,20 @@ def _of_batch(
             for chosen in candidates[name]:
                 k = context.formats.index(chosen)
                 change = written(simulator, state, name, {**plan, name: chosen}) - now
-                second[:, i, k] = by_sample(change, curves[node]).square() / 2
+                second[:, i, k] = _by_sample(change * curves[node], count).square() / 2
                 if slopes:
-                    first[:, i, k] = by_sample(change, slopes[node])
+                    first[:, i, k] = _by_sample(change * slopes[node], count)
                 context.step()
     return first, second
+
+
+def _by_sample(products: Tensor, count: int) -> Tensor:
+    """Return the sum for each sample, float64; a tensor of all samples is divided equally."""
+    if products.numel() % count:
+        return products.double().sum().expand(count) / count
+    if len(products) == count and products.ndim > 1:  # in any order of the memory, without a copy
+        return products.sum(tuple(range(1, products.ndim))).double()
+    return products.double().reshape(count, -1).sum(1)
 
 
 def _derivatives(

@@ -91,8 +91,8 @@ class Graph:
 
         With `classes`, an error e of a position's logits has the harm ``(e F e) / 2``, the
         divergence to second order, with ``F = diag(q) - q q'`` for the probabilities q. The
-        multiples are ``F^(1/2) r`` with random signs r. The harm of a sample is the mean over its
-        positions. Without classes, harm is the relative squared error of the output.
+        multiples are ``L r`` with random signs r, where ``F = L L'``. The harm of a sample is the
+        mean over its positions. Without classes, harm is the relative squared error of the output.
         """
         logits = self.logits.detach().double()
         if not classes:
@@ -100,10 +100,9 @@ class Graph:
             multiples = _signs(logits, generator) * (2 / power.clamp(min=_TINY)) ** 0.5
         else:
             axis = usual_class_axis(logits)
-            q, positions = logits.softmax(axis), logits[0].numel() // logits.shape[axis]
-            root = q.sqrt() * _signs(logits, generator)
-            multiples = root - q * root.sum(axis, keepdim=True)
-            multiples /= positions**0.5
+            positions = logits[0].numel() // logits.shape[axis]
+            draws = _fisher_draw(logits.movedim(axis, -1).softmax(-1), generator)
+            multiples = draws.movedim(-1, axis) / positions**0.5
         return (self.logits * multiples.to(self.logits.dtype)).sum()
 
     def divergence(self, exact: Tensor, classes: bool) -> Tensor:
@@ -139,6 +138,23 @@ class Graph:
         drawn = torch.multinomial(log_p.detach().exp(), 1, generator=generator)
         likelihood: Tensor = log_p.gather(1, drawn).sum() * (len(logits) / len(log_p)) ** 0.5
         return likelihood
+
+
+def _fisher_draw(q: Tensor, generator: torch.Generator) -> Tensor:
+    """Return ``L r`` for probabilities q, (..., C), with random signs r.
+
+    L is the Cholesky factor of ``diag(q) - q q'``, with the classes in the order of their
+    probability. Where only two classes are probable, it has a single column that is not near zero,
+    so that squares of projections on ``L r`` hardly depend on the signs.
+    """
+    q, order = q.sort(dim=-1, descending=True, stable=True)
+    left = q.flip(-1).cumsum(-1).flip(-1)  # probability of a class and of those after it
+    zero = torch.zeros_like(q[..., :1])
+    after = torch.cat([left[..., 1:], zero], -1)
+    root = _signs(q, generator) * (q / left.clamp(min=_TINY)).sqrt()
+    below = (root / after.clamp(min=_TINY).sqrt()).cumsum(-1)
+    found = root * after.sqrt() - q * torch.cat([zero, below[..., :-1]], -1)
+    return torch.empty_like(q).scatter_(-1, order, found)
 
 
 def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
