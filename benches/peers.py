@@ -9,15 +9,17 @@ NNCF must not change the versions of torch and OpenVINO. If it would, put it in 
 and name the folder in ``PYTHONPATH``: ``pip install --target FOLDER --no-deps nncf ninja pydot
 tabulate scikit-learn joblib threadpoolctl pyparsing narwhals``.
 
-A row is ``network/batch/runtime``. Its candidates are aiq in w8a8, the runtime's own tool (NNCF's
-``quantize`` and, for trained networks, ``quantize_with_accuracy_control``; ``quantize_static`` of
-ONNX Runtime; torchao's PT2E with Inductor), what the runtime does by default, and aiq in bf16 and
-in float32 as controls. All use one thread and the same calibration samples, and are timed in turns
-in CPU time. A ratio is the time of a candidate over that of aiq in w8a8, with its 95 % interval:
-below 1 aiq is slower. A call of aiq is the call that a user makes, with checks and with outputs of
-its own; a call of OpenVINO alone is a request whose inputs were bound before. The seconds to
-produce a program count everything from the module to the first result. Trained networks are
-evaluated on all 10,000 test images of Fashion-MNIST; the others have random weights.
+A row is ``network/batch/runtime``. Its candidates are aiq in w8a8, the plan that aiq's search finds
+and times fastest with the profile ``--hw``, the runtime's own tool (NNCF's ``quantize`` and, for
+trained networks, ``quantize_with_accuracy_control``; ``quantize_static`` of ONNX Runtime; torchao's
+PT2E with Inductor), what the runtime does by default, and aiq in bf16 and in float32 as controls.
+All use one thread and the same calibration samples, and are timed in turns in CPU time. A ratio is
+the time of a candidate over that of aiq in w8a8, with its 95 % interval: below 1 aiq is slower. A
+call of aiq is the call that a user makes, with checks and with outputs of its own; a call of
+OpenVINO alone is a request whose inputs were bound before. OpenVINO computes what NNCF leaves in
+float32 in bfloat16 where the processor has it; so does ``aiq w8a8bf16``, and ``aiq`` does not. The
+seconds to produce a program count everything from the module to the first result. Trained networks
+are evaluated on all 10,000 test images of Fashion-MNIST; the others have random weights.
 
 ``benches/results/peers.json`` is written after every row.
 """
@@ -61,7 +63,21 @@ class Network:
         torch.manual_seed(SEED)
         if self.trained:
             return models.load(name).eval()
-        return (networks.Bert() if name == "bert_base" else networks.vision(name)()).eval()
+        model = networks.Bert() if name == "bert_base" else networks.vision(name)()
+        return settled(model, self.shape)
+
+
+def settled(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
+    """Return a network whose batch norms know the statistics of random samples.
+
+    Without them, the activations of a deep network with random weights vanish.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the mean of all samples
+    with torch.no_grad():
+        model.train()(torch.randn(RANDOM_SAMPLES, *shape))
+    return model.eval()
 
 
 IMAGE = (3, 224, 224)
@@ -105,7 +121,7 @@ def rows() -> Iterator[tuple[str, int, str]]:
 def row(name: str, batch: int, runtime: str, options: argparse.Namespace) -> dict[str, Any]:
     """Make all programs of a row, and time and evaluate them."""
     network = NETWORKS[name]
-    given = inputs(network, network.build(name), batch)
+    given = inputs(network, network.build(name), batch, options.hw)
     made: dict[str, Made] = {}
     produced: dict[str, float] = {}
     failures: dict[str, str] = {}
@@ -156,16 +172,18 @@ def row(name: str, batch: int, runtime: str, options: argparse.Namespace) -> dic
     return found
 
 
-def inputs(network: Network, model: nn.Module, batch: int) -> Given:
+def inputs(network: Network, model: nn.Module, batch: int, hardware: str) -> Given:
     """Return what the tools get: the same samples for all of them."""
     if network.trained:
         (images, _), *_ = data.batches(data.sample("train"), CALIBRATION)
         (seen, labels), *_ = data.batches(data.sample("val"), 2000)
         x = images[torch.arange(batch) % len(images)].contiguous()
-        return Given(model, x, images, (seen, labels), transformer=False)
+        return Given(model, x, images, (seen, labels), transformer=False, hardware=hardware)
     generator = torch.Generator().manual_seed(SEED)
     samples = torch.randn(RANDOM_SAMPLES, *network.shape, generator=generator)
-    return Given(model, samples[:batch], samples, None, transformer=network.transformer)
+    return Given(
+        model, samples[:batch], samples, None, transformer=network.transformer, hardware=hardware
+    )
 
 
 def evaluated(program: Made, batch: int) -> np.ndarray | None:
@@ -223,6 +241,7 @@ def arguments() -> argparse.Namespace:
     """Return what the command line says."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--only", nargs="+", default=[""], help="parts of names of rows")
+    parser.add_argument("--hw", default="auto", help="profile by which aiq searches")
     parser.add_argument("--seconds", type=float, default=4.0, help="timing of each candidate")
     parser.add_argument("--again", action="store_true", help="measure rows that were measured")
     return parser.parse_args()

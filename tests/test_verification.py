@@ -299,20 +299,20 @@ def test_a_pooling_of_joined_results_in_inductor():
 
 
 class Residual(nn.Module):
-    """Adds to a layer's result what further layers, with biases, make of it."""
+    """Adds to a layer's result what further layers, with biases of a given size, make of it."""
 
-    def __init__(self, layer):
+    def __init__(self, layer, bias):
         super().__init__()
         self.first, self.second, self.third = layer(), layer(), layer()
         for module in (self.first, self.second, self.third):
-            nn.init.zeros_(module.bias)
+            nn.init.uniform_(module.bias, -bias, bias)
 
     def forward(self, x):
         x = self.first(x)
         return x + self.third(nn.functional.hardswish(self.second(x)))
 
 
-@pytest.mark.parametrize("scale", [1e-7, 1e-9])
+@pytest.mark.parametrize(("scale", "bias"), [(1e-6, 1e-6), (1e-7, 0.0), (1e-9, 1e-9)])
 @pytest.mark.parametrize(
     ("layer", "shape"),
     [
@@ -322,9 +322,9 @@ class Residual(nn.Module):
         (lambda: nn.Linear(8, 8), (2, 5, 8)),
     ],
 )
-def test_sums_of_vanishing_activations_in_openvino(layer, shape, scale):
+def test_sums_of_vanishing_activations_in_openvino(layer, shape, scale, bias):
     pytest.importorskip("openvino")
-    model, x = Residual(layer).eval(), scale * torch.randn(shape)
+    model, x = Residual(layer, bias).eval(), scale * torch.randn(shape)
     w8a8 = formats(model, x, "w8a8")
     program = runtimes.get("openvino").compile(model, x, w8a8, [x])
     with torch.no_grad():
