@@ -17,6 +17,7 @@ from aiq.graph import Op, trace
 from aiq.graph.decode import Decode, at
 from aiq.hardware import Hardware
 from aiq.planning import stopwatch
+from aiq.report.document import document
 from aiq.sensitivity import estimate
 
 LENGTH = 16
@@ -170,6 +171,10 @@ def test_a_decoder_is_searched_by_perplexity_and_says_how_fast_it_writes(model):
     assert "perplexity x1.0" in text
     assert "tokens/s, first token after" in text
     assert "pp" not in text.split("proof", maxsplit=1)[0]
+    shown = document(plan, None)
+    assert shown["answer"]["decoding"] in text
+    assert shown["run"] == "a text"
+    assert "--workload 32+16" in shown["commands"][0]
     assert aiq.Plan.from_json(plan.to_json()) == plan
 
 

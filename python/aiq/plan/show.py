@@ -13,7 +13,7 @@ from aiq.plan.notes import not_counted, not_decided
 from aiq.report import drawing
 from aiq.report.diagnosis import diagnose
 from aiq.report.scores import Words
-from aiq.report.sentence import described, gain
+from aiq.report.sentence import decoding, described, gain, one_run
 from aiq.text import FittedTable, count, duration, table
 
 if TYPE_CHECKING:  # a plan prints itself through this module
@@ -156,27 +156,16 @@ def _cheapest(plan: "Plan") -> str:
     return f"{what} is optimal: nothing cheaper exists{drop}"
 
 
-def price(proof: SolveSummary, words: Words) -> str:
+def price(proof: SolveSummary, words: Words, run: str) -> str:
     """Return the shadow price of accuracy in words."""
     saved, step = proof.per_tenth or 0.0, "0.1 pp more accuracy drop"
     if words.metric != "top1":
         step = f"{words.drop(TENTH)} more {words.dropped}"
     if not saved:
         return f"{step} would save nothing"
-    amount = f"{count(saved)}B" if proof.unit == "bytes" else f"{duration(saved)} a batch"
+    amount = f"{count(saved)}B" if proof.unit == "bytes" else f"{duration(saved)} {run}"
     share = f"{100 * saved / proof.value:.2g} %" if proof.value > 0 else ""
     return f"{step} would save {amount}" + (f", {share}" if share else "")
-
-
-def _decoding(plan: "Plan") -> list[str]:
-    """Return the predicted times of a decoder, in a line; nothing for other models."""
-    now, before = plan.predicted, plan.baseline
-    if not now.token_seconds or not before.token_seconds:
-        return []
-    first = f"{duration(before.first_seconds or 0)} -> {duration(now.first_seconds or 0)}"
-    rate = f"{1 / before.token_seconds:.3g} -> {1 / now.token_seconds:.3g} tokens/s"
-    bound = ", bounds" if now.level == "roofline" else ""
-    return [f"  decoding    {rate}, first token after {first} ({now.level}{bound})"]
 
 
 def summary(plan: "Plan") -> str:
@@ -194,9 +183,10 @@ def summary(plan: "Plan") -> str:
         f"  traffic     {count(before.bytes)}B -> {count(now.bytes)}B",
         f"  weights     {count(before.weight_bytes)}B -> {count(now.weight_bytes)}B",
         f"  time        {bound}{duration(before.seconds)} -> {bound}{duration(now.seconds)} "
-        + f"a batch ({now.level})",
+        + f"{one_run(plan)} ({now.level})",
     ]
-    lines += _decoding(plan)
+    if written := decoding(plan):
+        lines.append(f"  decoding    {written} ({now.level}{', bounds' if bound else ''})")
     lines += [
         f"              {line}"
         for line in (
@@ -232,6 +222,6 @@ def summary(plan: "Plan") -> str:
         answer = f"{proof.status}: {proof.value:.6g} {proof.unit}, gap {100 * proof.gap:.3g} %"
         lines.append(f"  proof       {answer}, {effort}")
     if proof.per_tenth is not None:
-        lines.append(f"  price       {price(proof, words)}")
+        lines.append(f"  price       {price(proof, words, one_run(plan))}")
     lines.append(f"  search      {plan.evaluations} evaluations, {duration(plan.seconds)}")
     return "\n".join(lines)

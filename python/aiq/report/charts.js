@@ -51,7 +51,7 @@ function frontier() {
     );
   }
   const time = doc.lowerBound ? "lower bound on time" : measured.length ? "time" : "predicted time";
-  const what = doc.unit === "seconds" ? `${time} of a batch` : "bytes moved";
+  const what = doc.unit === "seconds" ? `${time} of ${doc.run}` : "bytes moved";
   svg.append(
     text(right, bottom + 36, `${what}, ${unit}`, { "text-anchor": "end" }),
     text(4, 12, `${doc.dropUnit.words}${drops.note}`),

@@ -9,15 +9,12 @@ from aiq.report import drawing, facts, missing
 from aiq.report.diagnosis import diagnose
 from aiq.report.measured import MeasuredTimes
 from aiq.report.scores import Words
-from aiq.report.sentence import described, drop, gain, mix
+from aiq.report.sentence import decoding, described, drop, gain, mix, one_run
 from aiq.text import count, duration, joules
 
 if TYPE_CHECKING:  # a plan shows itself through this room
     from aiq.plan import Plan, Prediction
     from aiq.plan.tables import FrontierPoint, PlanTables
-
-MANY = 12
-"""Of more uniform precisions than these, those that another one beats are left out."""
 
 
 def document(plan: "Plan", measured: MeasuredTimes | None) -> dict[str, Any]:
@@ -43,6 +40,7 @@ def document(plan: "Plan", measured: MeasuredTimes | None) -> dict[str, Any]:
         "dropsKnown": view.drops_known,
         "layers": [view.layer(i, short) for i, short in enumerate(drawing.short(names))],
         "unit": view.unit,
+        "run": one_run(plan),
         "budget": view.budget(),
         "points": [
             view.point(p) | {"labelled": bool(p.name) and i not in view.beaten}
@@ -79,36 +77,19 @@ class _View:
         self.unit = self.tables.unit if self.tables else "seconds"
         # A search that measured only whole plans has zeros instead of the drops of layers.
         self.drops_known = plan.provenance.get("sensitivity", "") is not None
-        self.beaten = self._beaten()
+        self.beaten = drawing.beaten((p.name, self.cost(p), p.drop) for p in self.frontier)
         self.places = drawing.places(
             len(plan.layers), self.tables.edges if self.tables else ()
         )  # of the layers in the picture of the graph
         self.chosen = next((i for i, p in enumerate(self.frontier) if p.name == "plan"), -1)
 
-    def _beaten(self) -> set[int]:
-        """Return the uniform plans, of many, that another one beats in cost and in drop."""
-        uniform = {
-            i: (self.cost(p), p.drop)
-            for i, p in enumerate(self.frontier)
-            if p.name not in {"", "plan", REFERENCE.name}
-        }
-        if len(uniform) <= MANY:
-            return set()
-        known = [(cost, drop) for cost, drop in uniform.values() if drop is not None]
-        return {
-            i
-            for i, (cost, drop) in uniform.items()
-            if drop is None
-            or any(c <= cost and d <= drop and (c, d) != (cost, drop) for c, d in known)
-        }
-
     def answer(self) -> dict[str, Any]:
         """Return the sentence, in parts."""
         plan, found = self.plan, gain(self.plan, self.measured)
         formats = [layer.format for layer in plan.layers]
-        runs_in = facts.workload(plan)
         main = max(dict.fromkeys(formats), key=formats.count)
         layers = f"{formats.count(main)} of {len(formats)} layers in {described(main)}"
+        layers += "" if described(main) == main else f" ({main})"
         return {
             "figure": found.figure,
             "words": found.words,
@@ -116,8 +97,9 @@ class _View:
             "measured": found.measured,
             "drop": drop(plan),
             "dropMeasured": plan.accuracy is not None,
-            "layers": layers + ("" if described(main) == main else f" ({main})"),
-            "where": ", ".join(filter(None, [runs_in, f"profile {plan.hardware}"])),
+            "decoding": decoding(plan),
+            "layers": layers,
+            "where": ", ".join(filter(None, [facts.workload(plan), f"profile {plan.hardware}"])),
         }
 
     def notes(self) -> list[str]:

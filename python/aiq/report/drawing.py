@@ -1,6 +1,6 @@
 """Where things go and which colour they have: what the page does not compute itself."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from aiq.formats import REFERENCE
 from aiq.formats import parse as parse_format
@@ -13,6 +13,9 @@ DISTINCT = ("#2f86c9", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#
 
 USUAL = {"w8a8": DISTINCT[0], "bf16": DISTINCT[1], "w4": DISTINCT[2]}
 """Formats that have the same colour in every report."""
+
+MANY = 12
+"""Of more uniform precisions than these, those that another one beats get no label."""
 
 _SCALE = ((0x1F, 0x3B, 0x73), (0x2F, 0x86, 0xC9), (0x4F, 0xB0, 0x86), (0xF0, 0xC5, 0x3B))
 
@@ -42,6 +45,26 @@ def _scale(where: float) -> str:
     i = min(int(at), len(_SCALE) - 2)
     mixed = (a + (b - a) * (at - i) for a, b in zip(_SCALE[i], _SCALE[i + 1], strict=True))
     return "#" + "".join(f"{round(x):02x}" for x in mixed)
+
+
+def beaten(points: Iterable[tuple[str, float, float | None]]) -> set[int]:
+    """Return the uniform plans, of many, that another one beats in cost and in drop.
+
+    Parameters
+    ----------
+    points
+        Name, cost and drop of each plan; a drop that is not known is ``None``.
+    """
+    others = {"", "plan", REFERENCE.name}
+    uniform = {i: point[1:] for i, point in enumerate(points) if point[0] not in others}
+    if len(uniform) <= MANY:
+        return set()
+    known = [(cost, drop) for cost, drop in uniform.values() if drop is not None]
+    return {
+        i
+        for i, (cost, drop) in uniform.items()
+        if drop is None or any(c <= cost and d <= drop and (c, d) != (cost, drop) for c, d in known)
+    }
 
 
 def places(layers: int, edges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

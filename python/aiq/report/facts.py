@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiq.formats import WeightRounding
 from aiq.report.scores import Words
+from aiq.report.sentence import decoding, one_run
 from aiq.text import count, duration
 
 if TYPE_CHECKING:  # a plan shows itself through this room
@@ -26,12 +27,13 @@ def fact_rows(plan: "Plan") -> list[tuple[str, str]]:
     known, proof = plan.provenance, plan.proof
     found = [
         ("Objective", f"{plan.objective}, method {plan.method}"),
-        ("Budget", _budget(known)),
+        ("Budget", _budget(plan)),
         ("Solve", _solve(plan)),
         ("Search", f"{plan.evaluations} evaluations, {duration(plan.seconds)}"),
         ("Formats", _words(known.get("formats"))),
         ("Sensitivity", _words(known.get("sensitivity"))),
         ("Workload", workload(plan)),
+        ("Decoding, predicted", decoding(plan)),
         ("Model", plan.model),
         ("Structure", "" if plan.workload is None else f"hash {plan.workload.fingerprint}"),
         ("Cost model", plan.predicted.level),
@@ -46,8 +48,8 @@ def fact_rows(plan: "Plan") -> list[tuple[str, str]]:
     return [(label, value) for label, value in found if value]
 
 
-def _budget(known: Mapping[str, Any]) -> str:
-    parts = []
+def _budget(plan: "Plan") -> str:
+    known, parts = plan.provenance, []
     if isinstance(known.get("max_drop"), int | float) and known.get("lam") is None:
         words = Words.of(known)
         parts.append(f"{words.dropped} at most {words.drop(known['max_drop'])}")
@@ -58,7 +60,7 @@ def _budget(known: Mapping[str, Any]) -> str:
     if isinstance(known.get("max_size"), int | float):
         parts.append(f"weights at most {count(known['max_size'])}B")
     if isinstance(known.get("max_seconds"), int | float):
-        parts.append(f"at most {duration(known['max_seconds'])} a batch by prediction")
+        parts.append(f"at most {duration(known['max_seconds'])} {one_run(plan)} by prediction")
     if isinstance(known.get("min_intensity"), int | float):
         parts.append(f"at least {known['min_intensity']:g} FLOPs per byte")
     return ", ".join(parts)
@@ -116,6 +118,8 @@ def commands(plan: "Plan") -> list[str]:
         ("--min-intensity", known.get("min_intensity")),
         ("--rounding", None if plan.rounding is WeightRounding.NEAREST else plan.rounding),
         ("--measure-top", known.get("measure_top") or None),
+        ("--workload", _decode(known)),
+        ("--seed", known.get("seed") or None),
     ]
     pins = known.get("pin")
     if isinstance(pins, Mapping):
@@ -140,6 +144,12 @@ def _metric(known: Mapping[str, Any]) -> str:
     if metric == "top1":
         return ""
     return metric if metric in {"perplexity", "cosine"} else f"MODULE:{metric}"
+
+
+def _decode(known: Mapping[str, Any]) -> str:
+    """Return what a decoder does as the command line takes it; nothing for other models."""
+    found = known.get("decode")
+    return f"{found['prompt']}+{found['tokens']}" if isinstance(found, Mapping) else ""
 
 
 def _batch_dim(known: Mapping[str, Any]) -> object:

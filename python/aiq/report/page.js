@@ -112,6 +112,7 @@ function showAnswer() {
   $("chips").append(
     chip(answer.measured ? "measured" : "predicted", answer.how),
     chip(answer.dropMeasured ? "measured" : "predicted", answer.drop),
+    ...(answer.decoding ? [chip("predicted", answer.decoding)] : []),
     chip("", answer.layers),
   );
   $("notes").append(...doc.notes.map((note) => make("li", {}, note)));

@@ -8,6 +8,7 @@ from aiq.formats import REFERENCE, Format, Kind
 from aiq.formats import parse as parse_format
 from aiq.report.measured import MeasuredTimes
 from aiq.report.scores import Words
+from aiq.text import count, duration
 
 if TYPE_CHECKING:  # a plan shows itself through this room
     from aiq.plan import Plan
@@ -79,6 +80,25 @@ def _faster(ratio: float, how: str, *, measured: bool) -> Gain:
     return Gain(
         f"{ratio:.1f}x" if ratio >= 1.95 else f"{ratio:.2f}x", "faster than float32", how, measured
     )
+
+
+def one_run(plan: "Plan") -> str:
+    """Return what takes the predicted seconds of a plan."""
+    return "a batch" if plan.predicted.token_seconds is None else "a text"
+
+
+def decoding(plan: "Plan") -> str:
+    """Return how fast a decoder is predicted to write, in words; nothing for other models."""
+    before, now = plan.baseline, plan.predicted
+    if not now.token_seconds or not before.token_seconds:
+        return ""
+    first = f"{duration(before.first_seconds or 0)} -> {duration(now.first_seconds or 0)}"
+    rate = f"{_rate(before.token_seconds)} -> {_rate(now.token_seconds)} tokens/s"
+    return f"{rate}, first token after {first}"
+
+
+def _rate(seconds: float) -> str:
+    return f"{1 / seconds:.3g}" if seconds > 1e-3 else count(1 / seconds)
 
 
 def drop(plan: "Plan") -> str:
