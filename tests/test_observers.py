@@ -36,6 +36,17 @@ def seen(*batches):
     return statistics
 
 
+def test_statistics_do_not_depend_on_the_order_in_memory():
+    x = values(0, 4, 8, 5, 6)
+    one = seen(x)
+    for other in (x.contiguous(memory_format=torch.channels_last), x.mT.contiguous().mT):
+        found = seen(other)
+        assert found.extremes == one.extremes
+        assert found.counts.equal(one.counts)
+        assert torch.allclose(found.mean, one.mean)
+    assert int(one.counts.sum()) == x.numel()
+
+
 def rounding_error(x, low, high, bits):
     scheme = Scheme(bits, symmetric=False, signed=False)
     quantizer = from_range(torch.tensor([low]), torch.tensor([high]), scheme)

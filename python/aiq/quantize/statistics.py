@@ -83,7 +83,8 @@ class Statistics:
         InputError
             If a value is not finite.
         """
-        low, high = (float(v) for v in torch.aminmax(x))
+        flat = _in_memory_order(x)
+        low, high = (float(v) for v in torch.aminmax(flat))
         if not math.isfinite(low + high):
             raise InputError(
                 "A value is NaN or infinite; calibrate on inputs that give finite ones."
@@ -91,8 +92,8 @@ class Statistics:
         self.extremes.append((low, high))
         self._cover(max(-low, high))
         # Two multiplications, as the product of the factors may overflow float32.
-        bins = x.mul(1 / self.limit if self.limit else 0).mul_(BINS).floor_().add_(BINS)
-        bins = bins.clamp_(max=2 * BINS - 1).to(torch.int32).reshape(-1)
+        bins = flat.mul(1 / self.limit if self.limit else 0).mul_(BINS).floor_().add_(BINS)
+        bins = bins.clamp_(max=2 * BINS - 1).to(torch.int32)
         self.counts += torch.bincount(bins, minlength=2 * BINS)
         rows = x.reshape(-1, x.shape[-1]) if self.by_feature and x.ndim > 1 else x
         self._add(rows.sum(0, dtype=torch.float64), len(rows))
@@ -120,6 +121,11 @@ class Statistics:
             self.counts[BINS // 2 : 3 * BINS // 2] = pairs
             self.limit *= 2
         self.limit = limit
+
+
+def _in_memory_order(x: Tensor) -> Tensor:
+    """Return the values of `x` as a vector, without a copy if nothing lies between them."""
+    return x.permute(sorted(range(x.ndim), key=x.stride, reverse=True)).reshape(-1)
 
 
 def _over_positions(total: Tensor, count: int) -> tuple[Tensor, int]:
