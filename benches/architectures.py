@@ -40,7 +40,7 @@ from networks import vision
 from torch import nn
 
 import aiq
-from aiq import cost, encoders
+from aiq import cost, encoders, runtimes
 from aiq.evaluate import Evaluator
 from aiq.formats import REFERENCE, Format, parse, parse_all
 from aiq.graph import Decode, LayerGraph
@@ -302,7 +302,7 @@ def stopwatch(text: Path, name: str) -> None:
     for batch in (1, 16):
         sentence = encoder.batches(text, LENGTH, samples=64, batch=batch)
         image = torch.randn(batch, 3, 224, 224)
-        for runtime in profile.runtimes:
+        for runtime in (name for name in profile.runtimes if name in runtimes.names()):
             rows[f"ViT-S, {images(batch)}, {runtime}"] = timed(
                 vit, profile, runtime, example_inputs=image, sensitivity=free
             )

@@ -8,7 +8,10 @@ FILES = (
     *("weights of linear layers", "MB", "divergence", "perplexity, x float32"),
     *("ms a token after 16", "after 512"),
 )
-PREDICTIONS = ("prediction", "mean error, all", "mixes only", "Spearman")
+PREDICTIONS = (
+    *("runtime", "tokens before", "prediction", "mean error, all", "mixes only", "Spearman"),
+)
+RUNTIMES = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
 PEERS = {"Q4_K_M": "llama.cpp's rule Q4_K_M", "NNCF": "NNCF's default"}
 
 
@@ -32,14 +35,19 @@ def decoded(results: Path) -> Iterator[list[str]]:
 
 
 def predicted(results: Path) -> Iterator[list[str]]:
-    """Yield for each prediction of decode times its errors over uniform files and random mixes."""
-    document = json.loads((results / "llm.json").read_text())["prediction"]
+    """Yield for each prediction of decode times its errors over uniform plans and random mixes."""
+    document = json.loads((results / "llm.json").read_text())
     names = {
         "calibrated": "calibrated model",
         "roofline": "bytes over bandwidth",
         "scaled bytes": "bytes, at the rate that fits best",
     }
-    for key, name in names.items():
-        row = document[key]
-        errors = (f"{100 * row[k]:.1f} %" for k in ("mape", "mape_of_mixes"))
-        yield [name, *errors, f"{row['spearman']:.2f}"]
+    tables = {("llama.cpp", "64"): document["prediction"]}
+    for runtime, title in RUNTIMES.items():
+        for context, table in document.get(f"time {runtime}", {}).items():
+            if context != "command":
+                tables[title, context.removeprefix("after ")] = table
+    for (runtime, context), table in tables.items():
+        for key, name in names.items():
+            errors = (f"{100 * table[key][k]:.1f} %" for k in ("mape", "mape_of_mixes"))
+            yield [runtime, context, name, *errors, f"{table[key]['spearman']:.2f}"]

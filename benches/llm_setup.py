@@ -44,7 +44,7 @@ class Setup:
     threads
         Number of threads of all runtimes.
     hardware
-        Profile of peaks and memory, to which a calibration of llama.cpp is added.
+        Profile of peaks and memory, to which calibrations of decoders are added.
     rounding
         How the weights of our own files are rounded.
     """
@@ -128,11 +128,17 @@ class Setup:
             raise SystemExit("Run the part calibrate first.")
         return Hardware.load(PROFILE)
 
-    def bytes(self, formats: Mapping[str, Format]) -> float:
-        """Return the bytes of all matrices of linear layers in a GGUF file."""
-        bits = (
-            placement.stored_bits(placement.GGUF, f) * self.elements[n] for n, f in formats.items()
-        )
+    def bytes(self, formats: Mapping[str, Format], section: str = placement.GGUF) -> float:
+        """Return the bytes of all matrices of linear layers, by default in a GGUF file.
+
+        Parameters
+        ----------
+        formats
+            Layer -> format.
+        section
+            Section of a profile that prices the runtime.
+        """
+        bits = (placement.stored_bits(section, f) * self.elements[n] for n, f in formats.items())
         return sum(bits) / 8
 
     def within_bytes(self, limit: float, menu: Sequence[Format] = MENU) -> dict[str, Format]:

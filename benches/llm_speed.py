@@ -1,7 +1,6 @@
 """Decode speed at equal divergence, and predicted against measured times of a decoder."""
 
 import json
-import random
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,21 +8,20 @@ from typing import Any
 
 import common
 import llm_rule
+import llm_times
 import numpy as np
 from llm_setup import FOLDER, LENGTH, MENU, Setup
 from rich.table import Table
-from scipy.stats import spearmanr
 
 from aiq import cost
 from aiq.cost import CostTable
-from aiq.formats import REFERENCE, Format
+from aiq.formats import REFERENCE
 from aiq.gguf.llamacpp import LlamaCpp
 from aiq.graph import Decode
 from aiq.runtimes import placement
 
 WITHIN = 0.05
 ATTEMPTS = 6
-MIXES = 30
 CONTEXT = 64
 
 
@@ -33,11 +31,11 @@ def costs(setup: Setup, decode: Decode) -> CostTable:
     return cost.time_table(graph, (REFERENCE, *MENU), setup.calibrated(), placement.GGUF)
 
 
-def equal_divergence(setup: Setup) -> Path:
+def write_equal(setup: Setup) -> None:
     """Write the plan of least time that diverges like the rule's file, and files beside it.
 
-    The files' divergence and predicted times are kept in a file of their own, which is returned:
-    all this takes minutes of work on any machine, and the timings then take minutes on a quiet one.
+    The files' divergence and predicted times are kept in a file of their own: all this takes
+    minutes of work on any machine, and the timings then take minutes on a quiet one.
     """
     table = costs(setup, Decode())
     seconds = table.cost[:, 1:] / table.per_unit
@@ -67,9 +65,7 @@ def equal_divergence(setup: Setup) -> Path:
         name: quality[name] | {"file": str(path), "predicted_seconds": predicted.get(name)}
         for name, path in files.items()
     }
-    kept = _kept(setup)
-    kept.write_text(json.dumps(rows, indent=1))
-    return kept
+    _kept(setup).write_text(json.dumps(rows, indent=1))
 
 
 def _kept(setup: Setup) -> Path:
@@ -78,8 +74,9 @@ def _kept(setup: Setup) -> Path:
 
 def speed(setup: Setup, tokens: int, rounds: int) -> dict[str, Any]:
     """Return speed and quality of the plan of least time that diverges like the rule's file."""
-    kept = _kept(setup)
-    rows = json.loads((kept if kept.exists() else equal_divergence(setup)).read_text())
+    if not _kept(setup).exists():
+        write_equal(setup)
+    rows = json.loads(_kept(setup).read_text())
     files = {name: Path(row.pop("file")) for name, row in rows.items()}
     times = timed(files, setup.threads, (16, 512), tokens, rounds)
     show = Table("file", "KL", "perplexity ratio", "predicted ms", "ms after 16", "ms after 512")
@@ -127,46 +124,17 @@ def timed(
 def prediction(setup: Setup, tokens: int, rounds: int) -> dict[str, Any]:
     """Return errors of predicted decode times: all uniform files, and random mixes."""
     table = costs(setup, Decode(prompt=CONTEXT, tokens=tokens))
-    draw = random.Random(0)
-    plans: dict[str, dict[str, Format]] = {fmt.name: setup.uniform(fmt) for fmt in MENU}
-    for number in range(MIXES):
-        some = draw.sample(MENU, draw.randint(2, len(MENU)))
-        plans[f"mix {number + 1}"] = {name: draw.choice(some) for name in setup.drops.layers}
+    plans = llm_times.plans(setup.elements, MENU)
     files = {name: setup.write(name, formats, named=False) for name, formats in plans.items()}
     times = timed(files, setup.threads, (CONTEXT,), tokens, rounds)
-    measured = np.array([times[name][CONTEXT] for name in plans])
-    predicted = np.array([table.total(formats) for formats in plans.values()])
-    size = np.array([setup.bytes(formats) for formats in plans.values()])
-    bandwidth = 1e9 * setup.calibrated().memory[-1].read_gbps
-    guesses = {
-        "calibrated": predicted,
-        "roofline": size / bandwidth,
-        "scaled bytes": _scaled(size, measured),
-    }
-    result = {name: _errors(guess, measured) for name, guess in guesses.items()}
-    show = Table("prediction", "MAPE", "MAPE of mixes", "Spearman")
-    for name, row in result.items():
-        show.add_row(name, *(f"{row[key]:.3f}" for key in ("mape", "mape_of_mixes", "spearman")))
-    common.console.print(show)
-    rows = zip(plans, predicted, measured, size, strict=True)
-    result["rows"] = {
-        name: {"predicted_ms": 1e3 * p, "measured_ms": 1e3 * m, "megabytes": s / 1e6}
-        for name, p, m, s in rows
-    }
+    result = llm_times.compared(
+        "llama.cpp",
+        plans,
+        [table.total(formats) for formats in plans.values()],
+        [times[name][CONTEXT] for name in plans],
+        [setup.bytes(formats) for formats in plans.values()],
+        1e9 * setup.calibrated().memory[-1].read_gbps,
+    )
     for path in files.values():
         path.unlink()
     return result
-
-
-def _scaled(size: np.ndarray, measured: np.ndarray) -> np.ndarray:
-    """Return times in proportion to bytes, with the one rate that fits these times best."""
-    return size * np.median(measured / size)
-
-
-def _errors(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float]:
-    relative = np.abs(predicted / measured - 1)
-    return {
-        "mape": float(relative.mean()),
-        "mape_of_mixes": float(relative[-MIXES:].mean()),
-        "spearman": float(spearmanr(predicted, measured).statistic),
-    }

@@ -14,15 +14,22 @@ from torch import nn
 import aiq
 from aiq.errors import GraphError, InputError, VerificationError
 from aiq.formats import REFERENCE, parse
-from aiq.generative import write
+from aiq.generative import program, write
 from aiq.generative.matrices import Lookup, Matrix
-from aiq.generative.program import Generator
+from aiq.generative.program import LONGER_BUFFERS, Generator
+from aiq.generative.variants import write_variants
 from aiq.generative.write import write_folder
 from aiq.graph import trace
 from aiq.quantize.weights import weight_only
 
 MIX = ("w4g32", "w8g32", "w4g32z", "fp32", "w4", "w8", "w8g32z", "w4g64")
 FEW = {"vocab_size": WORDS, "num_hidden_layers": 1}
+
+
+@pytest.fixture(autouse=True)
+def little_room(monkeypatch):
+    """Let buffers of the cache run out of room in texts of some tokens."""
+    monkeypatch.setattr(program, "_LEAST_ROOM", 4)
 
 
 @pytest.fixture(scope="module")
@@ -43,17 +50,17 @@ def check(model, folder, formats, text):
     expected = simulator.run(text, formats).logits[0]
     with torch.no_grad():
         rounding = (expected - model(text).logits[0]).std()
-    numbers, program = text[0].tolist(), Generator(folder)
+    numbers, decodes = text[0].tolist(), Generator(folder)
     for read in (1, 7, 23):
-        program.reset()
-        found = [program.logits(numbers[:read])]
-        found += [program.logits([number]) for number in numbers[read:]]
-        assert program.length == len(numbers)
+        decodes.reset()
+        found = [decodes.logits(numbers[:read])]
+        found += [decodes.logits([number]) for number in numbers[read:]]
+        assert decodes.length == len(numbers)
         difference = torch.from_numpy(np.concatenate(found)) - expected
         assert float(difference.std()) < 0.01 * float(rounding)  # embeddings are float16
-    likeliest = int(program.logits([5])[-1].argmax())
-    assert program.generate([*numbers, 5], 3)[0] == likeliest
-    assert program.length == len(numbers) + 3
+    likeliest = int(decodes.logits([5])[-1].argmax())
+    assert decodes.generate([*numbers, 5], 3)[0] == likeliest
+    assert decodes.length == len(numbers) + 3
     stored = sum(x.stat().st_size for x in folder.iterdir() if x.suffix in {".bin", ".data"})
     assert stored < 0.8 * sum(4 * x.numel() for x in model.parameters())
 
@@ -85,10 +92,31 @@ def test_a_plan_becomes_a_folder_and_replaces_an_older_one(tmp_path):
     aiq.export(plan, model, folder, data=[text], runtime="onnxruntime")
     check(model, folder, plan.formats, text)
     check_onnxruntime(folder)
+    check_buffers(folder)
     assert not (folder / "openvino_model.xml").exists()
     assert [x.name for x in folder.parent.iterdir()] == ["new"]
     with pytest.raises(VerificationError, match="other logits"):
         write._check(decoder("qwen2", seed=1, **FEW), folder, [text])
+
+
+def test_plans_of_a_decoder_that_is_exported_once_compute_nearly_its_logits(tmp_path):
+    model, text = decoder(**FEW), tokens(1, 24, WORDS)
+    traced = trace(model, text)
+    plans = {"mix": mixed(traced, MIX[:6]), "fp32": {}, "w8g32z": mixed(traced, ("w8g32z",))}
+    found = write_variants(model, tmp_path, plans, traced, runtime="onnxruntime")
+    with torch.no_grad():
+        expected = model(text).logits[0]
+    for (name, folder), most in zip(found.items(), (0.6, 0.005, 0.05), strict=True):
+        decodes = Generator(folder)
+        parts = [decodes.logits(text[0, :9].tolist())]
+        parts += [decodes.logits([number]) for number in text[0, 9:].tolist()]
+        difference = torch.from_numpy(np.concatenate(parts)) - expected
+        assert float(difference.std()) < most * float(expected.std()), name
+        times = decodes.run([1, 2, 3], 4)
+        assert min(times.first, times.token) > 0
+        assert decodes.length == 7
+    sizes = {name: (folder / "model.onnx.data").stat().st_size for name, folder in found.items()}
+    assert sizes["mix"] < sizes["w8g32z"] < sizes["fp32"]
 
 
 def check_openvino(model, folder):
@@ -119,6 +147,24 @@ def check_onnxruntime(folder):
     assert (len(packed), kinds["MatMul"]) == (6, 2)  # keys and the upper matrix have eight bits
     levels = {a.i for node in packed for a in node.attribute if a.name == "accuracy_level"}
     assert levels == {1}  # float32: what matrices read is not rounded
+
+
+def check_buffers(folder):
+    """Check that the cache is added to in place, and otherwise as if it were copied."""
+    in_place = Generator(folder)
+    in_place.logits([1])
+    buffers = dict(in_place._program._arrays)
+    found = [in_place.logits([token]) for token in (2, 3, 4)]
+    assert all(buffers[name] is array for name, array in in_place._program._arrays.items())
+    assert all(np.any(array[:, :, 3]) for array in buffers.values())
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    assert [entry.key for entry in model.metadata_props].count(LONGER_BUFFERS) == 1
+    del model.metadata_props[:]
+    onnx.save(model, folder / "model.onnx")
+    copied = Generator(folder)
+    copied.logits([1])
+    for token, expected in zip((2, 3, 4), found, strict=True):
+        assert np.allclose(copied.logits([token]), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,14 @@ import torch
 
 from aiq import machine, quiet, runtimes
 from aiq.calibrate import chains, products, programs, roofs
+from aiq.calibrate.decoders import DecoderRuntime, measure_decoders
 from aiq.calibrate.fit import ALIKE, PRIOR, Coefficients, Prior, fit
 from aiq.calibrate.samples import Sample, Store, default_path
 from aiq.calibrate.this_machine import NAME, as_hardware, quick, quiet_roofs, roofs_by_threads
 from aiq.errors import Interrupted, RuntimeUnavailableError
 from aiq.hardware import Hardware
 from aiq.hardware.runtime_profile import KernelProfile, RuntimeProfile
+from aiq.hardware.sections import DECODERS, owner
 from aiq.measure import Call
 from aiq.progress import Progress, silent
 from aiq.runtimes import Runtime, placement
@@ -61,7 +63,8 @@ def calibrate(
     Parameters
     ----------
     runtime
-        Name of the runtime.
+        Name of the runtime, or of its section for decoders: ``llamacpp``, ``openvino_decoder`` or
+        ``onnxruntime_decoder``. Those are timed as whole decoders (`aiq.calibrate.decoders`).
     name
         Name of the profile.
     threads
@@ -102,10 +105,11 @@ def calibrate(
         On Ctrl-C: a KeyboardInterrupt whose message says what is kept.
     """
     report = progress or silent
-    if runtime == placement.GGUF:
+    if _is_of_decoders(runtime):
+        decoders = _decoders(runtime)
         with machine.threads(threads) as used:
             hardware = add_to or quick(report, name=name, force=force)
-            return _llama_cpp(hardware, used, report, force=force)
+            return _with_decoders(hardware, decoders, used, report, force=force)
     engine = runtimes.get(runtime)
     with machine.threads(threads) as used:
         store = open_store(engine, samples, count, force=force)
@@ -145,23 +149,42 @@ def check_calibration(names: Iterable[str], threads: int | None) -> None:
         If this process may not use so many threads.
     """
     for name in names:
-        if name != placement.GGUF:
+        if _is_of_decoders(name):
+            _decoders(name)
+        else:
             runtimes.get(name)
     with machine.threads(threads):
         pass
 
 
-def _llama_cpp(hardware: Hardware, threads: int, report: Progress, *, force: bool) -> Hardware:
-    """Add the section of llama.cpp, if the packages for that are installed."""
+def _is_of_decoders(name: str) -> bool:
+    """Whether a section prices decoders only, and no other networks."""
+    return name == placement.GGUF or name in DECODERS.values()
+
+
+def _decoders(name: str) -> DecoderRuntime:
+    """Return a runtime of decoders, if the packages for that are installed."""
     try:
-        from aiq.calibrate import llamacpp  # noqa: PLC0415
+        if name == placement.GGUF:
+            from aiq.calibrate import llamacpp  # noqa: PLC0415
+
+            return llamacpp.llama_cpp()
+        from aiq.calibrate import folders  # noqa: PLC0415
+
+        return folders.folder_runtime(owner(name))
     except ModuleNotFoundError as error:
+        also = " xllamacpp" if name == placement.GGUF else ""
         raise RuntimeUnavailableError(
-            f"Calibrating llama.cpp needs the package {error.name}: "
-            "`pip install 'aiq[llm]' xllamacpp`."
+            f"Calibrating {name} needs the package {error.name}: `pip install 'aiq[llm]'{also}`."
         ) from error
+
+
+def _with_decoders(
+    hardware: Hardware, runtime: DecoderRuntime, threads: int, report: Progress, *, force: bool
+) -> Hardware:
+    """Add the section of a runtime of decoders."""
     ticks = machine.cpu_ticks()
-    section = llamacpp.measure_llamacpp(threads, report, force=force)
+    section = measure_decoders(runtime, threads, report, force=force)
     stolen = machine.steal(ticks, machine.cpu_ticks()) or 0.0
     return with_section(hardware, section, threads, stolen)
 

@@ -14,6 +14,14 @@ from aiq.errors import InputError
 from aiq.files import check_target
 from aiq.hardware import Hardware
 
+RuntimesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="The runtime to measure (inductor), or llamacpp, openvino_decoder or "
+        "onnxruntime_decoder for language models that write tokens; may be repeated."
+    ),
+]
+
 
 def calibrate(
     output: Annotated[
@@ -25,9 +33,7 @@ def calibrate(
             "cache folder, which --hw auto finds.",
         ),
     ] = None,
-    runtime: Annotated[
-        list[str] | None, typer.Option(help="The runtime to measure (inductor); may be repeated.")
-    ] = None,
+    runtime: RuntimesOption = None,
     add_to: Annotated[
         str | None,
         typer.Option(

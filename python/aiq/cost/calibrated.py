@@ -16,6 +16,7 @@ from aiq.formats import Format
 from aiq.graph import Layer, LayerGraph, is_attention
 from aiq.hardware import Hardware
 from aiq.hardware.runtime_profile import RuntimeProfile
+from aiq.runtimes import placement
 
 _PICOSECONDS_PER_US = 10**6
 
@@ -127,7 +128,8 @@ def _measured(
     if not part.shape:
         return None
     (i,), (k,) = part.layers, part.formats
-    found = products.seconds(products.nearest(profile.products, formats[k]), formats[k], layers[i])
+    fmt, bits = formats[k], placement.stored_bits(profile.name, formats[k])
+    found = products.seconds(products.nearest(profile.products, fmt), bits, layers[i])
     return None if found is None else round(found * 10**12)
 
 

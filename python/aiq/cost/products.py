@@ -25,21 +25,24 @@ def nearest(measured: Mapping[str, tuple[Product, ...]], fmt: Format) -> tuple[P
     return measured[by_size[0].name] if by_size else ()
 
 
-def seconds(measured: Sequence[Product], fmt: Format, layer: Layer) -> float | None:
-    """Return the time of a linear layer in `fmt`, or ``None`` if it is no linear layer.
+def seconds(measured: Sequence[Product], bits: float, layer: Layer) -> float | None:
+    """Return the time of a linear layer, or ``None`` if it is no linear layer.
 
     Parameters
     ----------
     measured
-        Products in this format, in the order of their rows.
-    fmt, layer
-        The format, which determines the bytes of the weight, and the layer.
+        Products in the format of the layer, in the order of their rows.
+    bits
+        Bits of a weight as the runtime stores it, with its share of scales and zero points. The
+        rates were measured with the same bits.
+    layer
+        The layer.
     """
     if layer.op is not Op.LINEAR or layer.weight_shape is None or not measured:
         return None
     elements = math.prod(layer.weight_shape)
     rows = max(1, layer.output_elements // layer.weight_shape[0])
-    return product_seconds(measured, rows, elements, fmt.stored_bits / 8)
+    return product_seconds(measured, rows, elements, bits / 8)
 
 
 def attention_seconds(measured: Sequence[Product], layer: Layer) -> float:
@@ -82,7 +85,18 @@ def _at_rows(measured: Sequence[Product], times: Sequence[float], rows: int) -> 
 
 
 def _seconds(product: Product, elements: int, width: float) -> float:
-    """Return the time of a weight of `elements`; its rate is interpolated over their logarithm."""
+    """Return the time of a weight of `elements`.
+
+    The time of a byte is interpolated linearly over the logarithm of the elements.
+    """
     sizes, rates = zip(*product.rates, strict=True)
-    rate = float(np.interp(math.log(elements), np.log(sizes), rates))
-    return product.start_us * 1e-6 + elements * width / (rate * 1e9)
+    times = 1e-9 / np.array(rates)
+    return product.start_us * 1e-6 + elements * width * interpolated(elements, sizes, times)
+
+
+def interpolated(elements: int, sizes: Sequence[int], values: Sequence[float]) -> float:
+    """Return the value at a number of elements, from those at increasing `sizes`.
+
+    It is linear in the logarithm of the elements, and constant beyond the ends.
+    """
+    return float(np.interp(math.log(elements), np.log(sizes), values))

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from aiq.decoders import weight_path
 from aiq.errors import InputError, VerificationError
 from aiq.formats import FP32, REFERENCE, Format
 from aiq.graph import Layer, Trace
+from aiq.quantize.affine import Affine
 from aiq.quantize.rounding import Rounding
 
 Array = npt.NDArray[Any]
@@ -90,7 +91,7 @@ def rounded(
         module = own.get_submodule(path)
         module = head if module is table else module
         if fmt != REFERENCE:
-            _check(layer, fmt)
+            check_kernel(layer, fmt)
             key = (layer.name, fmt.weight, fmt.weight_granularity)
             value = rounding.weight(*key)
             module.weight.copy_(value if layer.weight in parameters else value.T)
@@ -98,27 +99,41 @@ def rounded(
                 module.bias.copy_(rounding.bias(*key))
         value = module.weight.detach()
         value = value if layer.weight in parameters else value.T
-        found.append(_matrix(layer.name, fmt, value, rounding))
+        quantizer = (
+            None
+            if fmt == REFERENCE
+            else rounding.weight_quantizer(layer.name, fmt.weight, fmt.weight_granularity)
+        )
+        found.append(as_stored(layer.name, fmt, value.numpy(), quantizer))
         rounding.forget(layer.name)
     return own, found
 
 
-def _matrix(layer: str, fmt: Format, value: Tensor, rounding: Rounding) -> Matrix:
-    """Return a rounded weight, (outputs, inputs), with its integers; it shares memory with it."""
-    if fmt == REFERENCE:
+def as_stored(layer: str, fmt: Format, value: Array, quantizer: Affine | None) -> Matrix:
+    """Return a weight, (outputs, inputs), with its integers; it shares memory with it.
+
+    The weight may be rounded or not, as that does not change its integers. Float32 has no
+    quantiser.
+    """
+    if quantizer is None:
         empty = np.empty(0, np.float32)
-        return Matrix(layer, fmt, value.numpy(), empty, empty, None)
-    affine = rounding.weight_quantizer(layer, fmt.weight, fmt.weight_granularity)
-    codes = affine.quantize(value).numpy()
-    scales = affine.scale.numpy().reshape(len(value), -1)
-    if affine.scheme.symmetric:
-        return Matrix(layer, fmt, value.numpy(), codes.astype(np.int8), scales, None)
-    zeros = affine.zero_point.numpy().astype(np.uint8).reshape(scales.shape)
-    return Matrix(layer, fmt, value.numpy(), codes.astype(np.uint8), scales, zeros)
+        return Matrix(layer, fmt, value, empty, empty, None)
+    codes = quantizer.quantize(torch.from_numpy(value)).numpy()
+    scales = quantizer.scale.numpy().reshape(len(value), -1)
+    if quantizer.scheme.symmetric:
+        return Matrix(layer, fmt, value, codes.astype(np.int8), scales, None)
+    zeros = quantizer.zero_point.numpy().astype(np.uint8).reshape(scales.shape)
+    return Matrix(layer, fmt, value, codes.astype(np.uint8), scales, zeros)
 
 
-def _check(layer: Layer, fmt: Format) -> None:
-    """Raise `InputError` unless a kernel reads the weights of a layer in a format."""
+def check_kernel(layer: Layer, fmt: Format) -> None:
+    """Check that a kernel reads the weights of a layer in a format.
+
+    Raises
+    ------
+    InputError
+        If none does.
+    """
     assert layer.weight_shape is not None
     columns, group = layer.weight_shape[-1], fmt.weight_granularity.group
     if fmt.activation != FP32 or not fmt.quantizes_weights or fmt.weight.bits not in {4, 8}:

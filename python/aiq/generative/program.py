@@ -1,8 +1,11 @@
 """Run a decoder from a folder: it reads tokens after others, and writes new ones."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
 from numbers import Integral
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,27 @@ from aiq.runtimes.door import door
 
 Logits = npt.NDArray[np.float32]
 Feed = Mapping[str, npt.NDArray[Any]]
+
+
+LONGER_BUFFERS = "aiq.longer_cache_buffers"
+"""Property of an ONNX model whose buffers of the cache may be longer than what they hold."""
+
+_LEAST_ROOM = 256
+"""Tokens for which buffers of a cache have room at first; the room doubles when it is used up."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTimes:
+    """The times of a prompt.
+
+    Attributes
+    ----------
+    first, token
+        Seconds to read the prompt, and median of the seconds of each token after it.
+    """
+
+    first: float
+    token: float
 
 
 class Generator:
@@ -91,6 +115,21 @@ class Generator:
             written += unread
         return written
 
+    def run(self, prompt: Sequence[int], tokens: int) -> PromptTimes:
+        """Read a prompt after a reset, and return the times of it and of `tokens` tokens after it.
+
+        The tokens are those of the prompt again, as times do not depend on them.
+        """
+        self.reset()
+        began, seconds = perf_counter(), []
+        self.logits(prompt)
+        first = perf_counter() - began
+        for token in islice(cycle(prompt), tokens):
+            began = perf_counter()
+            self.logits([token])
+            seconds.append(perf_counter() - began)
+        return PromptTimes(first, float(np.median(seconds)))
+
 
 class _OpenVino:
     """A stateful model, which keeps its cache."""
@@ -121,7 +160,12 @@ class _OpenVino:
 
 
 class _OnnxRuntime:
-    """A model that reads its cache as inputs, and returns the longer one."""
+    """A model that reads its cache as inputs, and returns the longer one.
+
+    Attention adds to a buffer in place if the program allows buffers that are longer than what they
+    hold, as those of aiq do. The buffer of another program is replaced by a longer one in each
+    step.
+    """
 
     name = "onnxruntime"
 
@@ -134,23 +178,52 @@ class _OnnxRuntime:
         self._session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )
-        self._inputs = {value.name: value.shape for value in self._session.get_inputs()}
-        self._outputs = [value.name for value in self._session.get_outputs()]
+        self._value = onnxruntime.OrtValue.ortvalue_from_numpy
+        shapes = {value.name: value.shape for value in self._session.get_inputs()}
+        self._fed = [name for name in shapes if not name.startswith("input.")]
+        self._sizes = {n: shape[1::2] for n, shape in shapes.items() if n not in self._fed}
+        self._adds_in_place = LONGER_BUFFERS in self._session.get_modelmeta().custom_metadata_map
         self.reset()
 
     def reset(self) -> None:
-        self._cache = {
-            name: np.zeros([1, shape[1], 0, shape[3]], np.float32)
-            for name, shape in self._inputs.items()
-            if name.startswith("input.")
-        }
+        self._room = 0
+        self._cache = self._buffers(0)
 
     def run(self, feed: Feed) -> list[Logits]:
-        given = {name: value for name, value in feed.items() if name in self._inputs}
-        values = self._session.run(self._outputs, {**given, **self._cache})
-        found = dict(zip(self._outputs, values, strict=True))
-        self._cache = {n: found[n.replace("input.", "output.", 1)] for n in self._cache}
-        return list(found["logits"])
+        length = feed["attention_mask"].shape[1]
+        if self._adds_in_place and length > self._room:
+            self._room = max(_LEAST_ROOM, 2 * length)
+            earlier, self._cache = self._arrays, self._buffers(self._room)
+            for name, array in earlier.items():
+                self._arrays[name][:, :, : array.shape[2]] = array
+        binding = self._session.io_binding()
+        for name in self._fed:
+            binding.bind_cpu_input(name, feed[name])
+        binding.bind_output("logits")
+        for name, buffer in self._cache.items():
+            binding.bind_ortvalue_input(name, buffer)
+            if self._adds_in_place:
+                binding.bind_ortvalue_output(_written(name), buffer)
+            else:
+                binding.bind_output(_written(name))
+        self._session.run_with_iobinding(binding)
+        logits, *buffers = binding.get_outputs()
+        if not self._adds_in_place:
+            self._cache = dict(zip(self._cache, buffers, strict=True))
+        return list(logits.numpy())
+
+    def _buffers(self, room: int) -> dict[str, Any]:
+        """Return empty buffers for some tokens; they share the memory of `_arrays`."""
+        self._arrays = {
+            name: np.zeros([1, heads, room, size], np.float32)
+            for name, (heads, size) in self._sizes.items()
+        }
+        return {name: self._value(array) for name, array in self._arrays.items()}
+
+
+def _written(name: str) -> str:
+    """Return the name of the output that is the longer cache of an input."""
+    return name.replace("input.", "output.", 1)
 
 
 _OPENERS: Mapping[str, type[_OpenVino] | type[_OnnxRuntime]] = {

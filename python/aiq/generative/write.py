@@ -38,7 +38,8 @@ MANIFEST = "export.json"
 RUNTIMES = ("openvino", "onnxruntime")
 """Runtimes for which folders are written."""
 
-_ADVICE = "export the plan to a .gguf file, or choose another runtime"
+ADVICE = "export the plan to a .gguf file, or choose another runtime"
+"""What to do if a runtime cannot run a decoder."""
 
 _CACHED, _NEW = 3, 2
 """Tokens in the cache and after it while a decoder is traced; both numbers are free later."""
@@ -95,14 +96,14 @@ def write_folder(
     own, matrices = rounded(model, folded, simulator, formats)
     with tempfile.TemporaryDirectory(dir=_parent(folder)) as place:
         draft = Path(place) / "draft"
-        with door(runtime, "export this decoder", _ADVICE), exporting():
-            exported = _exported(own, runtime)
-            _store(exported, runtime, matrices)
+        with door(runtime, "export this decoder", ADVICE), exporting():
+            exported = exported_decoder(own, runtime)
+            store(exported.program, runtime, matrices)
             exported.generation_config = getattr(model, "generation_config", None)
             exported.save_pretrained(draft)
             _save_tokenizer(words, draft, runtime)
         del exported
-        with door(runtime, "run this decoder", _ADVICE):
+        with door(runtime, "run this decoder", ADVICE):
             _check(own, draft, calibration)
         with explained(folder):
             if folder.exists():
@@ -154,7 +155,7 @@ def _parent(folder: Path) -> Path:
     return folder.parent
 
 
-def _exported(model: Any, runtime: str) -> Any:  # noqa: ANN401 - objects of transformers
+def exported_decoder(model: Any, runtime: str) -> Any:  # noqa: ANN401 - objects of transformers
     """Return a decoder as an exported model of transformers, with a cache of any length."""
     from transformers.exporters import (  # noqa: PLC0415
         OnnxConfig,
@@ -200,18 +201,20 @@ def _cache_name(model: Any) -> str:  # noqa: ANN401
     return "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
 
 
-def _store(exported: Any, runtime: str, matrices: Sequence[Matrix]) -> None:  # noqa: ANN401
-    """Store the weights of an exported model in their formats."""
+def store(program: Any, runtime: str, matrices: Sequence[Matrix]) -> None:  # noqa: ANN401
+    """Store the weights of an exported program in their formats."""
     if runtime == "openvino":
         from aiq.generative.ir import compress  # noqa: PLC0415
 
-        compress(exported.program, matrices)
+        compress(program, matrices)
         # For those who open the folder: the plugin would round what matrices read to eight bits.
-        exported.program.set_rt_info("0", ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])
+        program.set_rt_info("0", ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])
     else:
         from aiq.generative.nbits import pack  # noqa: PLC0415
+        from aiq.generative.onnx_cache import allow_longer_buffers  # noqa: PLC0415
 
-        pack(exported.program, matrices)
+        pack(program, matrices)
+        allow_longer_buffers(program)
 
 
 def _tokenizer(tokenizer: Any) -> Any:  # noqa: ANN401

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from aiq import quiet
+from aiq.hardware.sections import calibration_command, section
 from aiq.plan.certificate import TENTH, SolveSummary
 from aiq.plan.notes import not_counted, not_decided
 from aiq.report import drawing
@@ -116,8 +117,7 @@ def sentence(plan: "Plan") -> str:
         and not gained.measured
         and plan.predicted.level == "roofline"
     ):
-        missing = f"{plan.hardware} is not calibrated for {runtime}" if runtime else "no runtime"
-        parts.append(f"time not predicted: {missing}")
+        parts.append(f"time not predicted: {_missing(plan, runtime)}")
     scores, words = plan.accuracy, Words.of(plan.provenance)
     if scores is None and plan.learned is not None:
         parts.append(f"{words.name} not measured after training")
@@ -130,6 +130,16 @@ def sentence(plan: "Plan") -> str:
         parts.append(f"{words.name} {words.change(scores.drop)} ({limit})")
     parts.append(_formats(plan))
     return f"{', '.join(parts)}; {(runtime or 'no runtime') if work is None else work}"
+
+
+def _missing(plan: "Plan", runtime: str | None) -> str:
+    """Return what the prediction of times lacks, and the command that adds it."""
+    if runtime is None:
+        return "no runtime"
+    decodes = plan.provenance.get("decode") is not None
+    command = calibration_command(section(runtime, decodes=decodes), plan.hardware)
+    kind = f"decoders in {runtime}" if decodes else runtime
+    return f"{plan.hardware} is not calibrated for {kind} (run `{command}` on that machine)"
 
 
 def _formats(plan: "Plan") -> str:

@@ -85,7 +85,7 @@ def assemble(
     assert outcome is not None
     held_back = None if meter is None else meter.held_back(found.task, outcome.formats)
     walked = options.measures_candidates(has_data=meter is not None)
-    runtime = options.runtime_name if options.prices_time else None
+    runtime = options.section if options.prices_time else None
     float32 = dict.fromkeys(tables.cost.layers, REFERENCE)
     return Plan(
         model=trace.graph.model,

@@ -14,6 +14,7 @@ from aiq.evaluate.metrics import Metric
 from aiq.formats import Format, WeightRounding, parse, parse_all
 from aiq.graph import Decode
 from aiq.hardware import Hardware
+from aiq.hardware.sections import DECODERS, section
 from aiq.planning import checks
 from aiq.planning.objective import Method, Objective
 from aiq.runtimes import Runtime, placement
@@ -160,6 +161,12 @@ class SearchOptions:
         return checks.runtime_name(self.runtime)
 
     @property
+    def section(self) -> str | None:
+        """Name of the section of a profile that prices plans."""
+        name = self.runtime_name
+        return None if name is None else section(name, decodes=self.decode is not None)
+
+    @property
     def times_plans(self) -> bool:
         """Whether the stopwatch chooses the plan."""
         return bool(self.measure_top) and self.runtime is not None
@@ -223,7 +230,8 @@ class SearchOptions:
             checks.name("metric", self.metric, metrics.NAMES)
         name = checks.runtime_name(self.runtime)
         if isinstance(self.runtime, str):
-            described = () if hardware is None else hardware.runtimes
+            known = () if hardware is None else hardware.runtimes
+            described = [name for name in known if name not in DECODERS.values()]
             checks.name("runtime", self.runtime, [*runtimes.names(), placement.GGUF, *described])
         _ = self.decode
         checks.pins(self.pin)

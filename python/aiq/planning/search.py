@@ -228,8 +228,7 @@ def search(
     check_pins(model, options.pins)
     source = stages.read_data(data, calibration, example_inputs, batch_dim)
     trace = stages.trace_model(model, source, options.rounding, report)
-    wanted = options.runtime_name
-    machine = calibrate.choose(hw, wanted, report, times=options.prices_time)
+    machine = calibrate.choose(hw, options.section, report, times=options.prices_time)
     hardware = machine.hardware
     choices = stages.choices(trace.graph, hardware, options)
     seconds = stages.workload_seconds(trace.graph, source, choices.columns, hardware, options)

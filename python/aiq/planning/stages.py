@@ -130,7 +130,7 @@ def choices(layers: LayerGraph, hardware: Hardware, options: SearchOptions) -> C
         else parse_all(options.formats)
     )
     columns = parse_all([REFERENCE, *formats, *options.pins.values()])
-    runs_in = runtime if options.prices_time or runtime == placement.GGUF else None
+    runs_in = options.section if options.prices_time or runtime == placement.GGUF else None
     allowed = allowed_formats(layers, columns, formats, options.pins, runs_in)
     # A runtime that is given as an object is asked itself; of a name only the profile is known.
     given = options.runtime if options.formats is None and runs_in is not None else None
@@ -148,9 +148,9 @@ def workload_seconds(
     options: SearchOptions,
 ) -> CostTable:
     """Return the predicted time of the workload: of one batch, or of a prompt and its answer."""
-    runtime, decode = options.runtime_name, options.decode
+    section, decode = options.section, options.decode
     if decode is None:
-        return cost.time_table(layers, columns, hardware, runtime)
+        return cost.time_table(layers, columns, hardware, section)
     shapes = [x.shape for x in pytree.tree_leaves(source.inputs) if isinstance(x, torch.Tensor)]
     if not shapes or len(shapes[0]) != 2:
         raise InputError(
@@ -160,8 +160,8 @@ def workload_seconds(
     reading, writing = (f(layers, shapes[0][1]) for f in (decode.reading, decode.writing))
     return several(
         [
-            (1, cost.time_table(reading, columns, hardware, runtime)),
-            (decode.tokens, cost.time_table(writing, columns, hardware, runtime)),
+            (1, cost.time_table(reading, columns, hardware, section)),
+            (decode.tokens, cost.time_table(writing, columns, hardware, section)),
         ]
     )
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 
 from aiq.formats import REFERENCE, Format
 from aiq.graph import Layer, Op
+from aiq.hardware.sections import DECODERS
 
 
 def runs_as(runtime: str | None, layer: Layer, fmt: Format) -> Format:
@@ -28,6 +29,8 @@ def runs_as(runtime: str | None, layer: Layer, fmt: Format) -> Format:
         return REFERENCE
     if runtime == GGUF:
         return fmt if _in_blocks(layer, fmt) else REFERENCE
+    if runtime in DECODERS.values():
+        return fmt if _in_folder(layer, fmt) else REFERENCE
     if fmt.quantizes_weights and not fmt.quantizes_activations:
         return _weight_only(layer, fmt)
     return fmt
@@ -97,6 +100,19 @@ def _in_blocks(layer: Layer, fmt: Format) -> bool:
     return layer.op is Op.LINEAR and layer.weight_shape[-1] % 32 == 0
 
 
+def _in_folder(layer: Layer, fmt: Format) -> bool:
+    """Whether decoders in folders have a kernel for a layer in `fmt`, see `aiq.generative`."""
+    is_weight_only = fmt.quantizes_weights and not fmt.quantizes_activations
+    return is_weight_only and fmt.weight.bits in {4, 8} and _tiles(layer, fmt)
+
+
+def _tiles(layer: Layer, fmt: Format) -> bool:
+    """Whether groups of weights fill the rows of the weight of a layer."""
+    assert layer.weight_shape is not None
+    columns, group = math.prod(layer.weight_shape[1:]), fmt.weight_granularity.group
+    return group is None or columns <= group or columns % group == 0
+
+
 def _is_unbatched(layer: Layer) -> bool:
     """Whether a convolution reads a single image without a dimension for the batch.
 
@@ -111,16 +127,12 @@ _INTEGER_KERNEL: Mapping[str, Callable[[Layer], bool]] = {
     "inductor": _inductor,
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
-    GGUF: lambda layer: layer.op is Op.LINEAR,
+    **dict.fromkeys((GGUF, *DECODERS.values()), lambda layer: layer.op is Op.LINEAR),
 }
 """Runtime -> whether it has a kernel with integer weights for a layer of a supported operator."""
 
 
 def _weight_only(layer: Layer, fmt: Format) -> Format:
     """Return the format that runs for a weight-only format; only linear layers store integers."""
-    assert layer.weight_shape is not None
-    columns = math.prod(layer.weight_shape[1:])
-    group = fmt.weight_granularity.group
-    tiles = group is None or columns <= group or columns % group == 0
-    is_stored = layer.op is Op.LINEAR and _is_plain(fmt) and tiles
+    is_stored = layer.op is Op.LINEAR and _is_plain(fmt) and _tiles(layer, fmt)
     return fmt if is_stored else REFERENCE

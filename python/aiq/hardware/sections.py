@@ -1,0 +1,22 @@
+"""Names of the sections of runtimes in profiles."""
+
+DECODERS = {"openvino": "openvino_decoder", "onnxruntime": "onnxruntime_decoder"}
+"""Runtime -> section of its decoders in folders.
+
+A decoder with a cache is another program than a network with fixed inputs, with other kernels.
+"""
+
+
+def section(runtime: str, *, decodes: bool) -> str:
+    """Return the section that prices what a runtime runs: whole batches, or a decoder's tokens."""
+    return DECODERS.get(runtime, runtime) if decodes else runtime
+
+
+def owner(name: str) -> str:
+    """Return the runtime to which a section belongs."""
+    return next((runtime for runtime, own in DECODERS.items() if own == name), name)
+
+
+def calibration_command(name: str, profile: str) -> str:
+    """Return the command that adds a section to a profile."""
+    return f"aiq calibrate --runtime {name} --add-to {profile} -o {profile}.yaml"
