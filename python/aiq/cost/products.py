@@ -90,7 +90,7 @@ def _seconds(product: Product, elements: int, width: float) -> float:
     The time of a byte is interpolated linearly over the logarithm of the elements.
     """
     sizes, rates = zip(*product.rates, strict=True)
-    times = 1e-9 / np.array(rates)
+    times = [1e-9 / rate for rate in rates]
     return product.start_us * 1e-6 + elements * width * interpolated(elements, sizes, times)
 
 
