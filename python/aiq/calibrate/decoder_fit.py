@@ -33,8 +33,11 @@ KNOTS = (2**19, 2**25)
 LEAST_WIDTH = 512
 """Width of a decoder from which attention is timed, and errors are computed."""
 
-_ALIKE = 0.01
-"""Weight of the assumption that small and large matrices are read at the same rate."""
+_ALIKE, _SURELY_ALIKE = 0.01, 1.0
+"""Weight of the assumption that small and large matrices are read at the same rate.
+
+It decides where a format was timed in one decoder only.
+"""
 
 _FASTEST = 1e-12
 """Least seconds of a byte, as a profile states a finite rate."""
@@ -137,7 +140,9 @@ class _Coefficients:
     attention: tuple[Product, ...]
 
 
-def _fit(timed: Sequence[TimedDecoder], rates: Mapping[int, Rates]) -> _Coefficients:
+def _fit(
+    timed: Sequence[TimedDecoder], rates: Mapping[int, Rates], alike: float = _ALIKE
+) -> _Coefficients:
     """Fit the time of a call, of a block, and of a byte in each format.
 
     Parameters
@@ -146,6 +151,8 @@ def _fit(timed: Sequence[TimedDecoder], rates: Mapping[int, Rates]) -> _Coeffici
         Decoders of one runtime.
     rates
         Rows -> the rates of attention.
+    alike
+        Weight of the assumption that small and large matrices are read at the same rate.
     """
     formats = list(dict.fromkeys(t.format for t in timed))
     solved: dict[int, NDArray[np.float64]] = {}
@@ -160,7 +167,7 @@ def _fit(timed: Sequence[TimedDecoder], rates: Mapping[int, Rates]) -> _Coeffici
         if rows != 1:
             left = np.maximum(left - solved[1][0], left / 2)
             system[:, 0] = 0.0
-        solved[rows] = _solve(system, left, formats)
+        solved[rows] = _solve(system, left, formats, alike)
     matrices = {
         name: tuple(_product(rows, found[2 + 2 * i :][:2]) for rows, found in solved.items())
         for i, name in enumerate(formats)
@@ -193,19 +200,22 @@ def _terms(
 
 
 def _solve(
-    system: NDArray[np.float64], seconds: NDArray[np.float64], formats: Sequence[str]
+    system: NDArray[np.float64],
+    seconds: NDArray[np.float64],
+    formats: Sequence[str],
+    alike: float,
 ) -> NDArray[np.float64]:
     """Return terms of 0 or more that fit times with the least squared relative error."""
     relative = system / seconds[:, None]
-    alike = np.zeros((len(formats), system.shape[1]))
+    equal = np.zeros((len(formats), system.shape[1]))
     for i in range(len(formats)):
         small, large = 2 + 2 * i, 3 + 2 * i
-        scale = _ALIKE * relative[:, [small, large]].sum(axis=1).max()
-        alike[i, [small, large]] = scale, -scale
+        scale = alike * relative[:, [small, large]].sum(axis=1).max()
+        equal[i, [small, large]] = scale, -scale
     right = np.concatenate([np.ones(len(seconds)), np.zeros(len(formats))])
     scale = np.linalg.norm(relative, axis=0)
     scale[scale == 0] = 1.0  # a term that is left out
-    found, _ = nnls(np.concatenate([relative, alike]) / scale, right)
+    found, _ = nnls(np.concatenate([relative, equal]) / scale, right)
     return np.asarray(found / scale)
 
 
@@ -250,12 +260,13 @@ def _attending(timed: TimedDecoder, rows: int, rates: Mapping[int, Rates]) -> fl
 def _errors(timed: Sequence[TimedDecoder], rates: Mapping[int, Rates]) -> Fit:
     """Return the errors of predicting the step of each large decoder without its own time.
 
-    The section is fitted to all decoders, so that its own errors should be smaller.
+    The rate of its format is then known from the other large decoder only. The section is fitted to
+    both, so that its own errors should be smaller.
     """
     ratios = []
     for i, left_out in enumerate(timed):
         if left_out.sizes.hidden >= LEAST_WIDTH:
-            found = _fit([*timed[:i], *timed[i + 1 :]], rates)
+            found = _fit([*timed[:i], *timed[i + 1 :]], rates, _SURELY_ALIKE)
             ratios.append(left_out.seconds[1] / _step(found, left_out))
     halves = [(min(x[::2]), min(x[1::2])) for t in timed for x in t.rounds.values()]
     low, high = np.quantile(ratios, (0.05, 0.95))
