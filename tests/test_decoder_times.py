@@ -115,7 +115,7 @@ def test_the_time_of_a_decoder_that_was_not_timed_is_predicted(name, graph):
     assert table.total(plan) == pytest.approx(expected, rel=0.03)
     section = hardware.runtimes[name]
     assert section.fit.noise == pytest.approx(0.1, rel=0.01)
-    # Without its own time, a decoder of large matrices has the rates of small ones, and they differ.
+    # Without its own time, a decoder of large matrices has the rates of small ones.
     assert 0.2 < section.fit.mape < 0.6
     again = profile.parse_profile(profile.to_yaml(hardware), "found.yaml")
     assert again.runtimes[name] == section
