@@ -102,7 +102,21 @@ def test_scores_between_zero_and_one_are_bootstrapped():
     e = Evaluation(baseline - 0.02 - 0.1 * rng.standard_normal(400), baseline, baseline, 0.0)
     assert drop_limit(e) == pytest.approx(e.drop + 1.645 * e.drop_error, abs=1e-3)
     assert drop_limit(e) == drop_limit(e), "the seed is an argument"
-    assert not Hopeless(0.0, 1)(e)
+
+
+def test_hopeless_means_of_other_scores_are_found_early():
+    rng, calls = np.random.default_rng(0), 8
+
+    def stopped(drop):
+        """Return how many of 8 samples were seen before it stopped; 9 if it did not."""
+        scores = -drop - 0.1 * rng.standard_normal(calls)
+        test = Hopeless(0.1, calls, risk=0.05)
+        parts = (Evaluation(scores[:n], np.zeros(n), np.zeros(n), 0.0) for n in range(1, calls + 1))
+        return next((n for n, part in enumerate(parts, 1) if test(part)), calls + 1)
+
+    assert np.mean([stopped(0.1) <= calls for _ in range(400)]) <= 0.05
+    assert max(stopped(2.0) for _ in range(50)) <= 5
+    assert min(stopped(100.0) for _ in range(50)) == 4
 
 
 @pytest.mark.parametrize("confidence", [0.3, 1.0, 95])

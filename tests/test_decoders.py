@@ -11,7 +11,7 @@ import aiq
 from aiq import cost, decoders, decoding
 from aiq.cost.several import several
 from aiq.errors import DataError, InputError, RuntimeUnavailableError
-from aiq.evaluate import Evaluator
+from aiq.evaluate import Evaluator, observed
 from aiq.formats import parse, parse_all
 from aiq.graph import Op, trace
 from aiq.graph.decode import Decode, at
@@ -19,6 +19,8 @@ from aiq.hardware import Hardware
 from aiq.planning import stopwatch
 from aiq.report.document import document
 from aiq.sensitivity import estimate
+from aiq.sensitivity import tokens as by_token
+from aiq.sensitivity.estimated import make_context
 
 LENGTH = 16
 
@@ -194,18 +196,47 @@ def test_options_of_decoders_that_cannot_be_are_refused(options, words):
         aiq.search(net, **call)
 
 
-def test_estimates_by_token_are_the_divergences_of_layers_alone(model):
-    evaluator = Evaluator(trace(model, tokens(2, LENGTH, WORDS)), data(model), metric="perplexity")
-    w3 = parse("w3")
-    table = estimate(evaluator, (parse("fp32"), w3), "fisher")
+@pytest.mark.parametrize(("fmt", "gguf"), [("w3", False), ("w4g32", True)])
+def test_estimates_by_token_are_the_divergences_of_layers_alone(model, fmt, gguf):
+    traced = trace(model, tokens(2, LENGTH, WORDS))
+    evaluator = Evaluator(traced, data(model), metric="perplexity", gguf=gguf)
+    chosen = parse(fmt)
+    table = estimate(evaluator, (parse("fp32"), chosen), "fisher")
     names = list(table.layers)
     found = [float(table.divergence[i, 1]) for i in range(len(names))]
-    real = [evaluator.evaluate({name: w3}).kl for name in names]
+    real = [evaluator.evaluate({name: chosen}).kl for name in names]
     order = lambda values: torch.tensor(values).argsort().argsort().double()  # noqa: E731
     assert torch.corrcoef(torch.stack([order(found), order(real)]))[0, 1] > 0.8
     assert table.drop_per_nat == 1.0
     assert len(table.measured_plans) == 1
     assert table.evaluations <= 2
+
+
+def test_an_estimate_takes_one_product_for_each_format_and_one_for_all(model, monkeypatch):
+    traced = trace(model, tokens(2, LENGTH, WORDS))
+    evaluator = Evaluator(traced, data(model, 4), metric="perplexity", gguf=True)
+    formats = parse_all("w8g32,w4g32,w4g32z")
+    context = make_context(evaluator, None, evaluator.layers, formats, "fisher", 0, None)
+    products, projected = Counter(), by_token._projected
+
+    def counted(x, weight, *others):
+        products[tuple(weight.shape)] += 1
+        return projected(x, weight, *others)
+
+    monkeypatch.setattr(by_token, "_projected", counted)
+    assert by_token.harm(context).shape == (4, len(evaluator.layers), 3)
+    assert products.total() == (1 + len(formats)) * len(evaluator.layers) * len(context.batches)
+
+
+def test_llama_cpp_needs_no_statistics_of_activations(model, monkeypatch):
+    def forbidden(*_):
+        pytest.fail("activations were observed")
+
+    monkeypatch.setattr(observed, "observe", forbidden)
+    traced = trace(model, tokens(2, LENGTH, WORDS))
+    evaluator = Evaluator(traced, data(model, 4), metric="perplexity", gguf=True)
+    with pytest.raises(InputError, match=r"as w8a8; choose a format that rounds weights only"):
+        evaluator.evaluate(dict.fromkeys(evaluator.layers, parse("w8a8")))
 
 
 def test_removing_a_grid_changes_no_logit():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cosine_similarity, cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from aiq.errors import DataError, InputError
 from aiq.evaluate import Evaluator, metrics
@@ -145,3 +146,22 @@ def test_no_tensor_is_no_output():
 def test_scores_are_finite_numbers(tokens, text):
     found = Evaluator(tokens, [text], metric="perplexity").evaluate({"head": parse("w2a2")})
     assert np.isfinite(found.scores).all()
+
+
+def test_logarithms_of_a_large_vocabulary_take_little_memory():
+    largest = 0
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            found = func(*args, **(kwargs or {}))
+            if isinstance(found, torch.Tensor) and found.dtype == torch.float64:
+                largest = max(largest, found.numel())
+            return found
+
+    logits, targets = torch.randn(2, 3, 2**15), torch.zeros(2, 3, dtype=torch.int64)
+    exact, _ = metrics.evaluate("perplexity", logits, targets, None)
+    with Sizes():
+        found, _ = metrics.evaluate("perplexity", logits, targets, None)
+    assert torch.equal(found.score, exact.score)
+    assert largest <= metrics.PIECE

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from torch import nn
 from torch.ao.quantization import observer as torch_observers
 
+from aiq import _core
 from aiq.errors import DataError, InputError
 from aiq.graph import trace
 from aiq.quantize.affine import SMALLEST_SCALE, Scheme, from_range, from_scale, to_rows
@@ -205,6 +206,27 @@ def test_weight_scales_do_not_depend_on_threads_or_blocks(axis):
     if axis == 0:
         rows = [symmetric_mse(weight[i : i + 1], scheme).scale for i in range(33)]
         assert torch.equal(torch.cat(rows), alone)
+
+
+@pytest.mark.parametrize("width", [1, 7, 8, 32, 5003])
+def test_the_best_of_some_scales_is_that_of_float64(width):
+    rows = values(0, 5, width)
+    scales = torch.rand(3, 5) + 0.1
+    lows = torch.full_like(scales, -8)
+    best = torch.empty(4, 5)
+    _core.fit_rows(rows.numpy(), scales.numpy(), lows.numpy(), 15, best.numpy())
+    codes = (rows * scales.reciprocal()[..., None]).round().clamp(-8, 7).double()
+    exact = rows.double()
+    errors = (codes * scales[..., None] - exact).square().sum(-1)
+    sums = torch.stack([errors, (codes * exact).sum(-1), codes.square().sum(-1)])
+    least, index = errors.min(0)
+    chosen = best[0].long()
+    assert torch.allclose(errors.gather(0, chosen[None])[0], least, rtol=1e-5, atol=1e-6)
+    expected = sums[:, chosen, range(5)]
+    assert torch.allclose(best[1:].double(), expected, rtol=1e-5, atol=1e-6)
+    assert width == 1 or torch.equal(chosen, index)
+    with pytest.raises(InputError, match="do not fit 14 scales"):
+        _core.fit_rows(rows.numpy(), scales.view(-1)[:14].numpy(), lows.numpy(), 15, best.numpy())
 
 
 def test_weight_scales_of_zeros_and_constants():

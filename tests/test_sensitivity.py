@@ -190,7 +190,8 @@ def test_fisher_is_nats_to_second_order(evaluator):
     """Of the last layer, alone, at many bits: its divergence, which is half the Fisher's form."""
     case = setting(evaluator, "w6")
     fc = evaluator.layers.index("fc")
-    found = float(fisher.harm(case).mean(0)[fc, 0])
+    draws = [fisher.harm(replace(case, seed=seed)).mean(0)[fc, 0] for seed in range(16)]
+    found = sum(map(float, draws)) / len(draws)  # a confident network seldom draws what counts
     measured = evaluator.evaluate({"fc": parse("w6")}).kl
     assert 0.3 < found / measured < 3
 

@@ -14,11 +14,14 @@ __all__ = [
     "__version__",
     "calibrated_loads",
     "calibrated_times",
+    "fit_rows",
     "frontier",
     "intensity_table",
     "measure_coordinate",
     "measure_greedy",
     "roofline_table",
+    "round_blocks",
+    "round_rows",
     "solve",
     "solve_weighted",
 ]
@@ -26,6 +29,7 @@ __all__ = [
 __version__: str
 
 _Ints: TypeAlias = npt.NDArray[np.int64]
+_Floats: TypeAlias = npt.NDArray[np.float32]
 _Measured: TypeAlias = tuple[list[int], float, int, list[tuple[int, int, int, float]]]
 
 @final
@@ -122,6 +126,13 @@ def calibrated_loads(
     tasks: list[LayerRow], machine: Machine
 ) -> list[tuple[float, float, float]]: ...
 def calibrated_times(tasks: list[LayerRow], machine: Machine) -> list[int]: ...
+def fit_rows(
+    rows: _Floats, scales: _Floats, lows: _Floats, levels: float, best: _Floats
+) -> None: ...
+def round_blocks(numbers: _Floats, rounded: _Floats) -> None: ...
+def round_rows(
+    rows: _Floats, scales: _Floats, lows: _Floats, levels: float, rounded: _Floats
+) -> None: ...
 def frontier(problem: Problem, exact: bool, max_points: int) -> tuple[list[int], list[int]]: ...
 def solve_weighted(
     problem: Problem,

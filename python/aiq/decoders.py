@@ -14,6 +14,7 @@ from aiq.errors import DataError, GraphError, InputError, RuntimeUnavailableErro
 from aiq.graph import Layer
 
 _LONGEST_TEXT = 2**30  # bytes
+_ROWS = 4096  # of an embedding that are changed at once, as copies of all take much memory
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -140,9 +141,11 @@ def remove_grid(model: Any, seed: int = 0) -> None:  # noqa: ANN401 - a LlamaFor
     blocks = torch.linalg.qr(torch.randn(size // 4, 4, 4, generator=generator, dtype=torch.float64))
     turn: Tensor = torch.block_diag(*blocks.Q)  # type: ignore[no-untyped-call]
     head = nn.Linear(size, model.config.vocab_size, bias=False)
-    head.weight.copy_(inner.embed_tokens.weight * inner.norm.weight @ turn.float())
     model.lm_head, model.config.tie_word_embeddings = head, False
-    inner.embed_tokens.weight.copy_((inner.embed_tokens.weight.double() @ turn).float())
+    rows = (torch.split(x.weight, _ROWS) for x in (inner.embed_tokens, head))
+    for embedded, read in zip(*rows, strict=True):
+        read.copy_(embedded * inner.norm.weight @ turn.float())
+        embedded.copy_((embedded.double() @ turn).float())
     for block in inner.layers:
         attention, mlp = block.self_attn, block.mlp
         readers = {

@@ -150,6 +150,18 @@ pub enum Error {
         /// Index of the dtype.
         dtype: usize,
     },
+    /// Rows of weights and their scales disagree in number.
+    #[error(
+        "{numbers} numbers in rows of {width} do not fit {scales} scales; give each row as many scales and lower ends"
+    )]
+    Rows {
+        /// How many numbers there are.
+        numbers: usize,
+        /// Numbers of a row.
+        width: usize,
+        /// How many scales there are.
+        scales: usize,
+    },
     /// The cost of a layer does not fit a 64-bit integer.
     #[error("the {what} of a layer does not fit 63 bits; give a smaller batch")]
     CostTooLarge {

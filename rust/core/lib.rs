@@ -27,6 +27,9 @@
 //! | when to stop | `monitor` |
 //! | the solution and its certificate | `solution` |
 //! | all trade-offs; the paper's weighted objective | `frontier`, `weighted` |
+//!
+//! One more file has the inner loops of the rounding of weights, which are slow in Python:
+//! `rounding`.
 
 mod bound;
 mod congruence;
@@ -47,6 +50,7 @@ mod monitor;
 mod point;
 mod problem;
 mod reduce;
+mod rounding;
 pub mod search;
 mod simplex;
 mod solution;
@@ -58,6 +62,7 @@ pub use frontier::frontier;
 pub use hardware::{Hardware, Kernel, Level};
 pub use measure::Measure;
 pub use problem::{Edge, MAX_CHOICES, Problem, TOTAL_BITS};
+pub use rounding::{fit_rows, round_blocks, round_rows};
 pub use search::{Method, Options, Task, solve};
 pub use solution::{Closed, Proof, Solution, Status};
 pub use weighted::{Weighted, solve_weighted};

@@ -3,6 +3,7 @@
 mod cost;
 mod error;
 mod problem;
+mod rounding;
 mod search;
 mod tradeoff;
 
@@ -13,6 +14,8 @@ mod _core {
     use crate::cost::{calibrated_loads, calibrated_times, intensity_table, roofline_table};
     #[pymodule_export]
     use crate::problem::Problem;
+    #[pymodule_export]
+    use crate::rounding::{fit_rows, round_blocks, round_rows};
     #[pymodule_export]
     use crate::search::{Solution, Subproblem, measure_coordinate, measure_greedy, solve};
     #[pymodule_export]

@@ -52,6 +52,19 @@ class Evaluation:
         return float((self.baseline - self.scores).std()) / math.sqrt(self.samples)
 
     @property
+    def counts_answers(self) -> bool:
+        """Whether scores are those of right and wrong answers, 1 and 0."""
+        return bool(np.isin(self.baseline - self.scores, (-1, 0, 1)).all())
+
+    @property
+    def drop_doubt(self) -> float:
+        """Standard error of the drop to which a curve is fitted.
+
+        It includes that of a single answer, as no answer may have changed only by chance.
+        """
+        return math.hypot(self.drop_error, 1 / self.samples if self.counts_answers else 0.0)
+
+    @property
     def kl(self) -> float:
         """Mean divergence."""
         return float(self.divergence.mean())

@@ -5,6 +5,8 @@ sequence-first model, such as ``nn.LSTM`` by default, whose first dimension coun
 for contrastive logits, (batch, batch), which compare samples.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -17,8 +19,14 @@ from aiq.quantize.program import Program
 PROBED = 8
 """Number of samples that are run, first together, then in another order and in two parts."""
 
-FEWEST, ELEMENTS = 4, 2**24
-"""So few samples are run if the outputs of more have this many elements: logits of a vocabulary."""
+FEW, ELEMENTS = (2, 4), 2**24
+"""So few samples are run if the outputs of more have this many elements: logits of a vocabulary.
+
+Four are run only if two differ, as a router may choose otherwise for one of them by rounding.
+"""
+
+PIECE = 2**17
+"""Numbers of each sample that are compared at once."""
 
 TOLERANCE = 1e-4
 """Difference of a sample's output, relative to its norm, that rounding may cause."""
@@ -54,8 +62,16 @@ def output_dim(program: Program, samples: Samples, batch: int | None, elements: 
     if samples.whole:
         return None
     count = min(len(samples), PROBED, batch or PROBED)
-    if count > FEWEST and count * elements > ELEMENTS:
-        count = FEWEST
+    is_large = count > FEW[-1] and count * elements > ELEMENTS
+    for number in FEW if is_large else (count,):
+        dim, independent = _probe(program, samples, batch, number)
+        if independent:
+            return dim
+    raise _coupled(samples)
+
+
+def _probe(program: Program, samples: Samples, batch: int | None, count: int) -> tuple[int, bool]:
+    """Return the dimension that counts samples, and whether `count` samples are independent."""
     probed = samples.part(0, count)
 
     def run(part: Samples) -> Tensor:
@@ -87,17 +103,18 @@ def output_dim(program: Program, samples: Samples, batch: int | None, elements: 
             "samples, so no dimension counts samples; " + _advice(samples)
         )
     if count == 1:
-        return dim
+        return dim, True
     cut = [part.movedim(dim, 0)[: len(taken)] for part, taken in zip(parts, mixed, strict=True)]
     together = whole.movedim(dim, 0)[:count]
-    if _differ(torch.cat(cut)[order.argsort()], together):
-        if _differ(run(probed).movedim(dim, 0)[:count], together):
-            raise DataError(
-                "The model's output is random: two runs on the same inputs differ. Evaluate it "
-                "without its random part, such as dropout or noise."
-            )
-        raise _coupled(samples)
-    return dim
+    apart = [sample for part in cut for sample in part]
+    if not _differ([apart[i] for i in order.argsort().tolist()], together):
+        return dim, True
+    if _differ(run(probed).movedim(dim, 0)[:count], together):
+        raise DataError(
+            "The model's output is random: two runs on the same inputs differ. Evaluate it "
+            "without its random part, such as dropout or noise."
+        )
+    return dim, False
 
 
 def _grown(one: tuple[Tensor, int], other: tuple[Tensor, int]) -> int | None:
@@ -120,19 +137,19 @@ def _of_size(batch: int, output: Tensor, samples: Samples) -> int | None:
     return next((dim for dim in (given, 0, *found) if dim in found), None)
 
 
-def _differ(one: Tensor, other: Tensor) -> bool:
+def _differ(one: Sequence[Tensor] | Tensor, other: Tensor) -> bool:
     """Whether the outputs of some samples differ by more than rounding can cause."""
-    count = len(one)
-    middle = other.reshape(count, -1).sum(0, dtype=torch.float64) / count
-    errors, sizes, distances = [], [], []
-    for x, y in zip(one, other, strict=True):  # one at a time: outputs may be large
-        a, b = x.double().reshape(-1), y.double().reshape(-1)
-        if not (a.isfinite().all() and b.isfinite().all()):
-            return False  # the evaluation will name the layer
-        errors.append((a - b).norm())
-        sizes.append(torch.maximum(a.norm(), b.norm()))
-        distances.append((b - middle).norm())
-    error, size, spread = (torch.stack(found) for found in (errors, sizes, distances))
+    count = len(other)
+    flat, others = [x.reshape(-1) for x in one], other.reshape(count, -1)
+    squares = torch.zeros(4, count, dtype=torch.float64)
+    for start in range(0, others.shape[1], PIECE):  # outputs may be large
+        piece = slice(start, start + PIECE)
+        a, b = torch.stack([x[piece] for x in flat]).double(), others[:, piece].double()
+        squares += torch.stack([a - b, a, b, b - b.mean(0)]).square().sum(2)
+    if not squares.isfinite().all():
+        return False  # the evaluation will name the layer
+    error, size, other_size, spread = squares.sqrt()
+    size = torch.maximum(size, other_size)
     far = (error > TOLERANCE * size) & (error > SPREAD * spread.mean())
     return bool(far.double().mean() > SHARE)
 

@@ -18,8 +18,8 @@ Metric = Callable[[Any, Tensor], Tensor]
 
 NAMES = ("top1", "perplexity", "cosine")
 
-PIECE = 2**21
-"""Numbers of an output of which float64 logarithms are computed together: 16 MiB each."""
+PIECE = 2**16
+"""Numbers of an output of which float64 logarithms are computed together, to fit a core's cache."""
 
 FLAT = 1e-12
 """Fraction of an output's power below which its variance is only rounding."""

@@ -22,6 +22,7 @@ from aiq.graph import Trace
 from aiq.graph.export import Inputs
 from aiq.progress import Progress
 from aiq.quantize.moments import second_moments
+from aiq.quantize.operands import has_bias
 from aiq.quantize.points import Absorbs, absorbs_all, rounding_points
 from aiq.quantize.program import Program
 from aiq.quantize.simulate import Simulator
@@ -106,10 +107,14 @@ def calibrated(
     observer
         Name of the observer that chooses the ranges of activations.
     gguf
-        Whether to compute as llama.cpp does.
+        Whether to compute as llama.cpp does. Activations have no ranges then, and statistics of
+        them are needed only for biases.
     """
+    needed = has_bias(trace) or not gguf
     with torch.inference_mode():
-        statistics = kept_statistics(trace, chunks, batch, folder, progress, absorbs)
+        statistics = (
+            kept_statistics(trace, chunks, batch, folder, progress, absorbs) if needed else {}
+        )
         moments = second_moments(trace, (chunk.filled(batch) for chunk in chunks))
     return Simulator(trace, statistics, observer, absorbs=absorbs, moments=moments, gguf=gguf)
 

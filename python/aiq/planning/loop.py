@@ -223,8 +223,7 @@ def _factor(task: Task, curve: DropCurve) -> float:
 def _point(task: Task, meter: AccuracyMeter, formats: Formats) -> drop_curve.Point:
     """Return a measured plan as `drop_curve.fit_curve` takes it."""
     found = meter.evaluation(formats, -1.0)
-    error = math.hypot(found.drop_error, 1 / found.samples)
-    return task.tables.predicted_drop(formats), found.drop, error
+    return task.tables.predicted_drop(formats), found.drop, found.drop_doubt
 
 
 class _Loop:
@@ -293,7 +292,7 @@ class _Loop:
             target = max(task.max_drop - margin, task.max_drop / STRETCH)
             floor = 0.0 if holds is None else self._total(holds.formats)
             found = self._next(target, floor, fails, least)
-            if found is None:
+            if found is None or (math.isinf(fails) and self._gains_little(holds, found)):
                 break
             outcome = self.measure(found)
             assert outcome.accuracy is not None
@@ -330,6 +329,11 @@ class _Loop:
             return None
         self._found = found
         return None if any(found.formats == o.formats for o in self.tried) else found
+
+    def _gains_little(self, holds: Outcome | None, found: Outcome) -> bool:
+        """Whether the next plan is expected to be no better than the best one within the budget."""
+        cost = self.task.tables.cost.total(found.formats)
+        return holds is not None and cost > (1 - GAIN) * holds.value
 
     def _gain(self, holds: Outcome, fails: float) -> float:
         """Return the largest share of the cost that a plan between the two budgets could save."""

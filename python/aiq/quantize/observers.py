@@ -7,13 +7,12 @@ large values gives smaller quantisation steps to all others.
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from aiq.quantize.affine import Affine, Scheme, from_range, from_scale, to_rows
+from aiq import _core
+from aiq.quantize.affine import Affine, Scheme, from_range, from_scale, rows_at_once, to_rows
 from aiq.quantize.statistics import BINS, Statistics
 
 CLIPS = 64
@@ -27,9 +26,6 @@ NARROWEST = {2: 0.1, 3: 0.1, 4: 0.2, 5: 0.5}
 
 NARROWEST_RANGE = 0.7
 """Smallest share of a row's range that is tried if it has a zero point."""
-
-BLOCK, PIECE = 1 << 16, 1 << 12
-"""Numbers of elements that are processed at once, to fit a core's cache, and summed at once."""
 
 Observer = Callable[[Statistics, int], tuple[float, float]]
 """Function of a tensor's statistics and a number of bits that returns the range to cover."""
@@ -173,17 +169,9 @@ def weight_mse(weight: Tensor, scheme: Scheme) -> Affine:
     """
     if scheme.symmetric:
         return symmetric_mse(weight, scheme)
-    rows = to_rows(weight.float(), scheme)
-    low, high = rows.amin(1), rows.amax(1)
-    matrix = replace(scheme, group=None)  # `rows` are the rows of a matrix already
-    best, least = from_range(low, high, scheme), torch.full_like(low, torch.inf)
-    for share in torch.linspace(NARROWEST_RANGE, 1.0, SHARES):
-        tried = from_range(low * share, high * share, matrix)
-        error = tried.fake_quantize(rows).sub_(rows).square_().sum(1)
-        better = error < least
-        best.scale[better], best.zero_point[better] = tried.scale[better], tried.zero_point[better]
-        least = torch.minimum(error, least)
-    return best
+    found = [_least_range(rows, scheme) for rows in _blocks(weight, scheme)]
+    scale, zero_point = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return Affine(scheme, scale, zero_point)
 
 
 def symmetric_mse(weight: Tensor, scheme: Scheme) -> Affine:
@@ -200,47 +188,64 @@ def symmetric_mse(weight: Tensor, scheme: Scheme) -> Affine:
     scheme
         A symmetric and signed scheme.
     """
-    rows = to_rows(weight.float(), scheme)
+    return from_scale(torch.cat([_least(rows, scheme) for rows in _blocks(weight, scheme)]), scheme)
+
+
+def _blocks(weight: Tensor, scheme: Scheme) -> tuple[Tensor, ...]:
+    """Return the rows of a weight as matrices that fit a core's cache."""
+    rows = to_rows(weight.detach().float(), scheme)
+    return torch.split(rows, rows_at_once(rows))
+
+
+def _least_range(rows: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
+    """Return the scale and the zero point of each of R rows, (R,), with the smallest error."""
+    shares = torch.linspace(NARROWEST_RANGE, 1.0, SHARES).flip(0)[:, None]
+    tried = from_range(rows.amin(1) * shares, rows.amax(1) * shares, scheme)
+    best = _best(rows, tried.scale, scheme.low - tried.zero_point, scheme)[0][None].long()
+    return tried.scale.gather(0, best)[0], tried.zero_point.gather(0, best)[0]
+
+
+def _least(rows: Tensor, scheme: Scheme) -> Tensor:
+    """Return the scale of each of R rows, (R,), with the smallest error, without a zero point."""
     # Each row is divided by a power of two near its largest magnitude: then no square overflows.
-    exponent = torch.frexp(rows.abs().amax(1)).exponent.clamp(min=-126)
-    rows = torch.ldexp(rows, -exponent[:, None])
-    if rows.shape[1] > PIECE:
-        rows = pad(rows, (0, -rows.shape[1] % PIECE))
+    largest = rows.abs().amax(1)
+    exponent = torch.frexp(largest).exponent.clamp(min=-126)
+    unit = torch.ldexp(torch.ones(len(rows)), -exponent)
+    rows, largest = rows * unit[:, None], largest * unit
+
+    def tried(scales: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the best of the allowed scales next to `scales`, (S, R), and its sums."""
+        scales = from_scale(scales, scheme).scale
+        lows = torch.full_like(scales, scheme.low)
+        best, error, product, square = _best(rows, scales, lows, scheme)
+        return scales.gather(0, best[None].long())[0], error, product, square
+
     shares = torch.linspace(NARROWEST.get(scheme.bits, 0.8), 1.0, SHARES)
-    count = max(1, BLOCK // rows.shape[1])
-    scale = torch.cat([_least(r, shares, scheme) for r in torch.split(rows, count)])
-    return from_scale(torch.ldexp(scale, exponent), scheme)
-
-
-def _least(rows: Tensor, shares: Tensor, scheme: Scheme) -> Tensor:
-    """Return the best scale of each of R rows, (R,), among `shares` of the largest, refined."""
-
-    def errors(scale: Tensor) -> tuple[Tensor, Tensor]:
-        """Return allowed scales, (..., R), and their squared errors."""
-        scale = from_scale(scale, scheme).scale
-        rounded = _codes(rows, scale, scheme).mul_(scale[..., None])
-        return scale, _total(rounded.sub_(rows).square_())
-
-    candidates = shares[:, None] * rows.abs().amax(1) / scheme.high
-    count = max(1, BLOCK // rows.numel())
-    tried = [errors(part) for part in torch.split(candidates, count)]
-    scales, found = (torch.cat(parts) for parts in zip(*tried, strict=True))
-    error, index = found.min(0)
-    scale = scales.gather(0, index[None])[0]
+    scale, error, product, square = tried(shares[:, None] * largest / scheme.high)
     for _ in range(REFINEMENTS):
-        codes = _codes(rows, scale, scheme)
-        product = _total(codes * rows)
-        other, other_error = errors(product / _total(codes.square_()).clamp_(min=1))
-        better = other_error < error
-        scale, error = torch.where(better, other, scale), torch.where(better, other_error, error)
-    return scale
+        other = tried((product / square.clamp(min=1))[None])
+        pairs = zip(other, (scale, error, product, square), strict=True)
+        better = other[1] < error
+        scale, error, product, square = (torch.where(better, new, old) for new, old in pairs)
+    return torch.ldexp(scale, exponent)
 
 
-def _codes(rows: Tensor, scale: Tensor, scheme: Scheme) -> Tensor:
-    codes = rows * scale.reciprocal()[..., None]
-    return codes.round_().clamp_(scheme.low, scheme.high)
+def _best(rows: Tensor, scales: Tensor, lows: Tensor, scheme: Scheme) -> Tensor:
+    """Return which of S scales of each of R rows has the smallest error: float32, (4, R).
 
+    The first number of a row is the position of the scale, the others are three sums over the row:
+    of squared errors, of the products of integers and numbers, and of squared integers.
 
-def _total(x: Tensor) -> Tensor:
-    """Return the sum over the last dimension, in an order that does not depend on the threads."""
-    return x.view(*x.shape[:-1], -1, min(PIECE, x.shape[-1])).sum(-1).sum(-1)
+    Parameters
+    ----------
+    rows
+        The rows.
+    scales, lows
+        Scales, and smallest integers less the zero points, (S, R).
+    scheme
+        The integers.
+    """
+    best = torch.empty(4, len(rows))
+    levels = scheme.high - scheme.low
+    _core.fit_rows(rows.numpy(), scales.numpy(), lows.float().numpy(), levels, best.numpy())
+    return best

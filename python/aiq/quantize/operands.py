@@ -60,6 +60,11 @@ def operands(trace: Trace) -> dict[str, Operands]:
     }
 
 
+def has_bias(trace: Trace) -> bool:
+    """Whether a layer with a weight to quantise has a bias, which makes up for rounded weights."""
+    return any(names.bias is not None for names in operands(trace).values())
+
+
 def _operands(trace: Trace, layer: Layer, head: fx.Node) -> Operands:
     bias = argument(head, "bias")
     return Operands(

@@ -31,6 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aiq import _core
 from aiq.errors import InputError
 from aiq.fingerprint import Fingerprint
 from aiq.formats import FP32, REFERENCE, DType, Format, Kind
@@ -50,7 +51,10 @@ Formats = Mapping[str, Format]
 BLOCK = 32
 """Numbers of a block of a GGUF file."""
 
-_ARITHMETIC = 3
+PIECE = 1 << 16
+"""Number of values that are rounded in blocks at once, which fit a core's cache."""
+
+_ARITHMETIC = 4
 """Version of the simulated arithmetic, part of the fingerprint of journals.
 
 Increase it whenever the result of a run changes.
@@ -143,12 +147,17 @@ class Simulator(Rounding):
         self._lookups = _other_readers(trace, self.layers, self.operands) if gguf else {}
 
     def check(self, formats: Formats) -> None:
-        """Raise `InputError` if `formats` names a layer that the model does not have."""
-        for name in formats:
+        """Raise `InputError` if there is no such layer, or a format that cannot be simulated."""
+        for name, chosen in formats.items():
             if name not in self._start:
                 raise InputError(
                     f"The model has no convolution or linear layer {name!r}; "
                     f"its layers are {', '.join(self._start)}."
+                )
+            if self.gguf and chosen.quantizes_activations:
+                raise InputError(
+                    f"llama.cpp has no kernels for layer {name!r} as {chosen}; choose a format "
+                    "that rounds weights only."
                 )
 
     def fingerprint(self, hashed: Fingerprint) -> None:
@@ -259,7 +268,9 @@ class Simulator(Rounding):
             dtype = formats.get(owner.name, REFERENCE).activation
             is_last = step.name == owner.nodes[-1]
             if is_last if dtype.kind is Kind.FLOAT else self.observer != DYNAMIC:
-                value = _through(value, self._round(step.name, value.detach(), dtype))
+                exact = value.detach()
+                rounded = self._round(step.name, exact, dtype)
+                value = value if rounded is exact else _through(value, rounded)
                 dtypes[step.name] = dtype
         return value
 
@@ -284,7 +295,8 @@ class Simulator(Rounding):
             rounded = _round_rows(exact, dtype, self._is_linear(names))
         else:
             rounded = self._round(names.input, exact, dtype)
-        altered[names.input] = _through(value, rounded)
+        if rounded is not exact:
+            altered[names.input] = _through(value, rounded)
         return altered
 
     def _looked_up(self, step: str, formats: Formats) -> dict[str, Tensor]:
@@ -316,10 +328,11 @@ def round_blocks(value: Tensor) -> Tensor:
     """Return `value` rounded to 8 bits in blocks of 32 along the last dimension, as Q8_0 does."""
     if value.shape[-1] % BLOCK:
         return value
-    blocks = value.reshape(-1, BLOCK)
-    scale = blocks.abs().amax(1, keepdim=True) / 127
-    steps = torch.where(scale > 0, blocks / scale, 0.0).round_()
-    return steps.mul_(scale.half().float()).view_as(value)
+    rounded = torch.empty(value.shape)
+    parts = (torch.split(x, PIECE) for x in (value.detach().reshape(-1), rounded.view(-1)))
+    for numbers, target in zip(*parts, strict=True):
+        _core.round_blocks(numbers.numpy(), target.numpy())
+    return rounded
 
 
 def _other_readers(

@@ -6,7 +6,7 @@ from aiq.graph import Trace
 from aiq.graph.export import Inputs
 from aiq.quantize.fold import fold
 from aiq.quantize.moments import second_moments
-from aiq.quantize.operands import operands
+from aiq.quantize.operands import has_bias
 from aiq.quantize.simulate import Simulator
 from aiq.quantize.statistics import observe
 
@@ -23,7 +23,6 @@ def weight_only(trace: Trace, calibration: Sequence[Inputs]) -> tuple[Trace, Sim
         the trace rounds weights by data.
     """
     folded = fold(trace)
-    has_bias = any(names.bias is not None for names in operands(folded).values())
-    statistics = observe(folded, calibration) if has_bias else {}
+    statistics = observe(folded, calibration) if has_bias(folded) else {}
     moments = second_moments(folded, calibration)
     return folded, Simulator(folded, statistics, moments=moments)

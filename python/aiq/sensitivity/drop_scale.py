@@ -134,7 +134,7 @@ def fit_scale(
         nats = found.kl / sums[anchor] if found.kl > 0 else 1.0  # rounding: no divergence at all
         if evaluator.metric == "perplexity" or not plans:
             known = {name: formats[anchor].name for name in layers}
-            whole = MeasuredPlan(known, found.drop, math.hypot(found.drop_error, 1 / found.samples))
+            whole = MeasuredPlan(known, found.drop, found.drop_doubt)
             doubt = 0.0 if evaluator.metric == "perplexity" else SLOPE_ERROR
             return DropScale(nats, slope, doubt * slope, (whole,))
     rng = np.random.default_rng(seed)
@@ -147,7 +147,7 @@ def fit_scale(
     evaluations = evaluator.evaluate_many(mixed, progress=progress)
     divergence = nats * np.array([harm[range(len(layers)), c].sum() for c in chosen])
     drops = np.array([e.drop for e in evaluations])
-    error = np.array([math.hypot(e.drop_error, 1 / e.samples) for e in evaluations])
+    error = np.array([e.drop_doubt for e in evaluations])
     model = np.diag((MODEL_ERROR * slope * divergence) ** 2)
     weighted = np.linalg.solve(covariance(error) + model, divergence)
     prior = (SLOPE_ERROR * slope) ** -2

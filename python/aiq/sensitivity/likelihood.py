@@ -135,7 +135,7 @@ class Graph:
             projected: Tensor = (logits * (direction * (2 / power) ** 0.5)).sum()
             return projected
         log_p = logits.movedim(axis, -1).flatten(0, -2).log_softmax(-1)
-        drawn = torch.multinomial(log_p.detach().exp(), 1, generator=generator)
+        drawn = _drawn(log_p.detach(), generator)
         likelihood: Tensor = log_p.gather(1, drawn).sum() * (len(logits) / len(log_p)) ** 0.5
         return likelihood
 
@@ -155,6 +155,17 @@ def _fisher_draw(q: Tensor, generator: torch.Generator) -> Tensor:
     below = (root / after.clamp(min=_TINY).sqrt()).cumsum(-1)
     found = root * after.sqrt() - q * torch.cat([zero, below[..., :-1]], -1)
     return torch.empty_like(q).scatter_(-1, order, found)
+
+
+def _drawn(log_p: Tensor, generator: torch.Generator) -> Tensor:
+    """Return one class for each row of logarithms of probabilities, (rows, 1).
+
+    It is the first class up to which the sum of probabilities exceeds a random part of the whole.
+    `torch.multinomial` draws a random number for each class, which is slow for a vocabulary.
+    """
+    total = log_p.exp().cumsum_(-1)
+    level = torch.rand(len(total), 1, generator=generator) * total[:, -1:]
+    return torch.searchsorted(total, level, right=True).clamp_(max=total.shape[1] - 1)
 
 
 def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
