@@ -51,16 +51,18 @@ def timed(runtime="llamacpp", *, logits_of_prompt=False):
     found = []
     for sizes in decoders.SIZES:
         hidden, blocks = sizes.hidden, sizes.blocks
-        *inner, head = matrices(hidden, sizes.wide, blocks, sizes.vocabulary, hidden)
+        kept = 64 * sizes.kept_heads
+        *inner, head = matrices(hidden, sizes.wide, blocks, sizes.vocabulary, kept)
         for name in SMALL:
             bits = placement.stored_bits(runtime, parse(name))
             body = sum(reading(name, n, bits) for n in inner)
             last = reading(name, head, bits)
 
-            def step(rows, context, body=body, last=last, hidden=hidden, blocks=blocks):
+            def step(rows, context, body=body, last=last, sizes=sizes, blocks=blocks):
                 many = 1 + rows / 16  # a prompt of many rows takes longer
                 ends = last * (many if logits_of_prompt else 1 + 1 / 16)
-                rest = CALL + blocks * BLOCK * many + attention(rows, context, blocks, hidden)
+                width = sizes.hidden if rows > 1 else 64 * sizes.kept_heads
+                rest = CALL + blocks * BLOCK * many + attention(rows, context, blocks, width)
                 return body * many + ends + rest
 
             short = {1: step(1, 76), 64: step(64, 64)}

@@ -30,6 +30,9 @@ TOKENS = 24
 KNOTS = (2**19, 2**25)
 """Elements of a small and of a large matrix, at which a profile states rates."""
 
+HEAD = 64
+"""Width of a head."""
+
 LEAST_WIDTH = 512
 """Width of a decoder from which attention is timed, and errors are computed."""
 
@@ -62,6 +65,21 @@ class Sizes:
     wide: int
     blocks: int
     vocabulary: int
+
+    @property
+    def kept_heads(self) -> int:
+        """Heads of keys and values, each of which three heads of queries share.
+
+        Decoders of today share them, and a runtime may copy shared ones for each head of queries.
+        """
+        return max(1, self.hidden // HEAD // 3)
+
+    def attended(self, rows: int, context: int) -> int:
+        """Return the elements of keys and values: those in the cache, or of all heads of queries.
+
+        It is as in `aiq.cost.products.attention_seconds`, which depends on the number of rows.
+        """
+        return 2 * (HEAD * self.kept_heads if rows == 1 else self.hidden) * context
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,11 +255,11 @@ def _attention_rates(timed: Sequence[TimedDecoder]) -> dict[int, Rates]:
         rates = []
         for t in timed:
             before = times * t.seconds[short]
-            elements = 2 * t.sizes.hidden * (LONG - PROMPT) * t.sizes.blocks
+            elements = t.sizes.attended(rows, LONG - PROMPT) * t.sizes.blocks
             least = before * elements / sum(t.matrices)
             seconds = max(min(t.long[rows]) - before, least)
             rate = 1e-9 * elements * products.CACHE_BYTES / seconds
-            rates.append((2 * t.sizes.hidden * LONG, roofs.four_digits(rate)))
+            rates.append((t.sizes.attended(rows, LONG), roofs.four_digits(rate)))
         found[rows] = tuple(sorted(rates))
     fewer = LONG / PROMPT  # rows, so that each read is as many times faster
     short_rates = tuple((n, roofs.four_digits(fewer * rate)) for n, rate in found[LONG])
@@ -252,7 +270,7 @@ def _attending(timed: TimedDecoder, rows: int, rates: Mapping[int, Rates]) -> fl
     """Return the seconds of attention in the time of one token or of a prompt."""
     context = PROMPT + TOKENS // 2 if rows == 1 else PROMPT
     measured = [Product(rows, 0.0, rates[rows])]
-    elements = 2 * timed.sizes.hidden * context
+    elements = timed.sizes.attended(rows, context)
     each = products.product_seconds(measured, rows, elements, products.CACHE_BYTES)
     return timed.sizes.blocks * each
 
@@ -284,6 +302,6 @@ def _step(found: _Coefficients, timed: TimedDecoder) -> float:
     width = timed.bits / 8
     measured = found.products[timed.format]
     matrices = sum(products.product_seconds(measured, 1, n, width) for n in timed.matrices)
-    elements = 2 * timed.sizes.hidden * (PROMPT + TOKENS // 2)
+    elements = timed.sizes.attended(1, PROMPT + TOKENS // 2)
     block = products.product_seconds(found.attention, 1, elements, products.CACHE_BYTES)
     return found.call + matrices + timed.sizes.blocks * block

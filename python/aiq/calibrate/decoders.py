@@ -12,6 +12,7 @@ import torch
 
 from aiq import quiet
 from aiq.calibrate.decoder_fit import (
+    HEAD,
     LEAST_WIDTH,
     LONG,
     PROMPT,
@@ -32,7 +33,7 @@ CONTEXT = LONG + TOKENS + 1
 _ROUNDS = 5
 _LONG_IN = "w4g32"  # the format that is timed after a long prompt, too
 
-SIZES = (Sizes(768, 2048, 12, 8192), Sizes(1536, 4096, 1, 40960), Sizes(64, 128, 3, 512))
+SIZES = (Sizes(768, 2048, 12, 8192), Sizes(1536, 4096, 1, 40960), Sizes(192, 256, 3, 512))
 """Decoders that are timed.
 
 The first has small matrices and the second large ones, and caches of usual sizes hold neither. The
@@ -154,8 +155,8 @@ def random_decoder(sizes: Sizes) -> Any:  # noqa: ANN401 - a LlamaForCausalLM
         hidden_size=sizes.hidden,
         intermediate_size=sizes.wide,
         num_hidden_layers=sizes.blocks,
-        num_attention_heads=sizes.hidden // 64,
-        num_key_value_heads=sizes.hidden // 64,
+        num_attention_heads=sizes.hidden // HEAD,
+        num_key_value_heads=sizes.kept_heads,
         vocab_size=sizes.vocabulary,
         max_position_embeddings=CONTEXT,
         use_cache=False,
