@@ -32,13 +32,6 @@ REACH = 2
 SAMPLES = 128
 """Number of samples on which changes of a plan are estimated."""
 
-TEMPERATURE = 3.0
-"""Temperature of the answers whose divergence is estimated.
-
-Sure answers say little about a plan. Softened, they count, so that estimates from the same samples
-vary less.
-"""
-
 DAMPING, MORE, LESS = 2.0, 4.0, 0.5
 """Factor of the terms of second order: at first, and its growth after a worse and a better plan."""
 
@@ -131,13 +124,7 @@ def _estimates(
         for i, name in enumerate(tables.cost.layers)
     }
     found = estimate_changes(
-        meter.evaluator,
-        plan,
-        candidates,
-        SAMPLES,
-        temperature=TEMPERATURE,
-        seed=meter.seed,
-        progress=_named(progress),
+        meter.evaluator, plan, candidates, SAMPLES, seed=meter.seed, progress=_named(progress)
     )
     used = list(dict.fromkeys(f for given in candidates.values() for f in given))
     whole = np.zeros((2, *tables.drop.shape))

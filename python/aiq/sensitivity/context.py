@@ -38,8 +38,6 @@ class EstimateContext:
         Dimension of the inputs that counts samples.
     output_dim
         Dimension of the network's output that counts samples; ``None`` if one call is one sample.
-    temperature
-        Temperature of the softmax whose divergence is estimated by derivatives.
     """
 
     simulator: Simulator
@@ -51,7 +49,6 @@ class EstimateContext:
     step: Callable[[], None]
     batch_dim: BatchDim = 0
     output_dim: int | None = 0
-    temperature: float = 1.0
 
     def samples(self, batch: Inputs) -> int:
         """Return the number of samples in a batch."""

@@ -109,14 +109,7 @@ def _derivatives(
     random projection, whose squares are the second order.
     """
     simulator = context.simulator
-    graph = Graph(
-        simulator,
-        batch,
-        nodes,
-        output_dim=context.output_dim,
-        formats=plan,
-        temperature=context.temperature,
-    )
+    graph = Graph(simulator, batch, nodes, output_dim=context.output_dim, formats=plan)
 
     def by_node(value: Tensor, *, keep: bool) -> dict[str, Tensor]:
         found = torch.autograd.grad(

@@ -153,7 +153,6 @@ def estimate_changes(
     candidates: Mapping[str, Sequence[Format]],
     samples: int,
     *,
-    temperature: float = 1.0,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> tuple[Array, Array]:
@@ -169,8 +168,6 @@ def estimate_changes(
         Layer name -> the formats that it may change to.
     samples
         Number of samples of the data on which to estimate.
-    temperature
-        What outputs are divided by before the softmax whose divergence is meant.
     seed
         Seed of the random draws.
     progress
@@ -186,8 +183,7 @@ def estimate_changes(
     context = make_context(
         evaluator, None, tuple(plan), formats, "changes", seed, progress, samples
     )
-    # Float32 may be among the formats.
-    context = replace(context, formats=tuple(formats), temperature=temperature)
+    context = replace(context, formats=tuple(formats))  # float32 may be among them
     first, second = curvature.changes(context, plan, candidates)
     return first.mean(0).numpy(), second.mean(0).numpy()
 

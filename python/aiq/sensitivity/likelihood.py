@@ -38,8 +38,6 @@ class Graph:
         Dimension of the output that counts samples; ``None`` if one call is one sample.
     formats
         Layer name -> format; layers that are not named stay float32.
-    temperature
-        Temperature of the softmax in `projection` and `divergence`.
 
     Attributes
     ----------
@@ -59,9 +57,7 @@ class Graph:
         weights: Iterable[str] = (),
         output_dim: int | None = 0,
         formats: Formats = MappingProxyType({}),
-        temperature: float = 1.0,
     ) -> None:
-        self._temperature = temperature
         program, wanted = simulator.program, frozenset(nodes)
         self.activations: dict[str, Tensor] = {}
         self.weights: dict[str, Tensor] = {}
@@ -96,8 +92,7 @@ class Graph:
         With `classes`, an error e of a position's logits has the harm ``(e F e) / 2``, the
         divergence to second order, with ``F = diag(q) - q q'`` for the probabilities q. The
         multiples are ``L r`` with random signs r, where ``F = L L'``. The harm of a sample is the
-        mean over its positions. Logits are divided by the temperature first. Without classes, harm
-        is the relative squared error of the output.
+        mean over its positions. Without classes, harm is the relative squared error of the output.
         """
         logits = self.logits.detach().double()
         if not classes:
@@ -106,23 +101,20 @@ class Graph:
         else:
             axis = usual_class_axis(logits)
             positions = logits[0].numel() // logits.shape[axis]
-            q = (logits.movedim(axis, -1) / self._temperature).softmax(-1)
-            draws = _fisher_draw(q, generator) / self._temperature
+            draws = _fisher_draw(logits.movedim(axis, -1).softmax(-1), generator)
             multiples = draws.movedim(-1, axis) / positions**0.5
         return (self.logits * multiples.to(self.logits.dtype)).sum()
 
     def divergence(self, exact: Tensor, classes: bool) -> Tensor:
         """Return the divergence from the outputs `exact`, a sum over samples.
 
-        It is that of outputs divided by the temperature, the mean over the positions of a sample,
-        or without `classes` the relative squared error of the output.
+        It is the mean over the positions of a sample, or without `classes` the relative squared
+        error of the output.
         """
         if not classes:
             return relative_error(self.logits, exact).sum()
         axis = usual_class_axis(exact)
-        log_p, log_q = (
-            (z.double() / self._temperature).log_softmax(axis) for z in (exact, self.logits)
-        )
+        log_p, log_q = exact.double().log_softmax(axis), self.logits.double().log_softmax(axis)
         positions = exact[0].numel() // exact.shape[axis]
         return (log_p.exp() * (log_p - log_q)).sum() / positions
 
