@@ -9,8 +9,8 @@ HEADER = (
 )
 
 
-OWN_TOOLS = ("nncf", "nncf, accuracy control", "quantize_static", "pt2e")
-"""Candidates that the runtimes' own tools make."""
+COMPARED = ("nncf", "nncf, accuracy control", "quantize_static", "pt2e", "aiq plan")
+"""Candidates that the runtimes' own tools make, and the plan of a search."""
 
 
 def markdown(rows: Mapping[str, Any], only: Collection[str] | None = None) -> str:

@@ -83,7 +83,7 @@ def filled(text: str, results: Path) -> str:
     tables = {
         "plans": table(["profile", *THROUGHPUT_HEADER], plans),
         "predictions": table(SUMMARY, predictions),
-        "peers": peers_report.markdown(peers(results), peers_report.OWN_TOOLS),
+        "peers": peers_report.markdown(peers(results), peers_report.COMPARED),
         "rounding": table(ROUNDING_HEADER, rounding(results)),
         "equal size": table(equal_size_report.HEADER, equal_size_report.equal_size(results)),
         "search cost": table(equal_size_report.COST_HEADER, equal_size_report.search_cost(results)),

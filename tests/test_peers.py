@@ -40,7 +40,7 @@ def test_a_line_for_each_candidate():
         f"{start} nncf | 0.950 (0.900 - 1.010) | 1.2 % | 0.950 | 93.10 % | 0.10 ± 0.04 pp | 22 |",
         f"{start} nncf, accuracy control | failed: ValueError: no / there |  |  |  |  |  |",
     ]
-    only = peers_report.markdown({"resnet20/1/openvino": ROW}, peers_report.OWN_TOOLS)
+    only = peers_report.markdown({"resnet20/1/openvino": ROW}, peers_report.COMPARED)
     assert only.splitlines()[2:] == lines[1:]
 
 
@@ -67,7 +67,7 @@ def test_rows_are_all_runtimes_and_batches():
 
 def test_tools_get_whole_batches_of_the_same_samples():
     network = peers.Network((2, 3))
-    given = peers.inputs(network, nn.Identity(), 5)
+    given = peers.inputs(network, nn.Identity(), 5, "auto")
     assert [len(x) for x in given.batches()] == [5, 5, 5, 5]
     assert torch.equal(torch.cat(given.batches())[:16], given.calibration)
     assert torch.equal(given.x, given.calibration[:5])
