@@ -11,6 +11,7 @@ FILES = (
 PREDICTIONS = (
     *("runtime", "tokens before", "prediction", "mean error, all", "mixes only", "Spearman"),
 )
+MENU = ("w4g32", "w4g32z", "w5g32", "w5g32z", "w8g32")
 RUNTIMES = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
 PEERS = {"Q4_K_M": "llama.cpp's rule Q4_K_M", "NNCF": "NNCF's default"}
 
@@ -20,7 +21,9 @@ def decoded(results: Path) -> Iterator[list[str]]:
     document = json.loads((results / "llm.json").read_text())
     quality, speed = document["quality"]["files"], document["speed"]["files"]
     named = {"plan of least time at the divergence of Q4_K_M": speed["plan"]}
-    for name, row in {**quality, **named, **speed}.items():
+    by_data = document.get("speed, gptq", {}).get("files", {})
+    rounded = {f"{name}, by GPTQ": by_data[name] for name in by_data if name in MENU}
+    for name, row in {**quality, **named, **speed, **rounded}.items():
         if name in {"float32", "plan"}:
             continue
         times = speed.get(name, row).get("token_seconds", {})

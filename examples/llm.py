@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("text", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--hw", default="xeon_2vcpu")
+    parser.add_argument("--hw", default="epyc_zen4_1thread")
     parser.add_argument("--runtime", default="llamacpp")
     parser.add_argument("--ratio", type=float, default=1.1)
     parser.add_argument("--samples", type=int, default=16)

@@ -129,7 +129,8 @@ def search(
         or a `DropTable` from earlier.
     calibration
         Batches of inputs, or of ``(inputs, targets)``, on which the ranges of quantised activations
-        are observed. Default: `data`.
+        are observed, and by which weights are rounded. Default: `data`, which flatters weights
+        that are rounded by few samples.
     pin
         Pattern of layer names -> format name: layers that are no decision. The last match wins.
     max_size
