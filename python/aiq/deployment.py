@@ -220,7 +220,7 @@ def export(
         The suffix names the runtime: ``.onnx`` for ONNX Runtime, ``.xml`` for OpenVINO (its weights
         go into a ``.bin`` beside it), ``.pt2`` for PyTorch: an AOTInductor package, a library for
         this kind of processor and the number of threads in force. A decoder of transformers can be
-        written to ``.gguf`` too, for llama.cpp and OpenVINO GenAI, or as a list of the types of
+        written to ``.gguf`` too, for llama.cpp, or as a list of the types of
         its tensors, ``.txt``, for ``llama-quantize --tensor-type-file``. A name without suffix is
         that of a folder, in which OpenVINO or ONNX Runtime finds a decoder with a cache of any
         length.

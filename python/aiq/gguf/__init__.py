@@ -1,1 +1,1 @@
-"""Decoders as GGUF files, which llama.cpp and OpenVINO GenAI run."""
+"""Decoders as GGUF files, which llama.cpp runs."""
