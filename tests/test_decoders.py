@@ -152,6 +152,15 @@ def test_the_cost_of_a_workload_is_that_of_its_runs(graph):
     assert whole.total(plan) == pytest.approx(sum(n * t.total(plan) for n, t in runs), rel=1e-9)
 
 
+def test_the_output_layer_may_read_the_last_token_of_a_prompt_only(graph):
+    decode = Decode(prompt=32, tokens=10)
+    whole, last = (decode.reading(graph, LENGTH, last_logits=x) for x in (False, True))
+    *inner, head = whole.quantizable
+    *same, small = last.quantizable
+    assert inner == same
+    assert (small.name, small.flops) == (head.name, head.flops / 32)
+
+
 def test_a_decoder_is_searched_by_perplexity_and_says_how_fast_it_writes(model):
     batches = data(model)
     plan = aiq.search(

@@ -71,14 +71,11 @@ class DecoderRuntime:
     open
         Function of a decoder, its trace, an empty folder and a number of threads, which returns a
         program for each format.
-    logits_of_prompt
-        Whether the output layer reads all tokens of a prompt, and not the last one only.
     """
 
     name: str
     version: str
     open: Callable[[Any, Trace, Path, int], Mapping[str, Opened]]
-    logits_of_prompt: bool
 
 
 def measure_decoders(
@@ -141,7 +138,7 @@ def _timed(runtime: DecoderRuntime, sizes: Sizes, threads: int) -> list[TimedDec
     shapes = (layer.weight_shape or () for layer in traced.graph.quantizable)
     matrices = tuple(int(np.prod(shape)) for shape in shapes)
     bits = {name: placement.stored_bits(runtime.name, parse(name)) for name in programs}
-    everything = runtime.logits_of_prompt
+    everything = runtime.name not in placement.LAST_LOGITS
     return [
         TimedDecoder(n, sizes, bits[n], matrices, times[n], long[n], everything) for n in programs
     ]

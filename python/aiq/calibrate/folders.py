@@ -27,7 +27,7 @@ def folder_runtime(runtime: str) -> DecoderRuntime:
     """
     folder_writer(runtime)
     name, version = section(runtime, decodes=True), runtimes.get(runtime).version
-    return DecoderRuntime(name, version, partial(_open, runtime), logits_of_prompt=True)
+    return DecoderRuntime(name, version, partial(_open, runtime))
 
 
 def _open(

@@ -19,7 +19,7 @@ FORMATS = ("fp32", "w4g32", "w4g32z", "w5g32", "w5g32z", "w8g32")
 def llama_cpp() -> DecoderRuntime:
     """Return llama.cpp as a runtime of decoders."""
     version = f"xllamacpp {metadata.version('xllamacpp')}"
-    return DecoderRuntime(placement.GGUF, version, _open, logits_of_prompt=False)
+    return DecoderRuntime(placement.GGUF, version, _open)
 
 
 def _open(model: Any, traced: Trace, folder: Path, threads: int) -> Mapping[str, LlamaCpp]:  # noqa: ANN401

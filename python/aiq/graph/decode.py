@@ -49,9 +49,18 @@ class Decode:
             )
         return cls(int(prompt), int(tokens))
 
-    def reading(self, graph: LayerGraph, length: int) -> LayerGraph:
-        """Return the layer graph of one prompt, from that of samples of `length` tokens."""
-        return at(graph, length, self.prompt, self.prompt)
+    def reading(self, graph: LayerGraph, length: int, *, last_logits: bool = False) -> LayerGraph:
+        """Return the layer graph of one prompt, from that of samples of `length` tokens.
+
+        With `last_logits`, the output layer reads the last token only.
+        """
+        found = at(graph, length, self.prompt, self.prompt)
+        if not last_logits:
+            return found
+        one = at(graph, length, 1, self.prompt)
+        pairs = zip(found.layers, one.layers, strict=True)
+        layers = (y if x.is_output and x.op is Op.LINEAR else x for x, y in pairs)
+        return replace(found, layers=tuple(layers))
 
     def writing(self, graph: LayerGraph, length: int) -> LayerGraph:
         """Return the layer graph of one token, in the mean over all that are written."""

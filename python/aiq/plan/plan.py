@@ -77,7 +77,7 @@ class Prediction:
     bytes
         Bytes that these layers move.
     seconds
-        Seconds of one batch.
+        Seconds of one batch, or of one text: a prompt and what a decoder writes after it.
     level
         The cost model behind `seconds`: ``roofline``, a lower bound, or ``calibrated``.
     weight_bytes

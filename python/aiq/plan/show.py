@@ -137,9 +137,12 @@ def _missing(plan: "Plan", runtime: str | None) -> str:
     if runtime is None:
         return "no runtime"
     decodes = plan.provenance.get("decode") is not None
-    command = calibration_command(section(runtime, decodes=decodes), plan.hardware)
     kind = f"decoders in {runtime}" if decodes else runtime
-    return f"{plan.hardware} is not calibrated for {kind} (run `{command}` on that machine)"
+    said = f"{plan.hardware} is not calibrated for {kind}"
+    if not plan.provenance.get("calibrated"):  # it may be a machine that aiq cannot run on
+        return said
+    command = calibration_command(section(runtime, decodes=decodes), plan.hardware)
+    return f"{said} (run `{command}` on that machine)"
 
 
 def _formats(plan: "Plan") -> str:

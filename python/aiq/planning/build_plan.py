@@ -114,6 +114,7 @@ def assemble(
         evaluations=0 if meter is None else meter.evaluator.evaluations,
         seconds=time.perf_counter() - started,
         provenance=_provenance(trace, source, choices, options, found.drops)
+        | {"calibrated": [*hardware.runtimes]}
         | ({"profile": machine.reason} if machine.reason else {}),
         shortlist=found.timed,
         tables=kept.keep(

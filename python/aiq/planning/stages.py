@@ -157,7 +157,9 @@ def workload_seconds(
             "A decoder reads numbers of tokens of shape (batch, length), and the first input is "
             f"of shape {tuple(shapes[0]) if shapes else ()}; leave workload out for other models."
         )
-    reading, writing = (f(layers, shapes[0][1]) for f in (decode.reading, decode.writing))
+    length, last_logits = shapes[0][1], section in placement.LAST_LOGITS
+    reading = decode.reading(layers, length, last_logits=last_logits)
+    writing = decode.writing(layers, length)
     return several(
         [
             (1, cost.time_table(reading, columns, hardware, section)),

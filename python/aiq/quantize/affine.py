@@ -128,13 +128,10 @@ class Affine:
 
     def _rounded(self, rows: Tensor) -> Tensor:
         """Return rows of which each is rounded with its own scale."""
-        rounded, levels, count = (
-            torch.empty(rows.shape),
-            self.scheme.high - self.scheme.low,
-            rows_at_once(rows),
-        )
+        rounded, levels = torch.empty(rows.shape), self.scheme.high - self.scheme.low
         operands = (rows, self.scale, (self.scheme.low - self.zero_point).float(), rounded)
-        for parts in zip(*(torch.split(x, count) for x in operands), strict=True):
+        pieces = (torch.split(x, rows_at_once(rows)) for x in operands)
+        for parts in zip(*pieces, strict=True):
             part, scale, low, target = (x.numpy() for x in parts)
             _core.round_rows(part, scale, low, levels, target)
         return rounded

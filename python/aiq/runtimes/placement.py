@@ -39,6 +39,9 @@ def runs_as(runtime: str | None, layer: Layer, fmt: Format) -> Format:
 GGUF = "llamacpp"
 """Name of the runtimes of GGUF files: llama.cpp, and those that read the same files."""
 
+LAST_LOGITS = frozenset({GGUF})
+"""Runtimes whose output layer reads the last token of a prompt only; others read all of them."""
+
 _IN_BLOCKS: Mapping[str, float] = {
     "w4g32": 4.5,
     "w4g32z": 5.0,
