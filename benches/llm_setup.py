@@ -41,6 +41,7 @@ class Setup:
         The English text.
     searched, held_out
         Samples of the first half that estimates read, and of the second half that tables show.
+        Whole plans are judged on further samples of the first half.
     threads
         Number of threads of all runtimes.
     hardware
@@ -86,12 +87,16 @@ class Setup:
         self.model.config.num_hidden_layers = blocks
 
     def samples(self, part: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Return inputs and targets: ``searched``, or ``held out``."""
+        """Return inputs and targets: ``searched``, ``judged`` or ``held out``."""
         text = self.text.read_text(encoding="utf-8")
         middle = len(text) // 2
+        if part == "held out":
+            return self.decoder.batches(text[middle:], LENGTH, self.held_out)
+        searched = self.decoder.batches(text[:middle], LENGTH, self.searched)
         if part == "searched":
-            return self.decoder.batches(text[:middle], LENGTH, self.searched)
-        return self.decoder.batches(text[middle:], LENGTH, self.held_out)
+            return searched
+        more = self.decoder.batches(text[:middle], LENGTH, 3 * self.searched)
+        return [(x, y) for x, y in more if not any(torch.equal(x, seen) for seen, _ in searched)]
 
     @cached_property
     def drops(self) -> DropTable:

@@ -34,27 +34,30 @@ def costs(setup: Setup, decode: Decode) -> CostTable:
 def write_equal(setup: Setup) -> None:
     """Write the plan of least time that diverges like the rule's file, and files beside it.
 
-    The files' divergence and predicted times are kept in a file of their own: all this takes
-    minutes of work on any machine, and the timings then take minutes on a quiet one.
+    The plan is judged on other samples than those by which drops are estimated and weights rounded:
+    weights rounded by data fit those samples better than any others. The files' divergence and
+    predicted times are kept in a file of their own: all this takes minutes of work on any machine,
+    and the timings then take minutes on a quiet one.
     """
     table = costs(setup, Decode())
     seconds = table.cost[:, 1:] / table.per_unit
     rule = FOLDER / "Q4_K_M.gguf"
     llm_rule.write(setup.model, setup.traced, setup.decoder.tokenizer, rule)
-    seen = setup.samples("searched")
-    target = setup.quality({"rule": rule}, seen)["rule"]["kl"]
+    judges = setup.samples("judged")
+    target = setup.quality({"rule": rule}, judges)["rule"]["kl"]
     limit, low, high = target, 0.0, np.inf
     for _ in range(ATTEMPTS):
         formats = setup.within_drop(seconds, limit)
+        predicted_drop = setup.drops.predict(formats)
         file = setup.write("plan of least time", formats)
-        ratio = setup.quality({"plan": file}, seen)["plan"]["kl"] / target
-        print(f"predicted drop {limit:.4f}: divergence {ratio:.3f} of that of Q4_K_M", flush=True)
+        ratio = setup.quality({"plan": file}, judges)["plan"]["kl"] / target
+        print(f"predicted drop {predicted_drop:.4f}: divergence {ratio:.3f} of that of Q4_K_M")
         if 1 - WITHIN <= ratio <= 1:
             break
-        low, high = (limit, high) if ratio < 1 else (low, limit)
-        limit = min(max(limit / ratio, low * 1.01), high * 0.99)
-        if np.isfinite(high) and low > 0:
-            limit = (low + high) / 2
+        low, high = (limit, high) if ratio < 1 else (low, predicted_drop)
+        limit = predicted_drop / ratio
+        if not low < limit < high:
+            limit = (low + high) / 2 if np.isfinite(high) else 2 * low
     files = {"Q4_K_M": rule, "plan": file}
     predicted = {"plan": table.total(formats)}
     for fmt in MENU:
