@@ -64,6 +64,12 @@ def earlier(name: str) -> dict[str, Any]:
     return rows
 
 
+def published(name: str) -> dict[str, Any]:
+    """Return the summary of an earlier run, whatever its machine and versions, or `{}`."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
 def _write(path: Path, document: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomic(path, json.dumps(document, indent=1) + "\n")

@@ -1,6 +1,5 @@
 """What all parts of ``benches/llm.py`` share: the decoder, its texts, its files, their quality."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -167,13 +166,17 @@ class Setup:
         """Return the plan of one format."""
         return dict.fromkeys(self.drops.layers, fmt)
 
+    def path(self, name: str) -> Path:
+        """Return the path of the GGUF file of a plan."""
+        return FOLDER / f"{name}-{self.rounding}.gguf"
+
     def write(self, name: str, formats: Mapping[str, Format], named: bool = True) -> Path:
         """Write a plan to a GGUF file in the folder of raw results, by default with its tokenizer.
 
         A file that is only timed gets a small one, as the names of tokens take long to write.
         """
         FOLDER.mkdir(parents=True, exist_ok=True)
-        path = FOLDER / f"{name}-{self.rounding}.gguf"
+        path = self.path(name)
         tokenizer = self.decoder.tokenizer if named else stand_in.tokenizer()
         write_gguf(self.model, path, formats, self.traced, self._seen, tokenizer)
         return path
@@ -254,7 +257,6 @@ def _summary(
 
 def update(part: str, result: Mapping[str, Any]) -> None:
     """Write the result of a part into the summary, beside those of the other parts."""
-    path = common.RESULTS / "llm.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
+    known = common.published("llm")
     parts = {k: v for k, v in known.items() if k not in {"command", "machine", "seeds"}}
     common.save("llm", {**parts, part: {"command": common.command(), **result}}, seeds=[0])

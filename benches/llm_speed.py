@@ -36,8 +36,8 @@ def write_equal(setup: Setup) -> None:
 
     The plan is judged on other samples than those by which drops are estimated and weights rounded:
     weights rounded by data fit those samples better than any others. The files' divergence and
-    predicted times are kept in a file of their own: all this takes minutes of work on any machine,
-    and the timings then take minutes on a quiet one.
+    predicted times are kept in a file of their own, and files of one format are written once: all
+    this takes minutes of work on any machine, and the timings then take minutes on a quiet one.
     """
     table = costs(setup, Decode())
     seconds = table.cost[:, 1:] / table.per_unit
@@ -61,7 +61,9 @@ def write_equal(setup: Setup) -> None:
     files = {"Q4_K_M": rule, "plan": file}
     predicted = {"plan": table.total(formats)}
     for fmt in MENU:
-        files[fmt.name] = setup.write(fmt.name, setup.uniform(fmt))
+        files[fmt.name] = setup.path(fmt.name)
+        if not files[fmt.name].exists():
+            setup.write(fmt.name, setup.uniform(fmt))
         predicted[fmt.name] = table.total(setup.uniform(fmt))
     quality = setup.quality(files, setup.samples("held out"))
     rows = {

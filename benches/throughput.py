@@ -10,7 +10,8 @@ measure_top=N)`` returns. For trained networks float32 in eager PyTorch, the bas
 is timed as well. The accuracy of trained networks is measured on the 10,000 test images of
 Fashion-MNIST; the other networks have random weights, and no accuracy is claimed. All rows are kept
 in ``benches/raw/throughput/<profile>.json``, and a run that was stopped goes on from there;
-``--again`` measures them again.
+``--again`` measures them again. The summary keeps rows of earlier days that were not measured now;
+each has its date.
 
 Batch 128 is timed for the networks of 32 x 32 images and the smallest transformer. In the others
 one call of 128 takes up to a minute on two cores, and as at batch 16 only arithmetic matters.
@@ -22,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -90,6 +92,7 @@ def main() -> None:
     options = arguments()
     profile = this_machine() if options.hw is None else aiq.Hardware.load(options.hw)
     done: dict[str, Any] = common.earlier(f"throughput/{profile.name}")
+    published = common.published(f"throughput/{profile.name}").get("rows", {})
     started = time.monotonic()
     for name, batch, runtime in rows(options):
         key = f"{name}/{batch}/{runtime}"
@@ -104,7 +107,8 @@ def main() -> None:
             console.print(f"left out: {error}")
             continue
         done[key]["minutes"] = round((time.monotonic() - begun) / 60, 2)
-        summaries = {key: brief(found) for key, found in done.items()}
+        done[key]["date"] = datetime.now(UTC).date().isoformat()
+        summaries = published | {key: brief(found) for key, found in done.items()}
         results = {"description": profile.description, "rows": summaries}
         common.save(f"throughput/{profile.name}", results, [SEED], done)
     console.print(report(done))
