@@ -205,6 +205,23 @@ def test_a_plan_is_deployed_with_the_weights_that_were_judged(network, plan, sim
     assert off["adaptive"] < off["nearest"] / 10
 
 
+def test_a_plan_says_that_its_weights_were_rounded_by_the_samples_that_judge_it(network, plan):
+    model, batches = network
+    said = "the weights were rounded by the same samples"
+    assert said in str(plan)
+    others = aiq.search(
+        *(model, "epyc_zen4_2vcpu", batches),
+        runtime=None,
+        formats="w4a8",
+        max_drop=1.0,
+        rounding="gptq",
+        calibration=[x for x, _ in batches],
+        cache=False,
+        progress=None,
+    )
+    assert said not in str(others)
+
+
 def test_a_plan_of_weights_rounded_by_data_asks_for_data(network, plan):
     with pytest.raises(InputError, match=r"rounded by data .adaptive., and none was given"):
         aiq.deploy(plan, network[0], runtime="inductor", emulate=True, progress=None)

@@ -29,3 +29,12 @@ def not_decided(undecided: Iterable[Mapping[str, Any]]) -> list[str]:
 def not_counted(names: Sequence[str]) -> list[str]:
     """Return a line that says of which layers the work is not known."""
     return [f"work not known, and counted as none: {', '.join(names)}"] if names else []
+
+
+def same_samples(provenance: Mapping[str, Any]) -> list[str]:
+    """Return a line that says so if weights were rounded by the samples that judge them."""
+    if not provenance.get("rounded_on_data"):
+        return []
+    return [
+        "the weights were rounded by the same samples, and others may lose more: give calibration="
+    ]

@@ -326,6 +326,7 @@ _SHOWN: Mapping[str, Any] = {
     "uncounted": list[Text],
     "profile": Text,
     "rounding": WeightRounding,
+    "rounded_on_data": bool,
     "training": Text,
 }
 """What tables show of a provenance, and its types."""

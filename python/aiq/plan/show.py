@@ -10,7 +10,7 @@ from rich.text import Text
 from aiq import quiet
 from aiq.hardware.sections import calibration_command, section
 from aiq.plan.certificate import TENTH, SolveSummary
-from aiq.plan.notes import not_counted, not_decided
+from aiq.plan.notes import not_counted, not_decided, same_samples
 from aiq.report import drawing
 from aiq.report.diagnosis import diagnose
 from aiq.report.scores import Words
@@ -221,6 +221,7 @@ def summary(plan: "Plan") -> str:
         before_after = f"{words.score(scores.baseline)} -> {words.score(scores.plan)}"
         lines.append(f"  {words.name:<11} {before_after} on {scores.samples:,} samples")
         lines.append(f"  drop        {drop}")
+        lines += [f"              {line}" for line in same_samples(plan.provenance)]
         if scores.samples_needed is not None:
             lines.append(
                 f"  samples     With about {scores.samples_needed:,} samples instead of "

@@ -13,7 +13,7 @@ from aiq import solver
 from aiq.calibrate import Choice
 from aiq.cost import CostTable
 from aiq.drops import DropTable
-from aiq.formats import REFERENCE, Format
+from aiq.formats import REFERENCE, Format, WeightRounding
 from aiq.graph import LayerGraph, Trace
 from aiq.machine import describe
 from aiq.plan import (
@@ -165,6 +165,8 @@ def _provenance(
         "decode": None if options.decode is None else asdict(options.decode),
         "metric": options.metric_name,
         "rounding": str(options.rounding),
+        "rounded_on_data": options.rounding != WeightRounding.NEAREST
+        and source.calibration is None,
         "seed": options.seed,
         "undecided": [asdict(parameter) for parameter in trace.graph.undecided],
         "uncounted": [layer.name for layer in trace.graph.uncounted],

@@ -251,6 +251,7 @@ class _Training:
             provenance={
                 **subject.plan.provenance,
                 "rounding": str(WeightRounding.NEAREST),
+                "rounded_on_data": False,
                 "training": f"{done}; drops of single layers are those before it",
             },
         )
