@@ -111,3 +111,68 @@ def test_the_evaluator_rounds_where_the_runtime_does(net, x):
         evaluator = Evaluator(net, data, absorbs=absorbs(runtime))
         found[runtime] = evaluator.evaluate(dict.fromkeys(LAYERS, parse("w4a4"))).kl
     assert found["inductor"] != found["onnxruntime"]
+
+
+class Block(nn.Module):
+    """A block of a transformer before a convolution's normalisation, with an outlier in its sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(32, 32) for _ in range(3))
+        self.out = nn.Linear(32, 32)
+        self.first, self.second = nn.LayerNorm(32), nn.LayerNorm(32)
+        self.wide, self.narrow = nn.Linear(32, 64), nn.Linear(64, 32)
+        self.last = nn.Linear(32, 5)
+
+    def forward(self, x):
+        operands = [part(x)[:, None] for part in (self.query, self.key, self.value)]
+        seen = nn.functional.scaled_dot_product_attention(*operands)[:, 0]
+        x = self.first(x + self.out(seen))
+        x = self.second(x + self.narrow(nn.functional.gelu(self.wide(x))))
+        return self.last(x[:, 0])
+
+
+class Normed(nn.Module):
+    """Convolutions behind norms: of the batch, of a group of channels, and by the squared mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+        self.third, self.fourth = nn.Conv2d(8, 8, 3), nn.Linear(8, 8)
+        self.batch, self.group = nn.BatchNorm2d(8), nn.GroupNorm(2, 8)
+        self.rms = nn.RMSNorm(8)
+        self.last = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = torch.relu(self.batch(torch.relu(self.first(x))))
+        x = self.group(self.second(x))
+        x = self.third(x).mean((2, 3))
+        return self.last(self.rms(self.fourth(x)))
+
+
+@pytest.mark.parametrize("runtime", [None, "inductor", "onnxruntime", "openvino"])
+def test_what_only_norms_read_is_not_rounded(runtime):
+    block, x = Block().eval(), torch.randn(2, 4, 32)
+    found = rounding_points(fold(trace(block, x)), absorbs(runtime))
+    assert {name for name, points in found.items() if not points} == {"out", "narrow", "last"}
+    normed, x = Normed().eval(), torch.randn(2, 3, 12, 12)
+    found = rounding_points(fold(trace(normed, x)), absorbs(runtime))
+    assert {name for name, points in found.items() if not points} == {"second", "fourth", "last"}
+
+
+@pytest.mark.parametrize("fmt", ["w8a8", "w8a8bf16"])
+@pytest.mark.parametrize("runtime", ["inductor", "onnxruntime", "openvino"])
+def test_an_outlier_between_blocks_costs_no_accuracy(runtime, fmt):
+    if runtime != "openvino" and fmt != "w8a8":
+        return
+    torch.manual_seed(0)
+    block = Block().eval()
+    with torch.no_grad():
+        block.narrow.bias[3] = 100.0  # norms remove it from the other features
+        block.second.weight[3] = 0.0
+        x = torch.randn(8, 4, 32)
+        exact = block(x)
+        names = [layer.name for layer in trace(block, x).graph.quantizable]
+        program = runtimes.get(runtime).compile(block, x, dict.fromkeys(names, parse(fmt)), [x])
+        off = (program(x) - exact).norm() / exact.norm()
+    assert off < 0.2

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from torch import fx
 
-from aiq.graph import Trace
+from aiq.graph import Op, Trace
 
 Absorbs = Callable[[fx.Node, fx.Node], bool]
 """Whether an integer kernel applies an operator to its result before the result is rounded.
@@ -26,9 +26,11 @@ def absorbs_all(node: fx.Node, result: fx.Node) -> bool:
 def rounding_points(trace: Trace, absorbs: Absorbs = absorbs_all) -> dict[str, tuple[str, ...]]:
     """Return layer name -> nodes whose values an integer format of the layer rounds, in order.
 
-    The last node of a layer is always rounded, unless its value is a result of the network. The
-    value before the first operator that a kernel does not absorb is rounded too, since it is what
-    the kernel writes.
+    The last node of a layer is rounded if the kernel of another layer with weights may read it as
+    integers. A result of the network is not, and neither is what only norms over features read,
+    such as the sums between the blocks of a transformer: a norm computes in floating point, and
+    those sums have outliers that a range of 8 bits cannot hold. The value before the first operator
+    that a kernel does not absorb is rounded with the last node, since it is what the kernel writes.
 
     Parameters
     ----------
@@ -38,6 +40,7 @@ def rounding_points(trace: Trace, absorbs: Absorbs = absorbs_all) -> dict[str, t
         Whether an integer kernel of the runtime absorbs an operator.
     """
     nodes = {node.name: node for node in trace.module.graph.nodes}
+    read = _read_by_kernels(trace)
     found = {}
     for layer in trace.graph.quantizable:
         end, *fused = (nodes[name] for name in layer.nodes)
@@ -45,6 +48,25 @@ def rounding_points(trace: Trace, absorbs: Absorbs = absorbs_all) -> dict[str, t
             if not absorbs(node, end):
                 break
             end = node
-        points = () if layer.is_output else (end.name, layer.nodes[-1])
+        last = layer.nodes[-1]
+        points = (end.name, last) if last in read and not layer.is_output else ()
         found[layer.name] = tuple(dict.fromkeys(points))
+    return found
+
+
+def _read_by_kernels(trace: Trace) -> set[str]:
+    """Return the nodes from which a path leads to a layer with weights without a norm between."""
+    heads = {layer.nodes[0] for layer in trace.graph.quantizable}
+    norms = {
+        name
+        for layer in trace.graph.layers
+        # A batch norm multiplies and adds constants, as the scales of integers do.
+        if layer.op is Op.NORM and "batch_norm" not in layer.nodes[0]
+        for name in layer.nodes
+    }
+    found: set[str] = set()
+    for node in reversed(trace.module.graph.nodes):
+        users = {user.name for user in node.users}
+        if users & heads or users & found - norms:
+            found.add(node.name)
     return found

@@ -5,7 +5,8 @@ A layer in format f
 * has weights rounded to ``f.weight``, with a scale for each output channel, or for the tensor or
   each group if the format's granularity says so;
 * rounds its input to ``f.activation``, and its output too, after the operators that fuse into it,
-  unless the output is a result of the network; weight-only formats do not round activations;
+  unless the output is a result of the network, or only norms read it (`aiq.quantize.points`);
+  weight-only formats do not round activations;
 * rounds the result of its integer kernel before the operators that the kernel cannot absorb, see
   `aiq.quantize.points`;
 * adds and multiplies in float32, with a float32 bias that corrects the mean error of the rounded
@@ -54,7 +55,7 @@ BLOCK = 32
 PIECE = 1 << 16
 """Number of values that are rounded in blocks at once, which fit a core's cache."""
 
-_ARITHMETIC = 4
+_ARITHMETIC = 5
 """Version of the simulated arithmetic, part of the fingerprint of journals.
 
 Increase it whenever the result of a run changes.
@@ -143,6 +144,8 @@ class Simulator(Rounding):
         self._heads = {self._start[layer.name]: layer for layer in self.layers}
         self.points = rounding_points(trace, absorbs)
         self._ends = {position[n]: layer for layer in self.layers for n in self.points[layer.name]}
+        inner = [layer for layer in self.layers if not layer.is_output]
+        self._lasts = {position[layer.nodes[-1]]: layer for layer in inner}
         self.gguf = gguf
         self._lookups = _other_readers(trace, self.layers, self.operands) if gguf else {}
 
@@ -258,7 +261,8 @@ class Simulator(Rounding):
             Node name -> value, for operands that are not those of the network.
         """
         step = self.program.steps[index]
-        head, owner = self._heads.get(index), self._ends.get(index)
+        head = self._heads.get(index)
+        owner = self._lasts.get(index) or self._ends.get(index)
         if head is not None:
             altered = self._altered(head, formats, values, dtypes)
         else:
@@ -266,8 +270,8 @@ class Simulator(Rounding):
         value = self.program.call(step, values, altered | dict(given or {}))
         if owner is not None:
             dtype = formats.get(owner.name, REFERENCE).activation
-            is_last = step.name == owner.nodes[-1]
-            if is_last if dtype.kind is Kind.FLOAT else self.observer != DYNAMIC:
+            is_float, is_static = dtype.kind is Kind.FLOAT, self.observer != DYNAMIC
+            if index in self._lasts if is_float else index in self._ends and is_static:
                 exact = value.detach()
                 rounded = self._round(step.name, exact, dtype)
                 value = value if rounded is exact else _through(value, rounded)

@@ -22,6 +22,7 @@ def narrow(
     module: fx.GraphModule,
     heads: Mapping[str, Format],
     either: Collection[fx.Node],
+    ends: Collection[fx.Node],
     example_inputs: tuple[torch.Tensor, ...],
 ) -> None:
     """Insert casts to bfloat16 before layers of that format, and before operators after them.
@@ -37,6 +38,8 @@ def narrow(
         Name of the node that multiplies by a layer's weights -> format of the layer.
     either
         Dequantize nodes whose value may be bfloat16 for a reader that computes in it.
+    ends
+        Nodes after which the value becomes bfloat16, whatever they compute in.
     example_inputs
         The tensors of one call.
     """
@@ -65,6 +68,17 @@ def narrow(
                 with graph.inserting_before(node):
                     cast = graph.call_function(torch.ops.aten.to.dtype, (operand, dtype))
                 node.replace_input_with(operand, cast)
+        if node in ends and not is_narrow:
+            narrowed.add(_narrowed(node))
+
+
+def _narrowed(node: fx.Node) -> fx.Node:
+    """Return the value of a node as bfloat16, which all of its readers then read."""
+    with node.graph.inserting_after(node):
+        cast = node.graph.call_function(torch.ops.aten.to.dtype, (node, torch.bfloat16))
+    node.replace_all_uses_with(cast, delete_user_cb=lambda user: user is not cast)
+    cast.meta["val"] = node.meta["val"]  # what it is without formats
+    return cast
 
 
 def keeps_grid(node: fx.Node) -> bool:

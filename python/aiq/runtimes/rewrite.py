@@ -133,6 +133,7 @@ def rewrite(
         module,
         {layer.nodes[0]: fmt for layer, fmt in chosen},
         writer.either,
+        writer.ends,
         leaves(example_inputs),
     )
     graph.eliminate_dead_code()
@@ -156,6 +157,8 @@ class _Writer:
         self._own: set[fx.Node] = set()  # clamps and quantize nodes
         self.either: set[fx.Node] = set()
         """Dequantize nodes whose value may be bfloat16 by the formats of the layers."""
+        self.ends: set[fx.Node] = set()
+        """Last nodes of integer layers that write bfloat16 by their format, as nothing rounds."""
 
     def rewrite(self, layer: Layer, fmt: Format) -> None:
         """Write the format of one layer; call it for layers in the order in which they run."""
@@ -169,7 +172,10 @@ class _Writer:
         tensor, source = self._reads[layer.name], argument(head, "input")
         self._pool(source, tensor, bits)
         head.replace_input_with(source, self._on_grid(source, tensor, bits, head))
-        for end in (self._nodes[name] for name in self._simulator.points[layer.name]):
+        points = self._simulator.points[layer.name]
+        if fmt.between == BF16 and not points and not layer.is_output:
+            self.ends.add(self._nodes[layer.nodes[-1]])
+        for end in (self._nodes[name] for name in points):
             for user in [user for user in end.users if user not in self._own]:
                 rounded = self._on_grid(end, end.name, bits, user)
                 user.replace_input_with(end, rounded)
