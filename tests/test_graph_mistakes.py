@@ -6,8 +6,8 @@ from graphs import Lambda
 from torch import nn
 from torch._higher_order_ops import while_loop
 
-from aiq.errors import GraphError
-from aiq.graph import trace
+from aiq.errors import GraphError, InputError
+from aiq.graph import export, trace
 from aiq.models import resnet20
 
 
@@ -15,6 +15,32 @@ def test_control_flow_on_values():
     model = Lambda(lambda s, x: s.l(x) if s.l(x).sum() > 0 else x, l=nn.Linear(8, 8))
     with pytest.raises(GraphError, match=r"control flow depends on the values .*torch\.cond"):
         trace(model, torch.randn(2, 8))
+
+
+@pytest.mark.parametrize("error", [InputError("mine"), MemoryError("mine"), KeyboardInterrupt])
+def test_errors_that_are_not_of_dynamic_sizes_come_through(error):
+    def forward(self, x):
+        if isinstance(x.shape[0], torch.SymInt):
+            raise error
+        return self.l(x)
+
+    with pytest.raises(error if isinstance(error, type) else type(error)):
+        trace(Lambda(forward, l=nn.Linear(8, 8)), torch.randn(2, 8))
+
+
+def test_a_model_that_bears_no_dynamic_sizes_is_exported_with_the_size_of_the_example():
+    def forward(self, x):
+        if isinstance(x.shape[0], torch.SymInt):
+            raise KeyError("mine")
+        return self.l(x)
+
+    assert not trace(Lambda(forward, l=nn.Linear(8, 8)), torch.randn(2, 8)).dynamic_batch
+
+
+def test_faults_of_the_export_itself_are_not_blamed_on_the_model(monkeypatch):
+    monkeypatch.setattr(export, "decompositions", lambda: {}["nothing"])
+    with pytest.raises(KeyError, match="nothing"):
+        trace(nn.Sequential(nn.Linear(8, 8)), torch.randn(2, 8))
 
 
 def test_sizes_that_depend_on_values():
