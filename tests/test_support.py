@@ -81,8 +81,9 @@ def test_threads_of_onnx_runtime_have_processors_of_their_own(monkeypatch):
     monkeypatch.setattr("aiq.machine.processors", lambda: [0, 1])
     before = torch.get_num_threads()
     try:
-        for threads, expected in ((2, "2"), (1, None)):
+        for threads, current, expected in ((2, 0, "2"), (2, 1, "1"), (1, 0, None)):
             entries.clear()
+            monkeypatch.setattr("aiq.machine._processor", lambda current=current: current)
             torch.set_num_threads(threads)
             model, x = nn.Linear(4, 4).eval(), torch.rand(2, 4)
             program = runtimes.get("onnxruntime").compile(model, (x,), {}, [])
