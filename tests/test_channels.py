@@ -12,7 +12,7 @@ from toy import batch, train
 
 import aiq
 from aiq import sensitivity
-from aiq.errors import FormatError, InputError
+from aiq.errors import DataError, FormatError, InputError
 from aiq.evaluate import Evaluator
 from aiq.formats import by_channel, parse, parse_all
 from aiq.graph import trace
@@ -319,6 +319,13 @@ def test_other_arguments_are_checked_as_in_a_search(net):
         aiq.search_channels(net, [batch()], max_drop=1, progress=None)
     with pytest.raises(InputError, match="rounding is 'up'"):
         aiq.search_channels(net, [batch()], rounding="up", progress=None)
+    for cache in (True, False, 5):
+        with pytest.raises(
+            DataError, match=f"cache is {cache}; give the path of the folder .*None"
+        ):
+            aiq.search_channels(net, [batch()], cache=cache, progress=None)
+        with pytest.raises(DataError, match=f"cache is {cache}; give the path of the folder"):
+            Evaluator(net, [batch()], cache=cache)
 
 
 def test_without_any_drop_a_plan_is_float32(net):

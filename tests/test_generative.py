@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -61,6 +62,10 @@ def check(model, folder, formats, text):
     likeliest = int(decodes.logits([5])[-1].argmax())
     assert decodes.generate([*numbers, 5], 3)[0] == likeliest
     assert decodes.length == len(numbers) + 3
+    with pytest.raises(InputError, match=r"would have 65 tokens, .* positions for 64"):
+        decodes.generate(numbers, 66 - len(numbers))
+    with pytest.raises(InputError, match=f"Token {WORDS} is none of the decoder's {WORDS}"):
+        decodes.logits([WORDS])
     stored = sum(x.stat().st_size for x in folder.iterdir() if x.suffix in {".bin", ".data"})
     assert stored < 0.8 * sum(4 * x.numel() for x in model.parameters())
 
@@ -196,6 +201,37 @@ def test_what_a_folder_cannot_hold_is_refused(small, change, error, words, tmp_p
             runtime="openvino",
         )
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("stop", [OSError, KeyboardInterrupt])
+def test_a_failure_between_two_renames_leaves_the_older_folder(small, stop, tmp_path, monkeypatch):
+    class Exported:
+        program = None
+
+        def save_pretrained(self, folder):
+            folder.mkdir()
+            (folder / write.MANIFEST).write_text("new")
+
+    def rename(path, target):
+        if path.name == "draft":
+            raise stop
+        return real(path, target)
+
+    real, (model, traced), folder = Path.rename, small, tmp_path / "folder"
+    monkeypatch.setattr(write, "exported_decoder", lambda model, runtime: Exported())
+    monkeypatch.setattr(write, "store", lambda program, runtime, matrices: None)
+    monkeypatch.setattr(write, "_check", lambda model, folder, calibration: None)
+    arguments = (model, folder, mixed(traced), traced, [tokens()])
+    folder.mkdir()
+    (folder / write.MANIFEST).write_text("old")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", rename)
+        with pytest.raises((InputError, KeyboardInterrupt)):
+            write_folder(*arguments, runtime="onnxruntime")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    assert (folder / write.MANIFEST).read_text() == "old"
+    write_folder(*arguments, runtime="onnxruntime")
+    assert (folder / write.MANIFEST).read_text() == "new"
 
 
 @pytest.mark.parametrize("runtime", [None, "inductor"])

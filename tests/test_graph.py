@@ -1,81 +1,17 @@
 """The layer graph against torch.utils.flop_counter, the paper's numbers, and the model itself."""
 
 import operator
-from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 import torchvision
+from graphs import Lambda, check_consistent, check_same_results, counted, edges, encoder, layer
 from torch import nn
-from torch._higher_order_ops import while_loop
 from torch.nn.utils.parametrizations import weight_norm
-from torch.utils import _pytree as pytree
-from torch.utils.flop_counter import FlopCounterMode
 
-from aiq.errors import GraphError
-from aiq.graph import Layer, LayerGraph, Op, Trace, extract, trace
-from aiq.graph.export import call_arguments
+from aiq.graph import LayerGraph, Op, extract, trace
 from aiq.models import resnet20
-
-
-class Lambda(nn.Module):
-    """A function and the modules and parameters it uses."""
-
-    def __init__(self, function: Callable, **members: object) -> None:
-        super().__init__()
-        self.function = function
-        for name, member in members.items():
-            setattr(self, name, nn.Parameter(member) if torch.is_tensor(member) else member)
-
-    def forward(self, *args, **kwargs):
-        return self.function(self, *args, **kwargs)
-
-
-def counted(model: nn.Module, inputs: object) -> int:
-    args, kwargs = call_arguments(inputs)
-    with FlopCounterMode(display=False) as counter:  # with gradients, lest fused kernels hide
-        model.eval()(*args, **kwargs)
-    return counter.get_total_flops()
-
-
-def layer(graph: LayerGraph, name: str) -> Layer:
-    (found,) = [layer for layer in graph.layers if layer.name == name]
-    return found
-
-
-def edges(graph: LayerGraph) -> set[tuple[str, str, int]]:
-    names = [layer.name for layer in graph.layers]
-    return {(names[e.source], names[e.target], e.elements) for e in graph.edges}
-
-
-def check_consistent(traced: Trace) -> None:
-    """What holds for every layer graph."""
-    graph = traced.graph
-    assert len({layer.name for layer in graph.layers}) == len(graph.layers)
-    covered = [node for layer in graph.layers for node in layer.nodes]
-    assert len(set(covered)) == len(covered)
-    assert set(covered) <= {node.name for node in traced.module.graph.nodes}
-    assert len({(e.source, e.target) for e in graph.edges}) == len(graph.edges)
-    for edge in graph.edges:
-        assert 0 <= edge.source < edge.target < len(graph.layers)
-        assert 0 < edge.elements <= graph.layers[edge.source].output_elements
-    for node in traced.module.graph.nodes:
-        if isinstance(node.target, torch._ops.OpOverload):
-            assert not node.target._schema.is_mutable, node
-
-
-def check_same_results(traced: Trace, model: nn.Module, inputs: object) -> None:
-    """The exported module, called and interpreted node by node, computes what the model does."""
-    args, kwargs = call_arguments(inputs)
-    model.eval()
-    with torch.no_grad():
-        expected = model(*args, **kwargs)
-        called = traced.module(*args, **kwargs)
-        stepped = torch.fx.Interpreter(traced.module).run(*pytree.tree_leaves((args, kwargs)))
-    torch.testing.assert_close(called, expected)
-    torch.testing.assert_close(stepped, expected)
-
 
 NETWORKS = {
     "resnet18": 3_628_146_688,
@@ -184,10 +120,6 @@ def test_any_batch_runs(example):
     assert traced.dynamic_batch
     for batch in (1, 2, 7):
         check_same_results(traced, model, torch.randn(batch, 3, 16, 16))
-
-
-def encoder() -> nn.Module:
-    return nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), 1)
 
 
 def mutating(self, x):
@@ -302,127 +234,10 @@ def test_lstm_counts_every_weight_at_every_step():
     assert not lstm.quantizable
 
 
-def test_convolution_classes():
-    shapes = {
-        Op.CONV: nn.Conv2d(8, 8, 3),
-        Op.POINTWISE: nn.Conv2d(8, 4, 1, stride=2),
-        Op.DEPTHWISE: nn.Conv2d(8, 16, 3, groups=8),
-        Op.GROUPED: nn.Conv2d(8, 8, 3, groups=2),
-        Op.LINEAR: nn.Linear(8, 3),
-    }
-    for op, module in shapes.items():
-        (only,) = extract(module, torch.randn(2, 8, 8, 8)).layers
-        assert only.op is op
-        assert only.weight_elements == sum(p.numel() for p in module.parameters())
-
-
-@pytest.mark.parametrize(
-    ("function", "fused"),
-    [
-        (lambda s, x: F.relu(s.a(x)), {"a": ("relu",)}),
-        (lambda s, x: s.b(s.a(x)) + x, {"a": (), "b": ("add",)}),
-        (lambda s, x: F.gelu(s.a(x) + s.b(x)), {"a": (), "b": ("add", "gelu")}),
-        (lambda s, x: s.a(x) + F.relu(s.b(x)), {"a": (), "b": ("relu",), "add": ()}),
-        (lambda s, x: F.dropout(s.a(x), training=s.training) + x, {"a": ("add",)}),
-        (lambda s, x: (y := s.a(x)) + y, {"a": (), "add": ()}),
-        (lambda s, x: (y := s.a(x)) * torch.sigmoid(y), {"a": (), "sigmoid": (), "mul": ()}),
-        (lambda s, x: ((y := s.a(x)), F.relu(y)), {"a": (), "relu": ()}),
-        (lambda s, x: s.n(s.a(x)), {"a": ("batch_norm",)}),
-        (lambda s, x: F.relu(s.n(x) + s.a(x)), {"n": (), "a": ("add", "relu")}),
-        (lambda s, x: s.a(x) + x[:, :1], {"a": ("add",)}),
-        (lambda s, x: s.a(x)[:, :1] + x, {"a": (), "add": ()}),
-        (lambda s, x: s.n(s.a(x).unsqueeze(0).flatten(0, 1)), {"a": (), "n": ()}),
-    ],
-)
-def test_what_fuses(function, fused):
-    model = Lambda(function, a=nn.Linear(8, 8), b=nn.Linear(8, 8), n=nn.BatchNorm1d(8))
-    graph = extract(model, torch.randn(4, 8))
-    found = {layer.name: layer.fused for layer in graph.layers}
-    assert found == fused
-
-
-def test_batch_norm_of_a_sequence_does_not_fuse_into_its_linear_layer():
-    model = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(5))
-    assert [layer.fused for layer in extract(model, torch.randn(4, 5, 8)).layers] == [(), ()]
-
-
-def test_edges_lead_through_views_to_every_reader():
-    def forward(self, x):
-        left, right = self.a(x).chunk(2, 1)
-        right = self.b(right)
-        return self.c(torch.cat([left, right], 1).flatten(2).unflatten(2, (5, 5)))
-
-    members = {"a": nn.Conv2d(4, 4, 1), "b": nn.Conv2d(2, 2, 3, padding=1), "c": nn.Conv2d(4, 4, 1)}
-    graph = extract(Lambda(forward, **members), torch.randn(2, 4, 5, 5))
-    assert edges(graph) == {
-        ("a", "b", 100),
-        ("a", "cat", 100),
-        ("b", "cat", 100),
-        ("cat", "c", 200),
-    }
-    assert layer(graph, "cat").op is Op.CONCAT
-
-
-def test_layout_layers_are_those_that_move_data():
-    def forward(self, x):
-        moved = self.a(x).permute(0, 2, 1).contiguous()
-        return self.b(F.pad(torch.roll(moved, 1, 2), (0, 2)).transpose(1, 2))
-
-    graph = extract(Lambda(forward, a=nn.Linear(8, 8), b=nn.Linear(8, 8)), torch.randn(2, 6, 8))
-    assert [layer.op for layer in graph.layers] == [
-        Op.LINEAR, Op.LAYOUT, Op.LAYOUT, Op.LAYOUT, Op.LINEAR,
-    ]  # fmt: skip
-    assert layer(graph, "pad").output_elements == 2 * 8 * 8
-
-
-def test_products_with_a_parameter_are_linear_layers():
-    def forward(self, x):
-        return torch.addmm(self.b, x @ self.w.t(), self.w) @ x.t()
-
-    model = Lambda(forward, w=torch.randn(8, 8), b=torch.randn(8))
-    first, second, product = extract(model, torch.randn(3, 8)).layers
-    assert (first.op, first.weight, first.weight_elements) == (Op.LINEAR, "w", 64)
-    assert (second.op, second.weight, second.weight_elements) == (Op.LINEAR, "constant_w_t", 72)
-    assert (product.op, product.quantizable) == (Op.MATMUL, False)
-
-
 def test_dropout_that_stays_on_is_kept():
     model = Lambda(lambda s, x: F.dropout(s.l(x), 0.5, training=True), l=nn.Linear(8, 64))
     module = trace(model, torch.randn(4, 8)).module
     assert 0.2 < (module(torch.randn(32, 8)) == 0).float().mean() < 0.8
-
-
-def test_names_of_shared_and_functional_weights():
-    def forward(self, tokens):
-        x = self.linear(self.linear(self.embed(tokens)))
-        return F.linear(x, self.w), self.head(x)
-
-    head = nn.Linear(8, 10, bias=False)
-    embed = nn.Embedding(10, 8)
-    head.weight = embed.weight
-    model = Lambda(forward, embed=embed, linear=nn.Linear(8, 8), head=head, w=torch.randn(3, 8))
-    graph = extract(model, torch.zeros(3, 5, dtype=torch.long))
-    weights = {layer.name: layer.weight for layer in graph.layers}
-    assert weights == {
-        "embed": "embed.weight",
-        "linear": "linear.weight",
-        "linear#2": "linear.weight",
-        "w": "w",
-        "head": "embed.weight",
-    }
-    assert not layer(graph, "embed").quantizable
-    assert [layer.name for layer in graph.layers if layer.is_output] == ["w", "head"]
-
-
-def test_attention_names_and_flops():
-    graph = extract(encoder(), torch.randn(2, 5, 16))
-    assert [layer.name for layer in graph.quantizable] == [
-        "layers.0.self_attn.in_proj", "layers.0.self_attn.out_proj", "layers.0.linear1",
-        "layers.0.linear2",
-    ]  # fmt: skip
-    attention = layer(graph, "layers.0.self_attn.scaled_dot_product_attention")
-    assert attention.op is Op.MATMUL
-    assert attention.flops == 2 * 2 * 4 * 5 * 5 * (4 + 4)  # batch, heads, queries, keys, widths
 
 
 def test_constants_are_computed_once():
@@ -474,90 +289,3 @@ def test_meta_device_needs_no_memory():
 def test_compiled_model_keeps_its_names():
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
     assert extract(torch.compile(model), torch.randn(2, 8)) == extract(model, torch.randn(2, 8))
-
-
-def test_control_flow_on_values():
-    model = Lambda(lambda s, x: s.l(x) if s.l(x).sum() > 0 else x, l=nn.Linear(8, 8))
-    with pytest.raises(GraphError, match=r"control flow depends on the values .*torch\.cond"):
-        trace(model, torch.randn(2, 8))
-
-
-def test_sizes_that_depend_on_values():
-    model = Lambda(lambda s, x: s.l(x[x[:, 0] > 0]), l=nn.Linear(8, 8))
-    with pytest.raises(GraphError, match="depends on the values"):
-        trace(model, torch.randn(2, 8))
-
-
-def test_loops_of_unknown_length():
-    def forward(self, x):
-        return while_loop(lambda y: y.sum() < 9, lambda y: (self.l(y).abs() + 1,), (x,))
-
-    with pytest.raises(GraphError, match="How often while_loop runs"):
-        trace(Lambda(forward, l=nn.Linear(8, 8)), torch.randn(2, 8))
-
-
-def test_what_torch_cannot_export():
-    model = Lambda(lambda s, x: torch.tensor(s.l(x).detach().numpy()), l=nn.Linear(8, 8))
-    with pytest.raises(GraphError, match=r"cannot be exported.*numpy.*submodule"):
-        trace(model, torch.randn(2, 8))
-
-
-def test_errors_print_nothing(capfd):
-    model = Lambda(lambda s, x: s.l(x) if s.l(x).sum() > 0 else x, l=nn.Linear(8, 8))
-    for bad in (torch.randn(2, 8), torch.randn(2, 9)):
-        with pytest.raises(GraphError) as raised:
-            trace(model, bad)
-        assert "\n" not in str(raised.value)
-        assert len(str(raised.value)) < 500
-    assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize("wrong", [(2, 9), (8,), (2, 3, 4)])
-def test_wrong_shapes(wrong):
-    model = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8))
-    with pytest.raises(GraphError, match=r"fails on the example inputs: .* Pass inputs"):
-        trace(model, torch.randn(wrong))
-
-
-def test_unknown_keyword():
-    with pytest.raises(GraphError, match="unexpected keyword argument 'image'"):
-        trace(nn.Linear(8, 8), {"image": torch.randn(2, 8)})
-
-
-@pytest.mark.parametrize("inputs", [None, (), {}, [], 3, "cat", ({"x": 1},)])
-def test_no_example_inputs(inputs):
-    with pytest.raises(GraphError, match="pass a tensor"):
-        trace(nn.Linear(8, 8), inputs)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_weights_that_are_not_finite(value):
-    model = resnet20()
-    with torch.no_grad():
-        model.layer2[1].conv1.weight[3, 2, 1, 0] = value
-    with pytest.raises(GraphError, match=r"'layer2\.1\.conv1\.weight' holds NaN or infinite"):
-        trace(model, torch.randn(1, 3, 32, 32))
-
-
-def test_statistics_that_are_not_numbers():
-    model = resnet20()
-    model.bn1.running_var[2] = float("nan")
-    with pytest.raises(GraphError, match=r"'bn1\.running_var' holds NaN"):
-        trace(model, torch.randn(1, 3, 32, 32))
-
-
-@pytest.mark.parametrize("model", [nn.Linear, torch.relu, None, "resnet18"])
-def test_not_a_module(model):
-    with pytest.raises(GraphError, match=r"pass a torch\.nn\.Module instance"):
-        trace(model, torch.randn(1, 8))
-
-
-def test_uninitialised_lazy_layer():
-    with pytest.raises(GraphError, match="run the model once"):
-        trace(nn.LazyLinear(8), torch.randn(1, 8))
-
-
-@pytest.mark.parametrize("model", [nn.ReLU(), nn.LSTM(8, 8), nn.BatchNorm1d(8), nn.Sequential()])
-def test_nothing_to_quantise(model):
-    with pytest.raises(GraphError, match="nothing to quantise"):
-        trace(model, torch.randn(4, 8))

@@ -152,7 +152,7 @@ def lines_of_code(function):
 def test_functions_and_files_are_short():
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
     long = set()
-    for path in sources("python/aiq", "benches"):
+    for path in sources("python/aiq", "benches", "examples", "tests"):
         name, text = path.relative_to(ROOT).as_posix(), path.read_text()
         if len(text.splitlines()) > LONGEST_FILE:
             long.add(name)

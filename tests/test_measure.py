@@ -227,6 +227,37 @@ def test_threads_and_affinity_are_restored():
     assert os.sched_getaffinity(0) == affinity
 
 
+@pytest.mark.skipif(len(machine.processors()) < 2, reason="needs two processors")
+def test_one_thread_stays_where_it_runs_so_that_two_processes_share_no_processor(monkeypatch):
+    usable = machine.processors()
+    before = os.sched_getaffinity(0)
+    for cpu in usable:
+        os.sched_setaffinity(0, {cpu})
+        try:
+            assert machine._processor() == cpu
+        finally:
+            os.sched_setaffinity(0, before)
+        monkeypatch.setattr(machine, "_processor", lambda cpu=cpu: cpu)
+        with machine.threads(1):
+            assert os.sched_getaffinity(0) == {cpu}
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize(
+    ("count", "current", "expected"),
+    [
+        (1, 6, [6]), (1, 2, [2]), (2, 2, [2, 3]), (2, 3, [3, 2]), (2, 5, [5, 6]), (2, 7, [5, 6]),
+        (3, 6, [2, 3, 5]), (5, 7, [7, 2, 3, 5, 6]), (2, 1, [2, 3]), (2, None, [2, 3]),
+    ],
+)  # fmt: skip
+def test_threads_run_in_a_block_of_processors_with_the_current_one(
+    count, current, expected, monkeypatch
+):
+    monkeypatch.setattr(machine, "processors", lambda: [2, 3, 5, 6, 7])
+    monkeypatch.setattr(machine, "_processor", lambda: current)
+    assert machine.nearest(count) == expected
+
+
 def test_steal_is_a_share_of_the_time_that_passed():
     assert machine.steal(machine.Ticks(1000, 10), machine.Ticks(1200, 60)) == 0.25
     assert machine.steal(None, machine.Ticks(1, 1)) is None

@@ -1,24 +1,20 @@
 """Runtimes: what was asked for is what runs, and it returns what float32 returns, nearly."""
 
-import onnxruntime
-import openvino
 import pytest
 import torch
 from processor import able, rounded
 from torch import nn
-from torch.fx.passes.shape_prop import ShapeProp
 
 from aiq import runtimes
 from aiq.errors import GraphError, InputError, RuntimeUnavailableError
 from aiq.formats import parse
-from aiq.graph import Op, trace
+from aiq.graph import trace
 from aiq.quantize.fold import fold
 from aiq.quantize.simulate import Simulator
 from aiq.quantize.statistics import observe
-from aiq.runtimes import Support, kernels
+from aiq.runtimes import kernels
 from aiq.runtimes.absorbed import absorbs
 from aiq.runtimes.arguments import leaves
-from aiq.runtimes.rewrite import Target, rewrite
 
 
 class Block(nn.Module):
@@ -161,72 +157,6 @@ def test_a_compiler_exports_with_its_first_plan():
         compiled({})
 
 
-class Attention(nn.Module):
-    """A layer of a transformer, without its second half."""
-
-    def __init__(self):
-        super().__init__()
-        self.embed, self.norm = nn.Linear(12, 16), nn.LayerNorm(16)
-        self.qkv, self.out, self.head = nn.Linear(16, 48), nn.Linear(16, 16), nn.Linear(16, 4)
-
-    def forward(self, x):
-        x = self.embed(x)
-        q, k, v = self.qkv(self.norm(x)).view(*x.shape[:2], 3, 2, 8).permute(2, 0, 3, 1, 4)
-        y = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        return self.head(nn.functional.gelu(x + self.out(y)).mean(1))
-
-
-def between(attention, x, names):
-    """Return the dtype in which the rewritten graph computes what is no layer, by name."""
-    traced = trace(attention, x)
-    formats = {layer.name: parse(names) for layer in traced.graph.quantizable}
-    module = rewrite(traced, x, formats, [x], Target()).module
-    ShapeProp(module).propagate(x)
-    wanted = ("layer_norm", "scaled_dot", "gelu", "mean", "linear")
-    return {
-        word: node.meta["tensor_meta"].dtype
-        for node in module.graph.nodes
-        for word in wanted
-        if node.op == "call_function" and word in str(node.target)
-    }
-
-
-def test_what_stands_between_integer_layers_computes_in_bfloat16():
-    torch.manual_seed(0)
-    attention, x = Attention().eval(), torch.randn(2, 6, 12)
-    glue = ("layer_norm", "scaled_dot", "mean")
-    for names, dtype in (("w8a8", torch.float32), ("w8a8bf16", torch.bfloat16)):
-        found = between(attention, x, names)
-        assert {found[word] for word in glue} == {dtype}
-        assert found["linear"] == torch.float32  # of the pattern behind which the integers are
-    assert set(between(attention, x, "bf16").values()) == {torch.bfloat16}
-
-
-@pytest.mark.parametrize("runtime", ["inductor", "openvino"])
-def test_bfloat16_between_integer_layers_runs(runtime):
-    torch.manual_seed(0)
-    attention, x = Attention().eval(), torch.randn(2, 6, 12)
-    layers = [layer.name for layer in trace(attention, x).graph.quantizable]
-    engine = runtimes.get(runtime)
-    programs = {
-        name: engine.compile(
-            attention,
-            x,
-            dict.fromkeys(layers, parse(name)),
-            [x],
-            emulate=True,  # where the processor has no bfloat16
-        )
-        for name in ("w8a8", "w8a8bf16")
-    }
-    assert programs["w8a8bf16"].mismatches == ()
-    assert set(programs["w8a8bf16"].realised.values()) == {"w8a8"}
-    plain, mixed = (programs[name](x) for name in programs)
-    assert mixed.dtype is torch.float32
-    assert (mixed - plain).norm() <= 0.03 * plain.norm()
-    if engine.support(Op.LINEAR, parse("w8a8bf16")) is Support.NATIVE:
-        assert (mixed - plain).norm() > 0  # OpenVINO leaves bfloat16 out where it has no kernel
-
-
 class Clamped(nn.Module):
     """Values that reach the bounds of their clamps; then the mean of each image."""
 
@@ -275,59 +205,6 @@ def test_emulated_formats_give_the_results_that_were_simulated(
     assert distance(compiled, net, inputs, batches, LOW) <= tolerance
 
 
-@pytest.mark.parametrize("runtime", ["inductor", "onnxruntime", "openvino"])
-@pytest.mark.parametrize("grouped", [False, True])
-def test_weight_only_linear_layers_round_their_weights_alone(runtime, grouped):
-    """Against the product in float64 of weights rounded group by group, here.
-
-    The inputs stand far from zero, where rounding them would show.
-    """
-    torch.manual_seed(0)
-    names = ("w4g32", "w8g32", "w4g64") if grouped else ("w4", "w8", "w4")
-    formats = dict(zip("024", map(parse, names), strict=True))
-    linears = [nn.Linear(128, 64), nn.Linear(64, 128, bias=False), nn.Linear(128, 16)]
-    for linear in linears:  # groups of different magnitude
-        linear.weight.data *= torch.linspace(0.2, 3, linear.in_features)
-    model = nn.Sequential(linears[0], nn.GELU(), linears[1], nn.ReLU(), linears[2]).eval()
-    x = 293 + torch.randn(2, 3, 128)
-    compiled = runtimes.get(runtime).compile(model, x, formats)
-    assert compiled.mismatches == ()
-    expected = x.double()
-    with torch.no_grad():
-        for linear, (name, fmt), then in zip(
-            linears, formats.items(), (nn.GELU(), nn.ReLU(), nn.Identity()), strict=True
-        ):
-            rounded = weights(model, x, name, fmt)
-            bias = None if linear.bias is None else linear.bias.double()
-            expected = then(nn.functional.linear(expected, rounded, bias))
-    assert (compiled(x) - expected).norm() <= 1e-5 * expected.norm()
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("suffix", ["onnx", "xml"])
-def test_weight_only_files_round_no_activations_without_aiq(suffix, tmp_path):
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64)).eval()
-    x = 293 + torch.randn(2, 64)
-    formats = {"0": parse("w8"), "2": parse("w4")}
-    path = tmp_path / f"model.{suffix}"
-    runtimes.for_file(path).export(model, path, x, formats)
-    if suffix == "onnx":
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-    else:
-        program = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        found = program(x.numpy())[0]
-    rounded_weights = {layer: weights(model, x, layer, fmt) for layer, fmt in formats.items()}
-    model.double()
-    hidden = nn.functional.linear(x.double(), rounded_weights["0"], model[0].bias)
-    expected = nn.functional.linear(hidden.relu(), rounded_weights["2"], model[2].bias)
-    error = torch.from_numpy(found) - expected
-    assert error.norm() <= 1e-5 * expected.norm()
-    stored = sum(file.stat().st_size for file in tmp_path.glob("model.*"))
-    assert stored < 2.5 * 64 * 64 + 20_000
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("runtime", ["inductor", "onnxruntime", "openvino"])
 def test_biases_of_channels_with_hardly_any_weights_are_kept(runtime):
@@ -358,31 +235,6 @@ def test_grouped_transposed_convolutions(runtime):
     formats = {layer: parse(name) for layer, name in names.items()}
     compiled = runtimes.get(runtime).compile(model, (x,), formats, [(x,)], emulate=True)
     assert distance(compiled, model, (x,), [(x,)], names) <= 1
-
-
-def weights(model, x, name, fmt):
-    """Return weights rounded to the simulator's grid in plain float64."""
-    folded = fold(trace(model, x))
-    quantizer = Simulator(folded, {}).weight_quantizer(name, fmt.weight, fmt.weight_granularity)
-    exact = model.get_submodule(name).weight.double()
-    scale = quantizer.scale.double().view(len(exact), -1)
-    scale = scale.repeat_interleave(exact.shape[1] // scale.shape[1], 1)
-    limit = 2 ** (fmt.weight.bits - 1)
-    return (exact / scale).round().clamp(-limit, limit - 1) * scale
-
-
-def test_groups_that_do_not_fit_are_named():
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(48, 16), nn.Linear(16, 16)).eval()
-    compiled = runtimes.get("onnxruntime").compile(model, torch.randn(2, 48), {"0": parse("w4g32")})
-    assert compiled.mismatches == (("0", "w4g32", "fp32"),)
-
-
-def test_a_channel_of_one_group_has_one_scale():
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(32, 16)).eval()
-    compiled = runtimes.get("onnxruntime").compile(model, torch.randn(2, 32), {"0": parse("w4g64")})
-    assert compiled.realised == compiled.asked == {"0": "w4"}
 
 
 class Encoder(nn.Module):
@@ -471,31 +323,6 @@ def test_kernels_are_matched_to_layers_by_elimination():
     assert kernels.assign([one, one]) == {"a": one}
 
 
-@pytest.mark.parametrize(
-    ("runtime", "op", "name", "support"),
-    [
-        ("eager", Op.CONV, "fp32", Support.NATIVE),
-        ("eager", Op.LINEAR, "w8a8", Support.NONE),
-        ("inductor", Op.DEPTHWISE, "w8a8", Support.NATIVE),
-        ("inductor", Op.LINEAR, "w4a4", Support.EMULATED),
-        ("inductor", Op.LINEAR, "w4g64", Support.DEQUANT),
-        ("inductor", Op.LINEAR, "w8g64", Support.DEQUANT),
-        ("inductor", Op.LINEAR, "w5g64", Support.EMULATED),
-        ("onnxruntime", Op.LINEAR, "w8g64", Support.DEQUANT),
-        ("inductor", Op.CONV, "w8", Support.EMULATED),
-        ("inductor", Op.SOFTMAX, "w8a8", Support.NONE),
-        ("onnxruntime", Op.CONV, "w8a8", Support.NATIVE),
-        ("onnxruntime", Op.CONV, "bf16", Support.NONE),
-        ("openvino", Op.POINTWISE, "w8a8", Support.NATIVE),
-        ("openvino", Op.LINEAR, "w5a5", Support.EMULATED),
-        ("onnxruntime", Op.LINEAR, "w8a8bf16", Support.NONE),
-        ("openvino", Op.LINEAR, "w5a5bf16", Support.EMULATED),
-    ],
-)
-def test_support(runtime, op, name, support):
-    assert runtimes.get(runtime).support(op, parse(name)) is support
-
-
 def test_bad_input(net, inputs, batches):
     with pytest.raises(
         RuntimeUnavailableError, match="use one of eager, inductor, onnxruntime, openvino"
@@ -522,62 +349,6 @@ def test_a_runtime_without_files_says_so(net, inputs, tmp_path):
         eager.load(path)
 
 
-def test_inductor_without_a_compiler():
-    with (
-        torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")}),
-        pytest.raises(RuntimeUnavailableError, match=r"needs a C\+\+ compiler, .* `apt install g"),
-    ):
-        runtimes.get("inductor")
-
-
-@pytest.mark.parametrize("name", ["inductor", "onnxruntime", "openvino"])
-def test_every_layer_is_timed_inside_the_network(name):
-    model = torch.nn.Sequential(
-        torch.nn.Conv2d(8, 64, 3), torch.nn.ReLU(), torch.nn.Conv2d(64, 8, 1)
-    ).eval()
-    x = torch.rand(4, 8, 32, 32)
-    seconds = runtimes.get(name).layer_seconds(model, x, {"2": parse("w8a8")}, [x], runs=5)
-    assert seconds.keys() == {"0", "2"}
-    assert all(value > 0 for value in seconds.values())
-
-
-def test_runtimes_that_cannot_time_layers_say_so():
-    model = torch.nn.Sequential(torch.nn.Linear(4, 4)).eval()
-    with pytest.raises(RuntimeUnavailableError, match="use inductor, onnxruntime or openvino"):
-        runtimes.get("eager").layer_seconds(model, torch.rand(2, 4), {}, runs=1)
-
-
-def test_a_runtime_that_is_not_installed(monkeypatch):
-    monkeypatch.setattr("aiq.runtimes.registry.find_spec", lambda name: None)
-    with pytest.raises(RuntimeUnavailableError, match=r"openvino: `pip install 'aiq\[openvino\]'`"):
-        runtimes.get("openvino")
-    assert runtimes.available() == ("eager", "inductor")
-
-
 def test_arguments_that_are_no_tensors(net, inputs):
     with pytest.raises(InputError, match=r"hold a float, .* takes tensors only"):
         leaves((*inputs, 1.5))
-
-
-def test_threads_of_onnx_runtime_have_processors_of_their_own(monkeypatch):
-    onnxruntime = pytest.importorskip("onnxruntime")
-    entries = {}
-
-    class Options(onnxruntime.SessionOptions):
-        def add_session_config_entry(self, key, value):
-            entries[key] = value
-            super().add_session_config_entry(key, value)
-
-    monkeypatch.setattr(onnxruntime, "SessionOptions", Options)
-    monkeypatch.setattr("aiq.machine.processors", lambda: [0, 1])
-    before = torch.get_num_threads()
-    try:
-        for threads, expected in ((2, "2"), (1, None)):
-            entries.clear()
-            torch.set_num_threads(threads)
-            model, x = nn.Linear(4, 4).eval(), torch.rand(2, 4)
-            program = runtimes.get("onnxruntime").compile(model, (x,), {}, [])
-            assert entries.get("session.intra_op_thread_affinities") == expected
-            torch.testing.assert_close(program(x), model(x).detach())
-    finally:
-        torch.set_num_threads(before)

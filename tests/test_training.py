@@ -8,6 +8,7 @@ import pytest
 import torch
 import toy
 from torch import nn
+from trainable import HW, Residual, batches, searched
 
 import aiq
 from aiq import graph
@@ -17,42 +18,11 @@ from aiq.formats import parse
 from aiq.learned import LearnedActivation, LearnedScales, LearnedWeight
 from aiq.plan import Plan
 from aiq.quantize.fold import fold
-from aiq.quantize.points import absorbs_all
 from aiq.quantize.simulate import Simulator
 from aiq.quantize.statistics import observe
 from aiq.runtimes.absorbed import absorbs
 from aiq.training.network import TrainableNetwork
 from aiq.training.writing import places_in, with_trained
-
-HW = "xeon_2vcpu_roofs"
-
-
-class Residual(nn.Module):
-    """A network with batch norms and a residual."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 8, 3, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(8)
-        self.conv2 = nn.Conv2d(8, 8, 3, padding=1)
-        self.norm2 = nn.BatchNorm2d(8)
-        self.fc = nn.Linear(8, 4)
-
-    def forward(self, x):
-        x = self.norm1(self.conv1(x)).relu()
-        x = (self.norm2(self.conv2(x)) + x).relu()
-        return self.fc(x.mean((2, 3)))
-
-
-def batches(count=256, seed=0, size=64, noise=0.0):
-    x, y = toy.batch(count, seed)
-    x = x + noise * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed + 100))
-    return list(zip(x.split(size), y.split(size), strict=True))
-
-
-def searched(model, data, **options):
-    known = {"objective": "intensity", "max_drop": 1.0, "runtime": None, "cache": False}
-    return aiq.search(model, HW, data, progress=None, **known | options)
 
 
 @pytest.fixture(scope="module")
@@ -344,113 +314,6 @@ def test_layers_that_share_weights_are_refused():
         tune(plan, shared, batches(64))
 
 
-class Places(nn.Module):
-    """Batch norms after every kind of layer, with and without parameters."""
-
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(3, 6, 3),
-            nn.BatchNorm2d(6, affine=False, eps=1e-3),
-            nn.ReLU(),
-            nn.ConvTranspose2d(6, 4, 2, groups=2, bias=False),
-            nn.BatchNorm2d(4),
-            nn.Flatten(),
-            nn.Linear(100, 40, bias=False),
-            nn.BatchNorm1d(40),
-            nn.Linear(40, 4, bias=False),
-        )
-
-    def forward(self, x):
-        return self.layers(x)
-
-
-def test_trained_weights_are_written_so_that_folding_gives_them_back():
-    torch.manual_seed(0)
-    model, (x, _) = Places(), batches(64)[0]
-    model(x)
-    model.eval()
-    before = graph.trace(model, x)
-    folded = fold(before)
-    formats = dict.fromkeys((layer.name for layer in folded.graph.quantizable), parse("w3a6"))
-    formats |= {"layers.6": parse("w4g32z"), "layers.8": parse("bf16")}
-    statistics = observe(folded, [x])
-    network = TrainableNetwork(folded, statistics, formats, absorbs_all)
-    with torch.no_grad():
-        for parameter in network.parameters.values():
-            parameter.add_(0.02 * torch.randn(parameter.shape))
-    written = places_in(model, before, folded)
-    found = with_trained(model, written, network.rounded_weights(), network.biases)
-    trace = replace(graph.trace(found, x), learned=network.learned())
-    again = Simulator(fold(trace), observe(fold(trace), [x]))
-    with torch.no_grad():
-        for name, weight in network.rounded_weights().items():
-            names = again.operands[name]
-            assert torch.equal(again.program.constants[names.weight], weight)
-            if names.bias is not None:
-                assert torch.equal(again.program.constants[names.bias], network.biases[name])
-        assert torch.equal(again.run(x, formats), network.run(x, formats))
-
-
-def test_search_and_training_take_turns(net):
-    seen = {"training": 0, "validation": 0}
-
-    class Counted(list):
-        def __init__(self, name, data):
-            super().__init__(data)
-            self.name = name
-
-        def __iter__(self):
-            seen[self.name] += 1
-            return super().__iter__()
-
-    formats, validation = "fp32,w8a8,w4a4,w3a3,w2a2", batches(200, seed=1, noise=0.7)
-    options = {"confidence": 0.5, "cache": False, "runtime": None, "sensitivity": "kl"}
-    found = aiq.finetune_search(
-        net,
-        HW,
-        Counted("training", batches(noise=0.7)),
-        Counted("validation", validation),
-        formats=formats,
-        max_drop=0.02,
-        stride=0.3,
-        rounds=2,
-        training=aiq.TrainingOptions(epochs=5, lr=0.01),
-        search_options=options,
-        progress=None,
-    )
-    kept = [one for one in found.rounds if one.kept]
-    assert kept
-    assert found.best is kept[-1].trained
-    reached = [one.trained.plan.predicted.intensity for one in kept]
-    assert reached == sorted(set(reached))
-    for one in found.rounds:
-        accuracy = one.trained.plan.accuracy
-        assert one.kept == (accuracy.drop_limit <= 0.02)
-        assert accuracy.baseline == found.rounds[0].trained.plan.accuracy.baseline
-        assert accuracy.samples == 200
-    untrained = searched(net, validation, formats=formats, max_drop=0.02, **options)
-    assert reached[-1] > untrained.predicted.intensity
-    assert seen["training"] >= 5 * len(found.rounds)
-    assert found.stopped
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"training": {"epochs": 2}}, "training is a dict; give aiq.TrainingOptions"),
-        ({"search_options": {"foo": 1}}, "search_options names foo, which aiq.search does not"),
-        ({"search_options": [1]}, "search_options is a list"),
-        ({"stride": -1}, "stride is -1"),
-        ({"rounds": 1.5}, "rounds is 1.5"),
-        ({"rounds": 0}, "rounds is 0"),
-    ],
-)
-def test_options_of_a_search_of_training_are_checked_first(net, options, said):
-    with pytest.raises(InputError, match=said):
-        aiq.finetune_search(net, HW, batches(64), batches(64), progress=None, **options)
-
-
 def test_a_layer_of_zeros_is_refused_before_training():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
@@ -467,17 +330,3 @@ def test_a_layer_of_zeros_is_refused_before_training():
 def test_what_is_no_plan_is_refused(net, given):
     with pytest.raises(InputError, match=r"give one from aiq.search, or aiq.Plan.load\(path\)"):
         tune(given, net, batches(64))
-
-
-def test_a_search_of_training_refuses_what_it_sets_itself(net):
-    with pytest.raises(InputError, match="search_options names max_drop, which"):
-        aiq.finetune_search(
-            net, HW, batches(64), batches(64), search_options={"max_drop": 0.1}, progress=None
-        )
-    search = partial(aiq.finetune_search, net, HW, batches(64), batches(64), progress=None)
-    with pytest.raises(InputError, match="max_drop is 1, and 1 means 100"):
-        search(max_drop=1)
-    with pytest.raises(InputError, match="rounds is 0; give at least one"):
-        search(rounds=0)
-    with pytest.raises(InputError, match="stride is 0; give a finite number above 0"):
-        search(stride=0)

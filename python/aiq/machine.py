@@ -170,12 +170,26 @@ def processors() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
+def nearest(count: int) -> list[int]:
+    """Return processors for `count` threads, first the one on which this thread runs.
+
+    Processes that compute at the same time usually get different ones, since the system puts busy
+    threads on different processors. Processors are divided into blocks of `count`, so that every
+    block has as many pairs of processors that share a core as the first one.
+    """
+    usable, current = processors(), _processor()
+    index = usable.index(current) if current in usable else 0
+    start = min(index // count, len(usable) // count - 1) * count
+    return sorted(usable[start : start + count], key=lambda cpu: cpu != current)
+
+
 @contextmanager
 def threads(count: int | None) -> Iterator[int]:
     """Compute with `count` threads on as many processors; by default with all usable ones.
 
-    The context is the number of threads. At its end, the number of threads and the affinity of
-    every thread are restored.
+    Threads that move between processors would disturb what is timed, so they stay on the `nearest`
+    ones. The context is the number of threads. At its end, the number of threads and the affinity
+    of every thread are restored.
 
     Raises
     ------
@@ -194,15 +208,25 @@ def threads(count: int | None) -> Iterator[int]:
         )
     before = torch.get_num_threads()
     affinity = _affinities() if wanted < len(usable) else {}
+    chosen = set(nearest(wanted))
     try:
         torch.set_num_threads(wanted)
         for task in affinity:
-            _set_affinity(task, set(usable[:wanted]))
+            _set_affinity(task, chosen)
         yield wanted
     finally:
         torch.set_num_threads(before)
         for task, cpus in affinity.items():
             _set_affinity(task, cpus)
+
+
+def _processor() -> int | None:
+    """Return the processor on which this thread runs; ``None`` if the system does not report it."""
+    try:
+        text = Path("/proc/thread-self/stat").read_text()
+        return int(text.rpartition(")")[2].split()[36])  # the name before it may hold spaces
+    except (OSError, IndexError, ValueError):
+        return None
 
 
 def _affinities() -> dict[int, set[int]]:

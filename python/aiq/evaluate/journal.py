@@ -5,6 +5,7 @@ transactions make every record complete or absent, even after ``kill -9``. Threa
 share a file.
 """
 
+import os
 import sqlite3
 import threading
 import time
@@ -43,11 +44,16 @@ def check_folder(folder: str | Path) -> None:
     Raises
     ------
     DataError
-        If no file can be written there.
+        If it is no path, or no file can be written there.
     """
+    if not isinstance(folder, str | os.PathLike):
+        raise DataError(
+            f"cache is {folder!r:.50}; give the path of the folder in which evaluations are kept, "
+            "or None to keep none."
+        )
     try:
         check_target(Path(folder) / "evaluations.sqlite")
-    except (InputError, TypeError) as error:
+    except InputError as error:
         raise DataError(f"The folder of the journal cannot be used: {error}") from None
 
 

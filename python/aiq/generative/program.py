@@ -1,6 +1,9 @@
 """Run a decoder from a folder: it reads tokens after others, and writes new ones."""
 
-from collections.abc import Mapping, Sequence
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle, islice
 from numbers import Integral
@@ -8,10 +11,12 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from aiq.errors import InputError
+from aiq import files
+from aiq.errors import InputError, reason, type_of
 from aiq.runtimes.door import door
 
 Logits = npt.NDArray[np.float32]
@@ -23,6 +28,18 @@ LONGER_BUFFERS = "aiq.longer_cache_buffers"
 
 _LEAST_ROOM = 256
 """Tokens for which buffers of a cache have room at first; the room doubles when it is used up."""
+
+
+_LONGEST_CONFIG = 2**20
+"""Largest size of a configuration in bytes."""
+
+
+class _Config(msgspec.Struct):
+    """What a configuration of transformers says of texts; GPT-2 has another name for positions."""
+
+    vocab_size: int
+    max_position_embeddings: int | None = None
+    n_positions: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +59,8 @@ class PromptTimes:
 class Generator:
     """A decoder in a folder that `aiq.export` wrote, with its cache.
 
+    It holds one text, so it works for one thread at a time.
+
     Parameters
     ----------
     folder
@@ -57,7 +76,9 @@ class Generator:
     Raises
     ------
     InputError
-        If the folder holds no such decoder.
+        If the folder holds no such decoder. All methods raise it while another thread is in one,
+        and if tokens are not in the vocabulary or more than the decoder has positions for; the
+        cache is then as it was.
     RuntimeUnavailableError
         If its runtime is not installed, or cannot open it.
     """
@@ -71,64 +92,117 @@ class Generator:
                 f"{' or '.join(_OPENERS)} in it."
             )
         path, opener = known[0]
+        self._vocabulary, self._positions = _limits(path.parent / "config.json")
+        self._lock = threading.RLock()
         self.length = 0
         with door(opener.name, f"open {path}", "export the plan again"):
             self._program = opener(path, threads)
 
     def reset(self) -> None:
         """Forget all tokens."""
-        self.length = 0
-        self._program.reset()
+        with self._alone():
+            self.length = 0
+            self._program.reset()
 
     def logits(self, tokens: Sequence[int]) -> Logits:
         """Read tokens after those in the cache, and return their logits, (tokens, vocabulary)."""
-        if not len(tokens):
-            raise InputError("There is no token to read; give at least one.")
-        if not all(isinstance(token, Integral) and token >= 0 for token in tokens):
-            raise InputError("A token is no number of 0 or more; give the numbers of a tokenizer.")
-        start, stop = self.length, self.length + len(tokens)
-        feed: Feed = {
-            "input_ids": np.array([tokens], np.int64),
-            "attention_mask": np.ones((1, stop), np.int64),
-            "position_ids": np.arange(start, stop, dtype=np.int64)[None],
-            "beam_idx": np.zeros(1, np.int32),
-        }
-        (found,) = self._program.run(feed)
-        if max(tokens) >= found.shape[-1]:
-            self.reset()
-            raise InputError(
-                f"Token {max(tokens)} is none of the decoder's {found.shape[-1]}; give the numbers "
-                "of its own tokenizer."
-            )
-        self.length = stop
-        return found
+        with self._alone():
+            numbers = self._checked(tokens, self.length)
+            start, stop = self.length, self.length + len(numbers)
+            feed: Feed = {
+                "input_ids": np.array([numbers], np.int64),
+                "attention_mask": np.ones((1, stop), np.int64),
+                "position_ids": np.arange(start, stop, dtype=np.int64)[None],
+                "beam_idx": np.zeros(1, np.int32),
+            }
+            try:
+                with door(self._program.name, "read these tokens", "export the plan again"):
+                    (found,) = self._program.run(feed)
+            except BaseException:
+                self.reset()  # the cache may hold a part of them
+                raise
+            self.length = stop
+            return found
 
     def generate(self, prompt: Sequence[int], tokens: int) -> list[int]:
         """Read a prompt after a reset, and return the likeliest tokens that follow, one by one."""
         if type(tokens) is not int or tokens < 0:
             raise InputError(f"tokens is {tokens!r:.50}; give a number of 0 or more.")
-        self.reset()
-        written: list[int] = []
-        unread = list(prompt)
-        for _ in range(tokens):
-            unread = [int(self.logits(unread)[-1].argmax())]
-            written += unread
-        return written
+        with self._alone():
+            unread = self._checked(prompt, max(tokens - 1, 0))  # nothing reads the last token
+            self.reset()
+            written: list[int] = []
+            for _ in range(tokens):
+                unread = [int(self.logits(unread)[-1].argmax())]
+                written += unread
+            return written
 
     def run(self, prompt: Sequence[int], tokens: int) -> PromptTimes:
         """Read a prompt after a reset, and return the times of it and of `tokens` tokens after it.
 
         The tokens are those of the prompt again, as times do not depend on them.
         """
-        self.reset()
-        began, seconds = perf_counter(), []
-        self.logits(prompt)
-        first = perf_counter() - began
-        for token in islice(cycle(prompt), tokens):
-            began = perf_counter()
-            self.logits([token])
-            seconds.append(perf_counter() - began)
-        return PromptTimes(first, float(np.median(seconds)))
+        if type(tokens) is not int or tokens < 1:
+            raise InputError(f"tokens is {tokens!r:.50}; give a number of 1 or more.")
+        with self._alone():
+            numbers = self._checked(prompt, tokens)
+            self.reset()
+            began, seconds = perf_counter(), []
+            self.logits(numbers)
+            first = perf_counter() - began
+            for token in islice(cycle(numbers), tokens):
+                began = perf_counter()
+                self.logits([token])
+                seconds.append(perf_counter() - began)
+            return PromptTimes(first, float(np.median(seconds)))
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Refuse to work for two threads at a time."""
+        if not self._lock.acquire(blocking=False):
+            raise InputError(
+                "The decoder is at work in another thread, and holds one text only; open a "
+                "Generator in each thread."
+            )
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _checked(self, tokens: Sequence[int], others: int) -> list[int]:
+        """Return tokens as a list, if the decoder can read them and so many others."""
+        if not hasattr(tokens, "__iter__"):
+            raise InputError(
+                f"The tokens are {type_of(tokens)}; give a list of the numbers of a tokenizer."
+            )
+        found = list(tokens)
+        if not found:
+            raise InputError("There is no token to read; give at least one.")
+        if not all(isinstance(token, Integral) and token >= 0 for token in found):
+            raise InputError("A token is no number of 0 or more; give the numbers of a tokenizer.")
+        if max(found) >= self._vocabulary:
+            raise InputError(
+                f"Token {max(found)} is none of the decoder's {self._vocabulary}; give the numbers "
+                "of its own tokenizer."
+            )
+        if self._positions is not None and len(found) + others > self._positions:
+            raise InputError(
+                f"The text would have {len(found) + others} tokens, and the decoder has positions "
+                f"for {self._positions}; give a shorter prompt, or write fewer tokens."
+            )
+        return found
+
+
+def _limits(path: Path) -> tuple[int, int | None]:
+    """Return the size of the vocabulary and the number of positions, ``None`` if any will do."""
+    text = files.read_text(path, _LONGEST_CONFIG, "export the plan again")
+    try:
+        found = msgspec.convert(json.loads(text), _Config)
+    except (ValueError, RecursionError, msgspec.MsgspecError) as error:
+        raise InputError(
+            f"{path} is no configuration of a decoder ({reason(error)}); export the plan again."
+        ) from None
+    return found.vocab_size, found.max_position_embeddings or found.n_positions
 
 
 class _OpenVino:

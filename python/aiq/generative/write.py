@@ -106,9 +106,22 @@ def write_folder(
         with door(runtime, "run this decoder", ADVICE):
             _check(own, draft, calibration)
         with explained(folder):
-            if folder.exists():
-                folder.rename(Path(place) / "replaced")
-            draft.rename(folder)
+            _replace(folder, draft, Path(place) / "replaced")
+
+
+def _replace(folder: Path, draft: Path, replaced: Path) -> None:
+    """Put `draft` in the place of a folder, which stays as it was if that fails or is interrupted.
+
+    A process that is killed between the two renames leaves the folder at `replaced`.
+    """
+    try:
+        if folder.exists():
+            folder.rename(replaced)
+        draft.rename(folder)
+    except BaseException:
+        if replaced.exists() and not folder.exists():
+            replaced.rename(folder)
+        raise
 
 
 def folder_writer(runtime: str | None) -> Callable[..., None]:

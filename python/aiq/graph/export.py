@@ -5,7 +5,7 @@ nothing in a run (in-place updates, guards, constants), and turns exceptions of 
 errors.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.fx.experimental.symbolic_shapes import free_symbols
 from torch.utils import _pytree as pytree
 
-from aiq.errors import GraphError
+from aiq.errors import AiqError, GraphError
 from aiq.exporting import exporting
 from aiq.graph.batch import BatchDim, batch_dims, batch_size
 from aiq.graph.explain import explain
@@ -124,27 +124,41 @@ def _capture(
     dims: list[int | None],
 ) -> tuple[ExportedProgram, bool]:
     """Export with a dynamic batch if the model allows it, or else with the example's batch size."""
+    table = decompositions()
+    examples, shapes = _dynamic_batch(args, kwargs, batch, dims)
     try:
-        program = _capture_dynamic(model, args, kwargs, batch, dims)
-    except Exception:  # noqa: BLE001  (the static export below may still succeed)
+        program = _decomposed(model, *examples, table, shapes)
+    except (AiqError, MemoryError):
+        raise
+    except Exception:  # noqa: BLE001  (a model may raise anything if its sizes are symbols)
         program = None
-    if program is not None:
+    if program is not None and _batch_symbols(program.graph):  # tracing did not fix the size
         return program, True
     try:
-        program = torch.export.export(model, args, kwargs, strict=False)
-        return program.run_decompositions(decompositions()), False
+        return _decomposed(model, args, kwargs, table), False
+    except (AiqError, MemoryError):
+        raise
     except Exception as error:
         raise explain(error, model, args, kwargs) from error
 
 
-def _capture_dynamic(
+def _decomposed(
     model: nn.Module,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    batch: int,
-    dims: list[int | None],
-) -> ExportedProgram | None:
-    """Export with a dynamic batch; return ``None`` if tracing fixed the batch size."""
+    table: dict[torch._ops.OperatorBase, Callable[..., Any]],
+    shapes: ShapesCollection | None = None,
+) -> ExportedProgram:
+    """Export a model, and decompose the operators in `table`."""
+    program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+    found: ExportedProgram = program.run_decompositions(table)
+    return found
+
+
+def _dynamic_batch(
+    args: tuple[Any, ...], kwargs: dict[str, Any], batch: int, dims: list[int | None]
+) -> tuple[tuple[tuple[Any, ...], dict[str, Any]], ShapesCollection]:
+    """Return examples from which any batch size can be traced, and their dynamic dimensions."""
     leaves, structure = pytree.tree_flatten((args, kwargs))
     shapes = ShapesCollection()  # type: ignore[no-untyped-call]
     for index, dim in enumerate(dims):
@@ -152,12 +166,11 @@ def _capture_dynamic(
         if not isinstance(leaf, torch.Tensor) or dim is None or not leaf.ndim:
             continue
         if leaf.shape[dim] == batch:
-            if batch == 1:  # torch.export makes a size of 1 a constant, so trace a batch of two
-                leaves[index] = torch.cat([leaf] * 2, dim)
+            # torch.export makes a size of 1 a constant, so trace a batch of two. It marks tensors
+            # as dynamic for good, so the example itself is not given to it.
+            leaves[index] = torch.cat([leaf] * 2, dim) if batch == 1 else leaf.clone()
             shapes[leaves[index]] = {dim: Dim.AUTO}
-    args, kwargs = pytree.tree_unflatten(leaves, structure)
-    program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
-    return program.run_decompositions(decompositions()) if _batch_symbols(program.graph) else None
+    return pytree.tree_unflatten(leaves, structure), shapes
 
 
 def _batch_symbols(graph: fx.Graph) -> set[Any]:

@@ -24,6 +24,7 @@ from aiq.quantize.affine import (
     from_range,
     to_rows,
 )
+from aiq.quantize.factors import factors
 from aiq.quantize.observers import OBSERVERS, weight_mse
 from aiq.quantize.operands import operands
 from aiq.quantize.program import Program
@@ -93,6 +94,7 @@ class Rounding:
         self._start = {layer.name: position[layer.nodes[0]] for layer in trace.graph.quantizable}
         found = ((node.name, bounds(node)) for node in trace.module.graph.nodes)
         self._bounds = {name: limits for name, limits in found if limits}
+        self._factors = factors(trace)
         self._quantizers: dict[tuple[str, DType, Granularity, DType], Affine] = {}
         self._weights: dict[tuple[str, DType, Granularity, DType], Tensor] = {}
         self._weight_bytes = 0
@@ -326,7 +328,12 @@ class Rounding:
         # A range within the bounds of a clamp replaces it, so integer kernels need no clamp.
         least, most = self._bounds.get(node, (low, high))
         low, high = max(low, least), min(high, most)
-        scheme = Scheme(dtype.bits, symmetric=False, signed=False, power_of_two=self._power_of_two)
+        scheme = Scheme(
+            dtype.bits,
+            symmetric=node in self._factors,
+            signed=False,
+            power_of_two=self._power_of_two,
+        )
         found = from_range(torch.tensor([low]), torch.tensor([high]), scheme)
         if low < 0 or high > 0:
             _check_step(float(found.scale), f"the output of {node!r}", scheme)

@@ -14,8 +14,9 @@ A layer in format f
   a bias of 32 bits.
 
 Quantisation is static: calibration gives each tensor one scale for each number of bits, so a second
-rounding to the same bits changes nothing. With the observer ``dynamic``, a layer computes the range
-of its input while it runs, and its output stays float32. Layers without a format stay float32.
+rounding to the same bits changes nothing. Queries and keys of attention have symmetric ranges, see
+`aiq.quantize.factors`. With the observer ``dynamic``, a layer computes the range of its input while
+it runs, and its output stays float32. Layers without a format stay float32.
 
 With `gguf`, the arithmetic is that of llama.cpp. A linear layer with weights in groups of 32 rounds
 what it reads to integers of 8 bits, in blocks of 32 with a float16 scale each (its type Q8_0). A
@@ -169,6 +170,8 @@ class Simulator(Rounding):
         hashed.add("layers", [(layer.name, layer.nodes, layer.is_output) for layer in self.layers])
         if any(len(points) > 1 for points in self.points.values()):
             hashed.add("points", self.points)
+        if self._factors:
+            hashed.add("factors", sorted(self._factors))
         hashed.add("bounds", self._bounds)
         hashed.add("arithmetic", _ARITHMETIC)
         hashed.add("options", (self.observer, self._correct_bias, self._power_of_two))

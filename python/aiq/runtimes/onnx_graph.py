@@ -69,7 +69,10 @@ def parts(model: onnx.ModelProto) -> Iterator[onnx.ModelProto]:
     """Yield the models of the parts of a bundle."""
     extractor = Extractor(model)
     for source, result in zip(model.graph.input, model.graph.output, strict=True):
-        yield extractor.extract_model([source.name], [result.name])
+        part = extractor.extract_model([source.name], [result.name])
+        del part.metadata_props[:]
+        part.metadata_props.extend(model.metadata_props)
+        yield part
 
 
 def _name_nodes(model: onnx.ModelProto, names: Mapping[str, str]) -> None:

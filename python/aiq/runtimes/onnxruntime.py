@@ -168,11 +168,10 @@ def _session(
     options.log_severity_level = 3
     # Otherwise waiting threads would use the processor on which other programs are timed.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    processors = machine.processors()
-    if 1 < threads <= len(processors):
+    if 1 < threads <= len(machine.processors()):
         # ONNX Runtime does so by default, but not if the number of threads is given. Without it,
         # threads often start on the caller's processor. Processors are counted from one.
-        pinned = ";".join(str(processor + 1) for processor in processors[1:threads])
+        pinned = ";".join(str(processor + 1) for processor in machine.nearest(threads)[1:])
         options.add_session_config_entry("session.intra_op_thread_affinities", pinned)
     if profile is not None:
         options.enable_profiling = True

@@ -10,7 +10,15 @@ import torch
 from aiq.errors import InputError, reason
 from aiq.formats import BF16, Format
 from aiq.graph import WEIGHTED, Op
-from aiq.runtimes import instructions, onnx_edit, openvino_edit, openvino_files, signature
+from aiq.runtimes import (
+    instructions,
+    onnx_edit,
+    openvino_bf16,
+    openvino_edit,
+    openvino_factors,
+    openvino_files,
+    signature,
+)
 from aiq.runtimes.absorbed import absorbs
 from aiq.runtimes.base import CompiledGraph
 from aiq.runtimes.job import Job
@@ -34,7 +42,7 @@ class OpenVino(OnnxBased):
 
     aiq inserts the quantize nodes itself, not NNCF. The scales are therefore those with which the
     plan's accuracy was measured, and the same in every runtime. Casts to bfloat16 are in the graph,
-    layer by layer, instead of the global precision hint.
+    layer by layer. The global precision hint takes their place if every layer is ``wNaMbf16``.
     """
 
     name = "openvino"
@@ -72,10 +80,14 @@ class OpenVino(OnnxBased):
         openvino_edit.keep_sums_apart(converted.proto)
         openvino_edit.keep_products_apart(converted.proto)
         openvino_edit.keep_padded_means_apart(converted.proto)
+        openvino_factors.sign(converted.proto)
+        wanted = set(job.formats.values())
+        if wanted and all(f.quantizes_activations and f.between == BF16 for f in wanted):
+            openvino_bf16.widen(converted.proto)
         return converted
 
     def _open(self, model: bytes, labels: Mapping[str, Sequence[str]]) -> CompiledGraph:
-        return _load(core().read_model(model), labels)
+        return _load(openvino_bf16.read(model), labels)
 
     def _targets(self, path: Path) -> tuple[Path, ...]:
         return path, path.with_suffix(".bin")
@@ -83,7 +95,7 @@ class OpenVino(OnnxBased):
     def _write(self, job: Job, path: Path) -> None:
         """Write the network, and its weights to a file with the suffix ``.bin`` beside it."""
         proto, labels = self._convert(job)
-        model = core().read_model(proto.SerializeToString())
+        model = openvino_bf16.read(proto.SerializeToString())
         weights = openvino_files.fingerprint(model)
         text = signature.write_document(job.signature, labels=labels, weights=weights)
         model.set_rt_info(text, METADATA)
@@ -101,7 +113,7 @@ class OpenVino(OnnxBased):
         inputs: Sequence[torch.Tensor],
         runs: int,
     ) -> KernelTimes:
-        program = _compile(core().read_model(model), PERF_COUNT=True)
+        program = _compile(openvino_bf16.read(model), PERF_COUNT=True)
         request = Request(program)
         found: dict[str, list[float]] = {}
         for _ in range(runs):
@@ -143,8 +155,9 @@ class OpenVino(OnnxBased):
             ) from None
 
     def _opened(self, path: Path) -> Callable[..., Iterable[torch.Tensor]]:
-        settings = {"INFERENCE_PRECISION_HINT": "f32"}
-        program = core().compile_model(path, "CPU", settings)
+        model = core().read_model(path)
+        settings = {openvino_bf16.PRECISION: openvino_bf16.precision(model)}
+        program = core().compile_model(model, "CPU", settings)
 
         def run(*inputs: torch.Tensor) -> list[torch.Tensor]:
             results = program([x.contiguous().numpy() for x in inputs])
@@ -174,7 +187,7 @@ def _compile(model: openvino.Model, **more: object) -> openvino.CompiledModel:
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",  # the casts in the model decide about bfloat16
+        openvino_bf16.PRECISION: openvino_bf16.precision(model),  # or casts in the model
         _ROUNDED_GROUP: 0,
         **more,
     }
@@ -239,7 +252,7 @@ def _channel(node: openvino.Node) -> tuple[int, int]:
 def _format(primitive: str, precision: str, weights: int, scales: int) -> str:
     if primitive.endswith("f32") and precision in _STORED:
         return _STORED[precision] + (f"g{weights // scales}" if scales > 1 else "")
-    formats = {"I8": "w8a8", "bf16": "bf16", "f32": "fp32"}
+    formats = {"I8": "w8a8", "i8": "w8a8", "bf16": "bf16", "f32": "fp32"}
     return next((f for end, f in formats.items() if primitive.endswith(end)), primitive)
 
 

@@ -1,0 +1,201 @@
+"""Programs are right where a compiler alone would be wrong or refuse the network."""
+
+import pytest
+import torch
+from compared import away, formats, mlp
+from torch import nn
+
+from aiq import runtimes
+from aiq.formats import parse
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Identity, lambda: nn.Softmax(-1)])
+@pytest.mark.parametrize(("rows", "sizes"), [(1, (48, 32, 16)), (4, (64, 64, 64, 4))])
+def test_small_products_in_openvino(rows, sizes, activation, tmp_path):
+    openvino = pytest.importorskip("openvino")
+    model, x = mlp(*sizes, activation=activation), torch.randn(rows, sizes[0])
+    chosen = formats(model, x, "w8a8")
+    engine = runtimes.get("openvino")
+    program = engine.compile(model, x, chosen, [x])
+    expected = model(x).detach()
+    assert away(program(x), expected) < 0.05
+    assert program.mismatches == ()
+    engine.export(model, tmp_path / "m.xml", x, chosen, [x])
+    alone = openvino.Core().compile_model(tmp_path / "m.xml", "CPU")
+    assert away(torch.from_numpy(alone([x.numpy()])[0]), expected) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("inductor", lambda: nn.Conv2d(4, 8, 3, padding="valid", stride=2)),
+        ("inductor", lambda: nn.Conv2d(4, 8, (3, 5), padding="same", dilation=(2, 1))),
+        ("inductor", lambda: nn.Conv1d(12, 8, 3, padding="valid")),
+        ("inductor", lambda: nn.Conv1d(12, 8, 4, padding="same", dilation=3)),
+        ("inductor", lambda: nn.Conv2d(4, 8, (4, 3), padding="same")),
+        ("openvino", lambda: nn.Conv2d(4, 8, 3, padding=1, padding_mode="circular")),
+        ("openvino", lambda: nn.Conv2d(4, 8, 3, padding=(2, 1), padding_mode="circular")),
+        ("openvino", lambda: nn.Conv1d(12, 8, 4, padding="same", padding_mode="circular")),
+    ],
+)
+def test_paddings_that_a_compiler_lacks(name, model):
+    if name not in runtimes.available():
+        pytest.skip(f"{name} is not installed")
+    net = nn.Sequential(model(), nn.ReLU()).eval()
+    x = torch.randn(2, 4, 12, 12) if isinstance(net[0], nn.Conv2d) else torch.randn(2, 12, 12)
+    program = runtimes.get(name).compile(net, x, formats(net, x, "w8a8"), [x])
+    assert away(program(x), net(x).detach()) < 0.05
+
+
+POOLINGS = [
+    (32, nn.MaxPool2d(3, 2, ceil_mode=True)),
+    (33, nn.MaxPool2d(3, 2, padding=1, ceil_mode=True)),
+    (33, nn.MaxPool2d(2, ceil_mode=True)),
+    (34, nn.MaxPool2d((3, 5), (2, 3), padding=(1, 2), dilation=(2, 1), ceil_mode=True)),
+    (12, nn.MaxPool2d(1, 5, ceil_mode=True)),
+    (12, nn.MaxPool2d(2, 5, ceil_mode=True)),
+    (12, nn.AvgPool2d(1, 5, ceil_mode=True)),
+    (13, nn.AvgPool2d(2, 5, padding=1, ceil_mode=True)),
+    (14, nn.AvgPool2d((3, 2), 2, ceil_mode=True, count_include_pad=False)),
+    (14, nn.AvgPool2d(3, 2, padding=1, ceil_mode=True)),
+    (14, nn.AvgPool2d((2, 3), (3, 2), padding=(1, 0), ceil_mode=True, count_include_pad=False)),
+    (13, nn.AvgPool2d(2, 2, divisor_override=3)),
+    (13, nn.AvgPool2d(3, 2, padding=1, ceil_mode=True, divisor_override=5)),
+]
+"""Width of an image, and a pooling whose last window goes over its edge."""
+
+
+class Side(nn.ModuleList):
+    """Networks that have nothing in common, side by side in one program."""
+
+    def forward(self, *inputs):
+        return tuple(network(x) for network, x in zip(self, inputs, strict=True))
+
+
+@pytest.mark.parametrize("name", ["inductor", "onnxruntime", "openvino"])
+def test_poolings_whose_last_window_is_not_full(name):
+    if name not in runtimes.available():
+        pytest.skip(f"{name} is not installed")
+    net = Side(
+        nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), pool, nn.Conv2d(8, 8, 1))
+        for _, pool in POOLINGS
+    ).eval()
+    x = tuple(torch.randn(2, 3, size, size) for size, _ in POOLINGS)
+    program = runtimes.get(name).compile(net, x, formats(net, x, "w8a8"), [x])
+    for (_, pool), found, expected in zip(POOLINGS, program(*x), net(*x), strict=True):
+        assert away(found, expected.detach()) < 0.05, pool
+
+
+class Joined(nn.Module):
+    """Pools what two layers wrote side by side, as GoogLeNet does."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = (
+            nn.Conv2d(3, 8, 1),
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.Conv2d(16, 4, 1),
+        )
+
+    def forward(self, x):
+        joined = torch.cat([self.a(x).relu(), self.b(x).relu()], 1)
+        return self.c(nn.functional.max_pool2d(joined, 3, 2, ceil_mode=True))
+
+
+def test_a_pooling_of_joined_results_in_inductor():
+    net, x = Joined().eval(), torch.randn(2, 3, 14, 14)
+    program = runtimes.get("inductor").compile(net, x, formats(net, x, "w8a8"), [x])
+    assert away(program(x), net(x).detach()) < 0.05
+
+
+class Residual(nn.Module):
+    """Adds to a layer's result what further layers, with biases of a given size, make of it."""
+
+    def __init__(self, layer, bias):
+        super().__init__()
+        self.first, self.second, self.third = layer(), layer(), layer()
+        for module in (self.first, self.second, self.third):
+            nn.init.uniform_(module.bias, -bias, bias)
+
+    def forward(self, x):
+        x = self.first(x)
+        return x + self.third(nn.functional.hardswish(self.second(x)))
+
+
+@pytest.mark.parametrize(("scale", "bias"), [(1e-6, 1e-6), (1e-7, 0.0), (1e-9, 1e-9)])
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (lambda: nn.Conv2d(8, 8, 1), (2, 8, 3, 3)),
+        (lambda: nn.Conv1d(8, 8, 3, padding=1, groups=8), (2, 8, 5)),
+        (lambda: nn.Linear(8, 8), (4, 8)),
+        (lambda: nn.Linear(8, 8), (2, 5, 8)),
+    ],
+)
+def test_sums_of_vanishing_activations_in_openvino(layer, shape, scale, bias):
+    pytest.importorskip("openvino")
+    model, x = Residual(layer, bias).eval(), scale * torch.randn(shape)
+    w8a8 = formats(model, x, "w8a8")
+    program = runtimes.get("openvino").compile(model, x, w8a8, [x])
+    with torch.no_grad():
+        assert away(program(x), model(x)) < 0.05
+    assert set(program.realised.values()) == {"w8a8"}
+
+
+class Branch(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(8, 4), nn.Linear(8, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.c(torch.cond(x.sum() > 0, self.a, self.b, (x,)))
+
+
+class Bag(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bag, self.head = nn.EmbeddingBag(100, 16, mode="sum"), nn.Linear(16, 1)
+
+    def forward(self, index):
+        return self.head(self.bag(index))
+
+
+@pytest.mark.parametrize(
+    ("model", "x"), [(Branch(), torch.randn(2, 8)), (Bag(), torch.randint(0, 100, (4, 3)))]
+)
+def test_branches_and_loops_in_onnx_runtime(model, x):
+    pytest.importorskip("onnxruntime")
+    program = runtimes.get("onnxruntime").compile(model.eval(), x, {})
+    assert away(program(x), model(x).detach()) < 1e-5
+
+
+class PaddedMean(nn.Module):
+    """Two readers of an integer convolution, one of them a mean that counts its padding."""
+
+    def __init__(self, dims):
+        super().__init__()
+        conv = nn.Conv1d if dims == 1 else nn.Conv2d
+        pool = nn.AvgPool1d if dims == 1 else nn.AvgPool2d
+        self.first, self.pool = conv(8, 8, 3, padding=1), pool(3, 2, 1)
+        self.one, self.other = conv(8, 4, 1), conv(8, 4, 1, stride=2)
+
+    def forward(self, x):
+        y = self.first(x) + 2  # a range with a zero point
+        return self.one(self.pool(y)) + self.other(y)
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+def test_means_over_padded_codes_in_openvino(dims):
+    torch.manual_seed(0)
+    net, x = PaddedMean(dims).eval(), torch.randn(2, 8, *[16] * dims)
+    formats = {"first": parse("w8a8")}
+    program = runtimes.get("openvino").compile(net, x, formats, [x])
+    with torch.no_grad():
+        exact = net(x)
+    assert (program(x) - exact).norm() < 0.02 * (exact - exact.mean()).norm()
+    assert program.realised["first"] == "w8a8"
