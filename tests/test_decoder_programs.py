@@ -124,7 +124,7 @@ def test_a_workload_past_the_positions_of_a_decoder_is_refused(model, workload):
     [
         (42, "The tokenizer is 42; give one of transformers"),
         ("nowhere", "There is no tokenizer in nowhere; give a folder"),
-        (tokenizer(), "has 258 tokens, and the decoder 257; give the decoder's own"),
+        (tokenizer(), "has 260 tokens, and the decoder 257; give the decoder's own"),
         (pieces(), "tokens, and the decoder 257; give the decoder's own"),
     ],
 )
@@ -135,8 +135,8 @@ def test_a_tokenizer_that_is_not_the_decoders_is_refused(given, words):
 
 def test_a_tokenizer_may_be_its_folder_or_missing(tmp_path):
     tokenizer().save_pretrained(tmp_path)
-    assert len(decoders.read_tokenizer(tmp_path, 258)) == 258
-    assert decoders.read_tokenizer(None, 258) is None
+    assert len(decoders.read_tokenizer(tmp_path, 260)) == 260
+    assert decoders.read_tokenizer(None, 260) is None
 
 
 def test_tokens_are_found_among_the_arguments_of_a_call():
@@ -150,3 +150,9 @@ def test_tokens_are_found_among_the_arguments_of_a_call():
 def test_inputs_without_tokens_are_refused(inputs):
     with pytest.raises(InputError, match=r"reads numbers of tokens, integers of shape"):
         decoders.token_input(inputs)
+
+
+@pytest.mark.parametrize("text", [None, 42, b"bytes"])
+def test_what_is_no_text_is_refused(model, text):
+    with pytest.raises(InputError, match="give a text, or the Path of its file"):
+        decoders.Decoder(model, tokenizer()).batches(text)

@@ -49,6 +49,8 @@ class Decoder:
         """
         if isinstance(text, Path):
             text = files.read_text(text, _LONGEST_TEXT, "give a file of text")
+        if not isinstance(text, str):
+            raise InputError(f"The text is {text!r:.50}; give a text, or the Path of its file.")
         numbers = self.tokenizer(text, verbose=False)["input_ids"]
         return token_batches(numbers, length, samples, batch)
 
