@@ -10,7 +10,7 @@ import torch
 from rich.table import Table
 
 from aiq import cost
-from aiq.decoder_programs import decoder_opener, sample_prompt
+from aiq.decoder_programs import DecoderProgram, decoder_opener, sample_prompt
 from aiq.decoders import token_input
 from aiq.deployment import Deployment, prepare
 from aiq.formats import REFERENCE, Format, parse
@@ -181,7 +181,8 @@ def compare_files(
         plans[name] = {x.name: placement.runs_as(priced_as, x, fmt) for x in layers}
     first: dict[str, dict[int, float]] = {name: {} for name in plans}
     token: dict[str, dict[int, float]] = {name: {} for name in plans}
-    programs, sizes = {}, {}
+    programs: dict[str, DecoderProgram] = {}
+    sizes: dict[str, int] = {}
     for step, (name, formats) in enumerate(plans.items()):
         report("write files", step, len(plans))
         sizes[name], programs[name] = opener.opened(
