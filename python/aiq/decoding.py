@@ -179,29 +179,15 @@ def compare_files(
     for name in uniform or (UNIFORM if runtime == placement.GGUF else IN_FOLDERS):
         fmt = parse(name)
         plans[name] = {x.name: placement.runs_as(priced_as, x, fmt) for x in layers}
-    first: dict[str, dict[int, float]] = {name: {} for name in plans}
-    token: dict[str, dict[int, float]] = {name: {} for name in plans}
     programs: dict[str, DecoderProgram] = {}
     sizes: dict[str, int] = {}
+    room = max(lengths) + tokens + 1
     for step, (name, formats) in enumerate(plans.items()):
         report("write files", step, len(plans))
         sizes[name], programs[name] = opener.opened(
-            model,
-            formats,
-            ready.traced,
-            [ready.inputs],
-            tokenizer,
-            context=max(lengths) + tokens + 1,
-            threads=threads,
+            model, formats, ready.traced, [ready.inputs], tokenizer, context=room, threads=threads
         )
-    for turn in range(rounds):
-        report("time files in turns", turn, rounds)
-        for name, program in programs.items():
-            for length in lengths:
-                run = program.run(sample_prompt(length), tokens)
-                first[name][length] = min(first[name].get(length, run.first), run.first)
-                token[name][length] = min(token[name].get(length, run.token), run.token)
-    report("time files in turns", rounds, rounds)
+    first, token = _timed_in_turns(programs, lengths, tokens, rounds, report)
     level, predicted = _predicted(plan, ready, hw, plans, priced_as)
     return DecoderComparison(
         tuple(Decoded(n, sizes[n], first[n], token[n], predicted[n]) for n in plans),
@@ -210,6 +196,27 @@ def compare_files(
         runtime,
         level,
     )
+
+
+def _timed_in_turns(
+    programs: Mapping[str, DecoderProgram],
+    lengths: Sequence[int],
+    tokens: int,
+    rounds: int,
+    report: Progress,
+) -> tuple[dict[str, dict[int, float]], dict[str, dict[int, float]]]:
+    """Return the least seconds of each program to read a prompt, and of a token after it."""
+    first: dict[str, dict[int, float]] = {name: {} for name in programs}
+    token: dict[str, dict[int, float]] = {name: {} for name in programs}
+    for turn in range(rounds):
+        report("time files in turns", turn, rounds)
+        for name, program in programs.items():
+            for length in lengths:
+                run = program.run(sample_prompt(length), tokens)
+                first[name][length] = min(first[name].get(length, run.first), run.first)
+                token[name][length] = min(token[name].get(length, run.token), run.token)
+    report("time files in turns", rounds, rounds)
+    return first, token
 
 
 def _lengths(model: torch.nn.Module, contexts: Sequence[int], tokens: int) -> tuple[int, ...]:
