@@ -41,10 +41,7 @@ def calibrate(
         ),
     ] = None,
     threads: Annotated[
-        int | None,
-        typer.Option(
-            help="Threads to measure with; default: those of --add-to, or all processors."
-        ),
+        int | None, typer.Option(help="Threads; default: those of --add-to, or all processors.")
     ] = None,
     again: Annotated[
         bool,
@@ -63,8 +60,7 @@ def calibrate(
 ) -> None:
     """Measure this machine and a runtime, and write a hardware profile; can be resumed."""
     known = None if add_to is None else Hardware.load(add_to)
-    if threads is None and known is not None:
-        threads = known.threads
+    threads = known.threads if threads is None and known is not None else threads
     calibration.check_calibration(runtime or [], threads)
     if quick and runtime:
         raise InputError("--quick measures no runtime; leave --quick or --runtime out.")

@@ -91,9 +91,9 @@ def write_folder(
     """
     check_decoder(model)
     check_target_folder(folder)
-    words = read_tokenizer(tokenizer, model.get_input_embeddings().num_embeddings)
     folded, simulator = weight_only(traced, calibration)
     own, matrices = rounded(model, folded, simulator, formats)
+    words = read_tokenizer(tokenizer, own.get_input_embeddings().num_embeddings)
     with tempfile.TemporaryDirectory(dir=_parent(folder)) as place:
         draft = Path(place) / "draft"
         with door(runtime, "export this decoder", ADVICE), exporting():
