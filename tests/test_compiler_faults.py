@@ -199,3 +199,34 @@ def test_means_over_padded_codes_in_openvino(dims):
         exact = net(x)
     assert (program(x) - exact).norm() < 0.02 * (exact - exact.mean()).norm()
     assert program.realised["first"] == "w8a8"
+
+
+class Summed(nn.Module):
+    """A layer whose result is added to a constant or to an input, and a norm that reads the sum."""
+
+    def __init__(self, layer: nn.Module, shape: tuple[int, ...], *, constant: bool) -> None:
+        super().__init__()
+        self.layer, self.norm, self.last = layer, nn.LayerNorm(shape[-1]), nn.Linear(shape[-1], 8)
+        self.constant = nn.Parameter(torch.randn(shape)) if constant else None
+
+    def forward(self, x):
+        other = x if self.constant is None else self.constant
+        return self.last(self.norm(other + self.layer(x)))
+
+
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize("fmt", ["w8a8", "w8a8bf16", "bf16"])
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [(nn.Linear(32, 32), (8, 4, 32)), (nn.Conv2d(4, 4, 3, padding=1), (2, 4, 8, 32))],
+)
+def test_inductor_changes_no_input_and_no_constant(layer, shape, fmt, constant):
+    torch.manual_seed(0)
+    network, x = Summed(layer, shape, constant=constant).eval(), torch.randn(shape)
+    kept, exact = x.clone(), network(x).detach()
+    program = runtimes.get("inductor").compile(
+        network, x, dict.fromkeys(("layer", "last"), parse(fmt)), [x]
+    )
+    for _ in range(3):
+        assert (program(x) - exact).norm() < 0.03 * exact.norm()
+        assert torch.equal(x, kept)

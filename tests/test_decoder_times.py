@@ -123,6 +123,22 @@ def test_the_time_of_a_decoder_that_was_not_timed_is_predicted(name, graph):
     assert again.runtimes[name] == section
 
 
+def test_no_matrix_is_fitted_to_take_no_time():
+    """Prompts in the large decoder are shorter than matrices of one rate can explain."""
+    times = [
+        replace(t, rounds={1: t.rounds[1], 64: [0.4 * seconds for seconds in t.rounds[64]]})
+        if t.sizes.hidden == max(sizes.hidden for sizes in decoders.SIZES)
+        else t
+        for t in timed()
+    ]
+    found = fitted_section(placement.GGUF, "1", times)
+    for products in found.products.values():
+        for product in products:
+            small, large = (rate for _, rate in product.rates)
+            ratio = max(small, large) / min(small, large)
+            assert ratio <= 1.001 * decoder_fit.MOST_DIFFERENT
+
+
 def test_zero_points_are_priced_with_the_bits_of_files(graph):
     hardware = with_section("llamacpp")
     section = hardware.runtimes["llamacpp"]
@@ -173,7 +189,7 @@ def found():
         patch.setattr(decoders, "LEAST_WIDTH", 0)
         patch.setattr(decoder_fit, "LEAST_WIDTH", 0)
         patch.setattr(decoders, "_ROUNDS", 2)
-        known = Hardware.load("xeon_2vcpu")
+        known = replace(Hardware.load("xeon_2vcpu"), threads=1)
         return calibrate("llamacpp", add_to=known, threads=1, force=True)
 
 
@@ -209,7 +225,7 @@ def test_a_calibration_of_folders_times_every_format(monkeypatch):
     monkeypatch.setattr(decoders, "SIZES", TINY)
     monkeypatch.setattr(decoders, "LEAST_WIDTH", 0)
     monkeypatch.setattr(decoder_fit, "LEAST_WIDTH", 0)
-    known = Hardware.load("xeon_2vcpu")
+    known = replace(Hardware.load("xeon_2vcpu"), threads=1)
     found = calibrate("onnxruntime_decoder", add_to=known, threads=1, force=True)
     assert set(found.runtimes) == {*known.runtimes, "onnxruntime_decoder"}
     assert set(found.runtimes["onnxruntime_decoder"].products) == set(folders.FORMATS)
@@ -224,4 +240,4 @@ def test_without_its_package_a_sentence_says_what_to_install(monkeypatch):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.delattr(aiq.calibrate, "llamacpp")
     with pytest.raises(RuntimeUnavailableError, match="pip install 'aiq"):
-        calibrate("llamacpp", add_to=Hardware.load("xeon_2vcpu"), threads=1, force=True)
+        calibrate("llamacpp", add_to=Hardware.load("xeon_2vcpu"), threads=2, force=True)

@@ -70,6 +70,8 @@ def test_a_folder_becomes_a_model_and_a_text_its_data(model, tmp_path):
     [
         ({"length": 0}, InputError, "length is 0"),
         ({"samples": -1}, InputError, "samples is -1"),
+        ({"samples": 0}, InputError, "samples is 0"),
+        ({"length": True}, InputError, "length is True"),
         ({"batch": None}, InputError, "batch is None"),
         ({"length": 99}, DataError, "has 99 tokens, and a sample takes 100"),
     ],
@@ -186,6 +188,8 @@ def test_a_decoder_is_searched_by_perplexity_and_says_how_fast_it_writes(model):
     assert shown["answer"]["decoding"] in text
     assert shown["run"] == "a text"
     assert "--workload 32+16" in shown["commands"][0]
+    assert not any("--layers" in x or "--comparison" in x for x in shown["commands"])
+    assert "aiq compare" in shown["timeNote"]
     assert aiq.Plan.from_json(plan.to_json()) == plan
 
 

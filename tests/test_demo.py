@@ -4,6 +4,7 @@ import io
 import re
 
 import pytest
+import torch
 from decoders import WORDS, decoder, tokenizer
 from rich.console import Console
 from typer.testing import CliRunner
@@ -54,7 +55,12 @@ def test_the_demo_of_a_language_model(tmp_path, monkeypatch):
     found = decoders.Decoder(model, tokenizer())
     profile = Hardware.load("xeon_2vcpu")
     monkeypatch.setattr(decoders, "smollm2", lambda: found)
-    monkeypatch.setattr(calibrate, "quick", lambda **_: profile)
+
+    def roofs(**_):
+        assert torch.get_num_threads() == demo_llm.THREADS
+        return profile
+
+    monkeypatch.setattr(calibrate, "quick", roofs)
     monkeypatch.setattr(calibrate, "calibrate", lambda *_, add_to, **__: add_to)
     monkeypatch.setattr(demo_llm, "LENGTH", 16)
     monkeypatch.setattr(decoding, "CONTEXTS", (4, 16))

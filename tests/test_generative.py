@@ -20,7 +20,8 @@ from aiq.generative.matrices import Lookup, Matrix
 from aiq.generative.program import LONGER_BUFFERS, Generator
 from aiq.generative.variants import write_variants
 from aiq.generative.write import write_folder
-from aiq.graph import trace
+from aiq.graph import extract, trace
+from aiq.planning import weights
 from aiq.quantize.weights import weight_only
 
 MIX = ("w4g32", "w8g32", "w4g32z", "fp32", "w4", "w8", "w8g32z", "w4g64")
@@ -66,8 +67,21 @@ def check(model, folder, formats, text):
         decodes.generate(numbers, 66 - len(numbers))
     with pytest.raises(InputError, match=f"Token {WORDS} is none of the decoder's {WORDS}"):
         decodes.logits([WORDS])
-    stored = sum(x.stat().st_size for x in folder.iterdir() if x.suffix in {".bin", ".data"})
-    assert stored < 0.8 * sum(4 * x.numel() for x in model.parameters())
+    assert stored_bytes(folder) < 0.8 * sum(4 * x.numel() for x in model.parameters())
+
+
+def stored_bytes(folder):
+    """Return the size of the file of weights."""
+    found = (folder / "openvino_model.bin", folder / "model.onnx.data")
+    return next(x for x in found if x.exists()).stat().st_size
+
+
+def size(model, formats, section):
+    """Return the predicted size of a decoder in the formats of a plan."""
+    graph, columns = extract(model, tokens(1, 24, WORDS)), list(dict.fromkeys(formats.values()))
+    bits = weights.size_table(graph, columns, section)
+    used = [bits[i, columns.index(formats[x.name])] for i, x in enumerate(graph.quantizable)]
+    return sum(used) / 8 + weights.fixed_bytes(graph, section)
 
 
 def test_a_folder_computes_what_was_simulated_at_any_length(tmp_path, capfd):
@@ -77,6 +91,9 @@ def test_a_folder_computes_what_was_simulated_at_any_length(tmp_path, capfd):
     write_folder(model, folder, formats, traced, [text], runtime="onnxruntime")
     assert capfd.readouterr() == ("", "")
     check(model, folder, formats, text)
+    every = dict.fromkeys((x.name for x in traced.graph.quantizable), REFERENCE) | formats
+    known = size(model, every, "onnxruntime_decoder")
+    assert known == pytest.approx(stored_bytes(folder), rel=0.05)  # the embedding is stored twice
 
 
 def test_a_plan_becomes_a_folder_and_replaces_an_older_one(tmp_path):
@@ -89,14 +106,18 @@ def test_a_plan_becomes_a_folder_and_replaces_an_older_one(tmp_path):
         formats="w8g32,w4g32",
         runtime="openvino",
         max_drop=1.0,
+        workload="8+8",
         pin={"*[qvo]_proj": "w4g32", "*[kp]_proj": "w8g32", "*[en]_proj": "w4g32"},
     )
     aiq.export(plan, model, folder, data=[text], tokenizer=tokenizer())
     check(model, folder, plan.formats, text)
+    assert plan.predicted.weight_bytes == pytest.approx(stored_bytes(folder), rel=0.03)
     check_openvino(model, folder)
     aiq.export(plan, model, folder, data=[text], runtime="onnxruntime")
     check(model, folder, plan.formats, text)
     check_onnxruntime(folder)
+    known = size(model, plan.formats, "onnxruntime_decoder")
+    assert known == pytest.approx(stored_bytes(folder), rel=0.03)
     check_buffers(folder)
     assert not (folder / "openvino_model.xml").exists()
     assert [x.name for x in folder.parent.iterdir()] == ["new"]

@@ -26,6 +26,7 @@ FLOORS = (
     ("evaluate", "plan"),
     ("gguf", "runtimes"),
     ("cost", "generative"),
+    ("decoder_programs",),
     ("calibrate", "deployment", "sensitivity"),
     ("decoding",),
     ("comparison", "planning"),

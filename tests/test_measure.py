@@ -255,7 +255,7 @@ def test_threads_run_in_a_block_of_processors_with_the_current_one(
 ):
     monkeypatch.setattr(machine, "processors", lambda: [2, 3, 5, 6, 7])
     monkeypatch.setattr(machine, "_processor", lambda: current)
-    assert machine.nearest(count) == expected
+    assert machine.near_processors(count) == expected
 
 
 def test_steal_is_a_share_of_the_time_that_passed():

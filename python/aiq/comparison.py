@@ -15,6 +15,7 @@ from aiq.deployment import prepare, runtime_of
 from aiq.formats import REFERENCE, Format
 from aiq.graph.export import Inputs, call_arguments
 from aiq.hardware import Hardware
+from aiq.hardware.sections import DECODERS
 from aiq.measure import Comparison, Interval, Verdict
 from aiq.plan import InputSpec, Plan
 from aiq.progress import silent
@@ -157,15 +158,15 @@ def compare(
     layers
         Compare layer by layer too; only runtimes whose profiler names layers can.
     tokenizer
-        Tokenizer of a decoder that llama.cpp runs. Its times do not depend on it.
+        Tokenizer of a decoder. Its times do not depend on it.
     progress
         Called with the stage, the steps done and the steps in all.
 
     Returns
     -------
     PredictedMeasured or DecoderComparison
-        The latter for a decoder that was searched for llama.cpp: the plan beside files of one
-        format each, with tokens a second at two lengths of the prompt.
+        The latter for a decoder that was searched for llama.cpp or with a workload: the plan beside
+        files or folders of one format each, with tokens a second at two lengths of the prompt.
 
     Raises
     ------
@@ -177,9 +178,10 @@ def compare(
         If the runtime is not installed, or cannot run the plan.
     """
     report = progress if callable(progress) else silent
-    if runtime_of(plan, runtime) == placement.GGUF:
-        return decoding.compare_files(plan, model, tokenizer, hw, progress=report)
-    engine = runtimes.get(runtime_of(plan, runtime))
+    where = runtime_of(plan, runtime)
+    if where == placement.GGUF or (where in DECODERS and plan.provenance.get("decode")):
+        return decoding.compare_files(plan, model, tokenizer, hw, runtime=where, progress=report)
+    engine = runtimes.get(where)
     profile = plan.hardware if hw is None else hw
     hardware = calibrate.choose(profile, engine.name, report).hardware
     timed_on = GIVEN if example_inputs is not None else RANDOM if data is None else DATA

@@ -1,6 +1,6 @@
 """Decoders of language: a model and tokenizer of transformers, and texts as batches of tokens."""
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from aiq import files
 from aiq.errors import DataError, GraphError, InputError, RuntimeUnavailableError, reason
 from aiq.graph import Layer
+from aiq.graph.export import Inputs
 
 _LONGEST_TEXT = 2**30  # bytes
 _ROWS = 4096  # of an embedding that are changed at once, as copies of all take much memory
@@ -47,6 +49,8 @@ class Decoder:
         """
         if isinstance(text, Path):
             text = files.read_text(text, _LONGEST_TEXT, "give a file of text")
+        if not isinstance(text, str):
+            raise InputError(f"The text is {text!r:.50}; give a text, or the Path of its file.")
         numbers = self.tokenizer(text, verbose=False)["input_ids"]
         return token_batches(numbers, length, samples, batch)
 
@@ -161,6 +165,74 @@ def remove_grid(model: Any, seed: int = 0) -> None:  # noqa: ANN401 - a LlamaFor
     inner.norm.weight.fill_(1)
 
 
+def token_input(inputs: Inputs) -> Tensor:
+    """Return the numbers of tokens, (batch, length), among the arguments of a call of a decoder.
+
+    Raises
+    ------
+    InputError
+        If the first tensor, or the one called ``input_ids``, is something else.
+    """
+    named = inputs.get("input_ids", inputs) if isinstance(inputs, Mapping) else inputs
+    found = next((x for x in pytree.tree_leaves(named) if isinstance(x, Tensor)), None)
+    if found is None or found.ndim != 2 or found.is_floating_point():
+        seen = "no tensor" if found is None else f"{found.dtype} of shape {tuple(found.shape)}"
+        raise InputError(
+            "A decoder reads numbers of tokens, integers of shape (batch, length), and the first "
+            f"input is {seen}; leave workload out for other models."
+        )
+    return found
+
+
+def check_positions(model: nn.Module, tokens: int) -> None:
+    """Raise `InputError` if a decoder has no positions for so many tokens."""
+    most = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    if isinstance(most, int) and tokens > most:
+        raise InputError(
+            f"The decoder has {most} positions, and the workload takes {tokens}; give a shorter "
+            "prompt, or fewer tokens."
+        )
+
+
+def read_tokenizer(tokenizer: Any, vocabulary: int) -> Any:  # noqa: ANN401
+    """Return a tokenizer of transformers, which may be given as the folder that holds it.
+
+    Parameters
+    ----------
+    tokenizer
+        The tokenizer, a folder, or ``None``, which is returned.
+    vocabulary
+        Number of tokens that the decoder knows.
+
+    Raises
+    ------
+    InputError
+        If it is something else, or knows more tokens than the decoder.
+    """
+    if tokenizer is None:
+        return None
+    found = tokenizer
+    if isinstance(tokenizer, str | Path):
+        from transformers import AutoTokenizer  # noqa: PLC0415
+
+        try:
+            found = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"There is no tokenizer in {tokenizer}; give a folder that save_pretrained wrote."
+            ) from error
+    if not hasattr(found, "save_pretrained") or not hasattr(found, "__len__"):
+        raise InputError(
+            f"The tokenizer is {found!r:.50}; give one of transformers, or a folder that holds one."
+        )
+    if len(found) > vocabulary:
+        raise InputError(
+            f"The tokenizer has {len(found)} tokens, and the decoder {vocabulary}; give the "
+            "decoder's own tokenizer."
+        )
+    return found
+
+
 def check_decoder(model: nn.Module) -> None:
     """Raise `GraphError` unless a model is a decoder of transformers."""
     head = getattr(model, "get_output_embeddings", lambda: None)()
@@ -209,10 +281,11 @@ def token_batches(
     DataError
         If the text is too short for one sample.
     """
-    sizes: dict[str, object] = {"length": length, "samples": samples or 1, "batch": batch}
+    most = 1 if samples is None else samples
+    sizes: dict[str, object] = {"length": length, "samples": most, "batch": batch}
     for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise InputError(f"{name} is {size!r}; give a number of at least 1.")
+        if type(size) is not int or size < 1:
+            raise InputError(f"{name} is {size!r:.50}; give a number of at least 1.")
     tokens = torch.tensor(list(numbers), dtype=torch.int64)
     count = (len(tokens) - 1) // length
     if count < 1:

@@ -1,9 +1,7 @@
-"""A plan of a decoder in llama.cpp beside files of one format each, timed in turns."""
+"""A plan of a decoder beside files or folders of one format each, timed in turns."""
 
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,18 +10,23 @@ import torch
 from rich.table import Table
 
 from aiq import cost
-from aiq.deployment import prepare
-from aiq.errors import RuntimeUnavailableError
+from aiq.decoder_programs import DecoderProgram, decoder_opener, sample_prompt
+from aiq.decoders import token_input
+from aiq.deployment import Deployment, prepare
 from aiq.formats import REFERENCE, Format, parse
 from aiq.graph import Decode
 from aiq.hardware import Hardware
+from aiq.hardware.sections import section
 from aiq.plan import Plan
 from aiq.progress import Progress, silent
 from aiq.runtimes import placement
 from aiq.text import count, duration, plain, table
 
 UNIFORM = ("w8g32", "w5g32", "w4g32z", "w4g32")
-"""Formats of the files beside the plan."""
+"""Formats of the GGUF files beside the plan."""
+
+IN_FOLDERS = ("fp32", "w8g32", "w4g32")
+"""Formats of the folders beside the plan."""
 
 CONTEXTS = (16, 512)
 """Lengths of the prompts."""
@@ -43,7 +46,7 @@ class Decoded:
     name
         ``plan``, or the format of all layers.
     size
-        Bytes of the file.
+        Bytes of the file, or of all files in the folder.
     first, token
         Measured seconds to the first token, and of each token after it: the least of all rounds,
         by the length of the prompt.
@@ -70,11 +73,17 @@ class DecoderComparison:
         Number of threads.
     perplexity
         Perplexity of float32 and of the plan, as the search measured them, or ``None``.
+    runtime
+        Name of the runtime.
+    level
+        The cost model behind the prediction. Times of a ``roofline`` are lower bounds.
     """
 
     files: tuple[Decoded, ...]
     threads: int
     perplexity: tuple[float, float] | None = None
+    runtime: str = placement.GGUF
+    level: str = "calibrated"
 
     def __getitem__(self, name: str) -> Decoded:
         return next(found for found in self.files if found.name == name)
@@ -89,7 +98,7 @@ class DecoderComparison:
     def table(self) -> Table:
         """Return a row for each file."""
         contexts = tuple(self.files[0].token)
-        columns = ["<file", "size", "predicted"]
+        columns = ["<file", "size", "at most" if self.level == "roofline" else "predicted"]
         columns += [f"tokens/s after {n}" for n in contexts]
         columns += [f"first token after {n}" for n in contexts]
         rows = (
@@ -102,7 +111,8 @@ class DecoderComparison:
             ]
             for f in self.files
         )
-        title = f"llama.cpp, {self.threads} thread{'' if self.threads == 1 else 's'}"
+        where = "llama.cpp" if self.runtime == placement.GGUF else self.runtime
+        title = f"{where}, {self.threads} thread{'' if self.threads == 1 else 's'}"
         if self.perplexity is not None:
             before, after = self.perplexity
             title += f"; perplexity {before:.2f} -> {after:.2f}, x{after / before:.3f}"
@@ -115,6 +125,7 @@ def compare_files(
     tokenizer: Any = None,  # noqa: ANN401
     hw: str | Path | Hardware | None = None,
     *,
+    runtime: str = placement.GGUF,
     uniform: Sequence[str] | None = None,
     contexts: Sequence[int] | None = None,
     tokens: int = 32,
@@ -122,7 +133,7 @@ def compare_files(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> DecoderComparison:
-    """Write the plan and uniform plans to GGUF files, and time them in llama.cpp in turns.
+    """Write the plan and uniform plans to files or folders, and time them in turns.
 
     Parameters
     ----------
@@ -133,10 +144,15 @@ def compare_files(
         times do not depend on it.
     hw
         Profile that predicts. Default: that of the plan.
+    runtime
+        ``llamacpp``, which reads GGUF files, or ``openvino`` or ``onnxruntime``, which read
+        folders.
     uniform
-        Formats of the other files. Default: `UNIFORM`.
+        Formats of the other files. Layers that have no kernel in such a format stay float32.
+        Default: `UNIFORM`, or `IN_FOLDERS`.
     contexts
-        Lengths of the prompts. Default: `CONTEXTS`.
+        Lengths of the prompts. Default: `CONTEXTS`. Longer ones than the decoder has positions for
+        are cut.
     tokens
         Tokens that are written after each prompt.
     rounds
@@ -149,45 +165,64 @@ def compare_files(
     Raises
     ------
     RuntimeUnavailableError
-        If ``gguf`` or ``xllamacpp`` is not installed.
+        If a package of the runtime is not installed.
     InputError
-        If the plan is for another model.
+        If the plan is for another model, or the runtime runs no decoders.
     """
-    stand_in, LlamaCpp, write_gguf = _packages()  # noqa: N806
-    tokenizer = stand_in.tokenizer() if tokenizer is None else tokenizer
+    opener = decoder_opener(runtime)
     if threads is None:
         threads = 1 if plan.workload is None else plan.workload.threads
     report, ready = progress or silent, prepare(plan, model)
-    uniform, contexts, rounds = uniform or UNIFORM, contexts or CONTEXTS, rounds or ROUNDS
-    names = [layer.name for layer in plan.layers]
+    lengths, rounds = _lengths(model, contexts or CONTEXTS, tokens), rounds or ROUNDS
+    layers, priced_as = ready.traced.graph.quantizable, section(runtime, decodes=True)
     plans: dict[str, Mapping[str, Format]] = {PLAN: plan.formats}
-    plans |= {name: dict.fromkeys(names, parse(name)) for name in uniform}
-    first: dict[str, dict[int, float]] = {name: {} for name in plans}
-    token: dict[str, dict[int, float]] = {name: {} for name in plans}
-    sizes = {}
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        programs = {}
-        for step, (name, formats) in enumerate(plans.items()):
-            report("write files", step, len(plans))
-            path = Path(folder) / f"{name}.gguf"
-            write_gguf(model, path, formats, ready.traced, [ready.inputs], tokenizer)
-            sizes[name] = path.stat().st_size
-            size = max(contexts) + tokens + 1
-            programs[name] = stack.enter_context(LlamaCpp(path, size, threads))
-        for turn in range(rounds):
-            report("time files in turns", turn, rounds)
-            for name, program in programs.items():
-                for length in contexts:
-                    run = program.run([1 + i % 64 for i in range(length)], tokens)
-                    first[name][length] = min(first[name].get(length, run.first), run.first)
-                    token[name][length] = min(token[name].get(length, run.token), run.token)
-        report("time files in turns", rounds, rounds)
-    predicted = _predicted(plan, ready.traced.graph, ready.inputs, hw, plans)
+    for name in uniform or (UNIFORM if runtime == placement.GGUF else IN_FOLDERS):
+        fmt = parse(name)
+        plans[name] = {x.name: placement.runs_as(priced_as, x, fmt) for x in layers}
+    programs: dict[str, DecoderProgram] = {}
+    sizes: dict[str, int] = {}
+    room = max(lengths) + tokens + 1
+    for step, (name, formats) in enumerate(plans.items()):
+        report("write files", step, len(plans))
+        sizes[name], programs[name] = opener.opened(
+            model, formats, ready.traced, [ready.inputs], tokenizer, context=room, threads=threads
+        )
+    first, token = _timed_in_turns(programs, lengths, tokens, rounds, report)
+    level, predicted = _predicted(plan, ready, hw, plans, priced_as)
     return DecoderComparison(
         tuple(Decoded(n, sizes[n], first[n], token[n], predicted[n]) for n in plans),
         threads,
         _perplexity(plan),
+        runtime,
+        level,
     )
+
+
+def _timed_in_turns(
+    programs: Mapping[str, DecoderProgram],
+    lengths: Sequence[int],
+    tokens: int,
+    rounds: int,
+    report: Progress,
+) -> tuple[dict[str, dict[int, float]], dict[str, dict[int, float]]]:
+    """Return the least seconds of each program to read a prompt, and of a token after it."""
+    first: dict[str, dict[int, float]] = {name: {} for name in programs}
+    token: dict[str, dict[int, float]] = {name: {} for name in programs}
+    for turn in range(rounds):
+        report("time files in turns", turn, rounds)
+        for name, program in programs.items():
+            for length in lengths:
+                run = program.run(sample_prompt(length), tokens)
+                first[name][length] = min(first[name].get(length, run.first), run.first)
+                token[name][length] = min(token[name].get(length, run.token), run.token)
+    report("time files in turns", rounds, rounds)
+    return first, token
+
+
+def _lengths(model: torch.nn.Module, contexts: Sequence[int], tokens: int) -> tuple[int, ...]:
+    """Return the lengths of prompts, cut to the positions that a decoder has besides an answer."""
+    most = getattr(getattr(model, "config", None), "max_position_embeddings", None) or max(contexts)
+    return tuple(dict.fromkeys(max(1, min(length, most - tokens)) for length in contexts))
 
 
 def _perplexity(plan: Plan) -> tuple[float, float] | None:
@@ -197,34 +232,21 @@ def _perplexity(plan: Plan) -> tuple[float, float] | None:
     return math.exp(-plan.accuracy.baseline), math.exp(-plan.accuracy.plan)
 
 
-def _packages() -> tuple[Any, Any, Any]:
-    """Return what writes and runs files, if the packages for that are installed."""
-    try:
-        from aiq.gguf import stand_in  # noqa: PLC0415
-        from aiq.gguf.llamacpp import LlamaCpp  # noqa: PLC0415
-        from aiq.gguf.write import write_gguf  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise RuntimeUnavailableError(
-            f"Timing a decoder needs the package {error.name}: `pip install 'aiq[llm]' xllamacpp`."
-        ) from error
-    return stand_in, LlamaCpp, write_gguf
-
-
 def _predicted(
     plan: Plan,
-    graph: Any,  # noqa: ANN401
-    inputs: Any,  # noqa: ANN401
+    ready: Deployment,
     hw: str | Path | Hardware | None,
     plans: Mapping[str, Mapping[str, Format]],
-) -> dict[str, float]:
-    """Return the predicted seconds of a token of every plan."""
-    decode = Decode(**(plan.provenance.get("decode") or {}))
+    priced_as: str,
+) -> tuple[str, dict[str, float]]:
+    """Return the level of the cost model, and the predicted seconds of a token of every plan."""
+    decode = Decode.of(plan.provenance.get("decode") or Decode())
     used = [f for formats in plans.values() for f in formats.values()]
     columns = tuple(dict.fromkeys([REFERENCE, *used]))
     found = cost.time_table(
-        decode.writing(graph, inputs.shape[1]),
+        decode.writing(ready.traced.graph, token_input(ready.inputs).shape[1]),
         columns,
         Hardware.load(plan.hardware if hw is None else hw),
-        placement.GGUF,
+        priced_as,
     )
-    return {name: found.total(formats) for name, formats in plans.items()}
+    return str(found.level), {name: found.total(formats) for name, formats in plans.items()}

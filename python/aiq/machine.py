@@ -170,7 +170,7 @@ def processors() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
-def nearest(count: int) -> list[int]:
+def near_processors(count: int) -> list[int]:
     """Return processors for `count` threads, first the one on which this thread runs.
 
     Processes that compute at the same time usually get different ones, since the system puts busy
@@ -187,8 +187,8 @@ def nearest(count: int) -> list[int]:
 def threads(count: int | None) -> Iterator[int]:
     """Compute with `count` threads on as many processors; by default with all usable ones.
 
-    Threads that move between processors would disturb what is timed, so they stay on the `nearest`
-    ones. The context is the number of threads. At its end, the number of threads and the affinity
+    Threads that move between processors would disturb what is timed, so they stay on the
+    `near_processors`. The context is the number of threads. At its end, the number of threads and the affinity
     of every thread are restored.
 
     Raises
@@ -208,7 +208,7 @@ def threads(count: int | None) -> Iterator[int]:
         )
     before = torch.get_num_threads()
     affinity = _affinities() if wanted < len(usable) else {}
-    chosen = set(nearest(wanted))
+    chosen = set(near_processors(wanted))
     try:
         torch.set_num_threads(wanted)
         for task in affinity:

@@ -15,10 +15,10 @@ from aiq.calibrate.decoders import DecoderRuntime, measure_decoders
 from aiq.calibrate.fit import ALIKE, PRIOR, Coefficients, Prior, fit
 from aiq.calibrate.samples import Sample, Store, default_path
 from aiq.calibrate.this_machine import NAME, as_hardware, quick, quiet_roofs, roofs_by_threads
-from aiq.errors import Interrupted, RuntimeUnavailableError
+from aiq.errors import InputError, Interrupted, RuntimeUnavailableError
 from aiq.hardware import Hardware
 from aiq.hardware.runtime_profile import KernelProfile, RuntimeProfile
-from aiq.hardware.sections import DECODERS, owner
+from aiq.hardware.sections import owner, prices_tokens
 from aiq.measure import Call
 from aiq.progress import Progress, silent
 from aiq.runtimes import Runtime, placement
@@ -68,7 +68,8 @@ def calibrate(
     name
         Name of the profile.
     threads
-        Threads to measure with; by default all that the process may use.
+        Threads to measure with; by default those of `add_to`, or else all that the process may
+        use.
     samples
         File that keeps the times. By default it is in the user's cache folder, and its name
         depends on machine, versions and threads.
@@ -97,7 +98,8 @@ def calibrate(
     RuntimeUnavailableError
         If the runtime is not installed.
     InputError
-        If `samples` is another kind of file, or holds times of another machine.
+        If `samples` is another kind of file, or holds times of another machine, or `add_to` holds
+        for another number of threads.
     BusyMachineError
         If other processes use the processors for longer than a minute. What was timed before is
         kept.
@@ -105,7 +107,9 @@ def calibrate(
         On Ctrl-C: a KeyboardInterrupt whose message says what is kept.
     """
     report = progress or silent
-    if _is_of_decoders(runtime):
+    if add_to is not None:
+        threads = _threads_of(add_to, threads)
+    if prices_tokens(runtime):
         decoders = _decoders(runtime)
         with machine.threads(threads) as used:
             hardware = add_to or quick(report, name=name, force=force)
@@ -138,6 +142,16 @@ def calibrate(
     return with_section(hardware, section, used, store.values["steal"])
 
 
+def _threads_of(profile: Hardware, threads: int | None) -> int:
+    """Return the threads for which a profile holds, of which a section must have as many."""
+    if threads is not None and threads != profile.threads:
+        raise InputError(
+            f"All numbers of profile {profile.name!r} hold for {profile.threads} threads, and "
+            f"{threads} are to be measured; leave threads out, or make another profile."
+        )
+    return profile.threads
+
+
 def check_calibration(names: Iterable[str], threads: int | None) -> None:
     """Check, before anything is measured, that runtimes can be calibrated with some threads.
 
@@ -149,17 +163,12 @@ def check_calibration(names: Iterable[str], threads: int | None) -> None:
         If this process may not use so many threads.
     """
     for name in names:
-        if _is_of_decoders(name):
+        if prices_tokens(name):
             _decoders(name)
         else:
             runtimes.get(name)
     with machine.threads(threads):
         pass
-
-
-def _is_of_decoders(name: str) -> bool:
-    """Whether a section prices decoders only, and no other networks."""
-    return name == placement.GGUF or name in DECODERS.values()
 
 
 def _decoders(name: str) -> DecoderRuntime:

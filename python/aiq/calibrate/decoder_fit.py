@@ -42,6 +42,13 @@ _ALIKE, _SURELY_ALIKE = 0.01, 1.0
 It decides where a format was timed in one decoder only.
 """
 
+MOST_DIFFERENT = 4.0
+"""Largest ratio of the rates of small and large matrices in one format.
+
+At rows of a prompt, nothing that was timed may be as large as the second of the `KNOTS`. Without a
+limit, the time of a large matrix could be fitted to be 0.
+"""
+
 _FASTEST = 1e-12
 """Least seconds of a byte, as a profile states a finite rate."""
 
@@ -231,10 +238,15 @@ def _solve(
         scale = alike * relative[:, [small, large]].sum(axis=1).max()
         equal[i, [small, large]] = scale, -scale
     right = np.concatenate([np.ones(len(seconds)), np.zeros(len(formats))])
-    scale = np.linalg.norm(relative, axis=0)
+    # Sums of these two mixtures, each 0 or more, are all pairs within the largest ratio.
+    mixtures = np.eye(system.shape[1])
+    for i in range(len(formats)):
+        pair = slice(2 + 2 * i, 4 + 2 * i)
+        mixtures[pair, pair] = [[MOST_DIFFERENT, 1.0], [1.0, MOST_DIFFERENT]]
+    scale = np.linalg.norm(relative @ mixtures, axis=0)
     scale[scale == 0] = 1.0  # a term that is left out
-    found, _ = nnls(np.concatenate([relative, equal]) / scale, right)
-    return np.asarray(found / scale)
+    found, _ = nnls(np.concatenate([relative, equal]) @ mixtures / scale, right)
+    return np.asarray(mixtures @ (found / scale))
 
 
 def _product(rows: int, byte: NDArray[np.float64]) -> Product:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from aiq.calibrate.decoder_fit import (
     TimedDecoder,
     fitted_section,
 )
+from aiq.decoder_programs import DecoderProgram, sample_prompt
 from aiq.formats import parse
 from aiq.graph import Trace, trace
 from aiq.hardware.runtime_profile import RuntimeProfile
@@ -41,25 +42,6 @@ last one has next to no weights: its time is that of calls and blocks.
 """
 
 
-class _Times(Protocol):
-    """What a program did with a prompt."""
-
-    @property
-    def first(self) -> float:
-        """Seconds to read the prompt."""
-
-    @property
-    def token(self) -> float:
-        """Seconds of each token after the prompt."""
-
-
-class Opened(Protocol):
-    """A decoder in one format, opened in a runtime."""
-
-    def run(self, prompt: list[int], tokens: int) -> _Times:
-        """Read a prompt, and write tokens after it."""
-
-
 @dataclass(frozen=True, slots=True)
 class DecoderRuntime:
     """A runtime of decoders.
@@ -75,7 +57,7 @@ class DecoderRuntime:
 
     name: str
     version: str
-    open: Callable[[Any, Trace, Path, int], Mapping[str, Opened]]
+    open: Callable[[Any, Trace, Path, int], Mapping[str, DecoderProgram]]
 
 
 def measure_decoders(
@@ -162,8 +144,8 @@ def random_decoder(sizes: Sizes) -> Any:  # noqa: ANN401 - a LlamaForCausalLM
     return LlamaForCausalLM(config).eval()
 
 
-def _add(times: dict[int, list[float]], program: Opened, prompt: int) -> None:
+def _add(times: dict[int, list[float]], program: DecoderProgram, prompt: int) -> None:
     """Add the times after a prompt, and of the prompt itself."""
-    run = program.run([1 + i % 32 for i in range(prompt)], TOKENS)
+    run = program.run(sample_prompt(prompt), TOKENS)
     times[1].append(run.token)
     times[prompt].append(run.first)

@@ -41,7 +41,7 @@ def calibrate(
         ),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Threads to measure with; default: all processors.")
+        int | None, typer.Option(help="Threads; default: those of --add-to, or all processors.")
     ] = None,
     again: Annotated[
         bool,
@@ -59,6 +59,8 @@ def calibrate(
     json_: JsonOption = False,
 ) -> None:
     """Measure this machine and a runtime, and write a hardware profile; can be resumed."""
+    known = None if add_to is None else Hardware.load(add_to)
+    threads = known.threads if threads is None and known is not None else threads
     calibration.check_calibration(runtime or [], threads)
     if quick and runtime:
         raise InputError("--quick measures no runtime; leave --quick or --runtime out.")
@@ -90,7 +92,7 @@ def calibrate(
                 progress=progress,
             )
             first, *others = runtime or ["inductor"]
-            profile = measure(first, add_to=None if add_to is None else Hardware.load(add_to))
+            profile = measure(first, add_to=known)
             for other in others:
                 profile = measure(other, add_to=profile)
 

@@ -12,7 +12,7 @@ from pydoc_data.topics import topics
 
 from rich.console import Group
 
-from aiq import calibrate, decoders, decoding
+from aiq import calibrate, decoders, decoding, machine
 from aiq.cli.common import err, out, print_json
 from aiq.graph import Decode
 from aiq.plan import show
@@ -44,7 +44,8 @@ def demo(text: Path | None, output: Path, progress: Progress, *, as_json: bool) 
     found = decoders.smollm2()
     progress("load SmolLM2", 1, 1)
     data = found.batches(text or "\n".join(topics.values()), LENGTH, SAMPLES)
-    roofs = calibrate.quick(progress=progress, force=True)
+    with machine.threads(THREADS):
+        roofs = calibrate.quick(progress=progress, force=True)
     profile = calibrate.calibrate(
         "llamacpp", add_to=roofs, threads=THREADS, force=True, progress=progress
     )

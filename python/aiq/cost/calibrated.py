@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from aiq import _core
 from aiq.cost import products, rows, shape
 from aiq.cost.pieces import Piece, dtypes, pieces
-from aiq.cost.table import CostTable, EdgeCost, Level
+from aiq.cost.table import CostTable, EdgeCost, Level, check_countable
 from aiq.errors import HardwareError
 from aiq.formats import Format
 from aiq.graph import Layer, LayerGraph, is_attention
@@ -75,9 +75,13 @@ def calibrated_table(
         lambda: np.zeros((shape[1], shape[1]), dtype=np.int64)
     )
     fixed = round(profile.run_overhead_us * _PICOSECONDS_PER_US) + attention
-    for part, picoseconds in zip(parts, times, strict=True):
-        measured = _measured(profile, part, distinct, layers)
-        price = round(part.share * picoseconds) if measured is None else measured
+    measured = [_measured(profile, part, distinct, layers) for part in parts]
+    prices = [
+        round(part.share * picoseconds) if known is None else known
+        for part, picoseconds, known in zip(parts, times, measured, strict=True)
+    ]
+    check_countable(fixed + sum(prices))
+    for part, price in zip(parts, prices, strict=True):
         match part.layers:
             case ():
                 fixed += price

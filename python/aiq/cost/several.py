@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from aiq.cost.table import CostTable, EdgeCost
+from aiq.cost.table import CostTable, EdgeCost, check_countable
 
 
 def several(runs: Sequence[tuple[int, CostTable]]) -> CostTable:
@@ -19,6 +19,7 @@ def several(runs: Sequence[tuple[int, CostTable]]) -> CostTable:
         Number of runs of each graph, and its table. All tables have the same layers and formats.
     """
     first = runs[0][1]
+    check_countable(sum(count * _most(table) for count, table in runs))
     edges: defaultdict[tuple[int, int], NDArray[np.int64]] = defaultdict(
         lambda: np.zeros((len(first.formats),) * 2, dtype=np.int64)
     )
@@ -33,3 +34,9 @@ def several(runs: Sequence[tuple[int, CostTable]]) -> CostTable:
         edges=tuple(EdgeCost(*ends, cost) for ends, cost in sorted(edges.items())),
         runs=tuple(runs),
     )
+
+
+def _most(table: CostTable) -> int:
+    """Return a bound on the cost of any plan, as a number of any size."""
+    parts = [table.cost, *(edge.cost for edge in table.edges)]
+    return table.fixed + sum(int(part.max(initial=0)) * len(part) for part in parts)

@@ -27,6 +27,15 @@ _PER_UNIT = {  # bits in a byte, picoseconds in a second
 }
 
 
+def check_countable(most: int) -> None:
+    """Raise `InputError` if costs that add up to `most` are no numbers of 64 bits."""
+    if most >= 2**63:
+        raise InputError(
+            "By the profile, one run takes longer than a hundred days; calibrate again, or give "
+            "smaller inputs, or a workload of fewer tokens."
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class EdgeCost:
     """The cost that depends on the formats of two layers.

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from aiq.decoders import check_decoder
+from aiq.decoders import check_decoder, read_tokenizer, token_input
 from aiq.errors import InputError, RuntimeUnavailableError, VerificationError
 from aiq.exporting import exporting
 from aiq.files import explained
@@ -91,9 +91,9 @@ def write_folder(
     """
     check_decoder(model)
     check_target_folder(folder)
-    words = _tokenizer(tokenizer)
     folded, simulator = weight_only(traced, calibration)
     own, matrices = rounded(model, folded, simulator, formats)
+    words = read_tokenizer(tokenizer, own.get_input_embeddings().num_embeddings)
     with tempfile.TemporaryDirectory(dir=_parent(folder)) as place:
         draft = Path(place) / "draft"
         with door(runtime, "export this decoder", ADVICE), exporting():
@@ -230,20 +230,6 @@ def store(program: Any, runtime: str, matrices: Sequence[Matrix]) -> None:  # no
         allow_longer_buffers(program)
 
 
-def _tokenizer(tokenizer: Any) -> Any:  # noqa: ANN401
-    """Return a tokenizer of transformers, which may be given as the folder that holds it."""
-    if not isinstance(tokenizer, str | Path):
-        return tokenizer
-    from transformers import AutoTokenizer  # noqa: PLC0415
-
-    try:
-        return AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"There is no tokenizer in {tokenizer}; give a folder that save_pretrained wrote."
-        ) from error
-
-
 def _save_tokenizer(tokenizer: Any, folder: Path, runtime: str) -> None:  # noqa: ANN401
     """Save a tokenizer as transformers reads it, and as OpenVINO GenAI, if it is installed."""
     if tokenizer is None:
@@ -264,8 +250,7 @@ def _check(model: Any, folder: Path, calibration: Sequence[Inputs]) -> None:  # 
 
     One half of a text is read together, and the other token by token after it.
     """
-    text = next(x for x in torch.utils._pytree.tree_leaves(calibration[0]) if x.ndim == 2)
-    tokens = text[:1, :_CHECKED]
+    tokens = token_input(calibration[0])[:1, :_CHECKED]
     expected = model(tokens, use_cache=False).logits[0].double()
     half = tokens.shape[1] // 2
     program = Generator(folder)

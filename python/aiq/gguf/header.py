@@ -7,6 +7,7 @@ from typing import Any
 import gguf
 from torch import nn
 
+from aiq.decoders import read_tokenizer
 from aiq.errors import GraphError, InputError
 from aiq.gguf.pieces import has_pieces, write_pieces
 
@@ -118,11 +119,9 @@ def write_header(writer: gguf.GGUFWriter, config: Any, tokenizer: Any) -> None: 
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
     if tokenizer is None:
         writer.add_tokenizer_model("none")
-    elif isinstance(tokenizer, str | Path):
-        _write_tokenizer(writer, Path(tokenizer), config.vocab_size)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            tokenizer.save_pretrained(folder)
+            read_tokenizer(tokenizer, config.vocab_size).save_pretrained(folder)
             _write_tokenizer(writer, Path(folder), config.vocab_size)
 
 

@@ -138,7 +138,7 @@ def _matrix(
     if exact.shape[1] % GROUP:
         raise InputError(
             f"Layer {layer.name!r} reads {exact.shape[1]} numbers, which blocks of {GROUP} do not "
-            "divide; pin it to fp16."
+            "divide; pin it to fp32."
         )
     key = (layer.name, fmt.weight, fmt.weight_granularity)
     packed = torch.from_numpy(pack_blocks(rounding.weight(*key), rounding.weight_quantizer(*key)))

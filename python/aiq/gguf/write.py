@@ -88,5 +88,5 @@ def _check(draft: Path, stored: Sequence[Stored]) -> None:
         if not bool(((value - exact).abs() <= allowed).all()):
             raise VerificationError(
                 f"The file does not hold the weights of the simulated network in {tensor.name!r}; "
-                "leave that layer in fp16, and report this."
+                "pin that layer to fp32, and report this."
             )

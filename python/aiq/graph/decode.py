@@ -1,12 +1,16 @@
 """The layer graph of a decoder at other lengths: a whole prompt, or one token after others."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from aiq.errors import InputError
 from aiq.graph.composites import ATTENTION
 from aiq.graph.layers import Edge, Layer, LayerGraph
 from aiq.graph.operators import Op
+
+MOST = 2**24
+"""Most tokens of a prompt, and after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +23,11 @@ class Decode:
         Tokens that are read together.
     tokens
         Tokens that are written, each after all that came before it.
+
+    Raises
+    ------
+    InputError
+        If one of them is no number from 1 to `MOST`.
     """
 
     prompt: int = 512
@@ -27,12 +36,15 @@ class Decode:
     def __post_init__(self) -> None:
         for name in ("prompt", "tokens"):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InputError(f"{name} of Decode is {value!r}; give a number of at least 1.")
+            if type(value) is not int or not 1 <= value <= MOST:
+                raise InputError(
+                    f"{name} of Decode is {value!r:.50}; give a number of at least 1 and at most "
+                    f"{MOST}."
+                )
 
     @classmethod
-    def of(cls, text: "Decode | str") -> "Decode":
-        """Return a workload that may be written as ``512+128``.
+    def of(cls, text: "Decode | str | Mapping[str, int]") -> "Decode":
+        """Return a workload that may be written as ``512+128``, or as plans keep it.
 
         Raises
         ------
@@ -41,11 +53,13 @@ class Decode:
         """
         if isinstance(text, cls):
             return text
+        if isinstance(text, Mapping) and {*text} == {"prompt", "tokens"}:
+            return cls(**text)
         prompt, _, tokens = str(text).partition("+")
         if not (prompt.strip().isdecimal() and tokens.strip().isdecimal()):
             raise InputError(
-                f"workload is {text!r}; give aiq.Decode(prompt=512, tokens=128), on the command "
-                "line 512+128, or leave it out for models that run whole batches."
+                f"workload is {text!r:.50}; give aiq.Decode(prompt=512, tokens=128), on the "
+                "command line 512+128, or leave it out for models that run whole batches."
             )
         return cls(int(prompt), int(tokens))
 

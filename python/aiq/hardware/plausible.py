@@ -67,6 +67,19 @@ def problems(document: Mapping[str, Any]) -> Iterator[str]:
     for key, share in document.get("parallel_efficiency", {}).items():
         if share > MOST_EFFICIENCY:
             yield _wrong(f"parallel_efficiency.{key}", share, "", MOST_EFFICIENCY)
+    for name, runtime in document.get("runtimes", {}).items():
+        yield from _products(f"runtimes.{name}.products", runtime, memory[0]["read_gbps"])
+
+
+def _products(key: str, runtime: Mapping[str, Any], nearest: float) -> Iterator[str]:
+    """Yield weights that one row reads faster than the nearest memory allows, in GB/s."""
+    for fmt, found in runtime.get("products", {}).items():
+        for i, entry in enumerate(found):
+            for j, rate in enumerate(entry["rates"]):
+                ratio = rate["read_gbps"] / nearest
+                if entry["rows"] == 1 and ratio > SLACK:
+                    where = f"{key}.{fmt}.{i}.rates.{j}.read_gbps"
+                    yield _wrong(where, ratio, "times that of the nearest memory", SLACK)
 
 
 def _wrong(key: str, value: float, of_what: str, most: float) -> str:

@@ -15,6 +15,7 @@ from jsonschema.exceptions import best_match
 from aiq.errors import HardwareError
 from aiq.formats import parse as parse_format
 from aiq.hardware import library, plausible
+from aiq.hardware.sections import prices_tokens
 from aiq.hardware.strictyaml import quoted
 
 Document = Mapping[str, Any]
@@ -58,6 +59,7 @@ def _problems(document: Document) -> Iterator[str]:
     for name, runtime in document.get("runtimes", {}).items():
         yield from _dtypes(f"runtimes.{name}", runtime, document["compute"])
         yield from _spans(f"runtimes.{name}", runtime)
+        yield from _products(f"runtimes.{name}", runtime, prices_tokens(name))
 
 
 def _dates(document: Document) -> Iterator[str]:
@@ -127,6 +129,28 @@ def _spans(key: str, runtime: Document) -> Iterator[str]:
                         f"{key}.kernels.{op}.{dtype}.correction.range.{name} is [{low:g}, "
                         f"{high:g}], expected the lower value first."
                     )
+
+
+def _products(key: str, runtime: Document, is_for_decoders: bool) -> Iterator[str]:
+    """Yield what is wrong with measured products and attention.
+
+    Decoders have no other times, so that a format or attention without them would take none.
+    """
+    measured = {f"products.{name}": found for name, found in runtime.get("products", {}).items()}
+    if "attention" in runtime:
+        measured["attention"] = runtime["attention"]
+    for name in ("products.fp32", "attention") if is_for_decoders else ():
+        if name not in measured:
+            yield f"key {key}.{name} is missing; add it, or calibrate again."
+    for name, found in measured.items():
+        rows = [entry["rows"] for entry in found]
+        if len({*rows}) < len(rows) or (is_for_decoders and 1 not in rows):
+            once = "1 and other numbers, each once" if is_for_decoders else "each number once"
+            yield f"{key}.{name} has the rows {', '.join(map(str, rows))}, expected {once}."
+        for index, entry in enumerate(found):
+            sizes = [rate["elements"] for rate in entry["rates"]]
+            if len({*sizes}) < len(sizes):
+                yield f"{key}.{name}.{index}.rates has elements twice, expected each number once."
 
 
 @cache

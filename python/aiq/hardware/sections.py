@@ -6,6 +6,14 @@ DECODERS = {"openvino": "openvino_decoder", "onnxruntime": "onnxruntime_decoder"
 A decoder with a cache is another program than a network with fixed inputs, with other kernels.
 """
 
+GGUF = "llamacpp"
+"""Section of the runtimes of GGUF files, which run nothing but decoders."""
+
+
+def prices_tokens(name: str | None) -> bool:
+    """Return whether a section prices the tokens of decoders, and no whole batches."""
+    return name == GGUF or name in DECODERS.values()
+
 
 def section(runtime: str, *, decodes: bool) -> str:
     """Return the section that prices what a runtime runs: whole batches, or a decoder's tokens."""

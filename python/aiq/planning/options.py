@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from aiq import cache, runtimes
+from aiq.decoder_programs import decoder_opener
 from aiq.drops import DropTable
 from aiq.errors import InputError
 from aiq.evaluate import journal, metrics
@@ -173,11 +174,12 @@ class SearchOptions:
 
     @property
     def engine(self) -> Runtime | None:
-        """The runtime that compiles and times plans; ``None`` where none are timed.
+        """The runtime that compiles and times whole batches; ``None`` where none are timed.
 
-        It is ``None`` for llama.cpp too, which runs files and is no runtime of models.
+        It is ``None`` for decoders too, of which prompts and tokens are timed.
         """
-        if not self.times_plans or self.runtime is None or self.runtime == placement.GGUF:
+        decodes = self.decode is not None or self.runtime == placement.GGUF
+        if not self.times_plans or self.runtime is None or decodes:
             return None
         return runtimes.get(self.runtime) if isinstance(self.runtime, str) else self.runtime
 
@@ -269,6 +271,8 @@ class SearchOptions:
                 "In llama.cpp, measure_top times prompts and the tokens after them; give a "
                 "workload, such as aiq.Decode(prompt=512, tokens=128)."
             )
+        if self.times_plans and self.decode is not None:
+            decoder_opener(str(runtime))
         _ = self.engine
 
     def _validate_accuracy(self, budgets: list[str]) -> None:

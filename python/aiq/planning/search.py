@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from aiq import bars, calibrate
+from aiq.decoders import check_positions
 from aiq.drops import DropTable
 from aiq.evaluate.executor import Executor, opened
 from aiq.evaluate.metrics import Metric
@@ -227,6 +228,8 @@ def search(
     options.validate(None if hw == calibrate.AUTO else Hardware.load(hw))
     workers = opened(executor)
     check_pins(model, options.pins)
+    if options.decode is not None:
+        check_positions(model, options.decode.prompt + options.decode.tokens)
     source = stages.read_data(data, calibration, example_inputs, batch_dim)
     trace = stages.trace_model(model, source, options.rounding, report)
     machine = calibrate.choose(hw, options.section, report, times=options.prices_time)

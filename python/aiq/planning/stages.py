@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils import _pytree as pytree
 
 from aiq import cache, cost, graph, machine
 from aiq import sensitivity as sensitivity_stage
 from aiq.cost import CostTable
 from aiq.cost.several import several
 from aiq.data.reading import first_inputs, observed, reiterable
+from aiq.decoders import token_input
 from aiq.drops import DropTable
 from aiq.errors import InputError
 from aiq.evaluate import Evaluator
@@ -151,13 +151,7 @@ def workload_seconds(
     section, decode = options.section, options.decode
     if decode is None:
         return cost.time_table(layers, columns, hardware, section)
-    shapes = [x.shape for x in pytree.tree_leaves(source.inputs) if isinstance(x, torch.Tensor)]
-    if not shapes or len(shapes[0]) != 2:
-        raise InputError(
-            "A decoder reads numbers of tokens of shape (batch, length), and the first input is "
-            f"of shape {tuple(shapes[0]) if shapes else ()}; leave workload out for other models."
-        )
-    length, last_logits = shapes[0][1], section in placement.LAST_LOGITS
+    length, last_logits = token_input(source.inputs).shape[1], section in placement.LAST_LOGITS
     reading = decode.reading(layers, length, last_logits=last_logits)
     writing = decode.writing(layers, length)
     return several(
@@ -183,10 +177,10 @@ def tables(
         cost=seconds if options.prices_time else intensity,
         intensity=intensity,
         drop=np.zeros(intensity.cost.shape),
-        sizes=weights.size_table(layers, choices.columns, options.runtime_name),
+        sizes=weights.size_table(layers, choices.columns, options.section),
         allowed=choices.allowed,
         shared=weights.shared(layers),
-        fixed_bytes=weights.fixed_bytes(layers, options.runtime_name),
+        fixed_bytes=weights.fixed_bytes(layers, options.section),
     )
     found.check(options.max_size, str(options.method))
     return found
@@ -321,10 +315,11 @@ def bench(
     model: torch.nn.Module, trace: Trace, source: Source, options: SearchOptions
 ) -> stopwatch.TimingBench:
     """Return what plans are compiled and timed on."""
-    engine = options.engine
+    engine, runtime = options.engine, options.runtime_name
     if engine is None:
         assert options.decode is not None, "options were validated"
-        return decoder_bench(model, trace, source.inputs, options.decode)
+        assert runtime is not None, "options were validated"
+        return decoder_bench(model, trace, source.inputs, options.decode, runtime)
     compiler = engine.compiler(
         model, source.inputs, source.observed(), batch_dim=source.batch_dim, traced=trace
     )

@@ -9,21 +9,23 @@ from numpy.typing import NDArray
 from aiq.errors import InputError
 from aiq.formats import REFERENCE, Format
 from aiq.graph import Layer, LayerGraph, Op
+from aiq.hardware.sections import prices_tokens
 from aiq.runtimes import placement
 
 
 def size_table(
-    layers: LayerGraph, columns: Sequence[Format], runtime: str | None = None
+    layers: LayerGraph, columns: Sequence[Format], section: str | None = None
 ) -> NDArray[np.int64]:
     """Return the bits that the weights of each layer add in each format: int64, (L, K).
 
-    Scales and zero points of groups are counted as the files of `runtime` store them. A shared
-    weight counts only for the first layer. A weight that a layer without a format reads too, such
-    as an embedding, is stored as a floating-point number in any case; other formats store a second
-    copy. A GGUF file stores it once.
+    Scales and zero points of groups are counted as the files of a runtime store them, which
+    `section` names (`aiq.hardware.sections`). A shared weight counts only for the first layer.
+
+    A weight that a layer without a format reads too, such as an embedding, is stored as a
+    floating-point number in any case, and formats other than float32 store a second copy. A GGUF
+    file stores it once. A folder has a float16 table for the embedding and a matrix for the layer.
     """
-    is_gguf = runtime == placement.GGUF
-    kept = set() if is_gguf else {parameter.name for parameter in layers.undecided}
+    kept = set() if prices_tokens(section) else {parameter.name for parameter in layers.undecided}
 
     def stored(layer: Layer, fmt: Format) -> int:
         elements = layer.weight_elements - layer.repeated_elements
@@ -31,17 +33,21 @@ def size_table(
             elements -= math.prod(layer.weight_shape or ())
         matrix = min(elements, math.prod(layer.weight_shape or ()))
         bias = max(0, elements - matrix)
-        width = REFERENCE.weight.bits if is_gguf else fmt.weight.bits
-        return math.ceil(max(0, matrix) * placement.stored_bits(runtime, fmt)) + bias * width
+        width = REFERENCE.weight.bits if prices_tokens(section) else fmt.weight.bits
+        return math.ceil(max(0, matrix) * placement.stored_bits(section, fmt)) + bias * width
 
     return np.array([[stored(x, f) for f in columns] for x in layers.quantizable], dtype=np.int64)
 
 
-def fixed_bytes(layers: LayerGraph, runtime: str | None = None) -> int:
-    """Return the bytes of the parameters that no decision changes; see `aiq.gguf.tensors`."""
-    if runtime != placement.GGUF:
+def fixed_bytes(layers: LayerGraph, section: str | None = None) -> int:
+    """Return the bytes of the parameters that no decision changes.
+
+    GGUF files and folders have the tables of embeddings in float16 (`aiq.gguf.tensors`,
+    `aiq.generative.matrices`).
+    """
+    if not prices_tokens(section):
         return sum(parameter.bytes for parameter in layers.undecided)
-    decided = {layer.weight for layer in layers.quantizable}
+    decided = {x.weight for x in layers.quantizable} if section == placement.GGUF else set()
     own = [p for p in layers.undecided if p.name not in decided]
     return sum(p.bytes // 2 if p.op is Op.EMBEDDING else p.bytes for p in own)
 

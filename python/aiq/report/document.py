@@ -53,7 +53,9 @@ def document(plan: "Plan", measured: MeasuredTimes | None) -> dict[str, Any]:
         "roofline": view.roofline(),
         "measured": view.compared(),
         "heatNote": "" if view.drops_known else missing.NO_HEAT,
-        "timeNote": missing.NOT_TIMED,
+        "timeNote": missing.NOT_TIMED
+        if plan.predicted.token_seconds is None
+        else missing.TOKENS_NOT_SHOWN,
         "dropUnit": view.words.unit(),
         "table": view.table(),
         "gainHeading": view.gain_heading(),

@@ -131,8 +131,11 @@ def commands(plan: "Plan") -> list[str]:
         runtime = known.get("runtime")
         compare += f" --hw {shlex.quote(plan.hardware)}"
         compare += f" --runtime {shlex.quote(str(runtime))}" if runtime else ""
+    search = " ".join(["aiq search MODEL", *given, "-o plan.json"])
+    if _decode(known):  # tokens are timed, and no layers
+        return [search, compare, "aiq report plan.json -o report.html"]
     return [
-        " ".join(["aiq search MODEL", *given, "-o plan.json"]),
+        search,
         f"{compare} --layers --json > comparison.json",
         "aiq report plan.json --comparison comparison.json -o report.html",
     ]
@@ -149,7 +152,9 @@ def _metric(known: Mapping[str, Any]) -> str:
 def _decode(known: Mapping[str, Any]) -> str:
     """Return what a decoder does as the command line takes it; nothing for other models."""
     found = known.get("decode")
-    return f"{found['prompt']}+{found['tokens']}" if isinstance(found, Mapping) else ""
+    if not isinstance(found, Mapping) or not {"prompt", "tokens"} <= found.keys():
+        return ""
+    return f"{found['prompt']}+{found['tokens']}"
 
 
 def _batch_dim(known: Mapping[str, Any]) -> object:

@@ -23,6 +23,10 @@ NOT_TIMED = (
     "Nothing was timed. `aiq compare --layers --json` does that, and `aiq report --comparison` "
     "shows it here; the commands stand at the end of this page."
 )
+TOKENS_NOT_SHOWN = (
+    "Times of a decoder are not shown here. `aiq compare` measures them; the commands stand at the "
+    "end of this page."
+)
 NOT_COMPARED = NOT_TIMED.replace("Nothing was timed", "Nothing was timed layer by layer")
 BEATEN = (
     "{} uniform precisions that another one beats in cost and in drop, or that were not evaluated, "

@@ -52,6 +52,7 @@ def edit_graph(job: Job) -> None:
             _pad_codes(module, head)
         if head.target is aten.conv1d.default:
             _to_image(module, head)
+    _subtract_summands(graph)
     _mark_float_readers(graph, formats)
     module.recompile()
 
@@ -78,6 +79,31 @@ def _copy_permuted(graph: fx.Graph, sources: Sequence[fx.Node]) -> None:
                     {"memory_format": torch.contiguous_format},
                 )
             source.replace_input_with(integers, ordered)
+
+
+def _subtract_summands(graph: fx.Graph) -> None:
+    """Write the sum with an input or a constant of the network as a difference.
+
+    Inductor may let the kernel of a layer add its result to the other summand in place (PyTorch
+    2.15), even if that is an input of the caller, or a constant, which then changes in every run.
+    There is no such kernel for differences.
+    """
+    for node in list(graph.nodes):
+        if name_of(node) != "add" or len(node.all_input_nodes) != 2 or node.kwargs:
+            continue
+        kept = [x for x in node.all_input_nodes if _source(x).op in {"placeholder", "get_attr"}]
+        if len(kept) == 1 and kept[0] in node.args:
+            (other,) = (x for x in node.args if x is not kept[0])
+            with graph.inserting_before(node):
+                negative = graph.call_function(aten.neg.default, (kept[0],))
+            node.target, node.args = aten.sub.Tensor, (other, negative)
+
+
+def _source(node: fx.Node) -> fx.Node:
+    """Return the node of which `node` is a view."""
+    while is_view(node) or node.target in CASTS:
+        node = node.all_input_nodes[0]
+    return node
 
 
 def _pad_pool(graph: fx.Graph, pool: fx.Node) -> None:
@@ -191,10 +217,7 @@ def _mark_float_readers(graph: fx.Graph, formats: Mapping[str, Format]) -> None:
     for node in graph.nodes:
         fmt = formats.get(node.name)
         if fmt is not None and not fmt.quantizes_activations:
-            source = argument(node, "input")
-            while is_view(source) or source.target in CASTS:
-                source = source.all_input_nodes[0]
-            _mark(source)
+            _mark(_source(argument(node, "input")))
         if node.target is QUANTIZE:
             layers = {
                 reader: _layer(reader) for reader in node.users if reader.target in _DEQUANTIZE

@@ -171,7 +171,7 @@ def _session(
     if 1 < threads <= len(machine.processors()):
         # ONNX Runtime does so by default, but not if the number of threads is given. Without it,
         # threads often start on the caller's processor. Processors are counted from one.
-        pinned = ";".join(str(processor + 1) for processor in machine.nearest(threads)[1:])
+        pinned = ";".join(str(processor + 1) for processor in machine.near_processors(threads)[1:])
         options.add_session_config_entry("session.intra_op_thread_affinities", pinned)
     if profile is not None:
         options.enable_profiling = True

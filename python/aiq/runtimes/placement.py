@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 
 from aiq.formats import REFERENCE, Format
 from aiq.graph import Layer, Op
+from aiq.hardware import sections
 from aiq.hardware.sections import DECODERS
 
 
@@ -36,7 +37,7 @@ def runs_as(runtime: str | None, layer: Layer, fmt: Format) -> Format:
     return fmt
 
 
-GGUF = "llamacpp"
+GGUF = sections.GGUF
 """Name of the runtimes of GGUF files: llama.cpp, and those that read the same files."""
 
 LAST_LOGITS = frozenset({GGUF})
@@ -53,8 +54,28 @@ _IN_BLOCKS: Mapping[str, float] = {
 
 
 def stored_bits(runtime: str | None, fmt: Format) -> float:
-    """Return the bits of a weight as the files of `runtime` store it, with those of its scale."""
-    return _IN_BLOCKS.get(fmt.name, fmt.stored_bits) if runtime == GGUF else fmt.stored_bits
+    """Return the bits of a weight as the files of `runtime` store it, with those of its scale.
+
+    Decoders in folders have the name of their section as `runtime`.
+    """
+    if runtime == GGUF:
+        return _IN_BLOCKS.get(fmt.name, fmt.stored_bits)
+    is_folder = runtime == DECODERS["onnxruntime"] and fmt.quantizes_weights
+    return _onnx_decoder_bits(fmt) if is_folder else fmt.stored_bits
+
+
+def _onnx_decoder_bits(fmt: Format) -> float:
+    """Return the bits of a weight in a folder of ONNX Runtime, see `aiq.generative.nbits`.
+
+    Scales are float32, as activations are. Four bits have one in each 32 weights of a channel, and
+    zero points of four bits; eight bits have zero points in float32.
+    """
+    bits, kind = fmt.weight.bits, fmt.weight_granularity
+    group = kind.group or (32 if bits == 4 else None)
+    if group is None:
+        return bits
+    zero_point = (bits if bits == 4 else 32) if kind.zero_point else 0
+    return bits + (32 + zero_point) / group
 
 
 def times_as(runtime: str | None, layer: Layer, fmt: Format) -> Format:

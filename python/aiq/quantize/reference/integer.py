@@ -49,8 +49,8 @@ class IntegerLayer:
     names
         Graph nodes that its main operator reads.
     input, output
-        Quantisers of its input and output; `output` is ``None`` if the layer writes a result of
-        the network.
+        Quantisers of its input and output; `output` is ``None`` if its output is not rounded
+        (`aiq.quantize.points`).
     weight
         Stored weights.
     bias
@@ -176,7 +176,7 @@ class IntegerNetwork:
         return pytree.tree_map_only(Sums, _real, self._program.finish(values))
 
     def run_layer(self, layer: str, operands: Values) -> Any:  # noqa: ANN401  (Codes, or Tensor)
-        """Return the output of one layer: `Codes`, or float32 if it is a result of the network.
+        """Return the output of one layer: `Codes`, or float32 if it is not rounded.
 
         Parameters
         ----------
@@ -306,9 +306,9 @@ def _integer_layer(simulator: Simulator, layer: Layer, chosen: Format) -> Intege
         nodes=layer.nodes,
         names=names,
         input=read,
-        output=None
-        if layer.is_output
-        else simulator.activation(layer.nodes[-1], chosen.activation),
+        output=simulator.activation(layer.nodes[-1], chosen.activation)
+        if simulator.points[layer.name]
+        else None,
         weight=weight,
         bias=_per_channel(steps, exact).int(),
         scale=_per_channel(scale, exact),
