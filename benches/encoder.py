@@ -11,7 +11,7 @@ loses, in the mean over queries (`aiq.encoders.rank_correlation`). The search al
 
 import argparse
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
@@ -19,19 +19,19 @@ from pathlib import Path
 from typing import Any
 
 import common
+import encoder_report
 import numpy as np
 import openvino
 import torch
-from rich.table import Table
+from encoder_report import PLAN
 from torch import Tensor
 
 import aiq
-from aiq import encoders, measure, runtimes
+from aiq import encoders, measure, runtimes, text
 from aiq.formats import parse
 
 MAX_DROP, LENGTH, SAMPLES, JUDGED = 0.01, 64, 128, 512
 UNIFORM = ("fp32", "bf16", "w8a8", "w8a8bf16")
-PLAN = "plan"
 
 Inputs = dict[str, Tensor]
 Program = Callable[[Inputs], Tensor]
@@ -48,19 +48,23 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     found = {str(batch): measured(options, batch) for batch in options.batch}
-    show(found)
     known = common.published("encoder").get("batches", {})
     common.save("encoder", {"batches": known | found}, seeds=[0])
+    common.console.print(
+        text.table(
+            "Programs of MiniLM", encoder_report.HEADER, encoder_report.encoder(common.RESULTS)
+        )
+    )
 
 
 def measured(options: argparse.Namespace, batch: int) -> dict[str, Any]:
     """Return times and drops of all candidates at one batch size."""
     encoder = encoders.load(minilm())
-    text = options.text.read_text(encoding="utf-8")
-    middle = len(text) // 2
+    words = options.text.read_text(encoding="utf-8")
+    middle = len(words) // 2
     sizes = {"length": LENGTH, "batch": batch}
-    seen = encoder.batches(text[:middle], samples=SAMPLES, **sizes)
-    unseen = encoder.batches(text[middle:], samples=JUDGED, **sizes)
+    seen = encoder.batches(words[:middle], samples=SAMPLES, **sizes)
+    unseen = encoder.batches(words[middle:], samples=JUDGED, **sizes)
     plan = aiq.search(
         encoder.model,
         options.hw,
@@ -147,25 +151,6 @@ def ranks(program: Program, data: list[tuple[Inputs, Tensor]]) -> np.ndarray:
     """Return the rank correlation of each query, judged by targets of float32."""
     found = [encoders.rank_correlation(program(inputs), targets) for inputs, targets in data]
     return torch.cat([torch.as_tensor(scores) for scores in found]).double().numpy()
-
-
-def show(found: Mapping[str, Any]) -> None:
-    """Print all candidates."""
-    table = Table("batch", "candidate", "ms", "time / plan's", "drop of the rank correlation")
-    for batch, row in found.items():
-        for name, c in row["candidates"].items():
-            label = name
-            if name == PLAN:
-                label = ", ".join(f"{n} {fmt}" for fmt, n in row["formats"].items())
-            against, seconds = c["time_over_plan"], c["seconds"]["value"]
-            table.add_row(
-                batch,
-                label,
-                f"{1e3 * seconds:.2f}",
-                f"{against['value']:.3f} [{against['low']:.3f}, {against['high']:.3f}]",
-                f"{c['drop']:.4f} ± {c['drop_error']:.4f}",
-            )
-    common.console.print(table)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ PREDICTIONS = (
 )
 MENU = ("w4g32", "w4g32z", "w5g32", "w5g32z", "w8g32")
 RUNTIMES = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
+PLAN = "plan of least time at the divergence of Q4_K_M"
 PEERS = {"Q4_K_M": "llama.cpp's rule Q4_K_M", "NNCF": "NNCF's default"}
 
 
@@ -20,8 +21,8 @@ def decoded(results: Path) -> Iterator[list[str]]:
     """Yield for each file its bytes, its quality, and the times of a token."""
     document = json.loads((results / "llm.json").read_text())
     quality, speed = document["quality"]["files"], document["speed"]["files"]
-    named = {"plan of least time at the divergence of Q4_K_M": speed["plan"]}
     by_data = document.get("speed, gptq", {}).get("files", {})
+    named = {PLAN: speed["plan"], f"{PLAN}, by GPTQ": by_data["plan"]} if by_data else {}
     rounded = {f"{name}, by GPTQ": by_data[name] for name in by_data if name in MENU}
     for name, row in {**quality, **named, **speed, **rounded}.items():
         if name in {"float32", "plan"}:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import deployments_report
+import encoder_report
 import equal_size_report
 import llm_report
 import peers_report
@@ -88,6 +89,7 @@ def filled(text: str, results: Path) -> str:
         "equal size": table(equal_size_report.HEADER, equal_size_report.equal_size(results)),
         "search cost": table(equal_size_report.COST_HEADER, equal_size_report.search_cost(results)),
         "decoding": table(llm_report.FILES, llm_report.decoded(results)),
+        "encoder": table(encoder_report.HEADER, encoder_report.encoder(results)),
         "decode times": table(llm_report.PREDICTIONS, llm_report.predicted(results)),
         "solver": table(SOLVER_HEADER, (solver_row(name, solver[name]) for name in SOLVER)),
     }

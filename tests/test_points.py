@@ -157,7 +157,7 @@ def test_what_only_norms_read_is_not_rounded(runtime):
     assert {name for name, points in found.items() if not points} == {"out", "narrow", "last"}
     normed, x = Normed().eval(), torch.randn(2, 3, 12, 12)
     found = rounding_points(fold(trace(normed, x)), absorbs(runtime))
-    assert {name for name, points in found.items() if not points} == {"second", "fourth", "last"}
+    assert {name for name, points in found.items() if not points} == {"fourth", "last"}
 
 
 @pytest.mark.parametrize(
@@ -180,3 +180,4 @@ def test_an_outlier_between_blocks_costs_no_accuracy(runtime, fmt):
         names = [layer.name for layer in trace(block, x).graph.quantizable]
         program = runtimes.get(runtime).compile(block, x, dict.fromkeys(names, parse(fmt)), [x])
         assert (program(x) - exact).norm() < 0.01 * exact.norm()
+    assert program.mismatches == ()

@@ -210,6 +210,7 @@ def test_a_provenance_of_other_types_is_shown(plan):
         "undecided": [],
         "uncounted": [],
         "rounding": "nearest",
+        "rounded_on_data": False,
     }
     assert shown(dataclasses.replace(plan, provenance=odd))["facts"]
     assert shown(dataclasses.replace(plan, provenance={}))["facts"]

@@ -188,8 +188,8 @@ def threads(count: int | None) -> Iterator[int]:
     """Compute with `count` threads on as many processors; by default with all usable ones.
 
     Threads that move between processors would disturb what is timed, so they stay on the
-    `near_processors`. The context is the number of threads. At its end, the number of threads and the affinity
-    of every thread are restored.
+    `near_processors`. The context is the number of threads. At its end, the number of threads and
+    the affinity of every thread are restored.
 
     Raises
     ------

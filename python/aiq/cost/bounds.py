@@ -19,7 +19,8 @@ def intensity_table(graph: LayerGraph, formats: Sequence[Format]) -> CostTable:
     The arithmetic intensity of a plan is the sum of FLOPs / sum of ``(W b_w + X b_a + Y b_y) / 8``
     over these layers, where W are weights and biases, X and Y activations read and written, and b
     the bits of the format (b_y = 32 where Y is a result of the network). A weight that several
-    layers share counts once.
+    layers share counts once. As in the paper, Y counts with the bits of the format even where it is
+    not rounded because only norms read it (`aiq.quantize.points`).
     """
     layers = graph.quantizable
     once = [replace(x, weight_elements=x.weight_elements - x.repeated_elements) for x in layers]

@@ -26,11 +26,12 @@ def absorbs_all(node: fx.Node, result: fx.Node) -> bool:
 def rounding_points(trace: Trace, absorbs: Absorbs = absorbs_all) -> dict[str, tuple[str, ...]]:
     """Return layer name -> nodes whose values an integer format of the layer rounds, in order.
 
-    The last node of a layer is rounded if the kernel of another layer with weights may read it as
-    integers. A result of the network is not, and neither is what only norms over features read,
-    such as the sums between the blocks of a transformer: a norm computes in floating point, and
-    those sums have outliers that a range of 8 bits cannot hold. The value before the first operator
-    that a kernel does not absorb is rounded with the last node, since it is what the kernel writes.
+    The last node of a layer is rounded, unless its value is a result of the network, or the layer
+    is linear and norms alone read the value, as they read the sums between the blocks of a
+    transformer: a norm computes in floating point, and those sums have outliers that a range of 8
+    bits cannot hold. (Kernels of convolutions cannot write floating point in every runtime.) The
+    value before the first operator that a kernel does not absorb is rounded with the last node,
+    since it is what the kernel writes.
 
     Parameters
     ----------
@@ -40,7 +41,7 @@ def rounding_points(trace: Trace, absorbs: Absorbs = absorbs_all) -> dict[str, t
         Whether an integer kernel of the runtime absorbs an operator.
     """
     nodes = {node.name: node for node in trace.module.graph.nodes}
-    read = _read_by_kernels(trace)
+    exact = _read_by_norms(trace)
     found = {}
     for layer in trace.graph.quantizable:
         end, *fused = (nodes[name] for name in layer.nodes)
@@ -49,13 +50,14 @@ def rounding_points(trace: Trace, absorbs: Absorbs = absorbs_all) -> dict[str, t
                 break
             end = node
         last = layer.nodes[-1]
-        points = (end.name, last) if last in read and not layer.is_output else ()
+        is_exact = layer.is_output or (layer.op is Op.LINEAR and last in exact)
+        points = () if is_exact else (end.name, last)
         found[layer.name] = tuple(dict.fromkeys(points))
     return found
 
 
-def _read_by_kernels(trace: Trace) -> set[str]:
-    """Return the nodes from which a path leads to a layer with weights without a norm between."""
+def _read_by_norms(trace: Trace) -> set[str]:
+    """Return the nodes from which paths lead to norms, and to no layer with weights before."""
     heads = {layer.nodes[0] for layer in trace.graph.quantizable}
     norms = {
         name
@@ -64,9 +66,11 @@ def _read_by_kernels(trace: Trace) -> set[str]:
         if layer.op is Op.NORM and "batch_norm" not in layer.nodes[0]
         for name in layer.nodes
     }
-    found: set[str] = set()
+    to_layers, to_norms = set[str](), set[str]()
     for node in reversed(trace.module.graph.nodes):
         users = {user.name for user in node.users}
-        if users & heads or users & found - norms:
-            found.add(node.name)
-    return found
+        if users & heads or users & to_layers - norms:
+            to_layers.add(node.name)
+        if users & norms or users & to_norms:
+            to_norms.add(node.name)
+    return to_norms - to_layers
