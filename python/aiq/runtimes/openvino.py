@@ -42,7 +42,9 @@ class OpenVino(OnnxBased):
 
     aiq inserts the quantize nodes itself, not NNCF. The scales are therefore those with which the
     plan's accuracy was measured, and the same in every runtime. Casts to bfloat16 are in the graph,
-    layer by layer. The global precision hint takes their place if every layer is ``wNaMbf16``.
+    layer by layer. The global precision hint takes their place if every layer is ``wNaMbf16``,
+    unless queries and keys come from layers of their own: it would transpose them as integers, for
+    which OpenVINO 2026.4 has a slow kernel.
     """
 
     name = "openvino"
@@ -82,7 +84,8 @@ class OpenVino(OnnxBased):
         openvino_edit.keep_padded_means_apart(converted.proto)
         openvino_factors.sign(converted.proto)
         wanted = set(job.formats.values())
-        if wanted and all(f.quantizes_activations and f.between == BF16 for f in wanted):
+        is_bf16 = wanted and all(f.quantizes_activations and f.between == BF16 for f in wanted)
+        if is_bf16 and openvino_factors.are_packed(converted.proto):
             openvino_bf16.widen(converted.proto)
         return converted
 

@@ -50,13 +50,27 @@ def sign(model: onnx.ModelProto) -> None:
             value.type.tensor_type.elem_type = TensorProto.INT8
 
 
-def _codes(value: str, writers: Mapping[str, NodeProto], middles: set[str]) -> str:
-    """Return the integers of which `value` consists, or ``""`` if there are no unsigned ones."""
+def are_packed(model: onnx.ModelProto) -> bool:
+    """Whether both factors of every product of integers are parts of one tensor."""
+    writers = {name: node for node in model.graph.node for name in node.output}
+    products = (node for node in model.graph.node if node.op_type == "MatMul")
+    factors = ([_codes(value, writers) for value in node.input] for node in products)
+    return all(first == second for first, second in factors if first and second)
+
+
+def _codes(
+    value: str, writers: Mapping[str, NodeProto], zero_points: set[str] | None = None
+) -> str:
+    """Return the integers of which `value` consists, or ``""`` if there are none.
+
+    If zero points are given, only integers with one of them count.
+    """
     while value in writers and writers[value].op_type in _PASSED:
         value = writers[value].input[0]
     reader = writers.get(value)
     if reader is None or reader.op_type != "DequantizeLinear":
         return ""
     writer = writers.get(reader.input[0])
-    is_middle = writer is not None and writer.input[2] in middles
-    return str(reader.input[0]) if is_middle else ""
+    is_written = writer is not None and writer.op_type == "QuantizeLinear"
+    is_meant = is_written and (zero_points is None or writer.input[2] in zero_points)
+    return str(reader.input[0]) if is_meant else ""
