@@ -71,6 +71,7 @@ def _codes(
     if reader is None or reader.op_type != "DequantizeLinear":
         return ""
     writer = writers.get(reader.input[0])
-    is_written = writer is not None and writer.op_type == "QuantizeLinear"
-    is_meant = is_written and (zero_points is None or writer.input[2] in zero_points)
+    if writer is None or writer.op_type != "QuantizeLinear":
+        return ""
+    is_meant = zero_points is None or writer.input[2] in zero_points
     return str(reader.input[0]) if is_meant else ""
