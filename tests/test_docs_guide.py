@@ -53,10 +53,10 @@ def test_the_first_lines_of_the_readme_run(monkeypatch, tmp_path, capsys):
     assert sentence.partition(", accuracy")[0] in printed
 
 
-def test_the_five_numbers_of_the_readme_are_those_of_the_results():
+def test_the_six_numbers_of_the_readme_are_those_of_the_results():
     text = (ROOT / "README.md").read_text()
     results = (ROOT / "docs" / "results.md").read_text()  # its tables are held by test_docs.py
-    numbers = text.partition("## Five numbers")[2].partition("##")[0]
+    numbers = text.partition("## Six numbers")[2].partition("##")[0]
     paper = json.loads((ROOT / "benches" / "results" / "paper.json").read_text())
     by_name = {row["name"]: row for row in paper["searches"]}
 
@@ -66,6 +66,9 @@ def test_the_five_numbers_of_the_readme_are_those_of_the_results():
 
     plan = cells("epyc_zen5_2vcpu | mobilenet_v2, 128 | openvino")[5]
     assert f"**{float(plan):.1f}x** faster" in numbers
+    decoder = json.loads((ROOT / "benches" / "results" / "llm.json").read_text())["speed, gptq"]
+    assert f"**{decoder['speedup_of_the_plan_over']['Q4_K_M']['16']:.1f}x** faster" in numbers
+    assert decoder["kl_over_Q4_K_M"] <= 1
     both, weights = (
         by_name[f"aiq: most AI, {what} 2-8 bits"] for what in ("weights and activations", "weights")
     )
