@@ -125,7 +125,7 @@ def test_the_page_of_measurements_is_that_of_the_results():
     benches = ROOT / "benches"
     assert (benches / "README.md").read_text() == page(benches / "results")
     text = (ROOT / "docs" / "results.md").read_text()
-    assert text.count("benches/report.py -->") == 9
+    assert text.count("benches/report.py -->") == 10
     assert text == filled(text, benches / "results")
     assert MACHINES.read_text() == machines(MACHINES.read_text(), benches / "results")
 
