@@ -204,25 +204,41 @@ def test_means_over_padded_codes_in_openvino(dims):
 class Summed(nn.Module):
     """A layer whose result is added to a constant or to an input, and a norm that reads the sum."""
 
-    def __init__(self, layer: nn.Module, shape: tuple[int, ...], *, constant: bool) -> None:
+    def __init__(self, layer: nn.Module, shape: tuple[int, ...], change, *, constant: bool) -> None:
         super().__init__()
+        self.change = change
         self.layer, self.norm, self.last = layer, nn.LayerNorm(shape[-1]), nn.Linear(shape[-1], 8)
         self.constant = nn.Parameter(torch.randn(shape)) if constant else None
 
     def forward(self, x):
         other = x if self.constant is None else self.constant
-        return self.last(self.norm(other + self.layer(x)))
+        return self.last(self.norm(self.change(other) + self.layer(x)))
 
 
-@pytest.mark.parametrize("constant", [False, True])
-@pytest.mark.parametrize("fmt", ["w8a8", "w8a8bf16", "bf16"])
+def same(x):
+    return x
+
+
+def copied(x):
+    return x.clone()
+
+
+def scaled(x):
+    return torch.relu(x) * 3
+
+
+@pytest.mark.parametrize(
+    ("change", "constant"),
+    [(same, False), (same, True), (copied, False), (copied, True), (scaled, True)],
+)
+@pytest.mark.parametrize("fmt", ["w8a8", "w8a8bf16"])
 @pytest.mark.parametrize(
     ("layer", "shape"),
     [(nn.Linear(32, 32), (8, 4, 32)), (nn.Conv2d(4, 4, 3, padding=1), (2, 4, 8, 32))],
 )
-def test_inductor_changes_no_input_and_no_constant(layer, shape, fmt, constant):
+def test_inductor_changes_no_input_and_no_constant(layer, shape, fmt, change, constant):
     torch.manual_seed(0)
-    network, x = Summed(layer, shape, constant=constant).eval(), torch.randn(shape)
+    network, x = Summed(layer, shape, change, constant=constant).eval(), torch.randn(shape)
     kept, exact = x.clone(), network(x).detach()
     program = runtimes.get("inductor").compile(
         network, x, dict.fromkeys(("layer", "last"), parse(fmt)), [x]
