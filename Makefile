@@ -1,5 +1,6 @@
 # Everything happens in .venv and target/; delete both to start afresh.
 SHELL  := /bin/bash
+.SHELLFLAGS := -o pipefail -c  # a command that fails before a pipe fails its line
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -70,7 +71,7 @@ $(VENV)/.installed: pyproject.toml
 	@$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1" "maturin>=1.14,<2"
 	$(SAY) "2/3 dependencies (PyTorch is large; a few minutes the first time)"
 	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' > $(VENV)/requirements.txt
-	@$(BIN)/python -m pip install --progress-bar on --requirement $(VENV)/requirements.txt --group dev | grep -v "already satisfied" || [ $${PIPESTATUS[0]} -eq 0 ]
+	@$(BIN)/python -m pip install --progress-bar on --requirement $(VENV)/requirements.txt --group dev | sed '/already satisfied/d' || { echo "The dependencies could not be installed (the reason is above). They need about 10 GB of disk while they are installed, and 7 GB afterwards; $$(df -Ph . | awk 'NR == 2 {print $$4}') are free here." >&2; exit 1; }
 	@touch $@
 
 # The Rust core: rebuilt only when a source changes.
