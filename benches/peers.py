@@ -21,7 +21,8 @@ float32 in bfloat16 where the processor has it; so does ``aiq w8a8bf16``, and ``
 seconds to produce a program count everything from the module to the first result. Trained networks
 are evaluated on all 10,000 test images of Fashion-MNIST; the others have random weights.
 
-``benches/results/peers.json`` is written after every row.
+``benches/results/peers/<profile>.json`` is written after every row. It keeps rows of earlier days
+that were not measured now; each has its date.
 """
 
 import argparse
@@ -29,6 +30,7 @@ import gc
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
@@ -41,6 +43,7 @@ from peers_report import markdown
 from peers_tools import CALIBRATION, CONTROLLED, TOOLS, Given, Made
 from torch import nn
 
+import aiq
 from aiq import data, measure, models
 from aiq.errors import AiqError, DataError
 
@@ -95,7 +98,10 @@ def main() -> None:
     """Measure the rows that are missing, and print the table."""
     options = arguments()
     torch.set_num_threads(1)
-    done: dict[str, Any] = common.earlier("peers")
+    profile = aiq.Hardware.load(options.hw)
+    place = f"peers/{profile.name}"
+    done: dict[str, Any] = common.earlier(place)
+    published = common.published(place).get("rows", {})
     chosen = [
         row for row in rows() if any(part in "/".join(map(str, row)) for part in options.only)
     ]
@@ -105,9 +111,10 @@ def main() -> None:
             continue
         console.rule(key)
         done[key] = row(name, batch, runtime, options)
-        common.save("peers", {"rows": done}, [SEED], done)
-        console.print(markdown({key: done[key]}), soft_wrap=True)
-    console.print(markdown(done), soft_wrap=True)
+        done[key]["date"] = datetime.now(UTC).date().isoformat()
+        common.save(place, {"rows": published | done}, [SEED], done)
+        console.print(markdown({profile.name: {key: done[key]}}), soft_wrap=True)
+    console.print(markdown({profile.name: done}), soft_wrap=True)
 
 
 def rows() -> Iterator[tuple[str, int, str]]:

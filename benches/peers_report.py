@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 HEADER = (
-    *("network, batch", "runtime", "candidate", "time / aiq's", "noise", "ms"),
+    *("profile", "network, batch", "runtime", "candidate", "time / aiq's", "noise", "ms"),
     *("accuracy", "aiq is worse by", "s to produce"),
 )
 
@@ -13,15 +13,19 @@ COMPARED = ("nncf", "nncf, accuracy control", "quantize_static", "pt2e", "aiq pl
 """Candidates that the runtimes' own tools make, and the plan of a search."""
 
 
-def markdown(rows: Mapping[str, Any], only: Collection[str] | None = None) -> str:
-    """Return the rows as a table with a line for each candidate, or for those in `only`."""
+def markdown(profiles: Mapping[str, Mapping[str, Any]], only: Collection[str] | None = None) -> str:
+    """Return the rows of all profiles as a table with a line for each candidate.
+
+    With `only`, other candidates have no line.
+    """
     lines = [HEADER, ("---",) * len(HEADER)]
-    for key, found in rows.items():
-        name, batch, runtime = key.split("/")
-        start = f"{name}, {batch}", runtime
-        shown = {c: x for c, x in found["candidates"].items() if only is None or c in only}
-        lines += [(*start, *cells(c, x, found)) for c, x in shown.items()]
-        lines += [(*start, c, f"failed: {text}", *[""] * 5) for c, text in failed(found)]
+    for profile, rows in profiles.items():
+        for key, found in rows.items():
+            name, batch, runtime = key.split("/")
+            start = profile, f"{name}, {batch}", runtime
+            shown = {c: x for c, x in found["candidates"].items() if only is None or c in only}
+            lines += [(*start, *cells(c, x, found)) for c, x in shown.items()]
+            lines += [(*start, c, f"failed: {text}", *[""] * 5) for c, text in failed(found)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

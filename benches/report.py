@@ -203,10 +203,8 @@ def deployments(results: Path) -> str:
 
 
 def peers(results: Path) -> Document:
-    """Return the rows of `benches/peers.py`; there are none before it has run."""
-    path = results / "peers.json"
-    rows: Document = json.loads(path.read_text())["rows"] if path.exists() else {}
-    return rows
+    """Return profile -> rows of `benches/peers.py`; there are none before it has run."""
+    return {name: document["rows"] for name, document in documents(results / "peers")}
 
 
 def documents(folder: Path) -> Iterable[tuple[str, Document]]:

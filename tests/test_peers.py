@@ -33,14 +33,14 @@ ROW = {
 
 
 def test_a_line_for_each_candidate():
-    lines = peers_report.markdown({"resnet20/1/openvino": ROW}).splitlines()[2:]
-    start = "| resnet20, 1 | openvino |"
+    lines = peers_report.markdown({"zen": {"resnet20/1/openvino": ROW}}).splitlines()[2:]
+    start = "| zen | resnet20, 1 | openvino |"
     assert lines == [
         f"{start} aiq | 1 | 1.2 % | 1.000 | 93.00 % |  | 8 |",
         f"{start} nncf | 0.950 (0.900 - 1.010) | 1.2 % | 0.950 | 93.10 % | 0.10 ± 0.04 pp | 22 |",
         f"{start} nncf, accuracy control | failed: ValueError: no / there |  |  |  |  |  |",
     ]
-    only = peers_report.markdown({"resnet20/1/openvino": ROW}, peers_report.COMPARED)
+    only = peers_report.markdown({"zen": {"resnet20/1/openvino": ROW}}, peers_report.COMPARED)
     assert only.splitlines()[2:] == lines[1:]
 
 
@@ -48,7 +48,7 @@ def test_networks_of_random_weights_have_no_accuracy():
     row = copy.deepcopy(ROW)
     for found in row["candidates"].values():
         del found["accuracy"]
-    assert "pp" not in peers_report.markdown({"resnet50/1/openvino": row})
+    assert "pp" not in peers_report.markdown({"zen": {"resnet50/1/openvino": row}})
 
 
 def test_aiq_is_worse_by_the_images_that_only_the_tool_gets_right():
