@@ -10,7 +10,7 @@ HEADER = (
 )
 COST_HEADER = (
     *("network", "images", "sensitivity", "CPU s", "s", "GiB", "evaluations"),
-    *("FLOP/byte", "drop", "divergence"),
+    *("FLOP/byte", "drop", "divergence", "processor"),
 )
 TOLERANCE = 0.005
 """Bits above the mean that are no excess."""
@@ -61,4 +61,5 @@ def search_cost(results: Path) -> Iterator[list[str]]:
             f"{row['intensity']:.1f}",
             f"{100 * row['drop']:.2f} ± {100 * row['drop_error']:.2f} pp" if judged else "",
             f"{row['kl']:.4f}" if judged else "",
+            row["cpu"],
         ]
