@@ -87,9 +87,9 @@ class Journal:
                 self.path, timeout=PATIENCE_SECONDS, isolation_level=None, check_same_thread=False
             )
             self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MOST_BYTES)
+            known = self._prepare(fingerprint)
             self._write_ahead()
             self._connection.execute("PRAGMA synchronous=NORMAL")
-            known = self._prepare(fingerprint)
         if known != [(fingerprint,)]:
             raise DataError(
                 f"{self._name} is of another model, data or version; give another folder."
@@ -158,21 +158,25 @@ class Journal:
     def _prepare(self, fingerprint: str) -> list[tuple[str]]:
         """Create missing tables, and return the fingerprints in the file."""
         run = self._connection.execute
-        (version,) = run("PRAGMA user_version").fetchone()
-        if version > VERSION:
-            raise DataError(
-                f"{self._name} was written by a newer version of aiq; update aiq, or give another "
-                "folder."
-            )
         with self._connection:  # one transaction, so other processes see all of it or none
             run("BEGIN IMMEDIATE")
-            run(_ABOUT)
-            run(_SCORES)
+            (version,) = run("PRAGMA user_version").fetchone()
+            if version > VERSION:
+                raise DataError(
+                    f"{self._name} was written by a newer version of aiq; update aiq, or give "
+                    "another folder."
+                )
             names = run("SELECT type, name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")
-            if set(names.fetchall()) != {("table", "about"), ("table", "scores")}:
+            if set(names.fetchall()) not in (set(), {("table", "about"), ("table", "scores")}):
                 raise self._damaged("it has other tables")
-            run("INSERT INTO about SELECT ? WHERE NOT EXISTS (SELECT * FROM about)", (fingerprint,))
-            run(f"PRAGMA user_version={VERSION}")
+            if version < VERSION:  # others are not written, as they may be damaged
+                run(_ABOUT)
+                run(_SCORES)
+                run(
+                    "INSERT INTO about SELECT ? WHERE NOT EXISTS (SELECT * FROM about)",
+                    (fingerprint,),
+                )
+                run(f"PRAGMA user_version={VERSION}")
             return run("SELECT fingerprint FROM about").fetchall()
 
     @property
