@@ -246,3 +246,31 @@ def test_inductor_changes_no_input_and_no_constant(layer, shape, fmt, change, co
     for _ in range(3):
         assert (program(x) - exact).norm() < 0.03 * exact.norm()
         assert torch.equal(x, kept)
+
+
+class Means(nn.Module):
+    """Means and sums over positions, as floats, rounded, and with what was summed."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(16, 32), nn.Linear(32, 5)
+
+    def forward(self, x):
+        x = self.first(x)
+        parts = (
+            torch.sigmoid(x.mean(1)),
+            torch.tanh(0.01 * x.sum(-2)),
+            x.mean((1, 2))[:, None] * x.amax(1),
+            (x * x.mean(1, keepdim=True))[:, 0],
+            x.flatten(0, 1).unflatten(0, (48, 49)).mean(1)[:64] * x.sigmoid().sum(),
+        )
+        return [self.last(part) for part in parts]
+
+
+def test_means_over_positions_in_openvino():
+    pytest.importorskip("openvino")
+    net, x = Means().eval(), torch.randn(48, 49, 16)
+    program = runtimes.get("openvino").compile(net, x, formats(net, x, "w8a8"), [x])
+    assert {fmt for fmt in program.realised.values()} == {"w8a8"}
+    for found, expected in zip(program(x), net(x), strict=True):
+        assert away(found, expected.detach()) < 0.05
