@@ -15,6 +15,8 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -43,11 +45,15 @@ KINDS = {
 }
 
 
+MORE = {"mistral": (MistralConfig, MistralForCausalLM)}
+"""Kinds that are others with options of their own."""
+
+
 def decoder(kind="llama", *, tied=False, seed=0, **sizes):
     """Return a decoder whose layers differ in size and whose biases are not zero."""
     torch.manual_seed(seed)
-    config, model = KINDS[kind]
-    extra = {} if kind in {"llama", "qwen2", "gpt2"} else {"head_dim": 16}
+    config, model = (KINDS | MORE)[kind]
+    extra = {} if kind in {"llama", "mistral", "qwen2", "gpt2"} else {"head_dim": 16}
     if kind == "gemma3":
         extra["query_pre_attn_scalar"] = 16
     found = model(config(**{**SIZES, **extra, **sizes, "tie_word_embeddings": tied}))

@@ -246,3 +246,73 @@ def test_inductor_changes_no_input_and_no_constant(layer, shape, fmt, change, co
     for _ in range(3):
         assert (program(x) - exact).norm() < 0.03 * exact.norm()
         assert torch.equal(x, kept)
+
+
+class Means(nn.Module):
+    """Means and sums over positions, as floats, rounded, and with what was summed."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(16, 32), nn.Linear(32, 5)
+
+    def forward(self, x):
+        x = self.first(x)
+        parts = (
+            torch.sigmoid(x.mean(1)),
+            torch.tanh(0.01 * x.sum(-2)),
+            x.mean((1, 2))[:, None] * x.amax(1),
+            (x * x.mean(1, keepdim=True))[:, 0],
+            x.flatten(0, 1).unflatten(0, (48, 49)).mean(1)[:64] * x.sigmoid().sum(),
+        )
+        return [self.last(part) for part in parts]
+
+
+def test_means_over_positions_in_openvino():
+    pytest.importorskip("openvino")
+    net, x = Means().eval(), torch.randn(48, 49, 16)
+    program = runtimes.get("openvino").compile(net, x, formats(net, x, "w8a8"), [x])
+    assert {fmt for fmt in program.realised.values()} == {"w8a8"}
+    for found, expected in zip(program(x), net(x), strict=True):
+        assert away(found, expected.detach()) < 0.05
+
+
+ATTENTIONS = [
+    ((2, 6, 16), (2, 6, 16), (2, 6, 6), {}),
+    ((2, 6, 16), (1, 12, 16), (6, 12), {}),
+    ((12, 16), (12, 16), None, {"is_causal": True, "scale": 0.3}),
+    ((2, 3, 2, 2, 8), (2, 3, 2, 2, 8), (2, 1, 1, 2, 2), {}),
+    ((2, 2, 6, 8), (2, 1, 6, 8), None, {}),
+    ((2, 2, 6, 8), (2, 2, 6, 8), None, {"enable_gqa": True}),
+    ((4, 6, 8), (2, 12, 8), None, {"enable_gqa": True}),
+]
+"""Shapes of queries, of keys and values, and of a mask, and options of an attention."""
+
+
+class Attentions(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers, self.last = nn.ModuleList(nn.Linear(16, 16) for _ in range(3)), nn.Linear(8, 5)
+
+    def forward(self, x, *masks):
+        found, q = [], self.layers[0](x)
+        masks = iter(masks)
+        for queries, keys, mask, options in ATTENTIONS:
+            size = torch.Size(keys).numel()
+            k, v = (layer(x).flatten()[:size].view(keys) for layer in self.layers[1:])
+            given = None if mask is None else next(masks)
+            y = nn.functional.scaled_dot_product_attention(
+                q.reshape(queries), k, v, attn_mask=given, **options
+            )
+            found.append(self.last(y.reshape(-1, 8)))
+        return found
+
+
+@pytest.mark.parametrize("name", ["inductor", "onnxruntime", "openvino"])
+def test_attention_of_any_number_of_dimensions(name):
+    if name not in runtimes.available():
+        pytest.skip(f"{name} is not installed")
+    net = Attentions().eval()
+    x = [torch.randn(2, 6, 16), *(torch.randn(mask) for *_, mask, _ in ATTENTIONS if mask)]
+    program = runtimes.get(name).compile(net, x, {}, batch_dim=None)
+    for found, expected in zip(program(*x), net(*x), strict=True):
+        assert away(found, expected.detach()) < 1e-5

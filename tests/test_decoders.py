@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 import torch
 from decoders import KINDS, WORDS, decoder, tokenizer, tokens
+from safetensors.torch import load_file, save_file
 
 import aiq
 from aiq import cost, decoders, decoding
@@ -86,6 +87,36 @@ def test_what_is_no_decoder_is_refused(tmp_path):
         decoders.load(tmp_path / "nothing")
     with pytest.raises(InputError, match="holds no decoder"):
         decoders.load(tmp_path)
+
+
+def without_a_weight(path):
+    found = load_file(path)
+    del found["model.layers.0.mlp.up_proj.weight"]
+    save_file(found, path, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "words"),
+    [
+        (
+            "model.safetensors",
+            without_a_weight,
+            r"lacks the weights model\.layers\.0\.mlp\.up_proj",
+        ),
+        ("model.safetensors", lambda path: path.write_bytes(path.read_bytes()[:99]), "no decoder"),
+        ("model.safetensors", lambda path: path.unlink(), "no decoder"),
+        ("config.json", lambda path: path.write_text("{"), "no decoder"),
+        ("tokenizer.json", lambda path: path.unlink(), "no decoder"),
+        ("model.gguf", lambda path: path.write_bytes(b"GGUF\x03\0\0\0"), "no decoder"),
+        ("model.gguf", lambda path: path.write_bytes(b""), "no decoder"),
+    ],
+)
+def test_a_decoder_that_is_not_whole_is_refused(name, spoil, words, model, tmp_path):
+    model.save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    spoil(tmp_path / name)
+    with pytest.raises(InputError, match=words):
+        decoders.load(tmp_path / name if name == "model.gguf" else tmp_path)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 import aiq
 from aiq.errors import GraphError, InputError
 from aiq.formats import parse
+from aiq.gguf import header
 from aiq.gguf.blocks import TYPES, pack_blocks
 from aiq.gguf.write import write_gguf
 from aiq.graph import trace
@@ -183,6 +184,33 @@ def test_llama_cpp_reads_a_tokenizer_of_pieces_as_transformers_does(prefixed, tm
             assert found[0] == found[1]
 
 
+WINDOW = {"sliding_window": 6}
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("mistral", WINDOW),
+        ("qwen2", {**WINDOW, "use_sliding_window": True, "max_window_layers": 0}),
+        ("qwen3", {**WINDOW, "use_sliding_window": True, "max_window_layers": 0}),
+    ],
+)
+def test_a_file_is_for_no_more_tokens_than_a_window_that_llama_cpp_does_not_know(
+    kind, options, tmp_path
+):
+    pytest.importorskip("xllamacpp")
+    from aiq.gguf.llamacpp import LlamaCpp  # noqa: PLC0415
+
+    model, path = decoder(kind, vocab_size=WORDS, **options), tmp_path / "model.gguf"
+    write_gguf(model, path, {}, trace(model, tokens()), [tokens()], tokenizer())
+    key = f"{header.architecture(model)}.context_length"
+    assert gguf.GGUFReader(path).fields[key].contents() == 6
+    with LlamaCpp(path, 64) as program:
+        assert program.run([1, 2, 3], 1).first > 0
+        with pytest.raises(InputError, match=r"prompt of 12 tokens .*give fewer"):
+            program.run([*range(12)], 1)
+
+
 def test_openvino_genai_opens_a_file_and_writes_text(tmp_path):
     genai = pytest.importorskip("openvino_genai")
     model, path = decoder(vocab_size=WORDS, num_hidden_layers=1), tmp_path / "model.gguf"
@@ -204,11 +232,21 @@ class Perceptron(nn.Sequential):
         ({"formats": "w8a8"}, InputError, "no type for layer"),
         ({"tokenizer": "nowhere"}, InputError, "tokenizer"),
         ({"rope": "linear"}, GraphError, "positions by rule 'linear'"),
+        ({"sizes": {"hidden_act": "gelu"}}, GraphError, "hidden_act 'gelu', .* computes 'silu'"),
+        ({"kind": "gpt2", "sizes": {"activation_function": "relu"}}, GraphError, "'relu'"),
+        ({"kind": "gpt2", "sizes": {"scale_attn_weights": False}}, GraphError, "weights False"),
+        (
+            {"kind": "gpt2", "sizes": {"scale_attn_by_inverse_layer_idx": True}},
+            GraphError,
+            "layer_idx True",
+        ),
+        ({"kind": "qwen3", "sizes": {"attention_bias": True}}, InputError, "no place for .*bias"),
+        ({"kind": "gemma3", "sizes": {"attention_bias": True}}, InputError, "no place for .*bias"),
         ({"sizes": {"intermediate_size": 80}}, InputError, "blocks of 32 do not divide"),
     ],
 )
 def test_what_a_file_cannot_hold_is_refused(change, error, words, tmp_path):
-    model = decoder(num_hidden_layers=1, **change.get("sizes", {}))
+    model = decoder(change.get("kind", "llama"), num_hidden_layers=1, **change.get("sizes", {}))
     traced = trace(model, tokens())
     if "rope" in change:
         model.config.rope_parameters = {"rope_type": change["rope"], "rope_theta": 1e4}

@@ -14,6 +14,7 @@ from aiq import files
 from aiq.errors import DataError, GraphError, InputError, RuntimeUnavailableError, reason
 from aiq.graph import Layer
 from aiq.graph.export import Inputs
+from aiq.splitting import restore_splitting
 
 _LONGEST_TEXT = 2**30  # bytes
 _ROWS = 4096  # of an embedding that are changed at once, as copies of all take much memory
@@ -68,7 +69,7 @@ def load(path: str | Path) -> Decoder:
     RuntimeUnavailableError
         If transformers, or a package that it needs for the file, is not installed.
     InputError
-        If the folder or file holds no decoder.
+        If the folder or file holds no decoder, or a file a tokenizer that transformers misreads.
     """
     found = Path(path)
     if not found.exists():
@@ -84,24 +85,41 @@ def load(path: str | Path) -> Decoder:
     folder = found.parent if is_file else found
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **where)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, dtype=torch.float32, **where
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, dtype=torch.float32, output_loading_info=True, **where
         )
     except ImportError as error:
         raise RuntimeUnavailableError(
             f"transformers cannot read {found} ({reason(error)}): `pip install 'aiq[llm]'`."
         ) from error
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except Exception as error:  # readers of files raise whatever a broken one makes of them
         raise InputError(
             f"{found} holds no decoder that transformers can load ({reason(error)}); give a folder "
             "that save_pretrained wrote, or a .gguf file."
         ) from error
+    if info["missing_keys"]:  # transformers has drawn them at random
+        raise InputError(
+            f"{found} lacks the weights {', '.join(sorted(info['missing_keys'])):.100}; give the "
+            "whole decoder."
+        )
     model.config.use_cache = False  # a search runs whole texts
-    if is_file:  # its weights are float32 now, and `save_pretrained` may write them
+    if is_file:
+        _restore_splitting(tokenizer, found)
+        # Its weights are float32 now, and `save_pretrained` may write them.
         model.hf_quantizer = None
         model.is_quantized = False
         model.config.__dict__.pop("quantization_config", None)
     return Decoder(model.eval(), tokenizer)
+
+
+def _restore_splitting(tokenizer: Any, path: Path) -> None:  # noqa: ANN401
+    """Let the tokenizer of a GGUF file split texts as the file says."""
+    import gguf  # noqa: PLC0415 - transformers has read the file by it
+
+    fields = gguf.GGUFReader(path).fields
+    kind, name = (fields.get(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
+    if kind is not None and kind.contents() == "gpt2":
+        restore_splitting(tokenizer, None if name is None else name.contents())
 
 
 def smollm2() -> Decoder:

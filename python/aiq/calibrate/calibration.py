@@ -193,7 +193,7 @@ def _with_decoders(
 ) -> Hardware:
     """Add the section of a runtime of decoders."""
     ticks = machine.cpu_ticks()
-    section = measure_decoders(runtime, threads, report, force=force)
+    section = measure_decoders(runtime, hardware, threads, report, force=force)
     stolen = machine.steal(ticks, machine.cpu_ticks()) or 0.0
     return with_section(hardware, section, threads, stolen)
 

@@ -16,8 +16,10 @@ from scipy.optimize import nnls
 from aiq.calibrate import roofs
 from aiq.cost import products
 from aiq.cost.pieces import FUNCTIONS
+from aiq.formats import REFERENCE
 from aiq.graph import Op
 from aiq.graph.operators import WEIGHTED
+from aiq.hardware import Hardware, plausible
 from aiq.hardware.products import Product
 from aiq.hardware.runtime_profile import Fit, KernelProfile, Realisation, RuntimeProfile
 
@@ -28,7 +30,12 @@ TOKENS = 24
 """Tokens that are written after a prompt."""
 
 KNOTS = (2**19, 2**25)
-"""Elements of a small and of a large matrix, at which a profile states rates."""
+"""Elements of a small and of a large matrix, at which a profile states rates.
+
+At rows of a prompt, an output layer that reads one row is not timed, and no other matrix may be as
+large as the second. The largest one that was timed then takes its place, so that the rate of larger
+matrices is that of the largest which is known.
+"""
 
 HEAD = 64
 """Width of a head."""
@@ -45,12 +52,9 @@ It decides where a format was timed in one decoder only.
 MOST_DIFFERENT = 4.0
 """Largest ratio of the rates of small and large matrices in one format.
 
-At rows of a prompt, nothing that was timed may be as large as the second of the `KNOTS`. Without a
-limit, the time of a large matrix could be fitted to be 0.
+Decoders are timed one after the other. What slows one of them down looks like a difference between
+sizes, in all formats.
 """
-
-_FASTEST = 1e-12
-"""Least seconds of a byte, as a profile states a finite rate."""
 
 Rates = tuple[tuple[int, float], ...]
 """Elements of keys and values, and the GB/s at which they are read."""
@@ -123,11 +127,27 @@ class TimedDecoder:
         """Rows -> seconds of the fastest round."""
         return {rows: min(times) for rows, times in self.rounds.items()}
 
+    def read(self, rows: int) -> tuple[int, ...]:
+        """Return the elements of the matrices that are multiplied by so many rows."""
+        return self.matrices if rows == 1 or self.logits_of_prompt else self.matrices[:-1]
 
-def fitted_section(name: str, version: str, timed: Sequence[TimedDecoder]) -> RuntimeProfile:
-    """Return the section of a profile in which all time is that of calls, blocks and matrices."""
-    rates = _attention_rates([t for t in timed if t.long])
-    found = _fit(timed, rates)
+
+def fitted_section(
+    name: str, version: str, timed: Sequence[TimedDecoder], hardware: Hardware
+) -> RuntimeProfile:
+    """Return the section of a profile in which all time is that of calls, blocks and matrices.
+
+    Parameters
+    ----------
+    name, version
+        Name of the section, and version of the runtime.
+    timed
+        Decoders of one runtime.
+    hardware
+        The machine. No rate is stated that its memory and peaks forbid.
+    """
+    rates = _attention_rates([t for t in timed if t.long], hardware)
+    found = _fit(timed, rates, hardware)
     kinds = [*map(str, {*Op} - WEIGHTED | {Op.LINEAR}), *FUNCTIONS.values()]
     kinds += ["residual", "mean", "average"]
     free = KernelProfile(start_us=0.0, memory=100.0, output_ns=0.0)
@@ -139,7 +159,7 @@ def fitted_section(name: str, version: str, timed: Sequence[TimedDecoder]) -> Ru
         kernels=MappingProxyType({op: MappingProxyType({"fp32": free}) for op in sorted(kinds)}),
         boundaries=MappingProxyType({}),
         fuses=(),
-        fit=_errors(timed, rates),
+        fit=_errors(timed, rates, hardware),
         products=MappingProxyType(found.products),
         attention=found.attention,
     )
@@ -166,7 +186,10 @@ class _Coefficients:
 
 
 def _fit(
-    timed: Sequence[TimedDecoder], rates: Mapping[int, Rates], alike: float = _ALIKE
+    timed: Sequence[TimedDecoder],
+    rates: Mapping[int, Rates],
+    hardware: Hardware,
+    alike: float = _ALIKE,
 ) -> _Coefficients:
     """Fit the time of a call, of a block, and of a byte in each format.
 
@@ -176,25 +199,32 @@ def _fit(
         Decoders of one runtime.
     rates
         Rows -> the rates of attention.
+    hardware
+        The machine.
     alike
         Weight of the assumption that small and large matrices are read at the same rate.
     """
     formats = list(dict.fromkeys(t.format for t in timed))
+    bits = {t.format: t.bits for t in timed}
+    knots = {rows: _knots(timed, rows) for rows in (1, PROMPT)}
     solved: dict[int, NDArray[np.float64]] = {}
     for rows in (1, PROMPT):
         left = np.array([t.seconds[rows] - _attending(t, rows, rates) for t in timed])
         left = np.maximum(left, [t.seconds[rows] / 10 for t in timed])  # noise
-        system = np.array([_terms(t, formats) for t in timed])
-        if rows != 1 and not timed[0].logits_of_prompt:
-            heads = np.array([_terms(t, formats, slice(-1, None)) for t in timed])
-            left = np.maximum(left - heads @ solved[1], left / 2)
-            system -= heads
+        system = np.array([_terms(t, formats, knots[rows], t.read(rows)) for t in timed])
         if rows != 1:
+            once = [_terms(t, formats, knots[1], t.matrices[len(t.read(rows)) :]) for t in timed]
+            left = np.maximum(left - np.array(once)[:, 2:] @ solved[1][2:], left / 2)
             left = np.maximum(left - solved[1][0], left / 2)
             system[:, 0] = 0.0
-        solved[rows] = _solve(system, left, formats, alike)
+        least = np.zeros(system.shape[1])
+        fastest = [_most_gbps(name, rows, bits[name], hardware) for name in formats]
+        least[2:] = np.repeat(1e-9 / np.array(fastest), 2)
+        solved[rows] = _solve(system, left, least, alike)
     matrices = {
-        name: tuple(_product(rows, found[2 + 2 * i :][:2]) for rows, found in solved.items())
+        name: tuple(
+            _product(rows, knots[rows], found[2 + 2 * i :][:2]) for rows, found in solved.items()
+        )
         for i, name in enumerate(formats)
     }
     blocks = [solved[1][1], solved[PROMPT][1], solved[PROMPT][1] * LONG / PROMPT]
@@ -205,72 +235,95 @@ def _fit(
     return _Coefficients(float(solved[1][0]), matrices, attention)
 
 
+def _knots(timed: Sequence[TimedDecoder], rows: int) -> tuple[int, int]:
+    """Return the elements at which rates are stated, see `KNOTS`."""
+    large = min(KNOTS[1], max(max(t.read(rows)) for t in timed))
+    return min(KNOTS[0], large // 2), large
+
+
 def _terms(
-    timed: TimedDecoder, formats: Sequence[str], which: slice = slice(None)
+    timed: TimedDecoder, formats: Sequence[str], knots: Sequence[int], matrices: Sequence[int]
 ) -> NDArray[np.float64]:
     """Return the coefficients of the time of a decoder: those of call, block and bytes.
 
-    The bytes of each matrix are divided between those of a small and those of a large one. If only
-    some matrices are asked for, calls and blocks are left out.
+    The bytes of each matrix are divided between those of a small and those of a large one.
     """
-    elements = np.array(timed.matrices[which], np.float64)
-    large = np.array([products.interpolated(int(n), KNOTS, (0.0, 1.0)) for n in elements])
+    elements = np.array(matrices, np.float64)
+    large = np.array([products.interpolated(int(n), knots, (0.0, 1.0)) for n in elements])
     size = elements * timed.bits / 8
     found = np.zeros(2 + 2 * len(formats))
-    if which == slice(None):
-        found[:2] = 1, timed.sizes.blocks
+    found[:2] = 1, timed.sizes.blocks
     first = 2 + 2 * formats.index(timed.format)
     found[first : first + 2] = size @ (1 - large), size @ large
     return found
 
 
+def _most_gbps(name: str, rows: int, bits: float, hardware: Hardware) -> float:
+    """Return the largest rate that a section may state.
+
+    Kernels for integers may be twice as fast as that by which the peak was measured.
+    """
+    nearest = hardware.memory[0].read_gbps
+    most = plausible.most_gbps(name, rows, bits, hardware.peak_gflops, nearest)
+    same = rows > 1 and name in {REFERENCE.name, plausible.ATTENTION}
+    return most if same else 2.0 * most
+
+
 def _solve(
     system: NDArray[np.float64],
     seconds: NDArray[np.float64],
-    formats: Sequence[str],
+    least: NDArray[np.float64],
     alike: float,
 ) -> NDArray[np.float64]:
-    """Return terms of 0 or more that fit times with the least squared relative error."""
+    """Return terms that fit times with the least squared relative error.
+
+    Each is its `least` and something more.
+    """
     relative = system / seconds[:, None]
-    equal = np.zeros((len(formats), system.shape[1]))
-    for i in range(len(formats)):
-        small, large = 2 + 2 * i, 3 + 2 * i
+    firsts = range(2, system.shape[1], 2)
+    equal = np.zeros((len(firsts), system.shape[1]))
+    for i, small in enumerate(firsts):
+        large = small + 1
         scale = alike * relative[:, [small, large]].sum(axis=1).max()
         equal[i, [small, large]] = scale, -scale
-    right = np.concatenate([np.ones(len(seconds)), np.zeros(len(formats))])
+    right = np.concatenate([1 - relative @ least, np.zeros(len(firsts))])
     # Sums of these two mixtures, each 0 or more, are all pairs within the largest ratio.
     mixtures = np.eye(system.shape[1])
-    for i in range(len(formats)):
-        pair = slice(2 + 2 * i, 4 + 2 * i)
+    for small in firsts:
+        pair = slice(small, small + 2)
         mixtures[pair, pair] = [[MOST_DIFFERENT, 1.0], [1.0, MOST_DIFFERENT]]
     scale = np.linalg.norm(relative @ mixtures, axis=0)
     scale[scale == 0] = 1.0  # a term that is left out
     found, _ = nnls(np.concatenate([relative, equal]) @ mixtures / scale, right)
-    return np.asarray(mixtures @ (found / scale))
+    return np.asarray(least + mixtures @ (found / scale))
 
 
-def _product(rows: int, byte: NDArray[np.float64]) -> Product:
-    """Return the product of seconds of a byte, at each of the `KNOTS`."""
-    rates = [roofs.four_digits(1e-9 / max(seconds, _FASTEST)) for seconds in byte]
-    return Product(rows, 0.0, tuple(zip(KNOTS, rates, strict=True)))
+def _product(rows: int, knots: Sequence[int], byte: NDArray[np.float64]) -> Product:
+    """Return the product of seconds of a byte, at each of the knots."""
+    rates = [roofs.four_digits(1e-9 / seconds) for seconds in byte]
+    return Product(rows, 0.0, tuple(zip(knots, rates, strict=True)))
 
 
-def _attention_rates(timed: Sequence[TimedDecoder]) -> dict[int, Rates]:
+def _attention_rates(timed: Sequence[TimedDecoder], hardware: Hardware) -> dict[int, Rates]:
     """Return the rates at which one query, and a prompt of them, read keys and values.
 
-    A prompt of 512 tokens takes eight times as long as one of 64, and attention from 64 to 512
-    tokens comes on top. More rows make matrices faster, so that the difference may be too small;
-    attention is taken to multiply no faster than matrices do.
+    A prompt of 512 tokens takes eight times as long as one of 64, but for an output layer that
+    reads one row, and attention from 64 to 512 tokens comes on top. More rows make matrices faster,
+    so that the difference may be too small; attention is taken to multiply no faster than matrices
+    do, and no faster than the hardware can.
     """
     found = {}
     for rows, short, times in ((1, 1, 1.0), (LONG, PROMPT, LONG / PROMPT)):
+        most = _most_gbps(plausible.ATTENTION, rows, 8 * products.CACHE_BYTES, hardware)
         rates = []
         for t in timed:
-            before = times * t.seconds[short]
+            read = sum(t.read(rows))
+            once = t.seconds[1] * (1 - read / sum(t.matrices))
+            body = times * max(t.seconds[short] - once, t.seconds[short] / 2)
             elements = t.sizes.attended(rows, LONG - PROMPT) * t.sizes.blocks
-            least = before * elements / sum(t.matrices)
-            seconds = max(min(t.long[rows]) - before, least)
-            rate = 1e-9 * elements * products.CACHE_BYTES / seconds
+            least = body * elements / read
+            seconds = max(min(t.long[rows]) - body - once, least)
+            rate = min(1e-9 * elements * products.CACHE_BYTES / seconds, most)
             rates.append((t.sizes.attended(rows, LONG), roofs.four_digits(rate)))
         found[rows] = tuple(sorted(rates))
     fewer = LONG / PROMPT  # rows, so that each read is as many times faster
@@ -287,7 +340,7 @@ def _attending(timed: TimedDecoder, rows: int, rates: Mapping[int, Rates]) -> fl
     return timed.sizes.blocks * each
 
 
-def _errors(timed: Sequence[TimedDecoder], rates: Mapping[int, Rates]) -> Fit:
+def _errors(timed: Sequence[TimedDecoder], rates: Mapping[int, Rates], hardware: Hardware) -> Fit:
     """Return the errors of predicting the step of each large decoder without its own time.
 
     The rate of its format is then known from the other large decoder only. The section is fitted to
@@ -296,7 +349,7 @@ def _errors(timed: Sequence[TimedDecoder], rates: Mapping[int, Rates]) -> Fit:
     ratios = []
     for i, left_out in enumerate(timed):
         if left_out.sizes.hidden >= LEAST_WIDTH:
-            found = _fit([*timed[:i], *timed[i + 1 :]], rates, _SURELY_ALIKE)
+            found = _fit([*timed[:i], *timed[i + 1 :]], rates, hardware, _SURELY_ALIKE)
             ratios.append(left_out.seconds[1] / _step(found, left_out))
     halves = [(min(x[::2]), min(x[1::2])) for t in timed for x in t.rounds.values()]
     low, high = np.quantile(ratios, (0.05, 0.95))

@@ -24,6 +24,7 @@ from aiq.calibrate.decoder_fit import (
 from aiq.decoder_programs import DecoderProgram, sample_prompt
 from aiq.formats import parse
 from aiq.graph import Trace, trace
+from aiq.hardware import Hardware
 from aiq.hardware.runtime_profile import RuntimeProfile
 from aiq.progress import Progress, silent
 from aiq.runtimes import placement
@@ -61,7 +62,12 @@ class DecoderRuntime:
 
 
 def measure_decoders(
-    runtime: DecoderRuntime, threads: int, progress: Progress | None = None, *, force: bool
+    runtime: DecoderRuntime,
+    hardware: Hardware,
+    threads: int,
+    progress: Progress | None = None,
+    *,
+    force: bool,
 ) -> RuntimeProfile:
     """Return the section of a runtime of decoders, measured on this machine.
 
@@ -71,6 +77,8 @@ def measure_decoders(
     ----------
     runtime
         The runtime.
+    hardware
+        This machine.
     threads
         Number of threads.
     progress
@@ -89,7 +97,7 @@ def measure_decoders(
     timed, _ = quiet.during(
         lambda: time_decoders(runtime, threads, report), force=force, progress=report
     )
-    return fitted_section(runtime.name, runtime.version, timed)
+    return fitted_section(runtime.name, runtime.version, timed, hardware)
 
 
 def time_decoders(runtime: DecoderRuntime, threads: int, report: Progress) -> list[TimedDecoder]:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from aiq.decoders import check_decoder, read_tokenizer, token_input
-from aiq.errors import InputError, RuntimeUnavailableError, VerificationError
+from aiq.errors import GraphError, InputError, RuntimeUnavailableError, VerificationError
 from aiq.exporting import exporting
 from aiq.files import explained
 from aiq.formats import Format
@@ -185,6 +185,11 @@ def exported_decoder(model: Any, runtime: str) -> Any:  # noqa: ANN401 - objects
     grows = {2 if axis else 0: dim for axis, dim in free.items()}
     shapes: dict[str, Any] = dict.fromkeys(("input_ids", "attention_mask", "position_ids"), free)
     every = get_auto_dynamic_shapes(inputs[cache])
+    if runtime != "openvino" and any(len(dims) != 4 for dims in every):
+        raise GraphError(
+            f"{type(model).__name__} attends to a window of tokens in some layers, and aiq writes "
+            "no such cache for ONNX Runtime; export it with runtime openvino."
+        )
     shapes[cache] = [grows if len(dims) == 4 else {} for dims in every]
     if runtime == "openvino":
         config = OpenVINOConfig(dynamic=True, dynamic_shapes=shapes)

@@ -1,6 +1,8 @@
 """The header of a GGUF file: what kind of decoder it holds, its sizes, and its tokenizer."""
 
+import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from torch import nn
 from aiq.decoders import read_tokenizer
 from aiq.errors import GraphError, InputError
 from aiq.gguf.pieces import has_pieces, write_pieces
+from aiq.splitting import ADVICE, splitting_name
 
 ARCHITECTURES = {
     "llama": "llama",
@@ -21,6 +24,25 @@ ARCHITECTURES = {
     "gpt2": "gpt2",
 }
 """Kind of model in transformers -> architecture in GGUF files."""
+
+_GELU = frozenset({"gelu_new", "gelu_pytorch_tanh", "gelu_fast"})  # by the hyperbolic tangent
+_SILU = frozenset({"silu", "swish"})
+_ACTIVATIONS: Mapping[str, frozenset[str]] = {
+    "llama": _SILU,
+    "qwen2": _SILU,
+    "qwen3": _SILU,
+    "gemma": _GELU,
+    "gemma3": _GELU,
+    "gpt2": _GELU,
+}
+"""Architecture -> names in transformers of the activation that llama.cpp computes in it."""
+
+_USUAL = {
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "use_bidirectional_attention": False,
+}
+"""Options of transformers -> the value that llama.cpp takes for granted."""
 
 _ROPE = "default"
 _GEMMA3_PERIOD, _GEMMA3_THETA = 6, 10_000.0  # what llama.cpp takes for granted
@@ -47,9 +69,26 @@ def architecture(model: nn.Module) -> str:
                 f"{type(model).__name__} scales its positions by rule {rope['rope_type']!r}, which "
                 "aiq does not write to .gguf files; export it to .onnx or .xml."
             )
+    _check_taken_for_granted(config)
     if kind == "gemma3_text":
         _check_gemma3(config)
     return ARCHITECTURES[kind]
+
+
+def _check_taken_for_granted(config: Any) -> None:  # noqa: ANN401
+    """Raise `GraphError` if llama.cpp would compute something else, as files do not say what."""
+    names = ("hidden_activation", "activation_function", "hidden_act")
+    key = next(name for name in names if getattr(config, name, None))
+    known: dict[str, frozenset[Any]] = {key: _ACTIVATIONS[ARCHITECTURES[config.model_type]]}
+    known |= {name: frozenset({value}) for name, value in _USUAL.items() if hasattr(config, name)}
+    for name, values in known.items():
+        found = getattr(config, name) or False
+        if found not in values:
+            raise GraphError(
+                f"This decoder has {name} {found!r}, and llama.cpp computes {min(values)!r} in all "
+                f"decoders of kind {config.model_type}; export it to a folder for OpenVINO or ONNX "
+                "Runtime."
+            )
 
 
 def _ropes(config: Any) -> list[dict[str, Any]]:  # noqa: ANN401
@@ -95,7 +134,7 @@ def write_header(writer: gguf.GGUFWriter, config: Any, tokenizer: Any) -> None: 
         tokenizer, and programs that read it have to be given the numbers of tokens.
     """
     heads = config.num_attention_heads
-    writer.add_context_length(config.max_position_embeddings)
+    writer.add_context_length(_context(config))
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_head_count(heads)
@@ -121,11 +160,23 @@ def write_header(writer: gguf.GGUFWriter, config: Any, tokenizer: Any) -> None: 
         writer.add_tokenizer_model("none")
     else:
         with tempfile.TemporaryDirectory() as folder:
-            read_tokenizer(tokenizer, config.vocab_size).save_pretrained(folder)
-            _write_tokenizer(writer, Path(folder), config.vocab_size)
+            found = read_tokenizer(tokenizer, config.vocab_size)
+            found.save_pretrained(folder)
+            _write_tokenizer(writer, found, Path(folder), config.vocab_size)
 
 
-def _write_tokenizer(writer: gguf.GGUFWriter, folder: Path, size: int) -> None:
+def _context(config: Any) -> int:  # noqa: ANN401
+    """Return the tokens up to which llama.cpp computes what the decoder does.
+
+    Only in Gemma 3 does it know of layers that attend to a window. All tokens are in the window of
+    a text that is no longer.
+    """
+    is_known = config.model_type == "gemma3_text"
+    window = None if is_known else getattr(config, "sliding_window", None)
+    return int(min(config.max_position_embeddings, window or config.max_position_embeddings))
+
+
+def _write_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, folder: Path, size: int) -> None:  # noqa: ANN401
     """Write a tokenizer of pairs of bytes, as GPT-2, Llama 3, Qwen and SmolLM have, or of pieces.
 
     Raises
@@ -133,35 +184,27 @@ def _write_tokenizer(writer: gguf.GGUFWriter, folder: Path, size: int) -> None:
     InputError
         If the folder holds no such tokenizer.
     """
-    if has_pieces(folder):
-        write_pieces(writer, folder, size)
-        return
-    try:
-        vocabulary = gguf.BpeVocab(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"The tokenizer is not one of pairs that a .gguf file can hold ({error}); "
-            "leave it out, and give programs that read the file the numbers of tokens."
-        ) from error
-    tokens, _, types = zip(*vocabulary.all_tokens(), strict=True)
-    missing = range(len(tokens), size)  # models may have more rows than tokens
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(_splitting(folder))
-    writer.add_token_list([*tokens, *(f"[PAD{i}]".encode() for i in missing)])
-    writer.add_token_types([*types, *(gguf.TokenType.UNUSED for _ in missing)])
-    gguf.SpecialVocab(folder, load_merges=True, n_vocab=size).add_to_gguf(writer, quiet=True)
-
-
-def _splitting(folder: Path) -> str:
-    """Return the name by which llama.cpp knows how a tokenizer splits a text before merging."""
-    text = _text(folder)
-    if "individual_digits" in text and '"individual_digits": true' in text.replace(" :", ":"):
-        return "smollm"
-    if r"\\p{N}{1,3}" in text:
-        return "llama-bpe"
-    return "qwen2" if r"\\p{N}|" in text else "gpt-2"
-
-
-def _text(folder: Path) -> str:
     path = folder / "tokenizer.json"
-    return path.read_text(encoding="utf-8") if path.exists() else ""
+    document = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    is_of_pairs = document.get("model", {}).get("type") == "BPE"
+    if not is_of_pairs or not document.get("decoder"):
+        raise InputError(f"The tokenizer is not one of pairs that a .gguf file can hold; {ADVICE}")
+    if has_pieces(document):
+        write_pieces(writer, document, size)
+        special = gguf.SpecialVocab(folder, n_vocab=size)
+    else:
+        splitting = splitting_name(document)
+        tokens, _, types = zip(*gguf.BpeVocab(folder).all_tokens(), strict=True)
+        missing = range(len(tokens), size)  # models may have more rows than tokens
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(splitting)
+        writer.add_token_list([*tokens, *(f"[PAD{i}]".encode() for i in missing)])
+        writer.add_token_types([*types, *(gguf.TokenType.UNUSED for _ in missing)])
+        special = gguf.SpecialVocab(folder, load_merges=True, n_vocab=size)
+    # What the package reads from files is a guess, and llama.cpp has its own for what is missing.
+    numbers = [-1, *tokenizer("a")["input_ids"], -1]
+    special.add_special_token = {
+        "bos": numbers[1] == tokenizer.bos_token_id,
+        "eos": numbers[-2] == tokenizer.eos_token_id,
+    }
+    special.add_to_gguf(writer, quiet=True)

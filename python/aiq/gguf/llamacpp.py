@@ -5,7 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from aiq.errors import RuntimeUnavailableError
+from aiq.errors import InputError, RuntimeUnavailableError
 
 _SILENT = -1  # the verbosity at which llama.cpp prints nothing
 
@@ -76,6 +76,11 @@ class LlamaCpp:
             Tokens to decode.
         likeliest
             Number of candidates to return for each decoded token.
+
+        Raises
+        ------
+        InputError
+            If llama.cpp does not read the prompt, as one that has more tokens than the file allows.
         """
         found = self._server.handle_completions(
             {
@@ -87,6 +92,12 @@ class LlamaCpp:
                 "n_probs": likeliest,
             }
         )
+        if "timings" not in found:
+            said = found.get("error", {}).get("message", "it does not say why")
+            raise InputError(
+                f"llama.cpp does not read a prompt of {len(prompt)} tokens ({said:.200}); give "
+                "fewer, and numbers of the file's own tokenizer."
+            )
         times: Any = found["timings"]
         listed = (found["choices"][0].get("logprobs") or {}).get("content", [])
         return Run(

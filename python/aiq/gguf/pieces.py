@@ -5,37 +5,44 @@ neighbours. transformers keeps merges in their order. llama.cpp has a score for 
 place: it merges the pair whose piece has the largest score.
 """
 
-import json
 import re
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import gguf
+
+from aiq.errors import InputError
+from aiq.splitting import ADVICE, flat
+
+_SPACE = "\u2581"
 
 _LEAST = -1e9
 """Score of pieces that no merge makes."""
 
 
-def has_pieces(folder: Path) -> bool:
-    """Whether a folder holds such a tokenizer, in a file ``tokenizer.json``."""
-    path = folder / "tokenizer.json"
-    model = json.loads(path.read_text(encoding="utf-8"))["model"] if path.exists() else {}
-    return model.get("type") == "BPE" and bool(model.get("byte_fallback"))
+def has_pieces(document: Mapping[str, Any]) -> bool:
+    """Whether ``tokenizer.json`` holds such a tokenizer, and not one of pairs of bytes."""
+    return bool(document["model"].get("byte_fallback"))
 
 
-def write_pieces(writer: gguf.GGUFWriter, folder: Path, size: int) -> None:
-    """Write the tokenizer of a folder.
+def write_pieces(writer: gguf.GGUFWriter, document: Mapping[str, Any], size: int) -> None:
+    """Write a tokenizer, but no special tokens.
 
     Parameters
     ----------
     writer
         The file.
-    folder
-        The folder, see `has_pieces`.
+    document
+        What ``tokenizer.json`` holds, see `has_pieces`.
     size
         Number of tokens of the model, which may be larger than that of the tokenizer.
+
+    Raises
+    ------
+    InputError
+        If llama.cpp would change or split texts in another way.
     """
-    document = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    _check_steps(document)
     model, added = document["model"], {x["content"]: x for x in document["added_tokens"]}
     numbers = {**model["vocab"], **{text: x["id"] for text, x in added.items()}}
     tokens = [f"[PAD{i}]" for i in range(size)]
@@ -52,10 +59,29 @@ def write_pieces(writer: gguf.GGUFWriter, folder: Path, size: int) -> None:
     writer.add_token_scores(scores)
     writer.add_token_types(types)
     writer.add_add_space_prefix(_adds_space(document))
-    special = gguf.SpecialVocab(folder, n_vocab=size)
-    special.add_to_gguf(writer, quiet=True)
-    if "bos" not in special.add_special_token:  # llama.cpp would put it before a text
-        writer.add_add_bos_token(False)
+
+
+def _check_steps(document: Mapping[str, Any]) -> None:
+    """Raise `InputError` unless a tokenizer only marks spaces before it merges, and splits none.
+
+    Splits at marks of spaces change nothing if no piece has such a mark after its first character.
+    """
+    inner = any(_SPACE in piece[1:] for piece in document["model"]["vocab"])
+    for step in (*flat(document.get("normalizer")), *flat(document.get("pre_tokenizer"))):
+        match step:
+            case {"type": "Prepend", "prepend": "\u2581"}:
+                continue
+            case {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}:
+                continue
+            case {"type": "Split", "pattern": {"String": " "}}:  # there is none left
+                continue
+            case {"type": "Metaspace", "replacement": "\u2581", **more}:
+                if not (more.get("split", True) and inner):
+                    continue
+        raise InputError(
+            f"The tokenizer changes or splits texts by {step['type']} in a way that llama.cpp does "
+            f"not; {ADVICE}"
+        )
 
 
 def _type(text: str, added: dict[str, Any] | None, unknown: str | None) -> gguf.TokenType:
@@ -67,14 +93,10 @@ def _type(text: str, added: dict[str, Any] | None, unknown: str | None) -> gguf.
     return gguf.TokenType.BYTE if is_byte else gguf.TokenType.NORMAL
 
 
-def _adds_space(document: dict[str, Any]) -> bool:
+def _adds_space(document: Mapping[str, Any]) -> bool:
     """Whether a tokenizer puts a space before a text."""
-    parts: list[dict[str, Any]] = []
-    for key in ("normalizer", "pre_tokenizer"):
-        found = document.get(key) or {}
-        parts += found.get("normalizers", found.get("pretokenizers", [found]))
     return any(
-        part.get("type") == "Prepend"
-        or (part.get("type") == "Metaspace" and part.get("prepend_scheme") != "never")
-        for part in parts
+        part["type"] == "Prepend"
+        or (part["type"] == "Metaspace" and part.get("prepend_scheme") != "never")
+        for part in (*flat(document.get("normalizer")), *flat(document.get("pre_tokenizer")))
     )

@@ -20,6 +20,10 @@ _ADDS_ONE = {"gemma", "gemma3"}
 """Architectures whose norms multiply by one more than their weight; files hold the sum."""
 
 
+_NO_BIASES = {"qwen3", "gemma", "gemma3"}
+"""Architectures in which llama.cpp reads no biases, and opens no file that has some."""
+
+
 class Stored(NamedTuple):
     """A tensor of a file.
 
@@ -63,7 +67,7 @@ def tensors(
     layers = {weight_path(layer, parameters): layer for layer in trace.graph.quantizable}
     for path, exact in parameters.items():
         name = names.get_name(path, try_suffixes=(".weight", ".bias"))
-        if name is None:
+        if name is None or (path.endswith(".bias") and architecture in _NO_BIASES):
             raise InputError(
                 f"A .gguf file of kind {architecture} has no place for the parameter {path!r}; "
                 "export the model to .onnx or .xml."

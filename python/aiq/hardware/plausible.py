@@ -8,6 +8,8 @@ multiplication): for each operation of a float32 multiply-add, so many of a narr
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from aiq.formats import REFERENCE, parse
+
 FASTER: Mapping[str, Mapping[str, float]] = {
     "int8": {"amx_int8": 32, "i8mm": 8, "avx512_vnni": 4, "avx_vnni": 4, "dotprod": 4, "avx2": 2},
     "bf16": {"amx_bf16": 16, "avx512_bf16": 2, "bf16": 4, "avx2": 1},
@@ -32,6 +34,9 @@ MOST_NEARER = 256.0
 
 MOST_PEAK, MOST_GBPS = 512.0, 1000.0
 """GFLOP/s and GB/s of a processor's thread: 64 FLOP and 128 bytes a cycle at under 8 GHz."""
+
+ATTENTION, CACHE_BITS = "attention", 16
+"""Key of the rates of keys and values in a section, and bits of their elements."""
 
 MOST_EFFICIENCY = 1.25
 """Speed-up per thread: above 1 only because a single thread was disturbed."""
@@ -68,23 +73,65 @@ def problems(document: Mapping[str, Any]) -> Iterator[str]:
         if share > MOST_EFFICIENCY:
             yield _wrong(f"parallel_efficiency.{key}", share, "", MOST_EFFICIENCY)
     for name, runtime in document.get("runtimes", {}).items():
-        yield from _products(f"runtimes.{name}.products", runtime, memory[0]["read_gbps"])
+        peaks = {dtype: peak["peak_gflops"] for dtype, peak in document["compute"].items()}
+        yield from _rates(name, runtime, peaks, memory[0]["read_gbps"])
 
 
-def _products(key: str, runtime: Mapping[str, Any], nearest: float) -> Iterator[str]:
-    """Yield weights that one row reads faster than the nearest memory allows, in GB/s."""
-    for fmt, found in runtime.get("products", {}).items():
+def most_gbps(
+    name: str, rows: int, bits: float, peaks: Mapping[str, float], nearest: float
+) -> float:
+    """Return the GB/s at which hardware can read what a product with so many rows multiplies by.
+
+    Each element is read from the nearest memory, and multiplied and added once for each row.
+
+    Parameters
+    ----------
+    name
+        Name of a format of weights, or ``attention``.
+    rows
+        Rows of the product.
+    bits
+        Bits of an element.
+    peaks
+        Dtype -> GFLOP/s. Weights in float32 are multiplied in it, rounded ones in any dtype, and
+        keys and values in any floating-point one.
+    nearest
+        Bandwidth of the nearest memory in GB/s.
+    """
+    without = {ATTENTION: {"int8"}, REFERENCE.name: {*peaks} - {"fp32"}}.get(name, set())
+    gflops = max(peak for dtype, peak in peaks.items() if dtype not in without)
+    return min(nearest, gflops * bits / (16 * rows))
+
+
+def _rates(
+    name: str, runtime: Mapping[str, Any], peaks: Mapping[str, float], nearest: float
+) -> Iterator[str]:
+    """Yield rates of weights, keys and values that are faster than the hardware, in GB/s."""
+    measured = {
+        f"products.{fmt}": (fmt, found) for fmt, found in runtime.get("products", {}).items()
+    }
+    measured[ATTENTION] = ATTENTION, runtime.get(ATTENTION, ())
+    for key, (kind, found) in measured.items():
+        bits = CACHE_BITS if kind == ATTENTION else parse(kind).stored_bits
         for i, entry in enumerate(found):
+            most = most_gbps(kind, entry["rows"], bits, peaks, nearest)
             for j, rate in enumerate(entry["rates"]):
-                ratio = rate["read_gbps"] / nearest
-                if entry["rows"] == 1 and ratio > SLACK:
-                    where = f"{key}.{fmt}.{i}.rates.{j}.read_gbps"
-                    yield _wrong(where, ratio, "times that of the nearest memory", SLACK)
+                if rate["read_gbps"] > SLACK * most:
+                    where = f"runtimes.{name}.{key}.{i}.rates.{j}.read_gbps"
+                    of_what = f"times the {most:.3g} of the nearest memory and of the peaks"
+                    again = f"delete runtimes.{name}, and calibrate that section again"
+                    yield _wrong(where, rate["read_gbps"] / most, of_what, SLACK, again)
 
 
-def _wrong(key: str, value: float, of_what: str, most: float) -> str:
+def _wrong(
+    key: str,
+    value: float,
+    of_what: str,
+    most: float,
+    advice: str = "measure again while nothing else runs",
+) -> str:
     said = f"{key} is {value:.3g} {of_what}".rstrip()
     return (
         f"{said}, expected {'more' if value <= most else f'at most {most:g}'}, because no hardware "
-        "is like that; measure again while nothing else runs."
+        f"is like that; {advice}."
     )

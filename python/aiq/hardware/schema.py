@@ -55,11 +55,11 @@ def _problems(document: Document) -> Iterator[str]:
         yield from _specification(f"compute.{dtype}", peak, "gflops", "peak_gflops")
     for index, level in enumerate(document["memory"]):
         yield from _specification(f"memory.{index}", level, "gbps", "read_gbps")
-    yield from plausible.problems(document)
     for name, runtime in document.get("runtimes", {}).items():
         yield from _dtypes(f"runtimes.{name}", runtime, document["compute"])
         yield from _spans(f"runtimes.{name}", runtime)
         yield from _products(f"runtimes.{name}", runtime, prices_tokens(name))
+    yield from plausible.problems(document)
 
 
 def _dates(document: Document) -> Iterator[str]:

@@ -5,11 +5,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx
 from torch._subclasses import FakeTensorMode
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
+from aiq.graph.composites import ATTENTION
 from aiq.graph.operators import argument
 from aiq.graph.simplify import attribute, name_of
 from aiq.runtimes.pooling import windows
@@ -27,9 +29,14 @@ _CONVOLUTIONS: dict[Any, Any] = {
 
 _MEANS = {"avg_pool1d", "avg_pool2d", "avg_pool3d"}
 
+_OPERANDS = ("query", "key", "value")
+"""Operands of attention. Their dimensions are samples, heads, positions and features."""
+
 
 def write_out(module: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> None:
-    """Replace paddings given as words by numbers, circular padding by slices, rare poolings.
+    """Replace operators, or arguments of them, that some compilers lack.
+
+    Paddings given as words become numbers, and circular padding becomes slices.
 
     Inductor's int8 convolutions do not support ``padding='valid'``, and OpenVINO has no circular
     padding. A ``padding='same'`` that is wider on one side is kept, as no number expresses it.
@@ -50,8 +57,11 @@ def write_out(module: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> None:
         if "pool" in name_of(node)
         and (argument(node, "ceil_mode", False) or argument(node, "divisor_override"))
     ]
-    if pools:
+    attentions = [node for node in module.graph.nodes if name_of(node) == ATTENTION]
+    if pools or attentions:
         FakeTensorProp(module, FakeTensorMode(allow_non_fake_inputs=True)).propagate(*inputs)
+    for node in attentions:
+        _attention(module.graph, node)
     for node in pools:
         is_idle = all(along.written == along.full for along in windows(node))
         if name_of(node) in _MEANS and not (is_idle and argument(node, "divisor_override") is None):
@@ -70,6 +80,37 @@ def write_out(module: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> None:
             _circular(module, node)
     module.graph.lint()
     module.recompile()
+
+
+def _attention(graph: fx.Graph, node: fx.Node) -> None:
+    """Give the operands of attention four dimensions, and the same number of samples and heads."""
+    values = [argument(node, name) for name in _OPERANDS]
+    shapes = [(1,) * (4 - len(shape)) + shape for shape in map(_shape, values)]
+    samples = np.broadcast_shapes(*(shape[:-3] for shape in shapes))
+    heads = {shape[-3] for shape in shapes}
+    shares = argument(node, "enable_gqa", False) and len(heads) > 1
+    if not shares:
+        node.kwargs = {key: value for key, value in node.kwargs.items() if key != "enable_gqa"}
+    wholes = [(*samples, s[-3] if shares else max(heads), *s[-2:]) for s in shapes]
+    if wholes == [_shape(value) for value in values] and len(samples) == 1:
+        return
+    operands, mask = dict(zip(values, wholes, strict=True)), argument(node, "attn_mask")
+    if mask is not None and len(_shape(mask)) > 3:
+        operands[mask] = (*samples, *_shape(mask)[-3:])
+    with graph.inserting_before(node):
+        for value, whole in operands.items():
+            sizes = [math.prod(samples), *whole[-3:]]
+            expanded = graph.call_function(aten.expand.default, (value, list(whole)))
+            joined = graph.call_function(aten.reshape.default, (expanded, sizes))
+            node.replace_input_with(value, joined)
+    with graph.inserting_after(node):
+        result = graph.call_function(aten.reshape.default, (node, list(_shape(node))))
+    node.replace_all_uses_with(result, delete_user_cb=lambda user: user is not result)
+    result.meta["val"] = node.meta["val"]
+
+
+def _shape(node: fx.Node) -> tuple[int, ...]:
+    return tuple(node.meta["val"].shape)
 
 
 def _mean(module: fx.GraphModule, node: fx.Node) -> None:

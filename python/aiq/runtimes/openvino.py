@@ -81,7 +81,7 @@ class OpenVino(OnnxBased):
         openvino_edit.keep_activations_apart(converted.proto, packed)
         openvino_edit.keep_sums_apart(converted.proto)
         openvino_edit.keep_products_apart(converted.proto)
-        openvino_edit.keep_padded_means_apart(converted.proto)
+        openvino_edit.keep_means_apart(converted.proto)
         openvino_factors.sign(converted.proto)
         wanted = set(job.formats.values())
         is_bf16 = wanted and all(f.quantizes_activations and f.between == BF16 for f in wanted)

@@ -1,6 +1,6 @@
 """Edits of an ONNX model without which OpenVINO computes wrong results."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import onnx
 from onnx import helper, numpy_helper
@@ -47,34 +47,54 @@ def keep_sums_apart(model: onnx.ModelProto) -> None:
             graph.node.insert(index, same)
 
 
-def keep_padded_means_apart(model: onnx.ModelProto) -> None:
-    """Keep OpenVINO from padding the codes of a quantised tensor with zeros.
+def keep_means_apart(model: onnx.ModelProto) -> None:
+    """Keep OpenVINO from computing means and sums on integers where its results are wrong.
 
-    The low-precision transformations of OpenVINO 2026.4 compute an average pooling on the integers,
-    whatever their zero point. If the mean counts padding, be it that of a ``Pad`` before it, the
-    zeros around the tensor then stand for another number, and the border is wrong. Therefore a
-    ``LeakyRelu`` of slope 1 is applied to the input of such a pooling; it is exact, and the
-    transformations do not cross it.
+    The low-precision transformations of OpenVINO 2026.4 compute them on the integers of a quantised
+    tensor. In two cases a ``LeakyRelu`` of slope 1 is therefore applied to what they read; it is
+    exact, and the transformations do not cross it.
+
+    * The mean counts padding, be it that of a ``Pad`` before it. The zeros around the tensor then
+      stand for another number than zero, and the border is wrong.
+    * The second of three dimensions is reduced, as in the mean over the positions of a sequence,
+      and there are several samples. The kernel then reads memory that nothing has written.
 
     Parameters
     ----------
     model
-        The model, which is changed.
+        The model, in which the shapes of all values are known; it is changed.
     """
     graph = model.graph
     if not any(node.op_type in _QUANTIZED for node in graph.node):
         return
     writers = {name: node for node in graph.node for name in node.output}
+    constants = {value.name: value for value in graph.initializer}
+    shapes = {
+        value.name: [size.dim_value for size in value.type.tensor_type.shape.dim]
+        for value in (*graph.value_info, *graph.input)
+    }
     for index, node in reversed(list(enumerate(graph.node))):
-        if node.op_type != "AveragePool":
+        if node.op_type == "AveragePool":
+            is_wrong = _counts_padding(node, writers)
+        elif node.op_type in {"ReduceMean", "ReduceSum"} and len(shapes[node.input[0]]) == 3:
+            axes = [numpy_helper.to_array(constants[name]) % 3 for name in node.input[1:2]]
+            reduced = {int(axis) for axis in axes[0]} if axes else {0, 1, 2}
+            is_wrong = shapes[node.input[0]][0] > 1 and 1 in reduced and 0 not in reduced
+        else:
             continue
-        said = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        source = node.input[0]
-        is_padded = source in writers and writers[source].op_type == "Pad"
-        if is_padded or (said.get("count_include_pad") and any(said.get("pads", ()))):
+        if is_wrong:
+            source = node.input[0]
             node.input[0] = own = f"{node.output[0]}_operand"
             same = helper.make_node("LeakyRelu", [source], [own], f"{own}_apart", alpha=1.0)
             graph.node.insert(index, same)
+
+
+def _counts_padding(pooling: onnx.NodeProto, writers: Mapping[str, onnx.NodeProto]) -> bool:
+    """Whether the means of an average pooling count padding."""
+    said = {a.name: helper.get_attribute_value(a) for a in pooling.attribute}
+    writer = writers.get(pooling.input[0])
+    is_padded = writer is not None and writer.op_type == "Pad"
+    return is_padded or bool(said.get("count_include_pad") and any(said.get("pads", ())))
 
 
 def keep_products_apart(model: onnx.ModelProto) -> None:
