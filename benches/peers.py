@@ -42,7 +42,7 @@ from peers_tools import CALIBRATION, CONTROLLED, TOOLS, Given, Made
 from torch import nn
 
 from aiq import data, measure, models
-from aiq.errors import AiqError, DataError
+from aiq.errors import DataError
 
 SEED = 0
 RANDOM_SAMPLES = 16  # calibration samples of networks with random weights
@@ -136,7 +136,7 @@ def row(name: str, batch: int, runtime: str, options: argparse.Namespace) -> dic
             made[candidate].call()
         except Exception as error:  # noqa: BLE001 - the table shows any error
             made.pop(candidate, None)
-            failures[candidate] = said(error)
+            failures[candidate] = common.said(error)
         else:
             produced[candidate] = time.process_time() - started
     calls = {candidate: program.call for candidate, program in made.items()}
@@ -229,12 +229,6 @@ def version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def said(error: Exception) -> str:
-    """Return an error as one line, with its type unless it is an error of aiq."""
-    text = " ".join(str(error).split())[:300]
-    return text if isinstance(error, AiqError) else f"{type(error).__name__}: {text}"
 
 
 def arguments() -> argparse.Namespace:

@@ -6,7 +6,6 @@ import re
 import shlex
 
 import pytest
-import reports
 from reports import Elements, shown
 from typer.testing import CliRunner
 
@@ -15,21 +14,6 @@ from aiq.cli.commands import load
 from aiq.errors import InputError
 from aiq.report import drawing, html
 from aiq.report.sentence import described
-
-
-@pytest.fixture
-def plan():
-    return reports.plan()
-
-
-@pytest.fixture
-def plans():
-    return reports.plans()
-
-
-@pytest.fixture
-def comparison(tmp_path):
-    return reports.comparison(tmp_path / "comparison.json")
 
 
 def test_one_small_file_without_addresses(plans):
