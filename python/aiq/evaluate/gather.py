@@ -114,7 +114,8 @@ def _batch(
     """Return one batch of the data, after checking it."""
     if labelled and not (isinstance(given, (tuple, list)) and len(given) == 2):
         raise DataError(
-            f"Batch {number} is {type_of(given)}, not a pair; let the data yield (inputs, targets)."
+            f"Batch {number} is {type_of(given)}, not a pair; let the data yield (inputs, "
+            "targets), or choose the metric cosine, which needs no targets."
         )
     inputs = arranged(given[0]) if labelled else inputs_of(given, reads)
     leaves, structure = pytree.tree_flatten(inputs)
