@@ -86,6 +86,15 @@ def test_what_is_missing_is_said(plans):
     assert "Energy" in shown(plans["plan"])["tableNotes"][0]
 
 
+def test_the_first_line_says_the_change_and_the_worst_one(plans):
+    found = plans["cheapest"].accuracy
+    drop, limit = (round(-100 * x, 2) + 0.0 for x in (found.drop, found.drop_limit))
+    assert drop > limit
+    words = f"accuracy {drop:+.2f} pp (at worst {limit:+.2f} pp with 95 %)"
+    assert words in " ".join(str(plans["cheapest"]).split())
+    assert ", the only layer " in str(plans["one layer"])
+
+
 def test_a_measurement_replaces_the_prediction(plan, comparison):
     assert shown(plan)["answer"]["how"].startswith("predicted")
     answer = shown(plan, comparison)["answer"]
