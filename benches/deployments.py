@@ -31,7 +31,6 @@ from torch.utils import _pytree as pytree
 import aiq
 from aiq import sensitivity
 from aiq.drops import DropTable
-from aiq.errors import AiqError
 from aiq.formats import parse, parse_all
 from aiq.graph import Trace
 from aiq.quantize.fold import fold
@@ -99,14 +98,14 @@ def row(name: str, hw: str, names: Iterable[str]) -> dict[str, Any]:
         formats = parse_all(["fp32", FORMATS])
         drops = sensitivity.estimate(traced, formats, "sqnr", inputs, seed=SEED)
     except Exception as error:  # noqa: BLE001 - the table shows any error
-        return {"runtimes": {r: {"failure": said(error)} for r in names}}
+        return {"runtimes": {r: {"failure": common.said(error)} for r in names}}
     found = {}
     for runtime in names:
         started = time.perf_counter()
         try:
             found[runtime] = cell(model, inputs, traced, simulator, drops, hw, runtime)
         except Exception as error:  # noqa: BLE001 - the table shows any error
-            found[runtime] = {"failure": said(error)}
+            found[runtime] = {"failure": common.said(error)}
         found[runtime]["seconds"] = round(time.perf_counter() - started, 1)
         torch.compiler.reset()
     return {"layers": len(traced.graph.quantizable), "runtimes": found}
@@ -157,12 +156,6 @@ def difference(found: object, exact: object) -> float:
         for value in (found, exact)
     )
     return float((one - other).norm() / (other - other.mean()).norm())
-
-
-def said(error: Exception) -> str:
-    """Return an error as one line, with its type unless it is an error of aiq."""
-    text = " ".join(str(error).split())[:300]
-    return text if isinstance(error, AiqError) else f"{type(error).__name__}: {text}"
 
 
 def arguments() -> argparse.Namespace:

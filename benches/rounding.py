@@ -35,7 +35,7 @@ def images() -> tuple[list[Any], Batches]:
     try:
         train, test = data.load("fashion_mnist", "train"), data.load("fashion_mnist", "test")
     except DataError:
-        train, test = data.load("sample", "validation"), data.load("sample", "test")
+        train, test = data.sample("val"), data.sample("test")
     size = 128
     few = list(itertools.islice(data.batches(train, size), CALIBRATION // size))
     return few, data.batches(test)

@@ -144,3 +144,12 @@ def pisinger(kind, seed, layers=1000, choices=8, reach=10_000):
         profit = np.sort(r.integers(1, reach + 1, (layers, choices)), 1)
     budget = int((weight.min(1).sum() + weight.max(1).sum()) // 2)
     return Case(profit.max() - profit, weight, None, [], budget)
+
+
+def hard():
+    """Return a problem that takes minutes: two budgets that correlate with the objective."""
+    r = np.random.default_rng(1)
+    weight, other = np.cumsum(r.integers(1, 10**5, (2, 3000, 8)), 2)
+    cost = (weight + other).max() - weight - other + 10 * np.arange(8)[::-1]
+    budget = int((weight.min(1).sum() + weight.max(1).sum()) // 2)
+    return Problem(cost, weight, other), {"max_drop": budget, "max_size": budget}

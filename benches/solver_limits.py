@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from solver_cases import network, pisinger
+from solver_cases import hard, network, pisinger
 
 from aiq.errors import Interrupted
 from aiq.solver import Problem, frontier, solve
@@ -93,15 +93,6 @@ def _growth(seed):
 def _status(name):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name))
-
-
-def hard():
-    """Return a problem that takes minutes: two budgets that correlate with the objective."""
-    r = np.random.default_rng(1)
-    weight, other = np.cumsum(r.integers(1, 10**5, (2, 3000, 8)), 2)
-    cost = (weight + other).max() - weight - other + 10 * np.arange(8)[::-1]
-    budget = int((weight.min(1).sum() + weight.max(1).sum()) // 2)
-    return Problem(cost, weight, other), {"max_drop": budget, "max_size": budget}
 
 
 def interrupt_times(repeats):

@@ -1,6 +1,7 @@
 """Settings of all tests."""
 
 import math
+from importlib import import_module
 
 import pytest
 from hypothesis import settings
@@ -25,3 +26,19 @@ def no_wait_for_a_quiet_machine(monkeypatch):
     """Measure at once: the machine that runs the tests may be busy."""
     monkeypatch.setattr(quiet, "MOST", math.inf)
     monkeypatch.setattr(quiet, "WINDOW", 0.0)
+
+
+@pytest.fixture
+def plan():
+    """Return `reports.plan()`; PyTorch is loaded only for the tests that ask for it."""
+    return import_module("reports").plan()
+
+
+@pytest.fixture
+def plans():
+    return import_module("reports").plans()
+
+
+@pytest.fixture
+def comparison(tmp_path):
+    return import_module("reports").comparison(tmp_path / "comparison.json")

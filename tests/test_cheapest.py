@@ -3,7 +3,6 @@
 import pytest
 import torch
 import toy
-from torch import nn
 
 import aiq
 from aiq.drops import DropTable
@@ -11,17 +10,9 @@ from aiq.evaluate import Evaluator
 from aiq.formats import parse
 
 
-class Net(nn.Sequential):
-    def __init__(self):
-        super().__init__(
-            nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(),
-            nn.Linear(32, 4),
-        )  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def model():
-    return toy.train(Net)
+    return toy.train(toy.Plain)
 
 
 DATA = [toy.batch(200, seed=1)]

@@ -61,6 +61,8 @@ def test_graph(here):
     assert document["batch"] == 3
     assert [layer["name"] for layer in document["layers"]] == ["0", "2"]
     assert "linear" in run("graph", "mymodel:net", "--input", "3x16").stdout
+    found = run("graph", "mymodel:net", "--data", "mymodel:loader", "--json").stdout
+    assert json.loads(found)["batch"] == 20
 
 
 @pytest.mark.parametrize(

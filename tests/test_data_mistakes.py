@@ -57,7 +57,7 @@ def test_data_is_refused_with_a_sentence(data, words):
         (iter([]), "yields no samples.*generator can be read only once"),
         (X, "is a Tensor; give an iterable"),
         (5, "is an int; give an iterable"),
-        ([X], "is a Tensor, not a pair"),
+        ([X], "is a Tensor, not a pair.*metric cosine"),
         ([(X, Y, Y)], "is a tuple, not a pair"),
         ([(X, Y[:5])], "6 inputs but 5 targets"),
         ([(X, Y.float())], r"targets are torch.float32 of shape \(6,\); give class indices"),

@@ -1,9 +1,9 @@
 """A plan knows what it was made for: the plan and the model are enough to run it."""
 
-import json
 from dataclasses import replace
 
 import pytest
+import reports
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -170,15 +170,7 @@ def test_data_that_the_plan_was_not_made_for_is_refused():
 def test_a_plan_of_an_older_version_needs_inputs_and_runs():
     model = Pair().eval()
     plan = searched(model, loader("dict"))
-    document = json.loads(plan.to_json()) | {"schema": "aiq/plan/v1"}
-    for key in ("workload", "tables"):
-        del document[key]
-    document["predicted_loss"] = document.pop("predicted_drop")
-    for name in ("budget", "factor"):
-        document["proof"][f"loss_{name}"] = document["proof"].pop(f"drop_{name}")
-    for layer in document["layers"]:
-        layer["loss"] = layer.pop("drop")
-    old = Plan.from_json(json.dumps(document))
+    old = Plan.from_json(reports.version_1(plan))
     assert old == replace(plan, workload=None, tables=None)
     with pytest.raises(InputError, match="older version, which kept no inputs"):
         aiq.deploy(old, model)

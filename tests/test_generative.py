@@ -279,3 +279,15 @@ def test_joined_matrices_are_found_by_their_values():
 def test_a_folder_without_a_decoder_is_refused(tmp_path):
     with pytest.raises(InputError, match="holds no decoder"):
         Generator(tmp_path)
+
+
+@pytest.mark.parametrize("options", [{}, {"sliding_window": 6}])
+def test_a_window_of_attention_is_refused_for_onnx_runtime(options, tmp_path):
+    """Gemma 3 has windows in any case, and Mistral if it is given one."""
+    model, text = (
+        decoder("mistral" if options else "gemma3", **FEW, **options),
+        tokens(1, 24, WORDS),
+    )
+    with pytest.raises(GraphError, match=r"window of tokens .*with runtime openvino"):
+        write_folder(model, tmp_path / "new", {}, trace(model, text), [text], runtime="onnxruntime")
+    assert not (tmp_path / "new").exists()

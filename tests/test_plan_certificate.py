@@ -4,7 +4,6 @@ import json
 
 import pytest
 import toy
-from torch import nn
 from typer.testing import CliRunner
 
 import aiq
@@ -16,17 +15,9 @@ from aiq.plan import certificate
 DATA = [toy.batch(200, seed=1)]
 
 
-class Net(nn.Sequential):
-    def __init__(self):
-        super().__init__(
-            nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(),
-            nn.Linear(32, 4),
-        )  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def model():
-    return toy.train(Net)
+    return toy.train(toy.Plain)
 
 
 def search(model, **options):

@@ -8,7 +8,7 @@ from torch import nn
 from aiq import runtimes
 from aiq.evaluate import Evaluator
 from aiq.formats import parse
-from aiq.graph import trace
+from aiq.graph import Op, trace
 from aiq.graph.simplify import name_of
 from aiq.quantize.fold import fold
 from aiq.quantize.points import rounding_points
@@ -181,3 +181,94 @@ def test_an_outlier_between_blocks_costs_no_accuracy(runtime, fmt):
         program = runtimes.get(runtime).compile(block, x, dict.fromkeys(names, parse(fmt)), [x])
         assert (program(x) - exact).norm() < 0.01 * exact.norm()
     assert program.mismatches == ()
+
+
+def variance(x):
+    return x.var(-1, keepdim=True, unbiased=False)
+
+
+WRITTEN = {
+    "square root": lambda x: (x - x.mean(-1, True)) / torch.sqrt(variance(x) + 1e-5),
+    "power": lambda x: x * (x.pow(2).mean(-1, True) + 1e-6) ** -0.5,
+    "reciprocal": lambda x: x * torch.rsqrt(torch.var_mean(x, -1, keepdim=True)[0] + 1e-5),
+    "deviation": lambda x: (x - x.mean(-1, True)) / (x.std(-1, keepdim=True) + 1e-5),
+    "vector": lambda x: 32**0.5 * nn.functional.normalize(x, dim=-1),
+    "length": lambda x: x / (x.norm(dim=-1, keepdim=True) + 1e-6),
+}
+"""Norms of the last dimension that are written as several operators."""
+
+
+class Written(nn.Module):
+    def __init__(self, name) -> None:
+        super().__init__()
+        self.norm, self.weight = WRITTEN[name], nn.Parameter(torch.ones(32))
+
+    def forward(self, x):
+        return self.norm(x) * self.weight
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_norms_may_be_written_as_several_operators(name):
+    block, x = Block().eval(), torch.randn(2, 4, 32)
+    block.first, block.second = Written(name), Written(name)
+    traced = trace(block, x)
+    found = rounding_points(fold(traced))
+    assert {layer for layer, points in found.items() if not points} == {"out", "narrow", "last"}
+    assert [layer.name for layer in traced.graph.layers if layer.op is Op.NORM] == [
+        "first",
+        "second",
+    ]
+
+
+class Loose(nn.Module):
+    """Activations and sums before norms, without modules for the norms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 5)
+
+    def forward(self, x):
+        x = WRITTEN["square root"](torch.relu(self.first(x)))
+        return self.last(WRITTEN["vector"](torch.relu(x + self.second(x))))
+
+
+def test_what_is_before_a_norm_is_not_part_of_it():
+    found = {
+        layer.name: layer for layer in trace(Loose().eval(), torch.randn(2, 4, 32)).graph.layers
+    }
+    assert found["first"].fused == ("relu",)
+    assert found["second"].fused == ("add", "relu")
+
+
+class Scaled(nn.Module):
+    """Means that are divided by a constant, by themselves, and that divide nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(32, 32), nn.Linear(32, 5)
+        self.register_buffer("size", torch.full((32,), 2.0))
+
+    def forward(self, x):
+        x = self.first(x)
+        y = torch.relu(x.mean(1, keepdim=True))
+        return self.last(x / 3 + y / self.size), y / (y + 1), torch.rsqrt(x.square().mean(2) + 1)
+
+
+def test_a_mean_that_is_scaled_is_no_norm():
+    traced = trace(Scaled().eval(), torch.randn(2, 4, 32))
+    assert all(layer.op is not Op.NORM for layer in traced.graph.layers)
+    assert rounding_points(fold(traced))["first"]
+
+
+def test_an_outlier_before_a_norm_of_several_operators_costs_no_accuracy():
+    torch.manual_seed(0)
+    block, x = Block().eval(), torch.randn(8, 4, 32)
+    block.second = Written("square root")
+    with torch.no_grad():
+        block.narrow.bias[3] = 100.0
+        block.second.weight[3] = 0.0
+        exact = block(x)
+        folded = fold(trace(block, x))
+        formats = dict.fromkeys(rounding_points(folded), parse("w8a8"))
+        simulated = Simulator(folded, observe(folded, [x])).run(x, formats)
+        assert (simulated - exact).norm() < 0.01 * exact.norm()

@@ -12,6 +12,7 @@ from rich.console import Console
 from torch import nn
 
 import aiq
+from aiq.cli.tables import layers
 from aiq.cost import CostTable, EdgeCost, Level
 from aiq.formats import parse_all
 from aiq.plan import show
@@ -21,6 +22,7 @@ from aiq.planning.price import per_tenth
 from aiq.planning.tables import Tables
 from aiq.planning.task import Outcome, Task
 from aiq.report.scores import Words
+from aiq.text import FittedTable, table
 
 FORMATS = parse_all("fp32,bf16,w8a8")
 NAMES = ("a", "b", "c", "d")
@@ -126,3 +128,25 @@ def test_names_stay_apart_and_columns_go_first(plan, width):
     assert "long." not in text  # all names begin with it
     assert all(len(line) <= width for line in text.splitlines())
     assert ("cost, %" in text) == (width > 60)
+
+
+LONG = [f"encoder.layer.{i}.attention.self.query" for i in range(3)]
+HEADINGS = ("<layer", "<format", "bytes", "<why")
+ROWS = tuple((name, "w8a8", "1234567890", f"alone saves 2 % ({name}, {name})") for name in LONG)
+
+
+@pytest.mark.parametrize("width", [30, 60, 100])
+def test_no_table_cuts_a_word(width):
+    for what in (table("", HEADINGS, ROWS), FittedTable("", HEADINGS, ROWS, ("bytes",))):
+        found = shown(what, width)
+        assert found.count("q") == 3 * len(ROWS)
+        assert "…" not in found
+
+
+def test_layers_keep_their_names_on_one_line():
+    graph = aiq.extract(nn.Linear(8, 8), torch.randn(1, 8))
+    rows = tuple(
+        dataclasses.replace(graph.layers[0], name=name, fused=("relu",) * 9) for name in LONG
+    )
+    found = shown(layers(dataclasses.replace(graph, layers=rows)), 80)
+    assert all(name in found for name in LONG)

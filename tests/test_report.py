@@ -6,7 +6,6 @@ import re
 import shlex
 
 import pytest
-import reports
 from reports import Elements, shown
 from typer.testing import CliRunner
 
@@ -15,21 +14,6 @@ from aiq.cli.commands import load
 from aiq.errors import InputError
 from aiq.report import drawing, html
 from aiq.report.sentence import described
-
-
-@pytest.fixture
-def plan():
-    return reports.plan()
-
-
-@pytest.fixture
-def plans():
-    return reports.plans()
-
-
-@pytest.fixture
-def comparison(tmp_path):
-    return reports.comparison(tmp_path / "comparison.json")
 
 
 def test_one_small_file_without_addresses(plans):
@@ -100,6 +84,15 @@ def test_what_is_missing_is_said(plans):
     ]
     assert "single plan" in shown(plans["one point"])["notes"][0]
     assert "Energy" in shown(plans["plan"])["tableNotes"][0]
+
+
+def test_the_first_line_says_the_change_and_the_worst_one(plans):
+    found = plans["cheapest"].accuracy
+    drop, limit = (round(-100 * x, 2) + 0.0 for x in (found.drop, found.drop_limit))
+    assert drop > limit
+    words = f"accuracy {drop:+.2f} pp (at worst {limit:+.2f} pp with 95 %)"
+    assert words in " ".join(str(plans["cheapest"]).split())
+    assert ", the only layer " in str(plans["one layer"])
 
 
 def test_a_measurement_replaces_the_prediction(plan, comparison):

@@ -5,7 +5,6 @@ import re
 import shutil
 
 import pytest
-import reports
 import torch
 from reports import searched, shown
 from torch import nn
@@ -14,21 +13,6 @@ from aiq.plan import Shortlist, TimedPlan
 from aiq.report import drawing
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-
-
-@pytest.fixture
-def plan():
-    return reports.plan()
-
-
-@pytest.fixture
-def plans():
-    return reports.plans()
-
-
-@pytest.fixture
-def comparison(tmp_path):
-    return reports.comparison(tmp_path / "comparison.json")
 
 
 def timed(name, seconds):

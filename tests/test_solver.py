@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from solver_cases import network
+from solver_cases import hard, network
 
 from aiq.errors import InputError, Interrupted
 from aiq.solver import (
@@ -121,15 +121,6 @@ def test_heuristics_lie_between_the_optimum_and_the_best_uniform_plan(method, gr
     assert found.bound <= exact.cost
     assert found.gap == (found.cost - found.bound) / found.cost
     assert check(problem, found.certificate, budget).ok
-
-
-def hard():
-    """Strongly correlated steps in both budgets: seconds of search, if not more."""
-    rng = np.random.default_rng(1)
-    weight, other = np.cumsum(rng.integers(1, 10**5, (2, 3000, 8)), 2)
-    cost = (weight + other).max() - weight - other + 10 * np.arange(8)[::-1]
-    budget = int((weight.min(1).sum() + weight.max(1).sum()) // 2)
-    return Problem(cost, weight, other), {"max_drop": budget, "max_size": budget}
 
 
 @pytest.mark.parametrize("limit", ["node_limit", "time_limit"])

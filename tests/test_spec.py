@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from aiq import userpath
-from aiq.cli.spec import load_data, load_model
+from aiq.cli.spec import load_data, load_metric, load_model
 from aiq.errors import DataError, InputError
 
 MODULE = """
@@ -63,6 +63,8 @@ def test_the_current_folder_is_last_and_only_for_the_users_modules(here, capsys)
         ("code:net", "rename code.py, which has the name of an installed module"),
         ("nowhere_zz:f", "check the spelling"),
         ("..:f", "not of the form"),
+        ("speclike.py", "run aiq in its folder, and write speclike:callable"),
+        ("some/where/speclike.py:net", "run aiq in its folder, and write speclike:net"),
         ("a\0b:f", "not of the form"),
     ],
 )
@@ -70,6 +72,14 @@ def test_what_names_no_model_is_one_sentence(here, spec, words):
     with pytest.raises(InputError, match=words) as caught:
         load_model(spec)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("load", [load_data, load_metric])
+def test_a_file_is_answered_with_its_module(load):
+    with pytest.raises(InputError, match="write speclike:net"):
+        load("speclike.py:net")
+    with pytest.raises(InputError, match="write speclike:callable"):
+        load("speclike.py")
 
 
 @pytest.mark.parametrize("shape", ["1x3x999999x999999", f"1x{'9' * 40}", "1x" * 40 + "1", "0x3"])

@@ -184,3 +184,15 @@ def test_pieces_that_llama_cpp_would_make_otherwise_are_refused(change, words, t
         setattr(tokenizer.backend_tokenizer, key, value)
     with pytest.raises(InputError, match=words):
         written(tokenizer, tmp_path / "model.gguf")
+
+
+def test_a_file_of_which_transformers_leaves_something_out_is_refused(tmp_path):
+    path, names = tmp_path / "model.gguf", words([byte_level(words=True)])
+    for has_biases in (False, True):
+        model = decoder(num_hidden_layers=1, vocab_size=320, attention_bias=has_biases)
+        write_gguf(model, path, {}, trace(model, tokens()), [tokens()], names)
+        if has_biases:
+            with pytest.raises(InputError, match=r"transformers reads .* of them; give the folder"):
+                decoders.load(path)
+        else:
+            assert decoders.load(path).model is not None

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torchvision
+from graphs import Lambda
 from torch import nn
 from torch.nn.functional import embedding, linear
 
@@ -10,19 +11,6 @@ import aiq
 from aiq.errors import InfeasibleError
 from aiq.graph import extract
 from aiq.plan import notes
-
-
-class Lambda(nn.Module):
-    """A function and the modules and parameters that it uses."""
-
-    def __init__(self, function, **members):
-        super().__init__()
-        self.function = function
-        for name, member in members.items():
-            setattr(self, name, nn.Parameter(member) if torch.is_tensor(member) else member)
-
-    def forward(self, x):
-        return self.function(self, x)
 
 
 def search(model, x, **options):

@@ -20,6 +20,16 @@ class Residual(nn.Module):
         return self.fc(y.mean((2, 3)))
 
 
+class Plain(nn.Sequential):
+    """Two convolutions and a linear layer, without a shortcut."""
+
+    def __init__(self):
+        super().__init__(
+            nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(),
+            nn.Linear(32, 4),
+        )  # fmt: skip
+
+
 def batch(count=400, seed=0):
     """Images of 3 x 6 x 6 in four classes, told apart by the means of two channels."""
     generator = torch.Generator().manual_seed(seed)

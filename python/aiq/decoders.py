@@ -104,7 +104,7 @@ def load(path: str | Path) -> Decoder:
         )
     model.config.use_cache = False  # a search runs whole texts
     if is_file:
-        _restore_splitting(tokenizer, found)
+        _check_file(model, tokenizer, found)
         # Its weights are float32 now, and `save_pretrained` may write them.
         model.hf_quantizer = None
         model.is_quantized = False
@@ -112,12 +112,23 @@ def load(path: str | Path) -> Decoder:
     return Decoder(model.eval(), tokenizer)
 
 
-def _restore_splitting(tokenizer: Any, path: Path) -> None:  # noqa: ANN401
-    """Let the tokenizer of a GGUF file split texts as the file says."""
+def _check_file(model: nn.Module, tokenizer: Any, path: Path) -> None:  # noqa: ANN401
+    """Check that transformers has read all of a GGUF file, and let its tokenizer split as it says.
+
+    transformers leaves out what its own kind of decoder does not have, such as biases, and says
+    nothing.
+    """
     import gguf  # noqa: PLC0415 - transformers has read the file by it
 
-    fields = gguf.GGUFReader(path).fields
-    kind, name = (fields.get(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
+    reader = gguf.GGUFReader(path)
+    held = sum(int(tensor.n_elements) for tensor in reader.tensors)
+    read = sum(parameter.numel() for parameter in model.parameters())
+    if held > read:
+        raise InputError(
+            f"{path} holds {held} numbers, and transformers reads {read} of them; give the folder "
+            "of transformers from which the file was made."
+        )
+    kind, name = (reader.fields.get(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
     if kind is not None and kind.contents() == "gpt2":
         restore_splitting(tokenizer, None if name is None else name.contents())
 

@@ -93,10 +93,10 @@ _PLACES = re.compile(
 """First words of lines that name the place in the source at which an exception was raised."""
 
 
-def reason(error: BaseException, most: int = 240) -> str:
+def reason(error: BaseException) -> str:
     """Return type and first line of the original cause of a third-party exception.
 
-    The result is one line of at most `most` characters, without a full stop.
+    The result is one line of at most 240 characters, without a full stop.
     """
     while error.__cause__ is not None:
         error = error.__cause__
@@ -105,4 +105,4 @@ def reason(error: BaseException, most: int = 240) -> str:
         line for line in lines if line
     ]
     text = f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
-    return printable(text, most).rstrip(".:")
+    return printable(text, 240).rstrip(".:")

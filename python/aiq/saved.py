@@ -70,17 +70,17 @@ class Saved:
         return dump_json(self._document(), f"a {self._kind.noun}", self._kind.schema)
 
     @classmethod
-    def from_json(cls, text: str, file: str | None = None) -> Self:
+    def from_json(cls, text: str) -> Self:
         """Return the value in `text`, as `to_json` wrote it.
 
         Raises
         ------
         InputError
-            If the text holds no such value; `file` is its name in the message.
+            If the text holds no such value.
         """
         kind = cls._kind
-        name = f"the {kind.noun}" if file is None else file
-        return cls._of_document(parse_json(text, kind.document, file=name, **kind.checks))
+        file = f"the {kind.noun}"
+        return cls._of_document(parse_json(text, kind.document, file=file, **kind.checks))
 
     def save(self, path: str | Path) -> None:
         """Write the value to `path` as JSON, atomically.

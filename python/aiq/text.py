@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -32,29 +32,44 @@ def count(number: float) -> str:
 
 def duration(seconds: float) -> str:
     """Return a time with a suitable unit, ``0.00123`` -> ``1.23 ms``."""
-    for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
-        if seconds >= factor:
-            return f"{seconds / factor:.3g} {unit}"
-    return f"{seconds / 1e-9:.3g} ns"
+    return _small(seconds, "s")
+
+
+def joules(energy: float) -> str:
+    """Return an energy with a suitable unit, ``0.00123`` -> ``1.23 mJ``."""
+    return _small(energy, "J")
+
+
+def _small(number: float, unit: str) -> str:
+    for factor, prefix in ((1.0, ""), (1e-3, "m"), (1e-6, "u")):
+        if number >= factor:
+            return f"{number / factor:.3g} {prefix}{unit}"
+    return f"{number / 1e-9:.3g} n{unit}"
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
-    """Return a plain table; columns whose heading starts with ``<`` are aligned left."""
+    """Return a plain table; columns whose heading starts with ``<`` are aligned left.
+
+    In a narrow terminal, words that do not fit go on in the next line; none is cut.
+    """
     result = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for heading in columns:
         left = heading.startswith("<")
-        result.add_column(heading.removeprefix("<"), justify="left" if left else "right")
+        justify: JustifyMethod = "left" if left else "right"
+        result.add_column(heading.removeprefix("<"), justify=justify, overflow="fold")
     for row in rows:
         result.add_row(*map(Text, row))  # names are text, not markup
     return result
 
 
-def joules(energy: float) -> str:
-    """Return an energy with a suitable unit, ``0.00123`` -> ``1.23 mJ``."""
-    for factor, unit in ((1.0, "J"), (1e-3, "mJ"), (1e-6, "uJ")):
-        if energy >= factor:
-            return f"{energy / factor:.3g} {unit}"
-    return f"{energy / 1e-9:.3g} nJ"
+_LINE = 28
+"""Width of a last column that is broken into lines."""
+
+_WORD = 10
+"""Least width of it."""
+
+_BETWEEN = 2
+"""Blanks between two columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,27 +99,23 @@ class FittedTable:
         kept = [i for i, heading in enumerate(self.columns) if heading not in left_out]
         rows = ([row[i] for i in kept] for row in self.rows)
         result = table(self.title, [self.columns[i] for i in kept], rows)
-        for column in result.columns[:-1]:
-            column.no_wrap, column.overflow = True, "fold"
+        for column in result.columns[:-1]:  # unbroken as long as there is room
+            column.no_wrap = self._width(left_out, _WORD) <= options.max_width
         yield result
 
-    def _width(self, left_out: set[str]) -> int:
-        """Return the columns of a terminal that the table needs without some of its own."""
+    def _width(self, left_out: set[str], last_width: int = _LINE) -> int:
+        """Return the columns of a terminal that the table needs without some of its own.
+
+        The last column takes `last_width` at most.
+        """
         width = 0
         for i, heading in enumerate(self.columns):
             cells = [heading.removeprefix("<"), *(row[i] for row in self.rows)]
             widest = max(map(cell_len, cells))
             last = i == len(self.columns) - 1
             if heading not in left_out:
-                width += min(widest, _LINE) if last else widest + _BETWEEN
+                width += min(widest, last_width) if last else widest + _BETWEEN
         return width
-
-
-_LINE = 28
-"""Least width of a last column that is broken into lines."""
-
-_BETWEEN = 2
-"""Blanks between two columns."""
 
 
 def plain(shown: RenderableType) -> str:

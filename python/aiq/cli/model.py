@@ -37,13 +37,16 @@ from aiq.planning.options import SearchOptions
 def graph(
     model: ModelArgument,
     shape: InputOption = None,
+    data: Annotated[
+        str | None, typer.Option(help="Takes the inputs from its first batch, as `aiq search`.")
+    ] = None,
     batch_dim: BatchDimOption = 0,
     json_: JsonOption = False,
 ) -> None:
     """Show the layers of a model: work, sizes, what fuses into what."""
     with progress_bars() as progress:
         progress(LOADING, 0, 1)
-        loaded = load_model(model, shape)
+        loaded = load_model(model, shape, data)
         progress(LOADING, 1, 1)
         progress("export the model", 0, 1)
         result = graphs.extract(loaded.module, loaded.inputs, batch_dim)

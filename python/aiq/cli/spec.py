@@ -85,7 +85,7 @@ def load_model(
         not one, too large, or missing.
     """
     given = None if shape is None else _example(*_parse_shape(shape))
-    if ":" not in spec:
+    if not _is_own(spec):
         module: Any = models.load(spec)
     elif spec.startswith("torchvision:"):
         module = _called(spec, _torchvision(spec.removeprefix("torchvision:")))
@@ -120,7 +120,7 @@ def load_data(spec: str) -> Iterable[Any]:
     """
     if spec == "sample":
         return datasets.batches(datasets.sample("val"))
-    if ":" not in spec:
+    if not _is_own(spec):
         raise InputError(
             f"There is no data {spec!r}; use sample, or package.module:callable that returns "
             "batches of (inputs, targets)."
@@ -165,7 +165,7 @@ def load_metric(spec: str) -> str | Metric:
     InputError
         If the spec names nothing that can be called.
     """
-    if ":" not in spec:
+    if not _is_own(spec):
         return spec
     function = _user_attribute(spec)
     if not callable(function):
@@ -249,9 +249,19 @@ def _close(name: str, known: Iterable[str]) -> str:
     )
 
 
+def _is_own(spec: str) -> bool:
+    """Whether `spec` means something in a module of the user's, by its name or by its file."""
+    return ":" in spec or spec.endswith(".py")
+
+
 def _user_attribute(spec: str) -> object:
     """Return what ``package.module:name`` names, from a module of the user's."""
     path, _, name = spec.partition(":")
+    if path.endswith(".py"):
+        raise InputError(
+            f"{spec!r} names a file; run aiq in its folder, and write "
+            f"{Path(path).stem}:{name or 'callable'}."
+        )
     if not all(part.isidentifier() for part in [*path.split("."), name]):
         raise InputError(
             f"{spec!r} is not of the form package.module:callable; write it like that."

@@ -12,13 +12,13 @@ from aiq.graph import Layer, LayerGraph
 from aiq.measure import Comparison
 from aiq.plan.notes import not_counted, not_decided
 from aiq.runtimes import Mismatch
-from aiq.text import count, duration, table
+from aiq.text import FittedTable, count, duration, table
 
 
 def layers(graph: LayerGraph) -> RenderableType:
     """Return the layer graph, one row a layer."""
-    columns = ["<layer", "<op", "FLOPs", "weights", "read", "written", "FLOP/byte", "<fused"]
-    rows = (
+    columns = ("<layer", "<op", "FLOPs", "weights", "read", "written", "FLOP/byte", "<fused")
+    rows = tuple(
         (
             layer.name,
             str(layer.op),
@@ -31,7 +31,8 @@ def layers(graph: LayerGraph) -> RenderableType:
         )
         for layer in graph.layers
     )
-    found = table(f"{graph.model}, batch {graph.batch}", columns, rows)
+    title = f"{graph.model}, batch {graph.batch}"
+    found = FittedTable(title, columns, rows, ("<op", "read", "written"))
     notes = not_decided(asdict(parameter) for parameter in graph.undecided) + not_counted(
         [layer.name for layer in graph.uncounted]
     )

@@ -8,7 +8,7 @@ from torch import Tensor, arange, from_numpy
 from torch.utils import _pytree as pytree
 
 from aiq.errors import AiqError, DataError, type_of
-from aiq.graph.batch import BatchDim, batch_dims, batch_size
+from aiq.graph.batch import BatchDim, batch_dims, samples_in
 from aiq.graph.export import Inputs, call_arguments
 
 CALIBRATION_SAMPLES = 512
@@ -132,7 +132,7 @@ def observed(
     for batch in [] if data is None else read_batches(data):
         inputs = inputs_of(batch, reads)
         found.append(inputs)
-        samples += batch_size(batch_dims(batch_dim, inputs), pytree.tree_leaves(inputs))
+        samples += samples_in(inputs, batch_dim)
         if samples >= CALIBRATION_SAMPLES:
             break
     return found

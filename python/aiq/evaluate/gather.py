@@ -11,14 +11,13 @@ from torch.utils import _pytree as pytree
 from aiq.data.reading import arranged, inputs_of, read_batches
 from aiq.errors import DataError, type_of
 from aiq.evaluate.samples import Dims, Samples, is_whole
-from aiq.graph.batch import BatchDim, batch_dims
+from aiq.graph.batch import BatchDim, batch_dims, samples_first
 from aiq.graph.export import Inputs
 
 
 def gather(
     data: Iterable[Any],
     *,
-    limit: int | None = None,
     labelled: bool = True,
     batch_dim: BatchDim = 0,
     reads: int | None = None,
@@ -30,8 +29,6 @@ def gather(
     data
         Iterable of ``(inputs, targets)`` batches, whose sizes may differ. Inputs are a tensor, or a
         tuple or dict of tensors. If not `labelled`, batches may consist of inputs only.
-    limit
-        Number of samples after which to stop.
     labelled
         Whether targets are needed.
     batch_dim
@@ -49,16 +46,12 @@ def gather(
         If `batch_dim` does not fit the inputs.
     """
     batches: list[_Batch] = []
-    count = 0
     for number, given in enumerate(read_batches(data, "data" if labelled else "calibration data")):
         batch = _batch(given, number, batch_dim, labelled=labelled, reads=reads)
         if batches:
             _same(batches[0], batch, number)
         batches.append(batch)
-        count += batch.count
-        if limit is not None and count >= limit:
-            break
-    if not count:
+    if not sum(batch.count for batch in batches):
         raise DataError(
             "The data yields no samples; give at least one batch of (inputs, targets) (a generator "
             "can be read only once: pass a list, a DataLoader, or a fresh generator)."
@@ -66,7 +59,7 @@ def gather(
     first = batches[0]
     columns = zip(*(batch.leaves for batch in batches), strict=True)
     leaves = [
-        torch.cat([_first(leaf, dim) for leaf in column])
+        torch.cat([samples_first(leaf, dim) for leaf in column])
         if is_whole(first.dims) or dim is not None
         else column[0]
         for column, dim in zip(columns, first.dims, strict=True)
@@ -75,9 +68,11 @@ def gather(
     samples = Samples(inputs, None, first.dims)
     if labelled:
         dim = _target_dim(batches)
-        targets = torch.cat([_first(b.targets, dim) for b in batches if b.targets is not None])
+        targets = torch.cat(
+            [samples_first(b.targets, dim) for b in batches if b.targets is not None]
+        )
         samples = replace(samples, targets=targets, target_dim=dim)
-    return samples if limit is None else samples.part(0, min(limit, count))
+    return samples
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,7 +114,8 @@ def _batch(
     """Return one batch of the data, after checking it."""
     if labelled and not (isinstance(given, (tuple, list)) and len(given) == 2):
         raise DataError(
-            f"Batch {number} is {type_of(given)}, not a pair; let the data yield (inputs, targets)."
+            f"Batch {number} is {type_of(given)}, not a pair; let the data yield (inputs, "
+            "targets), or choose the metric cosine, which needs no targets."
         )
     inputs = arranged(given[0]) if labelled else inputs_of(given, reads)
     leaves, structure = pytree.tree_flatten(inputs)
@@ -225,8 +221,3 @@ def _labels(targets: Any, number: int, *, scalar: bool) -> Tensor:  # noqa: ANN4
             "first dimension is the batch, for example class indices."
         )
     return labels if labels.is_floating_point() else labels.long()
-
-
-def _first(leaf: Tensor, dim: int | None) -> Tensor:
-    """Return a tensor with the samples as its first dimension; without a batch, one sample."""
-    return leaf[None] if dim is None else leaf.movedim(dim, 0)

@@ -46,6 +46,16 @@ def batch_size(dims: Sequence[int | None], leaves: Sequence[Any]) -> int:
     return 1
 
 
+def samples_in(inputs: Any, batch_dim: BatchDim) -> int:  # noqa: ANN401
+    """Return the number of samples in `inputs`."""
+    return batch_size(batch_dims(batch_dim, inputs), pytree.tree_leaves(inputs))
+
+
+def samples_first(tensor: torch.Tensor, dim: int | None) -> torch.Tensor:
+    """Return a tensor with the samples as its first dimension; without a batch, one sample."""
+    return tensor[None] if dim is None else tensor.movedim(dim, 0)
+
+
 def _spread(batch_dim: BatchDim, inputs: Any) -> list[int | None]:  # noqa: ANN401
     if batch_dim is None or (type(batch_dim) is int and batch_dim >= 0):
         return [batch_dim] * len(pytree.tree_leaves(inputs))

@@ -1,6 +1,6 @@
 """Find operators that models write as several small ones, and that runtimes run as one kernel.
 
-These are RMS norms, rotary embeddings, GELU, and attention with the copies of what it reads and
+These are norms, rotary embeddings, GELU, and attention with the copies of what it reads and
 writes. A *composite* is a set of nodes of one module of which only the last value is read by
 others.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from aiq.graph.operators import Op, classify, is_view
+from aiq.graph.operators import Op, argument, classify, is_view
 from aiq.graph.simplify import name_of
 
 ATTENTION = "scaled_dot_product_attention"
@@ -18,6 +18,9 @@ ATTENTION = "scaled_dot_product_attention"
 
 _SMALL = {Op.ADD, Op.MUL, Op.ACTIVATION, Op.CONCAT, Op.POOL}
 """Classes of the operators of a norm, a rotary embedding or GELU."""
+
+_DEVIATIONS = {"var", "var_mean", "std", "std_mean", "linalg_vector_norm"}
+"""Operators that measure how large the numbers are by which a norm divides; or it is a mean."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +56,7 @@ def composites(graph: fx.Graph, activations: Collection[fx.Node]) -> Iterator[Co
     kinds = {node: classify(node) for node in computed if not is_view(node)}
 
     def is_small(node: fx.Node, reader: fx.Node) -> bool:
-        return kinds[node] in _SMALL and kinds[reader] in _SMALL
+        return all(kinds[x] in _SMALL or name_of(x) in _DEVIATIONS for x in (node, reader))
 
     def is_copied(node: fx.Node, reader: fx.Node) -> bool:
         pair = (name_of(node), name_of(reader))
@@ -61,8 +64,9 @@ def composites(graph: fx.Graph, activations: Collection[fx.Node]) -> Iterator[Co
 
     for nodes in _closed(kinds, is_small):
         names = {name_of(node) for node in nodes}
-        if {"rsqrt", "mean"} <= names:
-            yield Composite(Op.NORM, "", nodes)
+        branch = _from_branch(nodes, kinds)
+        if any(map(_divides, branch)) and any(map(_measures, branch)):
+            yield Composite(Op.NORM, "", branch)
         elif "neg" in names and names & {"cat", "stack"}:
             yield Composite(Op.MUL, "rotary", nodes)
         elif {"tanh", "pow"} <= names:
@@ -70,6 +74,44 @@ def composites(graph: fx.Graph, activations: Collection[fx.Node]) -> Iterator[Co
     for nodes in _closed(kinds, is_copied):
         if len(nodes) > 1:
             yield Composite(Op.MATMUL, ATTENTION, nodes)
+
+
+def _measures(node: fx.Node) -> bool:
+    return name_of(node) == "mean" or name_of(node) in _DEVIATIONS
+
+
+def _divides(node: fx.Node) -> bool:
+    """Whether a node divides by a value that depends on the inputs of the network."""
+    match name_of(node):
+        case "rsqrt" | "reciprocal":
+            return True
+        case "pow":
+            exponent = argument(node, "exponent")
+            return isinstance(exponent, int | float) and exponent < 0
+        case "div":
+            divisor = argument(node, "other")
+            return isinstance(divisor, fx.Node) and divisor.op == "call_function"
+    return False
+
+
+def _from_branch(nodes: tuple[fx.Node, ...], kinds: Collection[fx.Node]) -> tuple[fx.Node, ...]:
+    """Return the nodes from where two of them read what is computed before.
+
+    What a norm normalises is read by two of its nodes. Others, such as a sum or an activation, are
+    before it.
+    """
+    first = [n for n in nodes if any(x not in nodes for x in _computed(n, kinds))]
+    return nodes if len(first) != 1 else _from_branch(nodes[1:], kinds)
+
+
+def _computed(node: fx.Node, kinds: Collection[fx.Node]) -> Iterator[fx.Node]:
+    """Yield what a node reads, without views: results of operators, and inputs of the network."""
+    for operand in node.all_input_nodes:
+        value = operand
+        while is_view(value):
+            value = value.all_input_nodes[0]
+        if value in kinds or value.op == "placeholder":
+            yield value
 
 
 def _closed(

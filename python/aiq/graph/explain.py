@@ -82,9 +82,9 @@ def _place(error: Exception) -> str:
     return f" at `{own[-1].line}` (line {own[-1].lineno} of {own[-1].filename})" if own else ""
 
 
-def _first_sentence(error: Exception, limit: int = 200) -> str:
+def _first_sentence(error: Exception) -> str:
     line = next((part.strip() for part in str(error).splitlines() if part.strip()), "")
     line = line or type(error).__name__
-    if len(line) > limit:
-        line = line[:limit].rsplit(" ", 1)[0] + " ..."
+    if len(line) > 200:
+        line = line[:200].rsplit(" ", 1)[0] + " ..."
     return line if line.endswith((".", "...", "!", "?")) else line + "."

@@ -2,7 +2,7 @@
 
 from aiq.hardware.compare import Pair, side_by_side
 from aiq.hardware.energy import Energy
-from aiq.hardware.library import MAX_BYTES, builtin_folder, folders, profile_files, profile_name
+from aiq.hardware.library import builtin_folder, folders, profile_files, profile_name
 from aiq.hardware.profile import (
     Hardware,
     MemoryLevel,
@@ -12,17 +12,15 @@ from aiq.hardware.profile import (
     to_yaml,
     validate,
 )
-from aiq.hardware.runtime_profile import Fit, KernelProfile, Realisation, RuntimeProfile
+from aiq.hardware.runtime_profile import Fit, KernelProfile, RuntimeProfile
 
 __all__ = [
-    "MAX_BYTES",
     "Energy",
     "Fit",
     "Hardware",
     "KernelProfile",
     "MemoryLevel",
     "Pair",
-    "Realisation",
     "RuntimeProfile",
     "Specification",
     "builtin_folder",

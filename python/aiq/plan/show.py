@@ -125,8 +125,8 @@ def sentence(plan: "Plan") -> str:
         estimated = words.change(plan.predicted_drop)
         parts.append(f"{words.name} {estimated} (estimated, not measured)")
     else:
-        most = words.change(scores.drop_limit)
-        limit = f"at most {most} with {100 * scores.confidence:g} %"
+        worst = words.change(scores.drop_limit)
+        limit = f"at worst {worst} with {100 * scores.confidence:g} %"
         parts.append(f"{words.name} {words.change(scores.drop)} ({limit})")
     parts.append(_formats(plan))
     return f"{', '.join(parts)}; {(runtime or 'no runtime') if work is None else work}"
@@ -153,6 +153,7 @@ def _formats(plan: "Plan") -> str:
     name = first if usual == first else f"{usual} ({first})"
     total = len(plan.layers)
     how_many = f"all {total} layers" if number == total else f"{number} of {total} layers"
+    how_many = "the only layer" if total == 1 else how_many
     return ", ".join([f"{how_many} {name}", *(f"{n} {other}" for other, n in others)])
 
 

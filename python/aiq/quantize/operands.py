@@ -36,19 +36,17 @@ class Operands:
 
         The weight of a ``ConvTranspose2d(8, 6, 3, groups=2)``, (8, 3, 3, 3), becomes (6, 4, 3, 3).
         """
-        if not self.transposed:
-            return weight
-        inputs, outputs, *taps = weight.shape
-        split = weight.reshape(self.groups, inputs // self.groups, outputs, *taps)
-        return split.transpose(1, 2).reshape(self.groups * outputs, -1, *taps)
+        return self._exchanged(weight) if self.transposed else weight
 
     def as_stored(self, weight: Tensor) -> Tensor:
         """Return `weight`, in the layout of `by_output`, as it is stored."""
-        if not self.transposed:
-            return weight
-        outputs, inputs, *taps = weight.shape
-        split = weight.reshape(self.groups, outputs // self.groups, inputs, *taps)
-        return split.transpose(1, 2).reshape(self.groups * inputs, -1, *taps)
+        return self._exchanged(weight) if self.transposed else weight
+
+    def _exchanged(self, weight: Tensor) -> Tensor:
+        """Exchange the outputs of a group and its inputs; twice, it changes nothing."""
+        first, second, *taps = weight.shape
+        split = weight.reshape(self.groups, first // self.groups, second, *taps)
+        return split.transpose(1, 2).reshape(self.groups * second, -1, *taps)
 
 
 def operands(trace: Trace) -> dict[str, Operands]:

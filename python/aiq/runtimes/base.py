@@ -108,7 +108,6 @@ class Runtime(ABC):
         calibration: Iterable[Inputs] = (),
         *,
         runs: int = 50,
-        emulate: bool = False,
         batch_dim: BatchDim = 0,
     ) -> dict[str, float]:
         """Return the median seconds of each layer, with the operators fused into its kernel.
@@ -127,7 +126,7 @@ class Runtime(ABC):
             If the runtime cannot time single layers.
         """
         job = self._prepare(
-            model, example_inputs, formats, calibration, emulate=emulate, batch_dim=batch_dim
+            model, example_inputs, formats, calibration, emulate=False, batch_dim=batch_dim
         )
         with door(self.name, "time the layers of this network"):
             return dict(layer_times(self._profile(job, runs)).layers)

@@ -3,12 +3,10 @@
 from collections.abc import Iterable
 from typing import Any
 
-from torch.utils import _pytree as pytree
-
 from aiq.data.reading import inputs_of, read_batches
 from aiq.evaluate.gather import gather
 from aiq.graph import Trace
-from aiq.graph.batch import batch_dims, batch_size
+from aiq.graph.batch import samples_in
 from aiq.graph.export import Inputs
 
 
@@ -30,12 +28,10 @@ def calibration_batches(calibration: Iterable[Any], trace: Trace) -> list[Inputs
     """
     reads = len(trace.module.graph.find_nodes(op="placeholder"))
     batches = [inputs_of(batch, reads) for batch in read_batches(calibration, "calibration")]
-    if trace.dynamic_batch or all(_size(batch, trace) == trace.graph.batch for batch in batches):
+    if trace.dynamic_batch or all(
+        samples_in(batch, trace.batch_dim) == trace.graph.batch for batch in batches
+    ):
         return batches
     samples = gather(batches, labelled=False, batch_dim=trace.batch_dim, reads=reads)
     size = trace.graph.batch
     return [chunk.filled(size) for chunk in samples.chunks(size)]
-
-
-def _size(batch: Inputs, trace: Trace) -> int:
-    return batch_size(batch_dims(trace.batch_dim, batch), pytree.tree_leaves(batch))

@@ -100,8 +100,10 @@ def _attention(graph: fx.Graph, node: fx.Node) -> None:
     with graph.inserting_before(node):
         for value, whole in operands.items():
             sizes = [math.prod(samples), *whole[-3:]]
-            expanded = graph.call_function(aten.expand.default, (value, list(whole)))
-            joined = graph.call_function(aten.reshape.default, (expanded, sizes))
+            joined = value
+            if math.prod(_shape(value)) != math.prod(whole):
+                joined = graph.call_function(aten.expand.default, (value, list(whole)))
+            joined = graph.call_function(aten.reshape.default, (joined, sizes))
             node.replace_input_with(value, joined)
     with graph.inserting_after(node):
         result = graph.call_function(aten.reshape.default, (node, list(_shape(node))))

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from aiq.evaluate.metrics import main_output
 from aiq.formats import Format
-from aiq.graph.batch import BatchDim, batch_dims, batch_size
+from aiq.graph.batch import BatchDim, samples_first, samples_in
 from aiq.graph.export import Inputs
 from aiq.quantize.simulate import Formats, Simulator, State
 
@@ -52,7 +51,7 @@ class EstimateContext:
 
     def samples(self, batch: Inputs) -> int:
         """Return the number of samples in a batch."""
-        return batch_size(batch_dims(self.batch_dim, batch), pytree.tree_leaves(batch))
+        return samples_in(batch, self.batch_dim)
 
 
 Estimator = Callable[[EstimateContext], Tensor]
@@ -133,11 +132,6 @@ def alone(
                     context.step()
         found.append(scores)
     return torch.cat(found)
-
-
-def samples_first(output: Tensor, dim: int | None) -> Tensor:
-    """Return the network's output with the samples as its first dimension."""
-    return output[None] if dim is None else output.movedim(dim, 0)
 
 
 def relative_error(rounded: Tensor, exact: Tensor) -> Tensor:

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from aiq.evaluate.metrics import main_output
 from aiq.formats import Format
+from aiq.graph.batch import samples_first
 from aiq.graph.export import Inputs
 from aiq.quantize.simulate import Formats
 from aiq.sensitivity import tokens
-from aiq.sensitivity.context import EstimateContext, samples_first, writes, written
+from aiq.sensitivity.context import EstimateContext, writes, written
 from aiq.sensitivity.likelihood import Graph
 
 

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from aiq.evaluate.metrics import main_output
 from aiq.formats import DType
+from aiq.graph.batch import samples_first
 from aiq.graph.export import Inputs
 from aiq.quantize.simulate import Formats, Simulator
-from aiq.sensitivity.context import relative_error, samples_first, usual_class_axis
+from aiq.sensitivity.context import relative_error, usual_class_axis
 
 _TINY = torch.finfo(torch.float64).tiny
 
