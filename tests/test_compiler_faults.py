@@ -251,8 +251,9 @@ def test_inductor_changes_no_input_and_no_constant(layer, shape, fmt, change, co
 class Means(nn.Module):
     """Means and sums over positions, as floats, rounded, and with what was summed."""
 
-    def __init__(self):
+    def __init__(self, *, shows):
         super().__init__()
+        self.shows = shows
         self.first, self.last = nn.Linear(16, 32), nn.Linear(32, 5)
 
     def forward(self, x):
@@ -264,12 +265,13 @@ class Means(nn.Module):
             (x * x.mean(1, keepdim=True))[:, 0],
             x.flatten(0, 1).unflatten(0, (48, 49)).mean(1)[:64] * x.sigmoid().sum(),
         )
-        return [self.last(part) for part in parts]
+        return [self.last(part) for part in parts] + [x] * self.shows
 
 
-def test_means_over_positions_in_openvino():
+@pytest.mark.parametrize("shows", [False, True], ids=["inner", "returned"])
+def test_means_over_positions_in_openvino(shows):
     pytest.importorskip("openvino")
-    net, x = Means().eval(), torch.randn(48, 49, 16)
+    net, x = Means(shows=shows).eval(), torch.randn(48, 49, 16)
     program = runtimes.get("openvino").compile(net, x, formats(net, x, "w8a8"), [x])
     assert {fmt for fmt in program.realised.values()} == {"w8a8"}
     for found, expected in zip(program(x), net(x), strict=True):

@@ -62,7 +62,7 @@ def keep_means_apart(model: onnx.ModelProto) -> None:
     Parameters
     ----------
     model
-        The model, in which the shapes of all values are known; it is changed.
+        The model, which is changed.
     """
     graph = model.graph
     if not any(node.op_type in _QUANTIZED for node in graph.node):
@@ -71,15 +71,13 @@ def keep_means_apart(model: onnx.ModelProto) -> None:
     constants = {value.name: value for value in graph.initializer}
     shapes = {
         value.name: [size.dim_value for size in value.type.tensor_type.shape.dim]
-        for value in (*graph.value_info, *graph.input)
+        for value in (*graph.value_info, *graph.input, *graph.output)
     }
     for index, node in reversed(list(enumerate(graph.node))):
         if node.op_type == "AveragePool":
             is_wrong = _counts_padding(node, writers)
-        elif node.op_type in {"ReduceMean", "ReduceSum"} and len(shapes[node.input[0]]) == 3:
-            axes = [numpy_helper.to_array(constants[name]) % 3 for name in node.input[1:2]]
-            reduced = {int(axis) for axis in axes[0]} if axes else {0, 1, 2}
-            is_wrong = shapes[node.input[0]][0] > 1 and 1 in reduced and 0 not in reduced
+        elif node.op_type in {"ReduceMean", "ReduceSum"}:
+            is_wrong = _reduces_second(node, shapes.get(node.input[0]), constants)
         else:
             continue
         if is_wrong:
@@ -87,6 +85,19 @@ def keep_means_apart(model: onnx.ModelProto) -> None:
             node.input[0] = own = f"{node.output[0]}_operand"
             same = helper.make_node("LeakyRelu", [source], [own], f"{own}_apart", alpha=1.0)
             graph.node.insert(index, same)
+
+
+def _reduces_second(
+    node: onnx.NodeProto, shape: list[int] | None, constants: Mapping[str, onnx.TensorProto]
+) -> bool:
+    """Whether a reduction is over the second of three dimensions of several samples, or may be."""
+    if shape is None:  # of a value that an edit has made
+        return True
+    if len(shape) != 3 or shape[0] == 1:  # a number of samples that is not fixed is 0
+        return False
+    axes = [numpy_helper.to_array(constants[name]) % 3 for name in node.input[1:2]]
+    reduced = {int(axis) for axis in axes[0]} if axes else {0, 1, 2}
+    return 1 in reduced and 0 not in reduced
 
 
 def _counts_padding(pooling: onnx.NodeProto, writers: Mapping[str, onnx.NodeProto]) -> bool:
@@ -111,7 +122,7 @@ def keep_products_apart(model: onnx.ModelProto) -> None:
     Parameters
     ----------
     model
-        The model, in which the shapes of all values are known; it is changed.
+        The model, which is changed.
     """
     graph = model.graph
     if not any(node.op_type in _QUANTIZED for node in graph.node):
