@@ -138,6 +138,12 @@ features, which no longer exist; a calibration today fits "no products of featur
 
 SHOWN = {
     "xeon_2vcpu": ("mobilenet_v2/128", "resnet20/128"),
+    "xeon_emerald_2vcpu": (
+        "mobilenet_v2/128",
+        "resnet20/128",
+        "vit_s/1/openvino",
+        "bert_base/1/openvino",
+    ),
     "epyc_zen5_2vcpu": (
         "mobilenet_v2/128",
         "vit_s/1/openvino",

@@ -146,9 +146,9 @@ class Remembering:
         return self.engine.support(op, fmt)
 
     def compiler(
-        self, model: nn.Module, example_inputs: Inputs, calibration: Iterable[Inputs]
+        self, model: nn.Module, example_inputs: Inputs, calibration: Iterable[Inputs], **more: Any
     ) -> Callable[[Mapping[str, Format]], Compiled]:
-        compiled = self.engine.compiler(model, example_inputs, calibration)
+        compiled = self.engine.compiler(model, example_inputs, calibration, **more)
 
         def remembered(formats: Mapping[str, Format]) -> Compiled:
             key = tuple((layer, fmt.name) for layer, fmt in formats.items())
