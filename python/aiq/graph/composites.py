@@ -101,7 +101,9 @@ def _from_branch(nodes: tuple[fx.Node, ...], kinds: Collection[fx.Node]) -> tupl
     before it.
     """
     first = [n for n in nodes if any(x not in nodes for x in _computed(n, kinds))]
-    return nodes if len(first) != 1 else _from_branch(nodes[1:], kinds)
+    if len(first) != 1:
+        return nodes
+    return _from_branch(tuple(n for n in nodes if n is not first[0]), kinds)
 
 
 def _computed(node: fx.Node, kinds: Collection[fx.Node]) -> Iterator[fx.Node]:
