@@ -49,8 +49,9 @@ def test_no_calibrated_profile_prices_packed_weights_as_float32(step, name):
     for runtime in set(runtimes.names()) & {*hardware.runtimes}:
         table = cost.time_table(step, formats, hardware, runtime)
         fp32, w8, w4, w4g64 = (table.total(dict.fromkeys(table.layers, f)) for f in formats)
-        assert w4 < w4g64 < fp32, runtime
-        assert (w8 == fp32) if runtime == "onnxruntime" else (w4 < w8 < fp32)
+        # In a cache, unpacking decides: 4 bits may take longer than 8, and groups longer than none.
+        assert max(w4, w4g64) < fp32, runtime
+        assert (w8 == fp32) if runtime == "onnxruntime" else (w8 < fp32)
         conv = table.cost[table.layers.index("conv")]
         assert len(set(conv.tolist())) == 1  # no runtime packs the weights of a convolution
 
