@@ -17,6 +17,9 @@ from aiq.quantize.program import Program
 BINS = 4096
 """Bins of a histogram on either side of zero: at least 16 for each quantisation step of 8 bits."""
 
+PIECE = 2**18
+"""Values that are counted together, which fit a core's cache."""
+
 
 @dataclass(slots=True)
 class Statistics:
@@ -91,12 +94,14 @@ class Statistics:
             )
         self.extremes.append((low, high))
         self._cover(max(-low, high))
-        # Two multiplications, as the product of the factors may overflow float32.
-        bins = flat.mul(1 / self.limit if self.limit else 0).mul_(BINS).floor_().add_(BINS)
-        bins = bins.clamp_(max=2 * BINS - 1).to(torch.int32)
-        self.counts += torch.bincount(bins, minlength=2 * BINS)
+        for values in flat.split(PIECE):
+            # Two multiplications, as the product of the factors may overflow float32.
+            bins = values.mul(1 / self.limit if self.limit else 0).mul_(BINS).floor_().add_(BINS)
+            bins = bins.clamp_(max=2 * BINS - 1).to(torch.int32)
+            self.counts += torch.bincount(bins, minlength=2 * BINS)
         rows = x.reshape(-1, x.shape[-1]) if self.by_feature and x.ndim > 1 else x
-        self._add(rows.sum(0, dtype=torch.float64), len(rows))
+        # Of a single row, a sum in another type takes several times as long as an addition.
+        self._add(rows[0] if len(rows) == 1 else rows.sum(0, dtype=torch.float64), len(rows))
 
     def _add(self, total: Tensor, count: int) -> None:
         """Add a sum of `count` values to the total.
@@ -107,8 +112,11 @@ class Statistics:
         """
         if isinstance(self.total, Tensor) and self.total.shape != total.shape:
             self.total, self.batch = _over_positions(self.total, self.batch)
-            total, count = _over_positions(total, count)
-        self.total = self.total + total
+            total, count = _over_positions(total.double(), count)
+        if isinstance(self.total, Tensor):
+            self.total += total
+        else:
+            self.total = total.double()
         self.batch += count
 
     def _cover(self, largest: float) -> None:
