@@ -71,7 +71,8 @@ class Evaluator:
     gguf
         Whether to compute as llama.cpp does, see `aiq.quantize.simulate`.
     memory
-        Largest size of kept activations in bytes.
+        Largest size of kept activations in bytes, and of kept outputs of the float32 network.
+        Further outputs are in a temporary file.
     cache
         Folder of a journal of all evaluations, so that none is run twice; ``None`` for no journal.
     lenient

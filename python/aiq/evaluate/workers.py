@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from aiq.evaluate.metrics import Reference
+from aiq.evaluate.references import References
 from aiq.evaluate.runner import Checkpoint, LayerFormats, Runner
 from aiq.evaluate.samples import Samples
 from aiq.formats import REFERENCE
@@ -45,7 +45,8 @@ class LocalWorkers:
     memory
         Largest size of kept activations in bytes. Activations of a chunk are kept after a job with
         only one plan, unless those of a few chunks exceed this size: keeping some would save little
-        time.
+        time. Outputs of the float32 network have the same limit; more of them are kept in a
+        temporary file.
     arrived
         Called with each result.
     """
@@ -64,7 +65,7 @@ class LocalWorkers:
         self._paths: dict[int, Checkpoint] = {}
         self._kept = 0  # size of _paths in bytes
         self._keeps = True
-        self._references: dict[int, Reference] = {}
+        self._references = References(memory)
 
     def start(self, jobs: Sequence[ChunkJob]) -> list[Scores]:
         """Return the results of each job, to be read in this order."""
@@ -78,11 +79,12 @@ class LocalWorkers:
         chunk, path = self._chunks[index], self._paths.pop(index, None) if alone else None
         self._kept -= path.bytes if path else 0
         run = partial(self._runner.run, keep=self._keeps or not alone)
+        reference = self._references.get(index)
         for plan in plans:
-            reference = self._references.get(index)
             if reference is None and any(f != REFERENCE for f in plan):
                 _, path, reference = run(chunk, _float32(plan), path, None)
-            scores, path, self._references[index] = run(chunk, plan, path, reference)
+            scores, path, reference = run(chunk, plan, path, reference)
+            self._references.put(index, reference)
             self._arrived(index, plan, scores)
             yield plan, scores
         if not alone or path is None:

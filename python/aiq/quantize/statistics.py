@@ -94,7 +94,7 @@ class Statistics:
             )
         self.extremes.append((low, high))
         self._cover(max(-low, high))
-        for values in flat.split(PIECE):
+        for values in torch.split(flat, PIECE):
             # Two multiplications, as the product of the factors may overflow float32.
             bins = values.mul(1 / self.limit if self.limit else 0).mul_(BINS).floor_().add_(BINS)
             bins = bins.clamp_(max=2 * BINS - 1).to(torch.int32)
