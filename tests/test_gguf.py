@@ -21,6 +21,7 @@ from aiq.quantize.observers import weight_mse
 from aiq.quantize.simulate import Simulator
 from aiq.quantize.statistics import observe
 from aiq.runtimes import placement
+from aiq.text import count
 
 BLOCKS = [name for name in TYPES if parse(name).quantizes_weights]
 MIX = ("w4g32", "w8g32", "w5g32", "w4g32z", "w5g32z", "fp16", "fp32")
@@ -127,6 +128,18 @@ def test_a_plan_becomes_a_file_whose_size_it_knows(kind, tmp_path):
     assert types.keys() < layers
     assert all(stored[name].tensor_type.name.lower() == kind for name, kind in types.items())
     assert len(types) == len(plan.layers)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_table_without_a_choice_is_named_as_the_file_holds_it(tied, tmp_path):
+    model, path = decoder(tied=tied, num_hidden_layers=1), tmp_path / "model.gguf"
+    options = {"example_inputs": tokens(), "formats": "fp32,w4g32", "max_drop": 1.0}
+    plan = aiq.search(model, "xeon_2vcpu", runtime="llamacpp", **options)
+    aiq.export(plan, model, path)
+    (table,) = (t for t in gguf.GGUFReader(path).tensors if t.name == "token_embd.weight")
+    line = f"model.embed_tokens (embedding) {count(table.n_bytes)}B float16"
+    assert (line in str(plan)) != tied  # the format of a shared table is that of the output layer
+    assert "(embedding)" not in str(plan).replace(line, "")
 
 
 DOWN = dict.fromkeys(KINDS, "*.down_proj") | {"gpt2": "*.mlp.c_proj*"}
