@@ -222,8 +222,9 @@ def summary(rows: Mapping[str, Any]) -> dict[str, Any]:
     """Return the rows without the numbers of single layers, and what they say together."""
     left_out = {"share", "harm"}
     kept = {n: {k: v for k, v in row.items() if k not in left_out} for n, row in rows.items()}
-    shares = [row["share_of_gain"]["memory alone"] for row in rows.values()]
-    return {"networks": kept, "memory_alone_median": float(np.median(shares))}
+    joined = common.joined(common.published("memory_share").get("networks"), kept)
+    shares = [row["share_of_gain"]["memory alone"] for row in joined.values()]
+    return {"networks": joined, "memory_alone_median": float(np.median(shares))}
 
 
 def table(rows: Mapping[str, Any]) -> str:

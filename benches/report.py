@@ -17,6 +17,7 @@ import encoder_report
 import equal_size_report
 import llm_report
 import peers_report
+from common import STAMP
 from prediction_report import LEVELS, number, over_all
 from report_text import (
     CALIBRATION,
@@ -284,7 +285,8 @@ def calibration(profile: str, document: Document) -> str:
     """Return the table of the fits of the calibrations of a profile."""
     lines = []
     for runtime, fits in document["runtimes"].items():
-        for name, fit in fits.items():
+        for name, row in fits.items():
+            fit = {column: value for column, value in row.items() if column not in STAMP}
             cells = [number(column, value).replace("%", " %") for column, value in fit.items()]
             lines.append([runtime, name, *cells])
     return heading(profile, document) + table(["runtime", "fit", *fit], lines)
