@@ -329,12 +329,12 @@ class Masked(nn.Module):
         self.register_buffer("mask", mask)
 
     def forward(self, x, *masks):
-        q, k, v = (layer(x)[:, None] for layer in self.layers)
+        q, k, v = (layer(x).unflatten(-1, (2, 4)).transpose(1, 2) for layer in self.layers)
         found = [
             nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
             for mask in (*masks, self.mask)
         ]
-        return [self.last(y[:, 0]) for y in found]
+        return [self.last(y.transpose(1, 2).contiguous().flatten(2)) for y in found]
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])

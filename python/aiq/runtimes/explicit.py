@@ -142,6 +142,9 @@ def zero_empty_rows(module: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> N
             zeroed = _after(node, aten.where.ScalarOther, has_key, node, 0.0)
             for reader in readers:
                 reader.replace_input_with(node, zeroed)
+    for node in module.graph.nodes if masks else ():
+        if node.target is aten.view.default:  # of another memory order than attention writes
+            node.target = aten.reshape.default
     module.recompile()
 
 
