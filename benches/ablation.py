@@ -27,7 +27,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from common import RAW, console, earlier, save
+from common import RAW, console, earlier, joined, published, save
 from torch import nn
 
 import aiq
@@ -293,6 +293,7 @@ def main() -> None:
     found = {"searches": summary(rows), "stopwatch": timed_summary(clocks)}
     show(found["searches"])
     show_timed(found["stopwatch"])
+    found = joined(published("ablation"), found, 2, "cases")
     save("ablation", found, SEEDS, {"searches": rows, "stopwatch": clocks})
 
 

@@ -69,7 +69,8 @@ def main() -> None:
                     )
                     found[runtime][variant.name] = said(section, hardware, mine)
                 console.print(variant.name, found[runtime][variant.name])
-            summary = {"description": hardware.description, "runtimes": found}
+            fits = common.joined(common.published(name).get("runtimes"), found, 2)
+            summary = {"description": hardware.description, "runtimes": fits}
             common.save(name, summary, [], found)
             console.print(fill(f"{runtime}: errors", found[runtime]))
 

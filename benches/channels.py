@@ -24,7 +24,7 @@ import channels_split
 import numpy as np
 import small_networks
 import torch
-from common import RESULTS, console, earlier, save
+from common import console, earlier, joined, published, save
 
 from aiq import data, graph, models, text
 from aiq.evaluate import Evaluator
@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--stopwatch", action="store_true", help="time split convolutions")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    found = earlier("channels") if (RESULTS / "channels.json").exists() else {}
+    found = earlier("channels")
     if options.stopwatch:
         found["stopwatch"] = channels_split.measure()
     else:
@@ -202,8 +202,8 @@ def summary(found: dict[str, Any]) -> None:
         for name, network in NETWORKS.items()
         if name in found
     }
-    document = {"networks": networks, "stopwatch": found.get("stopwatch")}
-    save("channels", document, [0], found)
+    document = {"networks": networks, "stopwatch": found.get("stopwatch", {})}
+    save("channels", joined(published("channels"), document, 2), [0], found)
 
 
 if __name__ == "__main__":

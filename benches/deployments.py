@@ -41,6 +41,7 @@ from aiq.runtimes import instructions
 SEED = 0
 FORMATS = "w8a8"
 ROWS = 8  # networks that one process does
+DEPTH = 3  # network, "runtimes" and runtime lead to a row
 
 
 def main() -> None:
@@ -58,10 +59,11 @@ def main() -> None:
         for n in chosen
         if options.again or not {*options.runtime} <= {*done.get(n, {}).get("runtimes", {})}
     ]
+    published = common.published("deployments").get("rows")
     for name, found in in_processes(missing, options.hw, options.runtime):
-        earlier = done.get(name, {}).get("runtimes", {})
-        done[name] = {**found, "runtimes": {**earlier, **found["runtimes"]}}
-        common.save("deployments", {"hw": options.hw, "rows": done}, [SEED], done)
+        done = common.joined(done, {name: found}, DEPTH)
+        rows = common.joined(published, done, DEPTH)
+        common.save("deployments", {"hw": options.hw, "rows": rows}, [SEED], done)
         print(markdown({name: done[name]}).splitlines()[-1], flush=True)
     print(markdown({name: done[name] for name in chosen}))
     print(summary({name: done[name] for name in chosen}))

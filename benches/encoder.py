@@ -49,8 +49,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     found = {str(batch): measured(options, batch) for batch in options.batch}
-    known = common.published("encoder").get("batches", {})
-    common.save("encoder", {"batches": known | found}, seeds=[0])
+    known = common.published("encoder").get("batches")
+    common.save("encoder", {"batches": common.joined(known, found)}, seeds=[0])
     common.console.print(
         text.table(
             "Programs of MiniLM", encoder_report.HEADER, encoder_report.encoder(common.RESULTS)

@@ -38,12 +38,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from common import console, earlier, save
+from common import console, earlier, joined, published, save
 from equal_size_tools import BATCH, IMAGES, MEANS, PACKAGES, TOOLS, images, mean_bits
 
 from aiq import data, graph, models, text
@@ -188,16 +189,21 @@ def rows(network: str, found: Mapping[str, Any], how: str) -> list[dict[str, Any
 
 def summary(found: Mapping[str, Any]) -> dict[str, Any]:
     """Return the rows of all networks, and the versions and errors of the tools."""
-    networks = sorted({key.split("/")[0] for key in found})
+    known = published("equal_size")
+    names = sorted({key.split("/")[0] for key in found})
+    measured = {name: {how: rows(name, found, how) for how in OURS} for name in names}
+    networks = joined(known.get("networks"), measured, 3)
+    versions = {PACKAGES[k.split("/")[1]]: v["version"] for k, v in found.items() if "version" in v}
+    errors = {key: value["error"] for key, value in found.items() if "error" in value}
+    before = {key: error for key, error in known.get("errors", {}).items() if key not in found}
     return {
         "images": IMAGES,
         "networks": {
-            network: {how: rows(network, found, how) for how in OURS} for network in networks
+            name: {how: sorted(ways[how], key=itemgetter("mean")) for how in ways}
+            for name, ways in networks.items()
         },
-        "versions": {
-            PACKAGES[k.split("/")[1]]: v["version"] for k, v in found.items() if "version" in v
-        },
-        "errors": {key: value["error"] for key, value in found.items() if "error" in value},
+        "versions": joined(known.get("versions"), versions),
+        "errors": before | errors,
     }
 
 

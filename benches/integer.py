@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from common import console, save
+from common import console, joined, published, save
 from torch import Tensor
 
 from aiq import data, graph, models, text
@@ -111,7 +111,8 @@ def main() -> None:
             ),
         )
     )
-    save("integer", {"networks": found}, [0])
+    known = published("integer").get("networks")
+    save("integer", {"networks": joined(known, found, count="images")}, [0])
 
 
 if __name__ == "__main__":

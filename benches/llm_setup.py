@@ -257,6 +257,5 @@ def _summary(
 
 def update(part: str, result: Mapping[str, Any]) -> None:
     """Write the result of a part into the summary, beside those of the other parts."""
-    known = common.published("llm")
-    parts = {k: v for k, v in known.items() if k not in {"command", "machine", "seeds"}}
-    common.save("llm", {**parts, part: {"command": common.command(), **result}}, seeds=[0])
+    found = {part: {"command": common.command(), **result}}
+    common.save("llm", common.joined(common.published("llm"), found), seeds=[0])

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import beyond_report
 import common
 import numpy as np
 import torch
@@ -215,32 +216,16 @@ def main() -> None:
             "cpu_seconds": time.process_time() - started,
         }
         common.save("memory_share", summary(rows), [SEED], rows)
-    common.console.print(table({name: rows[name] for name in NETWORKS if name in rows}))
+    common.console.print(beyond_report.memory_share(rows), soft_wrap=True)
 
 
 def summary(rows: Mapping[str, Any]) -> dict[str, Any]:
     """Return the rows without the numbers of single layers, and what they say together."""
     left_out = {"share", "harm"}
     kept = {n: {k: v for k, v in row.items() if k not in left_out} for n, row in rows.items()}
-    shares = [row["share_of_gain"]["memory alone"] for row in rows.values()]
-    return {"networks": kept, "memory_alone_median": float(np.median(shares))}
-
-
-def table(rows: Mapping[str, Any]) -> str:
-    """Return the table of the documentation, in Markdown."""
-    kinds = ("memory alone", "sensitivity alone", "shuffled")
-    head = ["network", "layers", "rank correlation (95 %)", "all known", *kinds, "divergence"]
-    lines = [head, ["---"] * len(head)]
-    for name, row in rows.items():
-        interval = f"{row['spearman']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f})"
-        saved = row["saved"]
-        share = [f"{100 * saved[k]:.1f} %, {100 * row['share_of_gain'][k]:.0f} %" for k in kinds]
-        measured = row["divergence"]
-        diverged = " / ".join(f"{measured[k]:.3g}" for k in ("uniform", "all", "memory alone"))
-        lines.append(
-            [name, str(row["layers"]), interval, f"{100 * saved['all']:.1f} %", *share, diverged]
-        )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    joined = common.joined(common.published("memory_share").get("networks"), kept)
+    shares = [row["share_of_gain"]["memory alone"] for row in joined.values()]
+    return {"networks": joined, "memory_alone_median": float(np.median(shares))}
 
 
 if __name__ == "__main__":

@@ -217,7 +217,9 @@ def throughput(given: Setting, batch: int, name: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="fewer images and candidates")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer images and candidates, not written"
+    )
     started = time.perf_counter()
     given = setting(parser.parse_args().quick)
 
@@ -238,8 +240,9 @@ def main() -> None:
         "throughput": compared,
         "seconds": time.perf_counter() - started,
     }
-    save("paper", summary, seeds=[0])
-    paper_plots.draw(summary)
+    if not given.quick:
+        save("paper", summary, seeds=[0])
+        paper_plots.draw(summary)
 
 
 if __name__ == "__main__":

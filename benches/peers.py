@@ -30,7 +30,6 @@ import gc
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
@@ -101,7 +100,7 @@ def main() -> None:
     profile = aiq.Hardware.load(options.hw)
     place = f"peers/{profile.name}"
     done: dict[str, Any] = common.earlier(place)
-    published = common.published(place).get("rows", {})
+    published = common.published(place).get("rows")
     chosen = [
         row for row in rows() if any(part in "/".join(map(str, row)) for part in options.only)
     ]
@@ -111,8 +110,7 @@ def main() -> None:
             continue
         console.rule(key)
         done[key] = row(name, batch, runtime, options)
-        done[key]["date"] = datetime.now(UTC).date().isoformat()
-        common.save(place, {"rows": published | done}, [SEED], done)
+        common.save(place, {"rows": common.joined(published, done)}, [SEED], done)
         console.print(markdown({profile.name: {key: done[key]}}), soft_wrap=True)
     console.print(markdown({profile.name: done}), soft_wrap=True)
 

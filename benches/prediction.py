@@ -295,12 +295,10 @@ def profile(options: argparse.Namespace) -> Hardware:
 
 def save(rows: Mapping[str, Row], hardware: Hardware) -> None:
     """Write all rows and the errors over them."""
-    results = {
-        "description": hardware.description,
-        "networks": of_networks(rows),
-        "mixed": of_mixed(rows),
-    }
-    common.save(f"prediction/{hardware.name}", results, [SEED], rows)
+    name = f"prediction/{hardware.name}"
+    errors = {"networks": of_networks(rows), "mixed": of_mixed(rows)}
+    results = common.joined(common.published(name), errors, 2, "rows")
+    common.save(name, {**results, "description": hardware.description}, [SEED], rows)
 
 
 def digest(hardware: Hardware) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 import qat_report
 import torch
-from common import RESULTS, console, earlier, save
+from common import RESULTS, console, earlier, joined, published, save
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
@@ -134,7 +134,8 @@ def main() -> None:
         rows[kind] = {"stopped": found.stopped, "cpu_seconds": spent, "rounds": rounds}
         console.print(qat_report.table({"searches": rows}), markup=False)
         if not quick:
-            save("qat", {**summary, "searches": rows}, [SEED], rows)
+            searches = joined(published("qat").get("searches"), rows)
+            save("qat", {**summary, "searches": searches}, [SEED], rows)
     if not quick:
         qat_report.write(RESULTS / "qat.json")
 

@@ -12,11 +12,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import beyond_report
 import deployments_report
 import encoder_report
 import equal_size_report
 import llm_report
 import peers_report
+from common import STAMP
 from prediction_report import LEVELS, number, over_all
 from report_text import (
     CALIBRATION,
@@ -56,13 +58,15 @@ ROUNDING_HEADER = (
 EXECUTOR_HEADER = ("runs on", "CPU time of the driver a task", "most tasks a second")
 RESULTS = HERE.parent / "docs" / "results.md"
 MACHINES = HERE.parent / "docs" / "howto" / "several_machines.md"
+BEYOND = HERE.parent / "docs" / "beyond_the_paper.md"
 
 
 def main() -> None:
     files.write_atomic(HERE / "README.md", page(HERE / "results"))
     files.write_atomic(RESULTS, filled(RESULTS.read_text(), HERE / "results"))
     files.write_atomic(MACHINES, machines(MACHINES.read_text(), HERE / "results"))
-    print("wrote benches/README.md, and the tables in docs/results.md and in docs/howto")
+    files.write_atomic(BEYOND, beyond(BEYOND.read_text(), HERE / "results"))
+    print("wrote benches/README.md, and the tables in pages of docs")
 
 
 def filled(text: str, results: Path) -> str:
@@ -103,6 +107,19 @@ def placed(text: str, name: str, content: str) -> str:
     begin, end = f"<!-- {name}: benches/report.py -->\n", f"<!-- end of {name} -->"
     before, _, rest = text.partition(begin)
     return before + begin + "\n" + content + "\n" + end + rest.partition(end)[2]
+
+
+def beyond(text: str, results: Path) -> str:
+    """Return the page beyond the paper with its tables made anew."""
+    channels, shares = (
+        json.loads((results / f"{name}.json").read_text()) for name in ("channels", "memory_share")
+    )
+    rows = table(beyond_report.CHANNELS, beyond_report.channels(channels["networks"]))
+    text = placed(text, "channels", rows)
+    rows = table(beyond_report.SPLIT, beyond_report.split(channels["stopwatch"]))
+    text = placed(text, "split convolutions", rows)
+    rows = beyond_report.memory_share(shares["networks"])
+    return placed(text, "memory share", rows + "\n")
 
 
 def machines(text: str, results: Path) -> str:
@@ -284,7 +301,8 @@ def calibration(profile: str, document: Document) -> str:
     """Return the table of the fits of the calibrations of a profile."""
     lines = []
     for runtime, fits in document["runtimes"].items():
-        for name, fit in fits.items():
+        for name, row in fits.items():
+            fit = {column: value for column, value in row.items() if column not in STAMP}
             cells = [number(column, value).replace("%", " %") for column, value in fit.items()]
             lines.append([runtime, name, *cells])
     return heading(profile, document) + table(["runtime", "fit", *fit], lines)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from common import console, earlier, save
+from common import console, earlier, joined, published, save
 
 import aiq
 from aiq import data, graph, models, text
@@ -122,7 +122,8 @@ def main() -> None:
     for network in asked:
         found[network] = measure(network)
         show(network, found[network])
-        save("rounding", {"calibration_images": CALIBRATION, "networks": found}, [0], found)
+        networks = joined(published("rounding").get("networks"), found, 2)
+        save("rounding", {"calibration_images": CALIBRATION, "networks": networks}, [0], found)
 
 
 if __name__ == "__main__":

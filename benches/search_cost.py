@@ -17,16 +17,15 @@ import argparse
 import resource
 import time
 from collections import Counter, defaultdict
-from datetime import UTC, datetime
 from typing import Any
 
 import networks
 import torch
-from common import console, published, save
+from common import console, joined, published, save
 from torch import nn
 
 import aiq
-from aiq import data, machine, models, text
+from aiq import data, models, text
 from aiq.data.datasets import Batches
 from aiq.evaluate import Evaluator
 
@@ -76,7 +75,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    found = published("search_cost").get("rows", {})
     key = f"{asked.network}/{asked.images}/{asked.sensitivity}"
     model, batches, options = given(asked.network, asked.images)
     if asked.max_cosine_drop is not None:
@@ -92,10 +90,7 @@ def main() -> None:
         progress=stages,
         **options,
     )
-    host = machine.describe()
     row: dict[str, Any] = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "cpu": f"{host['cpu']} {host.get('cpu_id', '')}".strip(),
         "seconds": time.perf_counter() - started,
         "cpu_seconds": time.process_time() - cpu,
         "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
@@ -112,7 +107,7 @@ def main() -> None:
         test = data.batches(data.load("fashion_mnist", "test"), BATCH)
         judged = Evaluator(model, test, calibration=batches).evaluate(plan.formats)
         row |= {"drop": judged.drop, "drop_error": judged.drop_error, "kl": judged.kl}
-    found[key] = row
+    found = joined(published("search_cost").get("rows"), {key: row})
     save("search_cost", {"rows": found}, [SEED])
     show(found)
 

@@ -17,26 +17,22 @@ Needs the ``bench`` dependency group.
 """
 
 import argparse
-import json
 import math
 import multiprocessing
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 
-from common import RAW, RESULTS
+from common import earlier, joined, published, save
 from solver_cases import Case, network, pisinger
 from solver_limits import frontier_times, interrupt_times, memory, tail_times
 from solver_peers import PEERS
 
-from aiq import files, machine
 from aiq.solver import Problem, solve
 
 REPEATS = 5
-ROWS = RAW / "solver.json"
 CLASSES: dict[str, tuple[Callable[[int], Case], float]] = {
     "separable L=54": (lambda s: network(54, 4, s), 150),
     "separable L=200": (lambda s: network(200, 6, s), 400),
@@ -160,19 +156,15 @@ def show(name, found):
         print(f"    {peer} not asked {reason}", flush=True)
 
 
-def write(result):
-    command = " ".join(["python", "benches/solver.py", *sys.argv[1:]])
+def write(result, seeds):
     packages = {p: version(p) for p in ("scipy", "highspy", "ortools", "pulp")}
-    about = {"command": command, "machine": machine.describe(), "peers": packages}
-    about["threads"] = "every solver had one thread"
-    RAW.mkdir(exist_ok=True)
-    files.write_atomic(ROWS, json.dumps({**about, **result}, indent=1) + "\n")
+    about = {"peers": packages, "threads": "every solver had one thread"}
     classes = {
         name: {key: value for key, value in found.items() if key != "rows"}
         for name, found in result["classes"].items()
     }
-    summary = {**about, **result, "classes": classes}
-    files.write_atomic(RESULTS / "solver.json", json.dumps(summary, indent=1) + "\n")
+    found = joined(published("solver"), {**result, "classes": classes}, 2, "seeds")
+    save("solver", {**found, **about}, seeds, result)
 
 
 def main():
@@ -186,8 +178,7 @@ def main():
     parser.add_argument("--only", help="classes whose name contains this")
     options = parser.parse_args()
     seeds = range(1, 3 if options.quick else options.seeds + 1)
-    result = json.loads(ROWS.read_text()) if options.resume and ROWS.exists() else {}
-    result = {key: result[key] for key in ("classes", "limits") if key in result}
+    result = earlier("solver") if options.resume else {}
     classes = result.setdefault("classes", {})
     heads = ("aiq ms", "worst", "proved", "ratio", "worst", "target")
     print(f"{'class':24}" + "".join(f"{head:>9}" for head in heads))
@@ -204,12 +195,12 @@ def main():
             classes[name] = {**about, **summary(rows), "rows": rows}
         show(name, classes[name])
         if not options.quick:
-            write(result)
+            write(result, seeds)
     for worker in workers.values():
         worker.shutdown()
     if not options.quick and not options.only:
         result["limits"] = limits(seeds)
-        write(result)
+        write(result, seeds)
 
 
 def limits(seeds):

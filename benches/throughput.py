@@ -23,7 +23,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -92,7 +91,7 @@ def main() -> None:
     options = arguments()
     profile = this_machine() if options.hw is None else aiq.Hardware.load(options.hw)
     done: dict[str, Any] = common.earlier(f"throughput/{profile.name}")
-    published = common.published(f"throughput/{profile.name}").get("rows", {})
+    published = common.published(f"throughput/{profile.name}").get("rows")
     started = time.monotonic()
     for name, batch, runtime in rows(options):
         key = f"{name}/{batch}/{runtime}"
@@ -107,9 +106,9 @@ def main() -> None:
             console.print(f"left out: {error}")
             continue
         done[key]["minutes"] = round((time.monotonic() - begun) / 60, 2)
-        done[key]["date"] = datetime.now(UTC).date().isoformat()
-        summaries = published | {key: brief(found) for key, found in done.items()}
-        results = {"description": profile.description, "rows": summaries}
+        summaries = {key: brief(found) for key, found in done.items()}
+        rows_now = common.joined(published, summaries)
+        results = {"description": profile.description, "rows": rows_now}
         common.save(f"throughput/{profile.name}", results, [SEED], done)
     console.print(report(done))
     console.print(summary(done))

@@ -16,7 +16,6 @@ def brief(row: Mapping[str, Any]) -> dict[str, Any]:
     kinds = list(row["formats"].values())
     eager = row["eager"]
     return {
-        "date": row.get("date"),
         "speedup": {name: found["speedup"] for name, found in candidates.items() if name != "fp32"},
         "predicted_speedup": candidates["fp32"]["predicted_seconds"]
         / candidates[PLAN]["predicted_seconds"],

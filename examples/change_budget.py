@@ -12,7 +12,7 @@ FORMATS = "fp32,w8,w4,w3"
 def main() -> None:
     """Measure each layer once, then search with three budgets."""
     model = network()
-    data = loader(model)
+    data = loader()
     drops = sensitivity.measure(Evaluator(model, data), FORMATS)
     drops.save("drops.json")  # the command line reads it too: --sensitivity drops.json
     for max_drop in (0.01, 0.05, 1.0):

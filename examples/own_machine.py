@@ -33,7 +33,7 @@ def main() -> None:
     path.write_text(PROFILE, encoding="utf-8")
     board = hardware.validate(path)
     model = network()
-    plan = aiq.search(model, board, loader(model), formats="fp32,w8a8", max_drop=0.05)
+    plan = aiq.search(model, board, loader(), formats="fp32,w8a8", max_drop=0.05)
     print(plan)
 
 

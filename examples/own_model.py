@@ -23,8 +23,9 @@ def network() -> nn.Module:
     ).eval()
 
 
-def loader(model: nn.Module, batches: int = 4) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def loader(batches: int = 4) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Return batches of inputs and classes; here, the classes are the answers in float32."""
+    model = network()
     inputs = torch.randn(batches, 64, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         return [(x, model(x).argmax(1)) for x in inputs]
@@ -33,7 +34,7 @@ def loader(model: nn.Module, batches: int = 4) -> list[tuple[torch.Tensor, torch
 def main() -> None:
     """Search, save the plan, and print it."""
     model = network()
-    data = loader(model)
+    data = loader()
     plan = aiq.search(model, "epyc_zen4_2vcpu", data, max_drop=0.02, confidence=0.9)
     plan.save("plan.json")
     print(plan)

@@ -11,7 +11,7 @@ import aiq
 def main() -> None:
     """Export a plan, open the file in ONNX Runtime, and compare it with the network."""
     model = network()
-    data = loader(model)
+    data = loader()
     inputs = data[0][0]
     plan = aiq.search(
         model, "epyc_zen4_2vcpu", data, runtime="onnxruntime", formats="w8a8", max_drop=1.0

@@ -1,11 +1,17 @@
 """Small networks, their formats, and the distance between results."""
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 from torch import nn
 
 import aiq
-from aiq.formats import parse
+from aiq.formats import WeightRounding, parse
+
+FLOAT = SimpleNamespace(
+    formats={}, batch_dim=0, workload=None, rounding=WeightRounding.NEAREST, learned=None
+)
+"""What deploying and exporting read of a plan that leaves every layer in float32."""
 
 
 def formats(model, x, name):

@@ -7,6 +7,8 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     GemmaConfig,
@@ -40,6 +42,7 @@ KINDS = {
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
     "gemma": (GemmaConfig, GemmaForCausalLM),
+    "gemma2": (Gemma2Config, Gemma2ForCausalLM),
     "gemma3": (Gemma3TextConfig, Gemma3ForCausalLM),
     "gpt2": (GPT2Config, GPT2LMHeadModel),
 }
@@ -54,7 +57,7 @@ def decoder(kind="llama", *, tied=False, seed=0, **sizes):
     torch.manual_seed(seed)
     config, model = (KINDS | MORE)[kind]
     extra = {} if kind in {"llama", "mistral", "qwen2", "gpt2"} else {"head_dim": 16}
-    if kind == "gemma3":
+    if kind in {"gemma2", "gemma3"}:
         extra["query_pre_attn_scalar"] = 16
     found = model(config(**{**SIZES, **extra, **sizes, "tie_word_embeddings": tied}))
     with torch.no_grad():

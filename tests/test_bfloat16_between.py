@@ -76,3 +76,37 @@ def test_bfloat16_between_integer_layers_runs(runtime):
     assert (mixed - plain).norm() <= 0.03 * plain.norm()
     if engine.support(Op.LINEAR, parse("w8a8bf16")) is Support.NATIVE:
         assert (mixed - plain).norm() > 0  # OpenVINO leaves bfloat16 out where it has no kernel
+
+
+class Masks(nn.Module):
+    """Softmax of scores that are masked by the lowest number, as an argument or as a constant."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.one, self.two = kind, nn.Linear(8, 8), nn.Linear(8, 4)
+        self.register_buffer("lowest", torch.tensor(torch.finfo(torch.float32).min))
+
+    def forward(self, x, mask):
+        y = self.one(x)
+        if self.kind == "argument":
+            y = y.masked_fill(mask, torch.finfo(torch.float32).min)
+        elif self.kind == "constant":
+            y = torch.where(mask, self.lowest, y)
+        else:
+            y = torch.where(mask, y.clamp(min=torch.finfo(torch.float32).min) + self.lowest, y)
+        return self.two(y.softmax(-1))
+
+
+@pytest.mark.parametrize("kind", ["argument", "constant", "sum"])
+@pytest.mark.parametrize("name", ["bf16", "w8a8bf16"])
+def test_numbers_that_bfloat16_cannot_hold_stay_float32(kind, name):
+    torch.manual_seed(0)
+    model, x = Masks(kind).eval(), torch.randn(4, 8)
+    mask = torch.zeros(4, 8, dtype=torch.bool)
+    mask[0], mask[1, :4] = True, True  # of the first row nothing is left
+    inputs, formats = (x, mask), dict.fromkeys(("one", "two"), parse(name))
+    traced = trace(model, inputs)
+    module = rewrite(traced, inputs, formats, [inputs], Target()).module
+    with torch.no_grad():
+        exact, (found,) = model(*inputs), module(*inputs)
+    assert (found - exact).norm() < 0.03 * exact.norm()

@@ -6,27 +6,16 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from compared import FLOAT
 from torch import nn
 
 import aiq
 from aiq import runtimes
 from aiq.errors import InputError, RuntimeUnavailableError
-from aiq.formats import WeightRounding
 from aiq.runtimes.arguments import TensorSpec
 
 RUNTIMES = ["eager", "inductor", "onnxruntime", "openvino"]
 SUFFIXES = [".onnx", ".xml", ".pt2"]
-FLOAT = type(
-    "Plan",
-    (),
-    {
-        "formats": {},
-        "batch_dim": 0,
-        "workload": None,
-        "rounding": WeightRounding.NEAREST,
-        "learned": None,
-    },
-)
 
 
 @pytest.fixture(autouse=True, scope="module")

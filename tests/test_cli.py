@@ -302,3 +302,14 @@ def test_the_installed_command_and_module_start():
     )
     assert "search" in help_.stdout
     assert help_.stderr == ""
+
+
+def test_a_misspelt_command_gets_a_suggestion():
+    with pytest.raises(InputError, match="no command 'serch'; did you mean 'search'"):
+        runner.invoke(app, ["serch", "resnet20"], catch_exceptions=False)
+
+
+def test_runtimes_of_decoders_can_be_calibrated_and_are_named():
+    with pytest.raises(AiqError, match="'openvino_decoders'; did you mean 'openvino_decoder'"):
+        runner.invoke(app, ["calibrate", "--runtime", "openvino_decoders"], catch_exceptions=False)
+    assert "llamacpp" in run("search", "--help").output

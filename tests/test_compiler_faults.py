@@ -318,3 +318,39 @@ def test_attention_of_any_number_of_dimensions(name):
     program = runtimes.get(name).compile(net, x, {}, batch_dim=None)
     for found, expected in zip(program(*x), net(*x), strict=True):
         assert away(found, expected.detach()) < 1e-5
+
+
+class Masked(nn.Module):
+    """Attentions with masks of several kinds, one of them a constant."""
+
+    def __init__(self, mask):
+        super().__init__()
+        self.layers, self.last = nn.ModuleList(nn.Linear(8, 8) for _ in range(3)), nn.Linear(8, 5)
+        self.register_buffer("mask", mask)
+
+    def forward(self, x, *masks):
+        q, k, v = (layer(x).unflatten(-1, (2, 4)).transpose(1, 2) for layer in self.layers)
+        found = [
+            nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            for mask in (*masks, self.mask)
+        ]
+        return [self.last(y.transpose(1, 2).contiguous().flatten(2)) for y in found]
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_queries_to_which_a_mask_leaves_no_key(name):
+    if name not in runtimes.available():
+        pytest.skip(f"{name} is not installed")
+    causal = torch.ones(2, 1, 6, 6, dtype=torch.bool).tril()
+    padded = causal.clone()
+    padded[0, :, :, :3] = False  # the first three queries read nothing
+
+    def call(mask):
+        added = torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)
+        return torch.ones(2, 6, 8), mask, added, mask[0, 0], added[0]
+
+    net = Masked(padded[0]).eval()
+    for seen, later in ((causal, padded), (padded, causal)):
+        program = runtimes.get(name).compile(net, call(seen), {}, batch_dim=None)
+        for found, expected in zip(program(*call(later)), net(*call(later)), strict=True):
+            assert away(found, expected.detach()) < 1e-5

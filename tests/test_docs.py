@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 import qat_report
-from report import MACHINES, filled, machines, page
+from report import BEYOND, MACHINES, beyond, filled, machines, page
 from typer.main import get_command
 
 from aiq.cli import app
@@ -128,6 +128,8 @@ def test_the_page_of_measurements_is_that_of_the_results():
     assert text.count("benches/report.py -->") == 10
     assert text == filled(text, benches / "results")
     assert MACHINES.read_text() == machines(MACHINES.read_text(), benches / "results")
+    assert BEYOND.read_text() == beyond(BEYOND.read_text(), benches / "results")
+    assert BEYOND.read_text().count("benches/report.py -->") == 3
 
 
 TRAINING = ROOT / "benches" / "results" / "qat.json"

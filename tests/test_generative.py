@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -271,9 +272,26 @@ def test_joined_matrices_are_found_by_their_values():
     assert lookup.parts(draw.normal(size=(5, 6)).astype(np.float32)) == []
     assert lookup.parts(np.concatenate([values[2], values[1]])) == [known[2], known[1]]
     assert lookup.parts(np.concatenate([values[0], values[3]])) == [known[0], known[3]]
+    Lookup(known).check_all_found()  # float32 weights may be joined with other operators
+    known[0] = replace(known[0], fmt=parse("w4g32"))
+    lookup = Lookup(known)
+    with pytest.raises(GraphError, match=r"weight of '0' .*pin that layer to fp32"):
+        lookup.check_all_found()
+    assert lookup.parts(values[0]) == [known[0]]
     lookup.check_all_found()
-    with pytest.raises(VerificationError, match="weight of '0'"):
-        Lookup(known).check_all_found()
+
+
+def test_an_output_layer_that_the_exporter_joins_with_a_cap_stays_float32(tmp_path):
+    model = decoder("gemma2", **FEW, layer_types=["full_attention"], final_logit_softcapping=2.0)
+    text = tokens(1, 24, WORDS)
+    traced = trace(model, text)
+    formats, folder = mixed(traced, ("w4g32",)), tmp_path / "new"
+    with pytest.raises(GraphError, match=r"weight of 'lm_head' .*pin that layer to fp32, or"):
+        write_folder(model, folder, formats, traced, [text], runtime="onnxruntime")
+    write_folder(
+        model, folder, formats | {"lm_head": REFERENCE}, traced, [text], runtime="onnxruntime"
+    )
+    assert Generator(folder).logits([1]).shape == (1, WORDS)
 
 
 def test_a_folder_without_a_decoder_is_refused(tmp_path):

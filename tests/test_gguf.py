@@ -21,6 +21,7 @@ from aiq.quantize.observers import weight_mse
 from aiq.quantize.simulate import Simulator
 from aiq.quantize.statistics import observe
 from aiq.runtimes import placement
+from aiq.text import count
 
 BLOCKS = [name for name in TYPES if parse(name).quantizes_weights]
 MIX = ("w4g32", "w8g32", "w5g32", "w4g32z", "w5g32z", "fp16", "fp32")
@@ -129,6 +130,18 @@ def test_a_plan_becomes_a_file_whose_size_it_knows(kind, tmp_path):
     assert len(types) == len(plan.layers)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_table_without_a_choice_is_named_as_the_file_holds_it(tied, tmp_path):
+    model, path = decoder(tied=tied, num_hidden_layers=1), tmp_path / "model.gguf"
+    options = {"example_inputs": tokens(), "formats": "fp32,w4g32", "max_drop": 1.0}
+    plan = aiq.search(model, "xeon_2vcpu", runtime="llamacpp", **options)
+    aiq.export(plan, model, path)
+    (table,) = (t for t in gguf.GGUFReader(path).tensors if t.name == "token_embd.weight")
+    line = f"model.embed_tokens (embedding) {count(table.n_bytes)}B float16"
+    assert (line in str(plan)) != tied  # the format of a shared table is that of the output layer
+    assert "(embedding)" not in str(plan).replace(line, "")
+
+
 DOWN = dict.fromkeys(KINDS, "*.down_proj") | {"gpt2": "*.mlp.c_proj*"}
 UP = dict.fromkeys(KINDS, "*.up_proj") | {"gpt2": "*.c_fc*"}
 
@@ -231,7 +244,8 @@ class Perceptron(nn.Sequential):
         ({"formats": "w4g64"}, InputError, "no type for layer .* in w4g64"),
         ({"formats": "w8a8"}, InputError, "no type for layer"),
         ({"tokenizer": "nowhere"}, InputError, "tokenizer"),
-        ({"rope": "linear"}, GraphError, "positions by rule 'linear'"),
+        ({"rope": "yarn"}, GraphError, "positions by rule 'yarn'"),
+        ({"kind": "qwen2", "rope": "llama3"}, GraphError, "positions by rule 'llama3'"),
         ({"sizes": {"hidden_act": "gelu"}}, GraphError, "hidden_act 'gelu', .* computes 'silu'"),
         ({"kind": "gpt2", "sizes": {"activation_function": "relu"}}, GraphError, "'relu'"),
         ({"kind": "gpt2", "sizes": {"scale_attn_weights": False}}, GraphError, "weights False"),

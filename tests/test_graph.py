@@ -1,5 +1,6 @@
 """The layer graph against torch.utils.flop_counter, the paper's numbers, and the model itself."""
 
+import functools
 import operator
 
 import pytest
@@ -289,3 +290,52 @@ def test_meta_device_needs_no_memory():
 def test_compiled_model_keeps_its_names():
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
     assert extract(torch.compile(model), torch.randn(2, 8)) == extract(model, torch.randn(2, 8))
+
+
+def remembered(function):
+    """Return a function that keeps its results, behind a plain one, as in transformers."""
+    kept = functools.lru_cache(function)
+
+    @functools.wraps(function)
+    def wrapper(*arguments):
+        return kept(*arguments)
+
+    return wrapper
+
+
+@functools.cache
+def ramp(size):
+    return torch.arange(size) / size
+
+
+class Remembers(nn.Module):
+    """Adds constants that a function, a static method and methods have computed before."""
+
+    def __init__(self, *, is_fixed):
+        super().__init__()
+        self.layer, self.is_fixed = nn.Linear(4, 4), is_fixed
+
+    @staticmethod
+    @remembered
+    def positions(size):
+        return torch.arange(size).flip(0)
+
+    @functools.lru_cache  # noqa: B019 - models of timm and transformers do so
+    def ones(self, size):
+        return torch.ones(size)
+
+    def forward(self, x):
+        x = self.layer(x)[:, self.positions(4)] + ramp(4) + self.ones(4)
+        return x.reshape(2, 4) if self.is_fixed else x  # the batch of two cannot vary
+
+
+@pytest.mark.parametrize("is_fixed", [False, True])
+def test_a_model_with_caches_is_exported_and_left_as_it_was(is_fixed):
+    torch.manual_seed(0)
+    model, x = Remembers(is_fixed=is_fixed).eval(), torch.randn(2, 4)
+    flipped, steps = model.layer(x).flip(1), torch.tensor([1.0, 1.25, 1.5, 1.75])
+    traced = trace(model, x)
+    assert traced.dynamic_batch is not is_fixed
+    for found in (model(x), traced.module(x)):
+        assert type(found) is torch.Tensor
+        torch.testing.assert_close(found, flipped + steps)

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "python" / "aiq"
 FLOORS = (
     ("_core", "errors"),
     ("cache", "exporting", "files", "fingerprint", "names", "progress", "text", "userpath"),
-    ("bars", "comparison_table", "formats", "splitting", "typed"),
+    ("bars", "comparison_table", "formats", "gguf_config", "splitting", "typed"),
     ("learned",),
     ("graph", "machine", "saved"),
     ("quiet",),

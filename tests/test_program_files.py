@@ -7,24 +7,13 @@ import zipfile
 import onnx
 import pytest
 import torch
+from compared import FLOAT
 from torch import nn
 
 import aiq
 from aiq.errors import AiqError, InputError
-from aiq.formats import WeightRounding
 from aiq.runtimes import package
 
-PLAN = type(
-    "Plan",
-    (),
-    {
-        "formats": {},
-        "batch_dim": 0,
-        "workload": None,
-        "rounding": WeightRounding.NEAREST,
-        "learned": None,
-    },
-)
 LEAF = {"type": None, "context": None, "children_spec": []}
 
 
@@ -47,7 +36,7 @@ def good(x, tmp_path_factory):
     """Return an exported ONNX model."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("good") / "net.onnx"
-    aiq.export(PLAN, Net().eval(), path, example_inputs=x)
+    aiq.export(FLOAT, Net().eval(), path, example_inputs=x)
     return onnx.load(path)
 
 

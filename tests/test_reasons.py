@@ -150,3 +150,10 @@ def test_layers_keep_their_names_on_one_line():
     )
     found = shown(layers(dataclasses.replace(graph, layers=rows)), 80)
     assert all(name in found for name in LONG)
+
+
+def test_a_layer_without_a_choice_is_not_said_to_be_pinned_by_the_caller():
+    given = dataclasses.replace(tables(), allowed=((2,), (0, 1, 2), (2,), (0, 1, 2)))
+    said = told(given, (0, 2, 0, 2))
+    assert [said[i] for i in (0, 2)] == ["no other is allowed"] * 2
+    assert "no other is allowed" not in (said[1], said[3])

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from aiq import files
 from aiq.errors import DataError, GraphError, InputError, RuntimeUnavailableError, reason
+from aiq.gguf_config import ADVICE, check_numbers, read_config
 from aiq.graph import Layer
 from aiq.graph.export import Inputs
 from aiq.splitting import restore_splitting
@@ -81,10 +82,12 @@ def load(path: str | Path) -> Decoder:
             "Decoders are loaded by transformers: `pip install 'aiq[llm]'`."
         ) from error
     is_file = found.is_file()
-    where = {"gguf_file": found.name} if is_file else {}
+    where: dict[str, Any] = {"gguf_file": found.name} if is_file else {}
     folder = found.parent if is_file else found
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **where)
+        if is_file:
+            where["config"] = read_config(found)
         model, info = AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, dtype=torch.float32, output_loading_info=True, **where
         )
@@ -92,10 +95,12 @@ def load(path: str | Path) -> Decoder:
         raise RuntimeUnavailableError(
             f"transformers cannot read {found} ({reason(error)}): `pip install 'aiq[llm]'`."
         ) from error
+    except InputError:
+        raise
     except Exception as error:  # readers of files raise whatever a broken one makes of them
+        advice = ADVICE if is_file else "give a folder that save_pretrained wrote, or a .gguf file."
         raise InputError(
-            f"{found} holds no decoder that transformers can load ({reason(error)}); give a folder "
-            "that save_pretrained wrote, or a .gguf file."
+            f"{found} holds no decoder that transformers can load ({reason(error)}); {advice}"
         ) from error
     if info["missing_keys"]:  # transformers has drawn them at random
         raise InputError(
@@ -104,7 +109,8 @@ def load(path: str | Path) -> Decoder:
         )
     model.config.use_cache = False  # a search runs whole texts
     if is_file:
-        _check_file(model, tokenizer, found)
+        check_numbers(model, found)
+        _restore_splitting(tokenizer, found)
         # Its weights are float32 now, and `save_pretrained` may write them.
         model.hf_quantizer = None
         model.is_quantized = False
@@ -112,23 +118,12 @@ def load(path: str | Path) -> Decoder:
     return Decoder(model.eval(), tokenizer)
 
 
-def _check_file(model: nn.Module, tokenizer: Any, path: Path) -> None:  # noqa: ANN401
-    """Check that transformers has read all of a GGUF file, and let its tokenizer split as it says.
-
-    transformers leaves out what its own kind of decoder does not have, such as biases, and says
-    nothing.
-    """
+def _restore_splitting(tokenizer: Any, path: Path) -> None:  # noqa: ANN401
+    """Let the tokenizer of a GGUF file split texts as the file says."""
     import gguf  # noqa: PLC0415 - transformers has read the file by it
 
-    reader = gguf.GGUFReader(path)
-    held = sum(int(tensor.n_elements) for tensor in reader.tensors)
-    read = sum(parameter.numel() for parameter in model.parameters())
-    if held > read:
-        raise InputError(
-            f"{path} holds {held} numbers, and transformers reads {read} of them; give the folder "
-            "of transformers from which the file was made."
-        )
-    kind, name = (reader.fields.get(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
+    fields = gguf.GGUFReader(path).fields
+    kind, name = (fields.get(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
     if kind is not None and kind.contents() == "gpt2":
         restore_splitting(tokenizer, None if name is None else name.contents())
 

@@ -18,8 +18,9 @@ from aiq.calibrate.this_machine import NAME, as_hardware, quick, quiet_roofs, ro
 from aiq.errors import InputError, Interrupted, RuntimeUnavailableError
 from aiq.hardware import Hardware
 from aiq.hardware.runtime_profile import KernelProfile, RuntimeProfile
-from aiq.hardware.sections import owner, prices_tokens
+from aiq.hardware.sections import DECODERS, owner, prices_tokens
 from aiq.measure import Call
+from aiq.names import advice
 from aiq.progress import Progress, silent
 from aiq.runtimes import Runtime, placement
 
@@ -162,7 +163,10 @@ def check_calibration(names: Iterable[str], threads: int | None) -> None:
     InputError
         If this process may not use so many threads.
     """
+    known = [*runtimes.names(), placement.GGUF, *DECODERS.values()]
     for name in names:
+        if name not in known:
+            raise RuntimeUnavailableError(f"Unknown runtime {name!r}; {advice(name, known)}.")
         if prices_tokens(name):
             _decoders(name)
         else:

@@ -11,6 +11,8 @@ from typer.core import TyperCommand, TyperGroup
 
 from aiq.cli import signals
 from aiq.cli.common import progress_bars
+from aiq.errors import InputError
+from aiq.names import advice
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "demo": (
@@ -107,4 +109,6 @@ class Commands(TyperGroup):
         """Return the command that is to run."""
         if args and args[0] in COMMANDS:
             return args[0], load(args[0]), args[1:]
+        if args and not args[0].startswith("-") and not ctx.resilient_parsing:
+            raise InputError(f"There is no command {args[0]!r}; {advice(args[0], COMMANDS)}.")
         return super().resolve_command(ctx, args)

@@ -29,8 +29,8 @@ def export(
         typer.Option(
             "--output",
             "-o",
-            help="The file to write; its ending names the runtime: .onnx, .xml (OpenVINO) or .pt2. "
-            "A name without ending is a folder for a decoder.",
+            help="The file to write; its ending names the runtime: .onnx, .xml (OpenVINO) or .pt2; "
+            "for a decoder .gguf, or a name without ending, which is a folder.",
         ),
     ],
     runtime: Annotated[

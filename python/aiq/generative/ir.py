@@ -25,8 +25,8 @@ def compress(model: openvino.Model, matrices: Iterable[Matrix]) -> None:
 
     Raises
     ------
-    VerificationError
-        If the model lacks one of them.
+    GraphError
+        If the model lacks one that is to be stored as integers.
     """
     lookup = Lookup(matrices)
     for node in model.get_ordered_ops():

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from aiq.decoders import weight_path
-from aiq.errors import InputError, VerificationError
+from aiq.errors import GraphError, InputError
 from aiq.formats import FP32, REFERENCE, Format
 from aiq.graph import Layer, Trace
 from aiq.quantize.affine import Affine
@@ -188,12 +188,18 @@ class Lookup:
         return None
 
     def check_all_found(self) -> None:
-        """Raise `VerificationError` if a matrix was not in the program."""
+        """Raise `GraphError` if a program lacks a matrix that is to be stored as integers.
+
+        Exporters multiply some weights by constants, as that of a cap of logits. Those that stay
+        float32 may be changed so.
+        """
         for matrix in (m for left in self._left.values() for m in left):
-            raise VerificationError(
-                f"The exported program does not multiply by the weight of {matrix.layer!r} as it "
-                "is; pin that layer to fp32, and report this."
-            )
+            if matrix.fmt.quantizes_weights:
+                raise GraphError(
+                    f"The exporter joins the weight of {matrix.layer!r} with operators beside it, "
+                    "and it cannot be stored as integers then; pin that layer to fp32, or export "
+                    "the plan to a .gguf file."
+                )
 
 
 def _key(weight: Array) -> bytes:

@@ -35,8 +35,8 @@ def pack(model: ir.Model, matrices: Iterable[Matrix]) -> None:
 
     Raises
     ------
-    VerificationError
-        If the model lacks one of them.
+    GraphError
+        If the model lacks one that is to be stored as integers.
     """
     lookup, graph = Lookup(matrices), model.graph
     for node in list(graph):

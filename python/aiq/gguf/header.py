@@ -12,6 +12,7 @@ from torch import nn
 from aiq.decoders import read_tokenizer
 from aiq.errors import GraphError, InputError
 from aiq.gguf.pieces import has_pieces, write_pieces
+from aiq.gguf_config import PERIODS, scaled_width
 from aiq.splitting import ADVICE, splitting_name
 
 ARCHITECTURES = {
@@ -20,6 +21,7 @@ ARCHITECTURES = {
     "qwen2": "qwen2",
     "qwen3": "qwen3",
     "gemma": "gemma",
+    "gemma2": "gemma2",
     "gemma3_text": "gemma3",
     "gpt2": "gpt2",
 }
@@ -32,6 +34,7 @@ _ACTIVATIONS: Mapping[str, frozenset[str]] = {
     "qwen2": _SILU,
     "qwen3": _SILU,
     "gemma": _GELU,
+    "gemma2": _GELU,
     "gemma3": _GELU,
     "gpt2": _GELU,
 }
@@ -44,8 +47,8 @@ _USUAL = {
 }
 """Options of transformers -> the value that llama.cpp takes for granted."""
 
-_ROPE = "default"
-_GEMMA3_PERIOD, _GEMMA3_THETA = 6, 10_000.0  # what llama.cpp takes for granted
+_ROPE, LINEAR, LLAMA3 = "default", "linear", "llama3"
+_GEMMA3_THETA = 10_000.0  # what llama.cpp takes for granted
 
 
 def architecture(model: nn.Module) -> str:
@@ -63,15 +66,18 @@ def architecture(model: nn.Module) -> str:
             f"A .gguf file holds a decoder of transformers ({', '.join(ARCHITECTURES)}), "
             f"and the model is {type(model).__name__}; export it to .onnx, .xml or .pt2."
         )
-    for rope in _ropes(config):
-        if rope.get("rope_type", _ROPE) != _ROPE:
+    *others, last = map(rope_type, _ropes(config) or [{}])
+    known = {_ROPE, LINEAR, *((LLAMA3,) if ARCHITECTURES[kind] == "llama" else ())}
+    for rule in (last, *others):
+        if rule not in known:
             raise GraphError(
-                f"{type(model).__name__} scales its positions by rule {rope['rope_type']!r}, which "
-                "aiq does not write to .gguf files; export it to .onnx or .xml."
+                f"{type(model).__name__} scales its positions by rule {rule!r}, which aiq does not "
+                "write to .gguf files; export it to a folder for OpenVINO or ONNX Runtime."
             )
+        known = {_ROPE}
     _check_taken_for_granted(config)
-    if kind == "gemma3_text":
-        _check_gemma3(config)
+    if ARCHITECTURES[kind] in PERIODS:
+        _check_windows(config)
     return ARCHITECTURES[kind]
 
 
@@ -99,24 +105,28 @@ def _ropes(config: Any) -> list[dict[str, Any]]:  # noqa: ANN401
     return [found] if found else []
 
 
-def _check_gemma3(config: Any) -> None:  # noqa: ANN401
-    """Raise `GraphError` if llama.cpp would take other values than those of a Gemma 3."""
+def rope_type(rule: Mapping[str, Any]) -> str:
+    """Return by which rule positions are scaled."""
+    return str(rule.get("rope_type", _ROPE))
+
+
+def _check_windows(config: Any) -> None:  # noqa: ANN401
+    """Raise `GraphError` if llama.cpp would take other values than those of a Gemma 2 or 3."""
+    kind = ARCHITECTURES[config.model_type]
     every = [
-        "full_attention" if i % _GEMMA3_PERIOD == _GEMMA3_PERIOD - 1 else "sliding_attention"
+        "sliding_attention" if (i + 1) % PERIODS[kind] else "full_attention"
         for i in range(config.num_hidden_layers)
     ]
-    rules = _ropes(config)
-    differs = (
+    caps = (config.attn_logit_softcapping, config.final_logit_softcapping)
+    of_kind = (_ropes(config)[0]["rope_theta"] == _GEMMA3_THETA and not any(caps)) or all(caps)
+    if (
         list(config.layer_types) != every
-        or config.query_pre_attn_scalar != config.head_dim
-        or rules[0]["rope_theta"] != _GEMMA3_THETA
-        or config.attn_logit_softcapping
-        or config.final_logit_softcapping
-    )
-    if differs:
+        or config.query_pre_attn_scalar != scaled_width(config, kind)
+        or not of_kind
+    ):
         raise GraphError(
-            "This Gemma 3 has another order of attention, scale or positions than llama.cpp takes "
-            "it to have; export it to .onnx or .xml."
+            f"This {kind.capitalize()} has another order of attention, scale, cap or positions "
+            "than llama.cpp takes it to have; export it to a folder for OpenVINO."
         )
 
 
@@ -148,10 +158,17 @@ def write_header(writer: gguf.GGUFWriter, config: Any, tokenizer: Any) -> None: 
         writer.add_key_length(size)
         writer.add_value_length(size)
         writer.add_rope_dimension_count(size)
-        writer.add_rope_freq_base(float(_ropes(config)[-1]["rope_theta"]))
+        rope = _ropes(config)[-1]
+        writer.add_rope_freq_base(float(rope["rope_theta"]))
+        if rope_type(rope) == LINEAR:
+            writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+            writer.add_rope_scaling_factor(float(rope["factor"]))
         writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    if config.model_type == "gemma3_text":
+    if ARCHITECTURES[config.model_type] in PERIODS:
         writer.add_sliding_window(config.sliding_window)
+    if config.model_type == "gemma2":
+        writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
+        writer.add_final_logit_softcapping(config.final_logit_softcapping)
     writer.add_vocab_size(config.vocab_size)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     # OpenVINO GenAI opens no file without it; types are those of each tensor in any case.
@@ -168,10 +185,10 @@ def write_header(writer: gguf.GGUFWriter, config: Any, tokenizer: Any) -> None: 
 def _context(config: Any) -> int:  # noqa: ANN401
     """Return the tokens up to which llama.cpp computes what the decoder does.
 
-    Only in Gemma 3 does it know of layers that attend to a window. All tokens are in the window of
-    a text that is no longer.
+    Only in Gemma 2 and 3 does it know of layers that attend to a window. All tokens are in the
+    window of a text that is no longer.
     """
-    is_known = config.model_type == "gemma3_text"
+    is_known = ARCHITECTURES[config.model_type] in PERIODS
     window = None if is_known else getattr(config, "sliding_window", None)
     return int(min(config.max_position_embeddings, window or config.max_position_embeddings))
 

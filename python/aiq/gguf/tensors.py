@@ -13,14 +13,16 @@ from aiq.decoders import weight_path
 from aiq.errors import InputError
 from aiq.formats import REFERENCE, Format
 from aiq.gguf.blocks import GROUP, TYPES, pack_blocks
+from aiq.gguf.header import LLAMA3, rope_type
+from aiq.gguf_config import FACTORS, position_factors
 from aiq.graph import Layer, Trace
 from aiq.quantize.rounding import Rounding
 
-_ADDS_ONE = {"gemma", "gemma3"}
+_ADDS_ONE = {"gemma", "gemma2", "gemma3"}
 """Architectures whose norms multiply by one more than their weight; files hold the sum."""
 
 
-_NO_BIASES = {"qwen3", "gemma", "gemma3"}
+_NO_BIASES = {"qwen3", "gemma", "gemma2", "gemma3"}
 """Architectures in which llama.cpp reads no biases, and opens no file that has some."""
 
 
@@ -84,6 +86,8 @@ def tensors(
         if architecture in _ADDS_ONE and path.endswith("norm.weight"):
             value = value + 1
         yield _plain(name, "F32" if value.ndim == 1 else "F16", _turned(value, heads))
+    if rope_type(getattr(config, "rope_parameters", None) or {}) == LLAMA3:
+        yield _plain(FACTORS, "F32", position_factors(config))
 
 
 def kinds(

@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from aiq.errors import AiqError, GraphError
 from aiq.exporting import exporting
 from aiq.graph.batch import BatchDim, batch_dims, batch_size
+from aiq.graph.cached import forget_results
 from aiq.graph.explain import explain
 from aiq.graph.model import check_model, in_evaluation_mode, outside_inference
 from aiq.graph.mutation import forget_writes
@@ -101,6 +102,7 @@ def export_model(model: nn.Module, example_inputs: Inputs, batch_dim: BatchDim =
         module = simplify(program.module(check_guards=False))
     with exporting(), in_evaluation_mode(model) as own:
         random = check_repeats(own, args, kwargs)
+        forget_results(own)
     _record_shapes(module, batch)
     return Exported(module, batch, dynamic, written, random)
 
@@ -150,7 +152,10 @@ def _decomposed(
     shapes: ShapesCollection | None = None,
 ) -> ExportedProgram:
     """Export a model, and decompose the operators in `table`."""
-    program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+    try:
+        program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+    finally:
+        forget_results(model)
     found: ExportedProgram = program.run_decompositions(table)
     return found
 

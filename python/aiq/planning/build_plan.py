@@ -38,6 +38,7 @@ from aiq.planning.reasons import finer, reasons
 from aiq.planning.stages import Choices, Source
 from aiq.planning.tables import Tables
 from aiq.planning.task import Outcome, Task
+from aiq.planning.weights import fixed
 from aiq.report.scores import Words
 
 
@@ -168,7 +169,7 @@ def _provenance(
         "rounded_on_data": options.rounding != WeightRounding.NEAREST
         and source.calibration is None,
         "seed": options.seed,
-        "undecided": [asdict(parameter) for parameter in trace.graph.undecided],
+        "undecided": [asdict(x) for x in fixed(trace.graph, options.section)],
         "uncounted": [layer.name for layer in trace.graph.uncounted],
     }
 

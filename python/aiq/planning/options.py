@@ -68,7 +68,8 @@ class SearchOptions:
     )
     runtime: str | Runtime | None = _option(
         "inductor",
-        f"What will execute the plan: {', '.join(runtimes.names())}.",
+        f"What will execute the plan: {', '.join(runtimes.names())}, or {placement.GGUF} for a "
+        "language model.",
         str,
         runtimes.names,
     )

@@ -15,6 +15,9 @@ CHEAPEST = "is cheapest"
 NOTHING = 1e-6
 """A predicted drop below this, 0.0001 pp, is no reason against a format."""
 
+ONLY = "no other is allowed"
+"""Why a layer has its format: it was pinned, or the search was given no other."""
+
 SHOWN = 3
 """Neighbours that a reason names one by one."""
 
@@ -56,9 +59,7 @@ def reasons(
         if len(tables.allowed[i]) == 1:
             others = [f for f in tables.cost.formats if f != REFERENCE]
             bare = all(placement.runs_as(runtime, layer, f) == REFERENCE for f in others)
-            found.append(
-                f"{runtime} has only a float32 kernel here" if others and bare else "pinned"
-            )
+            found.append(f"{runtime} has only a float32 kernel here" if others and bare else ONLY)
         elif not swaps.cheaper(i):
             found.append(swaps.conversions(i) or CHEAPEST)
         elif not measured:
@@ -82,7 +83,7 @@ def finer(tables: Tables, formats: Mapping[str, Format], words: Words) -> list[s
         drop = tables.drop[i]
         less = [j for j in tables.allowed[i] if drop[j] < drop[k]]
         if not less:
-            found.append("pinned" if len(tables.allowed[i]) == 1 else "loses least")
+            found.append(ONLY if len(tables.allowed[i]) == 1 else "loses least")
             continue
         j = max(less, key=lambda j: (drop[j], j))
         more = (int(tables.sizes[i, j]) - int(tables.sizes[i, k])) / 8

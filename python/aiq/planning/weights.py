@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from aiq.errors import InputError
 from aiq.formats import REFERENCE, Format
 from aiq.graph import Layer, LayerGraph, Op
+from aiq.graph.layers import Undecided
 from aiq.hardware.sections import prices_tokens
 from aiq.runtimes import placement
 
@@ -40,16 +42,24 @@ def size_table(
 
 
 def fixed_bytes(layers: LayerGraph, section: str | None = None) -> int:
-    """Return the bytes of the parameters that no decision changes.
+    """Return the bytes of the parameters that no decision changes."""
+    return sum(parameter.bytes for parameter in fixed(layers, section))
+
+
+def fixed(layers: LayerGraph, section: str | None = None) -> tuple[Undecided, ...]:
+    """Return the parameters that no decision changes, as files of a runtime store them.
 
     GGUF files and folders have the tables of embeddings in float16 (`aiq.gguf.tensors`,
-    `aiq.generative.matrices`).
+    `aiq.generative.matrices`). A GGUF file has no second copy of one that the output layer shares.
     """
     if not prices_tokens(section):
-        return sum(parameter.bytes for parameter in layers.undecided)
+        return layers.undecided
     decided = {x.weight for x in layers.quantizable} if section == placement.GGUF else set()
-    own = [p for p in layers.undecided if p.name not in decided]
-    return sum(p.bytes // 2 if p.op is Op.EMBEDDING else p.bytes for p in own)
+    return tuple(
+        replace(p, bytes=p.bytes // 2, dtype="float16") if p.op is Op.EMBEDDING else p
+        for p in layers.undecided
+        if p.name not in decided
+    )
 
 
 def shared(graph: LayerGraph) -> tuple[int, ...]:

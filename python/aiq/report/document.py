@@ -298,23 +298,29 @@ class _View:
     def table(self) -> list[dict[str, Any]]:
         """Return uniform precisions and the plan: a table after HAWQ-V3."""
         rows = [
-            self._row(p.name, [self.names[k] for k in p.formats], i, p)
+            self._row(p.name, [self.names[k] for k in p.formats], i, p, self._drop_of(p))
             for i, p in enumerate(self.frontier)
             if p.name and i not in self.beaten
         ]
         if not rows:
-            plan = self.plan
+            plan, say = self.plan, self.words.drop
+            drop = plan.predicted_drop if plan.accuracy is None else plan.accuracy.drop
+            formats, fp32 = [x.format for x in plan.layers], [REFERENCE.name] * len(plan.layers)
             rows = [
-                self._old_row("fp32", [REFERENCE.name] * len(plan.layers)),
-                self._old_row("plan", [layer.format for layer in plan.layers]),
+                self._row("fp32", fp32, -1, plan.baseline, say(0.0)),
+                self._row("plan", formats, -1, plan.predicted, say(drop)),
             ]
         # the chosen plan last, after the uniform ones from the most bits to the fewest
         return sorted(rows, key=lambda row: (row["name"] == "plan", -row["operations"]))
 
-    def _row(self, name: str, formats: list[str], index: int, p: "FrontierPoint") -> dict[str, Any]:
-        drop = self.words.fine(p.drop)
-        if p.measured_drop is not None:
-            drop = f"{self.words.drop(p.measured_drop)} measured"
+    def _drop_of(self, point: "FrontierPoint") -> str:
+        if point.measured_drop is not None:
+            return f"{self.words.drop(point.measured_drop)} measured"
+        return self.words.fine(point.drop)
+
+    def _row(
+        self, name: str, formats: list[str], index: int, p: "FrontierPoint | Prediction", drop: str
+    ) -> dict[str, Any]:
         operations = self._bit_operations(formats)
         return {
             "name": name,
@@ -329,26 +335,6 @@ class _View:
                 self.time(p.seconds),
                 self.ratio(p),
                 drop,
-            ],
-        }
-
-    def _old_row(self, name: str, formats: list[str]) -> dict[str, Any]:
-        plan, operations = self.plan, self._bit_operations(formats)
-        own = plan.predicted if name == "plan" else plan.baseline
-        drop = plan.predicted_drop if plan.accuracy is None else plan.accuracy.drop
-        return {
-            "name": name,
-            "words": mix(formats) if name == "plan" else described(name),
-            "point": -1,
-            "operations": operations,
-            "cells": [
-                f"{count(own.weight_bytes)}B",
-                count(operations),
-                self.energy(formats, own.bytes),
-                f"{count(own.bytes)}B",
-                self.time(own.seconds),
-                self.ratio(own),
-                self.words.drop(drop if name == "plan" else 0.0),
             ],
         }
 

@@ -111,6 +111,55 @@ def _attention(graph: fx.Graph, node: fx.Node) -> None:
     result.meta["val"] = node.meta["val"]
 
 
+def zero_empty_rows(module: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> None:
+    """Write out that attention returns zeros for a query whose mask leaves no key to it.
+
+    PyTorch does so. What ONNX exporters write in its place returns the mean of all values, or NaN
+    if the mask holds minus infinity. Such queries are those of padding on the left, and of samples
+    that are padding only.
+
+    Parameters
+    ----------
+    module
+        The graph, which is edited in place.
+    inputs
+        Example tensors of one call.
+    """
+    masks: dict[fx.Node, list[fx.Node]] = {}
+    for node in module.graph.nodes:
+        mask = argument(node, "attn_mask") if name_of(node) == ATTENTION else None
+        if mask is not None and not (mask.op == "get_attr" and _has_keys(module, mask)):
+            masks.setdefault(mask, []).append(node)
+    if masks:
+        FakeTensorProp(module, FakeTensorMode(allow_non_fake_inputs=True)).propagate(*inputs)
+    for mask, attentions in masks.items():
+        keys = mask
+        if mask.meta["val"].dtype is not torch.bool:
+            keys = _after(mask, aten.gt.Scalar, mask, -math.inf)
+        has_key = _after(keys, aten.any.dim, keys, -1, True)
+        for node in attentions:
+            readers = list(node.users)
+            zeroed = _after(node, aten.where.ScalarOther, has_key, node, 0.0)
+            for reader in readers:
+                reader.replace_input_with(node, zeroed)
+    for node in module.graph.nodes if masks else ():
+        if node.target is aten.view.default:  # of another memory order than attention writes
+            node.target = aten.reshape.default
+    module.recompile()
+
+
+def _after(node: fx.Node, target: Any, *args: Any) -> fx.Node:  # noqa: ANN401 - of fx
+    """Return the call of an operator, written behind `node`."""
+    with node.graph.inserting_after(node):
+        return node.graph.call_function(target, args)
+
+
+def _has_keys(module: fx.GraphModule, constant: fx.Node) -> bool:
+    """Whether a constant mask leaves a key to every query."""
+    mask = attribute(module, str(constant.target))
+    return bool((mask if mask.dtype is torch.bool else mask > -math.inf).any(-1).all())
+
+
 def _shape(node: fx.Node) -> tuple[int, ...]:
     return tuple(node.meta["val"].shape)
 

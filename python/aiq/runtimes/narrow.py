@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from aiq.formats import BF16, Format
 from aiq.graph.operators import is_view
-from aiq.graph.simplify import name_of
+from aiq.graph.simplify import attribute, name_of
 
 QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
 
@@ -28,7 +28,7 @@ def narrow(
     """Insert casts to bfloat16 before layers of that format, and before operators after them.
 
     A node without a format computes in bfloat16 if all of its operands except constants are
-    bfloat16, so there are casts only where formats meet.
+    bfloat16, and bfloat16 can hold its constants, so there are casts only where formats meet.
 
     Parameters
     ----------
@@ -59,7 +59,8 @@ def narrow(
             free.add(node)  # without a cast, which would hide the integers from the next layer
             continue
         follows = bool(values) and all(n in narrowed or n in free for n in values)
-        is_narrow = follows and node.op != "output" if fmt is None else fmt.compute == BF16
+        may_narrow = follows and node.op != "output" and _fits(module, node)
+        is_narrow = may_narrow if fmt is None else fmt.compute == BF16
         if is_narrow and node.target not in CASTS:
             narrowed.add(node)
         for operand in operands:
@@ -70,6 +71,21 @@ def narrow(
                 node.replace_input_with(operand, cast)
         if node in ends and not is_narrow:
             narrowed.add(_narrowed(node))
+
+
+def _fits(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether the finite constants that an operator reads are finite in bfloat16, too.
+
+    The lowest number of float32, with which models mask, is not: a row in which all is masked would
+    become NaN, and PyTorch refuses it as an argument.
+    """
+    constants = [
+        attribute(module, str(n.target)) for n in node.all_input_nodes if n.op == "get_attr"
+    ]
+    numbers = [x for x in pytree.tree_leaves((node.args, node.kwargs)) if isinstance(x, float)]
+    tensors = [x for x in constants if isinstance(x, torch.Tensor) and x.is_floating_point()]
+    finite = [x[x.isfinite()] for x in (*tensors, torch.tensor(numbers))]
+    return all(bool(x.to(torch.bfloat16).isfinite().all()) for x in finite)
 
 
 def _narrowed(node: fx.Node) -> fx.Node:

@@ -6,16 +6,52 @@ from functools import partial
 
 import torch
 
-from aiq.formats import Format
+from aiq.formats import DType, Format
+from aiq.graph import WEIGHTED, Op
+from aiq.runtimes import instructions
+from aiq.runtimes.absorbed import absorbs
 from aiq.runtimes.base import CompiledGraph, Runtime
 from aiq.runtimes.bundle import Bundle, joined, split
 from aiq.runtimes.job import Job
 from aiq.runtimes.onnx_graph import OnnxModel, parts
+from aiq.runtimes.rewrite import Target
+from aiq.runtimes.support import Support
 from aiq.runtimes.times import KernelTimes, LayerTimes, Part, layer_times
+from aiq.runtimes.weight_only import FORMATS as PACKED
 
 
 class OnnxBased(Runtime):
-    """A runtime whose programs start as an ONNX model."""
+    """A runtime whose programs start as an ONNX model, with integers as ONNX writes them."""
+
+    integer_ops = (Op.POOL, Op.CONCAT)
+
+    @property
+    def target(self) -> Target:
+        """Description of the graphs that its kernels expect."""
+        return Target(
+            weight_bits=instructions.weight_bits(), absorbs=absorbs(self.name), packed=PACKED
+        )
+
+    @staticmethod
+    def _packed(job: Job) -> dict[str, Format]:
+        """Layer name -> format, of layers whose weights alone are small."""
+        return {name: fmt for name, fmt in job.formats.items() if fmt.name in PACKED}
+
+    @abstractmethod
+    def _computes(self, dtype: DType) -> Support:
+        """Return how the runtime computes with floats of a dtype, between layers and in them."""
+
+    def _support(self, op: Op, fmt: Format) -> Support:
+        if fmt.name == "fp32":
+            return Support.NATIVE
+        if op not in WEIGHTED:
+            return Support.NONE
+        floats = self._computes(fmt.between)
+        if floats != Support.NATIVE:
+            return floats
+        if fmt.name in PACKED and op is Op.LINEAR:
+            return Support.DEQUANT
+        return Support.NATIVE if fmt.kernel.name in {"bf16", "w8a8"} else Support.EMULATED
 
     @abstractmethod
     def _convert(self, job: Job) -> OnnxModel:

@@ -10,8 +10,10 @@ from onnx.utils import Extractor
 
 from aiq.exporting import exporting_onnx
 from aiq.graph.simplify import name_of
+from aiq.runtimes.explicit import zero_empty_rows
 from aiq.runtimes.kernels import LABEL
 from aiq.runtimes.rewrite import Rewritten
+from aiq.runtimes.verification import snapshot
 
 MULTIPLY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """Operators that compute a layer with weights."""
@@ -49,8 +51,10 @@ def to_onnx(
     opset
         Version of the ONNX operators.
     """
+    module = snapshot(rewritten.module)
+    zero_empty_rows(module, example_inputs)
     with exporting_onnx():
-        program = torch.export.export(rewritten.module, example_inputs, strict=False)
+        program = torch.export.export(module, example_inputs, strict=False)
         exported = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False)
     assert exported is not None
     assert exported.exported_program is not None

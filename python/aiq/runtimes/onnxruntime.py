@@ -14,20 +14,16 @@ from onnx.external_data_helper import _get_all_tensors, uses_external_data
 
 from aiq import machine
 from aiq.errors import InputError, reason
-from aiq.formats import FP32, Format
-from aiq.graph import WEIGHTED, Op
-from aiq.runtimes import instructions, onnx_edit, signature
-from aiq.runtimes.absorbed import absorbs
+from aiq.formats import FP32, DType
+from aiq.runtimes import onnx_edit, signature
 from aiq.runtimes.base import CompiledGraph
 from aiq.runtimes.job import Job
 from aiq.runtimes.kernels import RealisedKernel, assign
 from aiq.runtimes.onnx_based import OnnxBased
 from aiq.runtimes.onnx_graph import OnnxModel, to_onnx
-from aiq.runtimes.rewrite import Target
 from aiq.runtimes.signature import METADATA, Signature
 from aiq.runtimes.support import Support
 from aiq.runtimes.times import KernelTimes
-from aiq.runtimes.weight_only import FORMATS as PACKED
 
 OPSET = 21
 """The newest version of ONNX's operators whose quantised forms ONNX Runtime fuses."""
@@ -37,38 +33,22 @@ class OnnxRuntime(OnnxBased):
     """ONNX Runtime's CPU provider on a QDQ model (uint8 activations, int8 weights per channel)."""
 
     name = "onnxruntime"
-    integer_ops = (Op.POOL, Op.CONCAT)
-
-    @property
-    def target(self) -> Target:
-        """Description of the graphs that its kernels expect."""
-        return Target(
-            weight_bits=instructions.weight_bits(), absorbs=absorbs(self.name), packed=PACKED
-        )
 
     @property
     def version(self) -> str:
         """Version of ONNX Runtime."""
         return f"onnxruntime-{onnxruntime.__version__}"
 
-    def _support(self, op: Op, fmt: Format) -> Support:
+    def _computes(self, dtype: DType) -> Support:
         """Return the kind of support; there are no CPU kernels for bfloat16 and float16."""
-        if fmt.name == "fp32":
-            return Support.NATIVE
-        if fmt.between != FP32 or op not in WEIGHTED:
-            return Support.NONE
-        if fmt.name in PACKED and op is Op.LINEAR:
-            return Support.DEQUANT
-        return Support.NATIVE if fmt.name == "w8a8" else Support.EMULATED
+        return Support.NATIVE if dtype == FP32 else Support.NONE
 
     def _convert(self, job: Job) -> OnnxModel:
         converted = to_onnx(job.rewritten, job.inputs, OPSET)
         onnx_edit.quantize_biases(converted.proto)
         onnx_edit.pool_means(converted.proto)
         onnx_edit.keep_pools(converted.proto)
-        onnx_edit.pack_weights(
-            converted.proto, {n: f for n, f in job.formats.items() if f.name in PACKED}
-        )
+        onnx_edit.pack_weights(converted.proto, self._packed(job))
         return converted
 
     def _open(self, model: bytes, labels: Mapping[str, Sequence[str]]) -> CompiledGraph:

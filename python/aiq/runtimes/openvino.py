@@ -8,8 +8,7 @@ import openvino
 import torch
 
 from aiq.errors import InputError, reason
-from aiq.formats import BF16, Format
-from aiq.graph import WEIGHTED, Op
+from aiq.formats import BF16, FP32, DType
 from aiq.runtimes import (
     instructions,
     onnx_edit,
@@ -19,7 +18,6 @@ from aiq.runtimes import (
     openvino_files,
     signature,
 )
-from aiq.runtimes.absorbed import absorbs
 from aiq.runtimes.base import CompiledGraph
 from aiq.runtimes.job import Job
 from aiq.runtimes.kernels import RealisedKernel, assign
@@ -27,11 +25,9 @@ from aiq.runtimes.onnx_based import OnnxBased
 from aiq.runtimes.onnx_graph import OnnxModel, to_onnx
 from aiq.runtimes.openvino_calls import Calls, Request
 from aiq.runtimes.openvino_core import core
-from aiq.runtimes.rewrite import Target
 from aiq.runtimes.signature import METADATA, Signature
 from aiq.runtimes.support import Support
 from aiq.runtimes.times import KernelTimes
-from aiq.runtimes.weight_only import FORMATS as PACKED
 
 OPSET = 22
 """The first version of ONNX's operators that compute in bfloat16."""
@@ -48,35 +44,21 @@ class OpenVino(OnnxBased):
     """
 
     name = "openvino"
-    integer_ops = (Op.POOL, Op.CONCAT)
-
-    @property
-    def target(self) -> Target:
-        """Description of the graphs that its kernels expect."""
-        return Target(
-            weight_bits=instructions.weight_bits(), absorbs=absorbs(self.name), packed=PACKED
-        )
 
     @property
     def version(self) -> str:
         """Version of OpenVINO."""
         return f"openvino-{openvino.__version__}"
 
-    def _support(self, op: Op, fmt: Format) -> Support:
+    def _computes(self, dtype: DType) -> Support:
         """Return the kind of support; bfloat16 is native if the CPU supports it."""
-        if fmt.name == "fp32":
-            return Support.NATIVE
-        if fmt.name == "fp16" or op not in WEIGHTED:
-            return Support.NONE
-        if fmt.between == BF16 and not _has_bfloat16():
-            return Support.EMULATED
-        if fmt.name in PACKED and op is Op.LINEAR:
-            return Support.DEQUANT
-        return Support.NATIVE if fmt.kernel.name in {"bf16", "w8a8"} else Support.EMULATED
+        if dtype == BF16:
+            return Support.NATIVE if _has_bfloat16() else Support.EMULATED
+        return Support.NATIVE if dtype == FP32 else Support.NONE
 
     def _convert(self, job: Job) -> OnnxModel:
         converted = to_onnx(job.rewritten, job.inputs, OPSET)
-        packed = {n: f for n, f in job.formats.items() if f.name in PACKED}
+        packed = self._packed(job)
         onnx_edit.block(converted.proto, packed)
         openvino_edit.keep_activations_apart(converted.proto, packed)
         openvino_edit.keep_sums_apart(converted.proto)

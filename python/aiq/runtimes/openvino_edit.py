@@ -41,10 +41,8 @@ def keep_sums_apart(model: onnx.ModelProto) -> None:
         dequantized = [(i, name) for i, name in enumerate(node.input) if name in scales]
         if node.op_type != "Add" or all(scales[n] >= _SMALLEST_SCALE for _, n in dequantized):
             continue
-        for which, name in dequantized:
-            node.input[which] = own = f"{node.output[0]}_operand_{which}"
-            same = helper.make_node("LeakyRelu", [name], [own], f"{own}_apart", alpha=1.0)
-            graph.node.insert(index, same)
+        for which, _ in dequantized:
+            _read_apart(graph, index, which)
 
 
 def keep_means_apart(model: onnx.ModelProto) -> None:
@@ -81,10 +79,7 @@ def keep_means_apart(model: onnx.ModelProto) -> None:
         else:
             continue
         if is_wrong:
-            source = node.input[0]
-            node.input[0] = own = f"{node.output[0]}_operand"
-            same = helper.make_node("LeakyRelu", [source], [own], f"{own}_apart", alpha=1.0)
-            graph.node.insert(index, same)
+            _read_apart(graph, index)
 
 
 def _reduces_second(
@@ -164,11 +159,17 @@ def keep_activations_apart(model: onnx.ModelProto, layers: Collection[str]) -> N
     for index, node in reversed(list(enumerate(graph.node))):
         if node.name not in layers or node.op_type not in MULTIPLY:
             continue
-        source = node.input[0]
-        writer = writers.get(source)
+        writer = writers.get(node.input[0])
         while writer is not None and writer.op_type in _CROSSED:
             writer = writers.get(writer.input[0])
         if writer is not None and writer.op_type == "DequantizeLinear":
-            node.input[0] = own = f"{node.output[0]}_operand"
-            same = helper.make_node("LeakyRelu", [source], [own], f"{own}_apart", alpha=1.0)
-            graph.node.insert(index, same)
+            _read_apart(graph, index)
+
+
+def _read_apart(graph: onnx.GraphProto, index: int, which: int = 0) -> None:
+    """Apply a ``LeakyRelu`` of slope 1 to an operand of the node at `index`."""
+    node = graph.node[index]
+    own = f"{node.output[0]}_operand_{which}"
+    same = helper.make_node("LeakyRelu", [node.input[which]], [own], f"{own}_apart", alpha=1.0)
+    node.input[which] = own
+    graph.node.insert(index, same)
