@@ -128,7 +128,8 @@ def test_layers_are_those_of_the_model_and_not_of_its_arithmetic(kind):
     assert sorted(by_op[Op.NORM]) == sorted(norms)
     rotary = [name for name in by_op[Op.MUL] if "rotary" in name]
     assert len(rotary) == (0 if kind == "gpt2" else 2 * 2)  # queries and keys of two blocks
-    assert len(by_op[Op.MATMUL]) == 2
+    # Gemma 2 caps the scores of its attention, so that it is written out as two products.
+    assert len(by_op[Op.MATMUL]) == (2 * 2 if kind == "gemma2" else 2)
     assert [by_op[op] for op in (Op.LAYOUT, Op.CONCAT, Op.POOL)] == [[], [], []]
     most = {"qwen3": 17, "gemma3": 19}.get(kind, 15)
     assert sum(".1." in x.name for x in found) <= most
