@@ -157,3 +157,16 @@ def test_a_layer_without_a_choice_is_not_said_to_be_pinned_by_the_caller():
     said = told(given, (0, 2, 0, 2))
     assert [said[i] for i in (0, 2)] == ["no other is allowed"] * 2
     assert "no other is allowed" not in (said[1], said[3])
+
+
+@pytest.mark.parametrize("metric", ["top1", "perplexity", "cosine"])
+def test_small_differences_have_digits(metric):
+    given = tables()
+    small = dataclasses.replace(given, drop=given.drop * 0.01)
+    said = [why for why in told(small, (0, 0, 0, 0), metric) if "loses" in why]
+    assert said
+    unit = {"top1": "pp", "perplexity": "% of perplexity", "cosine": "more"}[metric]
+    for why in said:
+        number, _, rest = why.partition("loses ")[2].partition(" ")
+        assert 0 < float(number) < 0.01
+        assert rest.startswith(unit)

@@ -50,7 +50,8 @@ def check_metric(metric: str | Metric) -> None:
     if not callable(metric) and metric not in NAMES:
         raise InputError(
             f"There is no metric {metric!r}; use {', '.join(NAMES)}, or a function of outputs and "
-            "targets that returns one score per sample, more being better."
+            "targets that returns one score per sample, more being better (on the command line: "
+            "package.module:function)."
         )
 
 

@@ -88,7 +88,7 @@ def finer(tables: Tables, formats: Mapping[str, Format], words: Words) -> list[s
         j = max(less, key=lambda j: (drop[j], j))
         more = (int(tables.sizes[i, j]) - int(tables.sizes[i, k])) / 8
         cost = -100 * around.saved(i, j)
-        less_drop = words.fine(float(drop[k] - drop[j]))
+        less_drop = words.difference(float(drop[k] - drop[j]))
         found.append(
             f"{names[j]} loses {less_drop} less, weighs {count(more)}B more, "
             f"costs {abs(cost):.2g} % {'more' if cost > 0 else 'less'}"
@@ -141,7 +141,7 @@ class _Swaps:
         extra = self._extra(i, j)
         if extra < NOTHING:
             return f"{saved} by prediction, which was not verified"
-        return f"{saved}, loses {self._words.fine(extra)} more"
+        return f"{saved}, loses {self._words.difference(extra)} more"
 
     def conversions(self, i: int) -> str:
         """Return which conversions outweigh a format that is cheaper alone; empty if none is."""

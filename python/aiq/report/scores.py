@@ -78,6 +78,14 @@ class Words:
             return NOT_EVALUATED
         return fine_points(drop) if self.metric == "top1" else self.drop(drop)
 
+    def difference(self, drop: float) -> str:
+        """Return how much more one format loses than another: of perplexity it is in percent."""
+        if self.metric == "top1":
+            return fine_points(drop)
+        if self.metric == PERPLEXITY:
+            return f"{100 * math.expm1(min(drop, 700.0)):.2g} % of perplexity"
+        return f"{drop:.2g}"
+
     def drop(self, drop: float) -> str:
         """Return a drop: percentage points of accuracy, a ratio of perplexities."""
         if self.metric == "top1":
