@@ -279,6 +279,15 @@ def test_no_range_of_a_group_is_worse_than_the_whole_one():
     assert error(found).sum() < 0.97 * error(whole).sum()
 
 
+def test_what_is_observed_stays_as_it_was():
+    x = torch.randn(1, 3, 4, dtype=torch.float64)
+    before, statistics = x.clone(), Statistics()
+    for _ in range(3):
+        statistics.update(x)
+    assert torch.equal(x, before)
+    assert torch.allclose(statistics.mean, x.float())
+
+
 def test_a_mean_by_feature_is_the_mean_over_all_positions():
     torch.manual_seed(0)
     batches = [torch.randn(2, 5, 3), torch.randn(1, 7, 3)]

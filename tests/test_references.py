@@ -2,6 +2,7 @@
 
 import errno
 import io
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,7 +23,11 @@ OUTPUTS = (
 )
 
 
-@pytest.fixture(params=["a full disk", "a disk that fills up"])
+DEVICE = Path("/dev/full")  # takes nothing, as a full disk does
+KINDS = ["a full disk", "a disk that fills up", *(["a full device"] if DEVICE.exists() else [])]
+
+
+@pytest.fixture(params=KINDS)
 def no_disk(request, monkeypatch):
     """A disk that takes nothing, or a file of which the second write fails."""
 
@@ -34,7 +39,9 @@ def no_disk(request, monkeypatch):
 
     full = OSError(errno.ENOSPC, "No space left on device")
 
-    def opened():
+    def opened(buffering):
+        if request.param == "a full device":
+            return DEVICE.open("r+b", buffering=buffering)
         if request.param == "a full disk":
             raise full
         return Filling()

@@ -7,7 +7,7 @@ so that the outputs on all samples may take more memory than the model.
 import math
 from contextlib import suppress
 from dataclasses import dataclass
-from io import BufferedRandom
+from io import FileIO
 from tempfile import TemporaryFile
 
 import torch
@@ -45,7 +45,7 @@ class References:
         self._left = memory
         self._kept: dict[int, Reference] = {}
         self._places: dict[int, _Place] = {}
-        self._file: BufferedRandom | None = None
+        self._file: FileIO | None = None
         self._end = 0
 
     def get(self, chunk: int) -> Reference | None:
@@ -76,9 +76,10 @@ class References:
         output = reference.output.detach().contiguous()
         place = _Place(self._end, output.shape, output.dtype, reference.scores)
         if self._file is None:
-            self._file = TemporaryFile()  # noqa: SIM115 - it lasts as long as this object
+            # Without a buffer, which would try to write again whenever the file is read.
+            self._file = TemporaryFile(buffering=0)  # noqa: SIM115 - it lasts as long as this
         self._file.seek(place.offset)
-        self._file.write(output.view(-1).view(torch.uint8).numpy().data)
-        self._file.flush()
+        if self._file.write(output.view(-1).view(torch.uint8).numpy().data) != place.bytes:
+            raise OSError("The disk has taken only a part.")
         self._end += place.bytes
         return place

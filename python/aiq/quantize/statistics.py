@@ -116,7 +116,7 @@ class Statistics:
         if isinstance(self.total, Tensor):
             self.total += total
         else:
-            self.total = total.double()
+            self.total = total.to(torch.float64, copy=True)  # it is added to in place
         self.batch += count
 
     def _cover(self, largest: float) -> None:
